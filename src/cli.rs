@@ -1,0 +1,44 @@
+//! The command line: types only, no I/O.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Passes USB ports of this host through to virtual machines, whatever is plugged into them.
+///
+/// udev runs it on each event of a USB device; the rule 99-hotplugger.rules says how.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub struct Cli {
+    /// The config file [default: $`HOTPLUGGER_CONFIG`, /etc/hotplugger/config.yaml, config.yaml
+    /// beside the program].
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+
+    /// Tells on standard error what is decided, also when there is nothing to do.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Handles the uevent that is in the environment, as udev's RUN has it; the same as no
+    /// arguments at all where ACTION and DEVPATH are set.
+    Udev,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,170 @@
+//! The config file: where it is, whether it can be trusted, its text.
+
+use std::env;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::Config;
+use super::parse::parse;
+use crate::root::Root;
+
+/// The environment variable that names the config file.
+pub const VARIABLE: &str = "HOTPLUGGER_CONFIG";
+
+/// Where the config is looked for first.
+const SYSTEM: &str = "/etc/hotplugger/config.yaml";
+
+/// No config is larger; more is a mistake or an attack.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A config file that was found and read, not yet parsed.
+#[derive(Debug)]
+pub struct ConfigFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub text: Vec<u8>,
+    metadata: Metadata,
+}
+
+impl ConfigFile {
+    /// Finds and reads the config: `given`, else `$HOTPLUGGER_CONFIG`, else
+    /// `/etc/hotplugger/config.yaml`, else `config.yaml` beside the program.
+    ///
+    /// None if nobody named a file and there is none in the last two places: then nothing is
+    /// configured.
+    pub fn find(root: &Root, given: Option<&Path>) -> Result<Option<Self>> {
+        let named = given.map(Path::to_path_buf);
+        let named = named
+            .or_else(|| env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from));
+        if let Some(path) = named {
+            let path = root.path(path);
+            return match Self::read(&path)? {
+                Some(file) => Ok(Some(file)),
+                None => bail!("{}: there is no such config file", path.display()),
+            };
+        }
+        if let Some(file) = Self::read(&root.path(SYSTEM))? {
+            return Ok(Some(file));
+        }
+        match env::current_exe() {
+            Ok(program) => Self::read(&program.with_file_name("config.yaml")),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Reads the file at `path`; none if there is none.
+    fn read(path: &Path) -> Result<Option<Self>> {
+        let read = || -> io::Result<(Vec<u8>, Metadata)> {
+            // Not blocking, so that a FIFO in its place cannot hold udev.
+            let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+            let file = File::options().read(true).custom_flags(nonblock).open(path)?;
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Err(io::Error::other("this is no regular file"));
+            }
+            let mut text = Vec::new();
+            file.take(MAX_BYTES + 1).read_to_end(&mut text)?;
+            if text.len() as u64 > MAX_BYTES {
+                return Err(io::Error::other("larger than 1 MiB"));
+            }
+            Ok((text, metadata))
+        };
+        match read() {
+            Ok((text, metadata)) => Ok(Some(Self { path: path.to_path_buf(), text, metadata })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("config {}", path.display())),
+        }
+    }
+
+    /// Parses the text. The error reads `PATH:LINE:COLUMN: MESSAGE`.
+    pub fn parse(&self) -> Result<Config> {
+        let text = std::str::from_utf8(&self.text)
+            .with_context(|| format!("{}: not UTF-8 text", self.path.display()))?;
+        parse(text).map_err(|error| anyhow::anyhow!("{}:{error}", self.path.display()))
+    }
+
+    /// Refuses a file that others than root (and the user who runs this) could change, be it the
+    /// file itself or a folder on the way to it: it decides to whom root hands devices.
+    pub fn refuse_if_others_can_write(&self) -> Result<()> {
+        let path =
+            self.path.canonicalize().with_context(|| format!("config {}", self.path.display()))?;
+        refuse(&self.metadata, &path)?;
+        // A link stands in a folder of its own.
+        let folders = path.ancestors().skip(1).chain(self.path.parent());
+        for folder in folders.filter(|folder| !folder.as_os_str().is_empty()) {
+            let metadata =
+                fs::metadata(folder).with_context(|| format!("folder {}", folder.display()))?;
+            refuse(&metadata, folder)?;
+        }
+        Ok(())
+    }
+}
+
+fn refuse(metadata: &Metadata, path: &Path) -> Result<()> {
+    const STICKY: u32 = 0o1000;
+    let (owner, mode) = (metadata.uid(), metadata.mode());
+    let path = path.display();
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        bail!(
+            "config refused: {path} belongs to user {owner}, who could hand himself devices; \
+             run `chown root {path}` or move the config to {SYSTEM}"
+        );
+    }
+    if mode & 0o022 != 0 && !(metadata.is_dir() && mode & STICKY != 0) {
+        bail!(
+            "config refused: others can write {path} (mode {:o}); run `chmod go-w {path}`",
+            mode & 0o7777
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn config_with_modes(file: u32, folder: u32) -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let folder_path = dir.path().join("hotplugger");
+        fs::create_dir(&folder_path)?;
+        let path = folder_path.join("config.yaml");
+        fs::write(&path, "virtual_machines:\n")?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(file))?;
+        fs::set_permissions(&folder_path, fs::Permissions::from_mode(folder))?;
+        ConfigFile::read(&path)?.context("no file")?.refuse_if_others_can_write()
+    }
+
+    #[test]
+    fn what_others_can_write_is_refused_with_the_remedy() {
+        assert!(config_with_modes(0o644, 0o755).is_ok());
+        let said = config_with_modes(0o664, 0o755).unwrap_err().to_string();
+        assert!(said.contains("config.yaml (mode 664); run `chmod go-w "), "{said}");
+        let said = config_with_modes(0o644, 0o777).unwrap_err().to_string();
+        assert!(said.contains("hotplugger (mode 777)"), "{said}");
+    }
+
+    #[test]
+    fn what_is_no_plain_small_file_is_refused_and_never_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        assert!(format!("{:#}", ConfigFile::read(&fifo).unwrap_err()).contains("no regular file"));
+        let large = dir.path().join("large");
+        fs::write(&large, vec![b'#'; 2 << 20]).unwrap();
+        assert!(format!("{:#}", ConfigFile::read(&large).unwrap_err()).contains("1 MiB"));
+        assert!(ConfigFile::read(&dir.path().join("none")).unwrap().is_none());
+    }
+}

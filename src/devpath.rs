@@ -1,0 +1,168 @@
+//! DEVPATH: the place of a device in the kernel's device tree.
+//!
+//! Compared component by component, never as text: `…/3-1` is not above `…/3-10`. Pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::port::Port;
+
+/// The path of a device below `/sys`, such as `/devices/pci0000:00/0000:00:14.0/usb3/3-3`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct DevPath(String);
+
+/// What is wrong with a text that should be a DEVPATH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DevPathError {
+    /// It does not begin with `/devices/`.
+    NotBelowDevices,
+    /// It has an empty component, or one that is `.` or `..`.
+    BadComponent,
+    /// It has a control character, or is longer than the kernel's 4096 bytes.
+    BadText,
+}
+
+impl DevPath {
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The components, from the top: `devices`, `pci0000:00`, …
+    pub fn components(&self) -> impl Iterator<Item = &str> {
+        self.0[1..].split('/')
+    }
+
+    /// The last component, the kernel's name of the device.
+    pub fn sysname(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The path without its last component, if that is still a DEVPATH.
+    pub fn parent(&self) -> Option<Self> {
+        self.0.rsplit_once('/')?.0.parse().ok()
+    }
+
+    /// Returns whether this is `other` or stands below it.
+    pub fn is_at_or_below(&self, other: &Self) -> bool {
+        self.0
+            .strip_prefix(other.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// The port that a device with this path is plugged into; none for root hubs, interfaces and
+    /// all that is no USB device.
+    pub fn port(&self) -> Option<Port> {
+        self.sysname().parse().ok()
+    }
+
+    /// The components from the root hub (`usb3`) down; empty if the path is on no USB bus.
+    ///
+    /// The last root hub counts: there is only one in every path the kernel makes today.
+    pub fn usb_components(&self) -> impl Iterator<Item = &str> {
+        let root_hub = self.components().filter(|name| is_root_hub(name)).last();
+        self.components().skip_while(move |name| root_hub.is_none_or(|hub| *name != hub))
+    }
+}
+
+/// Returns whether this is a root hub's sysname: `usb` and a number.
+pub fn is_root_hub(sysname: &str) -> bool {
+    sysname
+        .strip_prefix("usb")
+        .is_some_and(|bus| !bus.is_empty() && bus.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+impl FromStr for DevPath {
+    type Err = DevPathError;
+
+    fn from_str(text: &str) -> Result<Self, DevPathError> {
+        if text.len() > 4096 || text.chars().any(char::is_control) {
+            return Err(DevPathError::BadText);
+        }
+        let below = text.strip_prefix("/devices/").ok_or(DevPathError::NotBelowDevices)?;
+        if below.split('/').any(|component| matches!(component, "" | "." | "..")) {
+            return Err(DevPathError::BadComponent);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for DevPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for DevPathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotBelowDevices => "does not begin with /devices/",
+            Self::BadComponent => "has an empty component, `.` or `..`",
+            Self::BadText => "has control characters or is too long",
+        })
+    }
+}
+
+impl std::error::Error for DevPathError {}
+
+impl<'de> Deserialize<'de> for DevPath {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn path(text: &str) -> DevPath {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn port_1_is_not_port_10() {
+        let port = path("/devices/pci0000:00/0000:00:14.0/usb1/1-1");
+        assert!(path("/devices/pci0000:00/0000:00:14.0/usb1/1-1").is_at_or_below(&port));
+        assert!(path("/devices/pci0000:00/0000:00:14.0/usb1/1-1/1-1.4").is_at_or_below(&port));
+        assert!(!path("/devices/pci0000:00/0000:00:14.0/usb1/1-10").is_at_or_below(&port));
+        assert!(!path("/devices/pci0000:00/0000:00:14.0/usb1").is_at_or_below(&port));
+    }
+
+    #[test]
+    fn hostile_paths_are_refused() {
+        assert_eq!("/sys/devices/x".parse::<DevPath>(), Err(DevPathError::NotBelowDevices));
+        assert_eq!("/devices/../etc".parse::<DevPath>(), Err(DevPathError::BadComponent));
+        assert_eq!("/devices//x".parse::<DevPath>(), Err(DevPathError::BadComponent));
+        assert_eq!("/devices/x/".parse::<DevPath>(), Err(DevPathError::BadComponent));
+        assert_eq!("/devices/x\0".parse::<DevPath>(), Err(DevPathError::BadText));
+        assert_eq!(
+            format!("/devices/{}", "x".repeat(5000)).parse::<DevPath>(),
+            Err(DevPathError::BadText)
+        );
+    }
+
+    #[test]
+    fn usb_components_begin_at_the_root_hub() {
+        let names = |text: &str| path(text).usb_components().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(
+            names("/devices/pci0000:00/0000:00:14.0/usb3/3-1/3-1.4"),
+            ["usb3", "3-1", "3-1.4"]
+        );
+        assert_eq!(names("/devices/virtual/net/lo"), [""; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn below_means_the_leading_components_are_the_same(
+            above in prop::collection::vec("[ab1]{1,2}", 1..4),
+            below in prop::collection::vec("[ab1]{1,2}", 1..5),
+        ) {
+            let text = |names: &[String]| path(&format!("/devices/{}", names.join("/")));
+            prop_assert_eq!(text(&below).is_at_or_below(&text(&above)), below.starts_with(&above));
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The udev call: one uevent from the environment to its outcome.
+//!
+//! Read, plan, apply, record. What is decided is `plan`'s; this file fetches what it needs and
+//! carries out what it says, and each branch ends in one [`Outcome`].
+
+mod attach;
+mod detach;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::clock::Monotonic;
+use crate::config::Config;
+use crate::config::file::ConfigFile;
+use crate::config::prefilter;
+use crate::deadline::Deadline;
+use crate::outcome::{End, Outcome, Subject};
+use crate::plan::{Idle, Plan, plan};
+use crate::port::DevNum;
+use crate::root::Root;
+use crate::state::dir::{StateDir, may_have_record};
+use crate::state::record::{Record, Seen, VERSION};
+use crate::sysfs;
+use crate::uevent::{EventKind, Uevent, UsbEvent, properties};
+
+/// How long a look into the state folder may wait for others, who never hold it longer than a
+/// file takes to write.
+const STATE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// One udev call.
+pub struct Hook<'a> {
+    /// Where paths begin.
+    pub root: &'a Root,
+    /// The config file that was named on the command line.
+    pub config: Option<&'a Path>,
+    /// Looks up a variable of the event.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// Lists all variables of the event.
+    pub variables: &'a dyn Fn() -> Vec<(String, String)>,
+}
+
+impl Hook<'_> {
+    /// Handles the event.
+    pub fn run(&self) -> Outcome {
+        match Uevent::from_variables(self.variable) {
+            Ok(uevent) => match uevent.usb() {
+                Some(event) => self.handle(&event),
+                None => Outcome::new(None, End::Idle(Idle::NoUsbDevice)),
+            },
+            Err(error) => Outcome::new(None, End::Failed(format!("no event of udev's: {error}"))),
+        }
+    }
+
+    fn handle(&self, event: &UsbEvent) -> Outcome {
+        let mut subject = Subject::of(event);
+        let idle = |why| Outcome::new(None, End::Idle(why));
+        let known =
+            event.kind == EventKind::DeviceRemove && may_have_record(self.root, &event.port);
+        let file = match ConfigFile::find(self.root, self.config) {
+            Ok(None) if !known => return idle(Idle::NotConfigured),
+            Ok(Some(file)) if !known && !prefilter::may_match(&file.text, &event.device) => {
+                return idle(Idle::NotConfigured);
+            }
+            found => found,
+        };
+        let (config, config_error) = match file.and_then(|file| trusted(file.as_ref())) {
+            Ok(config) => (config, None),
+            // What was attached is detached, whatever has become of the config since.
+            Err(error) if known => (Config::default(), Some(error)),
+            Err(error) => return failed(subject, &error),
+        };
+        if !known && config.owner(&event.device).is_none() {
+            return idle(Idle::NotConfigured);
+        }
+
+        let (state, no_state) = match StateDir::open(self.root) {
+            Ok(state) => {
+                let note =
+                    state.fallback.as_ref().map(|why| format!("state is kept in /run: {why}"));
+                (Some(state), note)
+            }
+            Err(error) => (None, Some(format!("no state is kept: {error:#}"))),
+        };
+        let state = state.as_ref();
+        let record = recall(state, event);
+        let plan = plan(event, &config, record.as_ref());
+        subject.vm = match &plan {
+            Plan::Record(vm) | Plan::Attach { vm, .. } => Some(vm.name.clone()),
+            Plan::Detach(targets) => targets.first().map(|target| target.vm.to_owned()),
+            Plan::Nothing(_) => None,
+        };
+        let mut outcome = match plan {
+            Plan::Nothing(why) => idle(why),
+            Plan::Record(_) => self.record(event, subject, state),
+            Plan::Attach { vm, settle, unless_newer } => {
+                let attach = attach::Attach { hook: self, event, vm, state, settle, unless_newer };
+                attach.run(subject, record.clone())
+            }
+            Plan::Detach(targets) => self.detach(event, subject, &targets, state, record.as_ref()),
+        };
+        outcome.notes.extend(no_state);
+        outcome.notes.extend(config_error.map(|error| format!("{error:#}")));
+        outcome
+    }
+
+    /// Remembers the device.
+    fn record(&self, event: &UsbEvent, subject: Subject, state: Option<&StateDir>) -> Outcome {
+        let mut outcome = Outcome::new(Some(subject), End::Recorded);
+        if let (Some(state), Some(devnum)) = (state, event.devnum) {
+            let record = self.new_record(event, devnum, state, self.seen());
+            outcome.notes.extend(keep(state, &record));
+        }
+        outcome
+    }
+
+    /// What there is to remember of a device at this moment.
+    fn new_record(&self, event: &UsbEvent, devnum: DevNum, state: &StateDir, seen: Seen) -> Record {
+        Record {
+            version: VERSION,
+            boot_id: state.boot_id().to_owned(),
+            port: event.port.clone(),
+            devpath: event.device.clone(),
+            devnum,
+            plugged: self.plugged(event, devnum, seen.at),
+            seen,
+            newest_interface: None,
+            attached: None,
+            properties: match event.kind {
+                EventKind::InterfaceAdd => BTreeMap::new(),
+                _ => properties((self.variables)()),
+            },
+        }
+    }
+
+    /// When the kernel added the device: what its node says, else when udev first saw it.
+    fn plugged(&self, event: &UsbEvent, devnum: DevNum, now: Monotonic) -> Monotonic {
+        let node = sysfs::plugged_at(self.root, event.port.bus(), devnum);
+        let udev = (self.variable)("USEC_INITIALIZED").and_then(|micros| micros.parse().ok());
+        let udev = udev.filter(|_| event.kind != EventKind::InterfaceAdd).map(Monotonic);
+        [node, udev].into_iter().flatten().fold(now, Monotonic::min)
+    }
+
+    /// What has been heard of the kernel by now.
+    fn seen(&self) -> Seen {
+        // The number first: an event between the two then counts as not yet seen.
+        let seqnum = sysfs::uevent_seqnum(self.root);
+        Seen { at: Monotonic::now(), seqnum }
+    }
+}
+
+/// The config, if it can be trusted; empty if there is none.
+fn trusted(file: Option<&ConfigFile>) -> Result<Config> {
+    let Some(file) = file else { return Ok(Config::default()) };
+    file.refuse_if_others_can_write()?;
+    file.parse()
+}
+
+/// What is remembered of the event's port, as far as it is of the same place.
+fn recall(state: Option<&StateDir>, event: &UsbEvent) -> Option<Record> {
+    let records = state?.records(&Deadline::after(STATE_TIMEOUT)).ok()?;
+    records.get(&event.port).filter(|record| record.devpath == event.device)
+}
+
+/// Stores a record. State is disposable: a failure is worth a note and no more.
+fn keep(state: &StateDir, record: &Record) -> Option<String> {
+    let put =
+        state.records(&Deadline::after(STATE_TIMEOUT)).and_then(|records| records.put(record));
+    put.err().map(|error| format!("state not kept: {error:#}"))
+}
+
+fn failed(subject: Subject, error: &anyhow::Error) -> Outcome {
+    Outcome::new(Some(subject), End::Failed(format!("{error:#}")))
+}

@@ -1,0 +1,97 @@
+//! Where the line about an event goes: the journal, else syslog, else standard error.
+//!
+//! Under udev, standard error is a pipe that udevd shows only when it debugs, and that nobody may
+//! be emptying: writing there never waits and never fails.
+
+use std::io::{IsTerminal, stderr};
+use std::os::unix::net::UnixDatagram;
+use std::process;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use systemd_journal_logger::JournalLog;
+
+use crate::outcome::Outcome;
+use crate::root::Root;
+
+/// The name in the journal and in syslog.
+const IDENTIFIER: &str = "hotplugger";
+
+/// Writes the outcome's line, if it is worth one (or `verbose`, which wants all of them on standard
+/// error too).
+pub fn report(root: &Root, outcome: &Outcome, verbose: bool) {
+    let level = outcome.level();
+    if verbose || stderr().is_terminal() && level < Level::Debug {
+        write_stderr(&outcome.to_string());
+    }
+    if level == Level::Debug {
+        return;
+    }
+    // The system's logs are not for a program that was put below another root.
+    let logger: Box<dyn Log> = match system_log(root, outcome) {
+        Some(logger) => logger,
+        None if verbose || stderr().is_terminal() => return,
+        None => Box::new(Stderr),
+    };
+    log::set_max_level(LevelFilter::Info);
+    if log::set_boxed_logger(logger).is_ok() {
+        log::log!(level, "{outcome}");
+    }
+}
+
+fn system_log(root: &Root, outcome: &Outcome) -> Option<Box<dyn Log>> {
+    if root.is_moved() {
+        return None;
+    }
+    if let Ok(journal) = JournalLog::empty() {
+        let fields = outcome.fields();
+        let journal = journal.with_syslog_identifier(IDENTIFIER.to_owned());
+        return Some(Box::new(journal.with_extra_fields(fields)));
+    }
+    let syslog = UnixDatagram::unbound().ok()?;
+    syslog.connect("/dev/log").ok()?;
+    syslog.set_nonblocking(true).ok()?;
+    Some(Box::new(Syslog(syslog)))
+}
+
+/// The syslog socket of a system without the journal.
+struct Syslog(UnixDatagram);
+
+impl Log for Syslog {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // Facility daemon (3) and the severity (syslog(3)).
+        let priority = 3 * 8
+            + match record.level() {
+                Level::Error => 3,
+                Level::Warn => 4,
+                _ => 6,
+            };
+        let line = format!("<{priority}>{IDENTIFIER}[{}]: {}", process::id(), record.args());
+        let _ = self.0.send(line.as_bytes());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Standard error.
+struct Stderr;
+
+impl Log for Stderr {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        write_stderr(&record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+fn write_stderr(line: &str) {
+    // One write of less than a pipe's buffer: whole, or, when nobody empties the pipe, not at all.
+    let _ = rustix::io::write(stderr(), format!("{IDENTIFIER}: {line}\n").as_bytes());
+}

@@ -1,0 +1,27 @@
+//! hotplugger passes a USB port of a Linux host through to a QEMU guest.
+//!
+//! The program is a one-shot that udev runs on each event of a USB device. [`hook`] takes the
+//! event from udev's environment, [`plan`] decides, [`guest`] does it over [`qmp`], [`state`]
+//! remembers, [`outcome`] is the line about it. See ARCHITECTURE.md for the map.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod deadline;
+pub mod device_id;
+pub mod devpath;
+pub mod guest;
+pub mod hook;
+pub mod journal;
+pub mod netlink;
+pub mod outcome;
+pub mod plan;
+pub mod port;
+pub mod qmp;
+pub mod root;
+pub mod settle;
+pub mod speed;
+pub mod state;
+pub mod sysfs;
+pub mod text;
+pub mod uevent;

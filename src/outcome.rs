@@ -1,0 +1,299 @@
+//! How an event ended: the one line for the journal, its level, its fields and the exit status.
+//! Pure.
+
+use std::fmt;
+use std::time::Duration;
+
+use log::Level;
+
+use crate::device_id::DeviceId;
+use crate::guest::attach::Seat;
+use crate::plan::Idle;
+use crate::port::Port;
+use crate::text::clean;
+use crate::uevent::UsbEvent;
+
+/// How an event ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What the event was about, if it was about a USB device.
+    pub subject: Option<Subject>,
+    /// What was done.
+    pub end: End,
+    /// What else has to be said: troubles that did not keep it from being done.
+    pub notes: Vec<String>,
+}
+
+/// What an event was about.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The port.
+    pub port: Port,
+    /// The DEVPATH of the device.
+    pub devpath: String,
+    /// What to call the device.
+    pub device: Option<String>,
+    /// The virtual machine.
+    pub vm: Option<String>,
+    /// The id of the device in the guest.
+    pub id: Option<DeviceId>,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub enum End {
+    /// Nothing, for this reason; not worth a line.
+    Idle(Idle),
+    /// The device is remembered; not worth a line, its attachment will have one.
+    Recorded,
+    /// The guest had it already; not worth a line.
+    AttachedBefore,
+    /// The guest has the device.
+    Attached {
+        /// Where.
+        seat: Seat,
+        /// The times it took.
+        times: Times,
+    },
+    /// The guest is paused and gets it when it goes on.
+    WhenRunning,
+    /// The virtual machine does not run, so the device stays with the host.
+    NotRunning(String),
+    /// The device may not go to a guest, for this reason.
+    Refused(String),
+    /// The device was pulled before it was attached.
+    Left,
+    /// The device is gone, and these objects of it were deleted.
+    Detached(Vec<DeviceId>),
+    /// The event could not be handled; what went wrong and what to do.
+    Failed(String),
+}
+
+/// Where the time went.
+#[derive(Debug)]
+pub struct Times {
+    /// Since the kernel added the device.
+    pub since_plug: Duration,
+    /// Of that, settling in this process.
+    pub settling: Duration,
+    /// Of that, the exchange with QEMU, the wait for others at the socket included.
+    pub exchange: Duration,
+}
+
+impl Outcome {
+    /// An end without more to say.
+    pub fn new(subject: Option<Subject>, end: End) -> Self {
+        Self { subject, end, notes: Vec::new() }
+    }
+
+    /// The level of its line. What is at [`Level::Debug`] is no line worth writing.
+    pub fn level(&self) -> Level {
+        match &self.end {
+            End::Failed(_) => Level::Error,
+            _ if !self.notes.is_empty() => Level::Warn,
+            End::Refused(_) | End::Attached { seat: Seat { slow: true, .. }, .. } => Level::Warn,
+            End::Idle(_) | End::Recorded | End::AttachedBefore => Level::Debug,
+            _ => Level::Info,
+        }
+    }
+
+    /// Whether the event was handled.
+    pub fn is_success(&self) -> bool {
+        !matches!(self.end, End::Failed(_))
+    }
+
+    /// The journal's fields (systemd.journal-fields(7)): names and values.
+    pub fn fields(&self) -> Vec<(&'static str, String)> {
+        let mut fields = vec![("HOTPLUGGER_OUTCOME", self.end.name().to_owned())];
+        if let Some(subject) = &self.subject {
+            fields.push(("HOTPLUGGER_PORT", subject.port.to_string()));
+            fields.push(("HOTPLUGGER_DEVPATH", subject.devpath.clone()));
+            fields.extend(subject.vm.clone().map(|vm| ("HOTPLUGGER_VM", vm)));
+            fields.extend(subject.id.as_ref().map(|id| ("HOTPLUGGER_DEVICE_ID", id.to_string())));
+        }
+        if let End::Attached { seat, times } = &self.end {
+            let product = seat.place.product.clone();
+            fields.extend(product.map(|product| ("HOTPLUGGER_GUEST_PRODUCT", product)));
+            for (name, time) in [
+                ("HOTPLUGGER_SINCE_PLUG_USEC", times.since_plug),
+                ("HOTPLUGGER_SETTLING_USEC", times.settling),
+                ("HOTPLUGGER_EXCHANGE_USEC", times.exchange),
+            ] {
+                fields.push((name, time.as_micros().to_string()));
+            }
+        }
+        fields
+    }
+}
+
+impl Subject {
+    /// The subject of an event of which nothing else is known yet.
+    pub fn of(event: &UsbEvent) -> Self {
+        Self {
+            port: event.port.clone(),
+            devpath: event.device.to_string(),
+            device: None,
+            vm: None,
+            id: event.devnum.map(|devnum| DeviceId { port: event.port.clone(), devnum }),
+        }
+    }
+}
+
+impl End {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Idle(_) => "idle",
+            Self::Recorded => "recorded",
+            Self::AttachedBefore => "attached-before",
+            Self::Attached { .. } => "attached",
+            Self::WhenRunning => "when-running",
+            Self::NotRunning(_) => "not-running",
+            Self::Refused(_) => "refused",
+            Self::Left => "left",
+            Self::Detached(_) => "detached",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    /// The one line: `windows: port 1-3, QEMU USB Tablet (0627:0001): attached …`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(subject) = &self.subject {
+            if let Some(vm) = &subject.vm {
+                write!(f, "{}: ", clean(vm, 64))?;
+            }
+            write!(f, "port {}", subject.port)?;
+            if let Some(device) = &subject.device {
+                write!(f, ", {device}")?;
+            }
+            f.write_str(": ")?;
+        }
+        self.end.fmt(f)?;
+        self.notes.iter().try_for_each(|note| write!(f, "; {note}"))
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Idle(Idle::NoUsbDevice) => f.write_str("no event of a USB device that is no hub"),
+            Self::Idle(Idle::NotConfigured) => f.write_str("in no configured port"),
+            Self::Idle(Idle::Known) => f.write_str("known already"),
+            Self::Idle(Idle::LeftToNewerInterface) => {
+                f.write_str("left to a newer interface's event")
+            }
+            Self::Recorded => f.write_str("recorded, attached by a later event"),
+            Self::AttachedBefore => f.write_str("attached already"),
+            Self::Attached { seat, times } => attached(f, seat, times),
+            Self::WhenRunning => {
+                f.write_str("the guest is paused; it gets the device when it goes on")
+            }
+            Self::NotRunning(why) => {
+                write!(
+                    f,
+                    "stays with the host, the virtual machine is {why}; plug it again once it runs"
+                )
+            }
+            Self::Refused(why) => write!(f, "not attached: {why}"),
+            Self::Left => f.write_str("pulled before it was attached"),
+            Self::Detached(ids) if ids.is_empty() => f.write_str("gone; it was in no guest"),
+            Self::Detached(ids) => {
+                f.write_str("gone, detached")?;
+                ids.iter().try_for_each(|id| write!(f, " {id}"))
+            }
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+fn attached(f: &mut fmt::Formatter<'_>, seat: &Seat, times: &Times) -> fmt::Result {
+    f.write_str("attached")?;
+    if let Some(port) = &seat.place.port {
+        f.write_str(" in the guest's port ")?;
+        if let Some(bus) = &seat.bus {
+            write!(f, "{bus} ")?;
+        }
+        f.write_str(port)?;
+    }
+    if let Some(speed) = seat.place.speed {
+        write!(f, " at {speed}")?;
+        if seat.slow {
+            f.write_str(
+                ", slower than it is: the guest has no free port that is fast enough, give it \
+                 -device qemu-xhci,p2=15,p3=15",
+            )?;
+        }
+    }
+    let Times { since_plug, settling, exchange } = times;
+    write!(
+        f,
+        ", {:.3} s after the kernel's add ({:.3} s settling, {:.3} s with QEMU)",
+        since_plug.as_secs_f64(),
+        settling.as_secs_f64(),
+        exchange.as_secs_f64()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::view::Place;
+
+    fn outcome(end: End) -> Outcome {
+        let subject = Subject {
+            port: "1-3".parse().unwrap(),
+            devpath: "/devices/x/usb1/1-3".to_owned(),
+            device: Some("Stick (46f4:0001)".to_owned()),
+            vm: Some("windows".to_owned()),
+            id: Some("hotplugger-1-3-16".parse().unwrap()),
+        };
+        Outcome::new(Some(subject), end)
+    }
+
+    fn seat(slow: bool) -> Seat {
+        let place = Place {
+            port: Some("2".to_owned()),
+            speed: Some("480".parse().unwrap()),
+            product: Some("Stick".to_owned()),
+        };
+        Seat { bus: Some("xhci0.0".to_owned()), place, slow }
+    }
+
+    fn times() -> Times {
+        let millis = Duration::from_millis;
+        Times { since_plug: millis(1234), settling: millis(1000), exchange: millis(123) }
+    }
+
+    #[test]
+    fn an_attachment_says_where_and_how_fast() {
+        let outcome = outcome(End::Attached { seat: seat(false), times: times() });
+        assert_eq!(
+            outcome.to_string(),
+            "windows: port 1-3, Stick (46f4:0001): attached in the guest's port xhci0.0 2 at 480 Mb/s, \
+             1.234 s after the kernel's add (1.000 s settling, 0.123 s with QEMU)"
+        );
+        assert_eq!(outcome.level(), Level::Info);
+        let fields = outcome.fields();
+        assert!(fields.contains(&("HOTPLUGGER_OUTCOME", "attached".to_owned())));
+        assert!(fields.contains(&("HOTPLUGGER_DEVICE_ID", "hotplugger-1-3-16".to_owned())));
+        assert!(fields.contains(&("HOTPLUGGER_EXCHANGE_USEC", "123000".to_owned())));
+    }
+
+    #[test]
+    fn what_needs_care_is_a_warning_and_what_failed_an_error() {
+        assert_eq!(
+            outcome(End::Attached { seat: seat(true), times: times() }).level(),
+            Level::Warn
+        );
+        assert_eq!(outcome(End::Refused("it is not authorized".to_owned())).level(), Level::Warn);
+        let mut noted = outcome(End::Left);
+        assert_eq!(noted.level(), Level::Info);
+        noted.notes.push("no state".to_owned());
+        assert_eq!(noted.level(), Level::Warn);
+        assert!(noted.to_string().ends_with("pulled before it was attached; no state"));
+        let failed = outcome(End::Failed("stuck".to_owned()));
+        assert_eq!((failed.level(), failed.is_success()), (Level::Error, false));
+        assert_eq!(outcome(End::Recorded).level(), Level::Debug);
+    }
+}

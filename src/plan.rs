@@ -1,0 +1,233 @@
+//! What is to be done about an event. Pure: it decides everything and touches nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::{Config, VirtualMachine};
+use crate::state::record::Record;
+use crate::uevent::{EventKind, UsbEvent};
+
+/// What is to be done about an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan<'a> {
+    /// Nothing, and why.
+    Nothing(Idle),
+    /// Remember the device and return: it is attached by a later event.
+    Record(&'a VirtualMachine),
+    /// Attach the device.
+    Attach {
+        /// To that virtual machine.
+        vm: &'a VirtualMachine,
+        /// Once it has settled; one that is thought to be attached already needs no time.
+        settle: bool,
+        /// If this event is of one of its interfaces: unless a newer one comes meanwhile, which
+        /// then attaches.
+        unless_newer: bool,
+    },
+    /// Delete what stands for the device in those guests, and forget it.
+    Detach(Vec<Target<'a>>),
+}
+
+/// Why nothing is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// The event can mean nothing for any port.
+    NoUsbDevice,
+    /// No port of the config is at or above the device.
+    NotConfigured,
+    /// It is known already.
+    Known,
+    /// A newer interface of the device attaches it.
+    LeftToNewerInterface,
+}
+
+/// A guest in which a device may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// The virtual machine's name.
+    pub vm: &'a str,
+    /// Its QMP socket.
+    pub socket: &'a Path,
+    /// The most the exchange may take.
+    pub timeout: Duration,
+}
+
+/// Decides about an event, with what is remembered of its port.
+pub fn plan<'a>(event: &UsbEvent, config: &'a Config, record: Option<&'a Record>) -> Plan<'a> {
+    let owner = config.owner(&event.device);
+    // What is remembered of an earlier device in the port does not hold for this one.
+    let record_of_device =
+        record.filter(|record| event.devnum.is_none_or(|devnum| devnum == record.devnum));
+    match (event.kind, owner) {
+        (EventKind::DeviceRemove, _) => {
+            let targets = targets(config, owner, record);
+            if targets.is_empty() && record_of_device.is_none() {
+                Plan::Nothing(Idle::NotConfigured)
+            } else {
+                Plan::Detach(targets)
+            }
+        }
+        (_, None) => Plan::Nothing(Idle::NotConfigured),
+        (EventKind::DeviceAdd, Some(_)) if event.synthetic && record_of_device.is_some() => {
+            Plan::Nothing(Idle::Known)
+        }
+        (EventKind::DeviceAdd, Some(vm)) => Plan::Record(vm),
+        (kind @ (EventKind::DeviceBind | EventKind::InterfaceAdd), Some(vm)) => Plan::Attach {
+            vm,
+            settle: record_of_device.is_none_or(|record| record.attached.is_none()),
+            unless_newer: kind == EventKind::InterfaceAdd,
+        },
+    }
+}
+
+/// Where the device of a port may be: where it was attached, be the config as it may; else in its
+/// owner; and if nothing at all is remembered, in any of the others, whose it may have been.
+fn targets<'a>(
+    config: &'a Config,
+    owner: Option<&'a VirtualMachine>,
+    record: Option<&'a Record>,
+) -> Vec<Target<'a>> {
+    if let Some(attachment) = record.and_then(|record| record.attached.as_ref()) {
+        let configured = config.virtual_machines.iter().find(|vm| vm.socket == attachment.socket);
+        return vec![Target {
+            vm: &attachment.vm,
+            socket: &attachment.socket,
+            timeout: configured.map_or(VirtualMachine::DEFAULT_TIMEOUT, |vm| vm.timeout),
+        }];
+    }
+    let Some(owner) = owner else { return Vec::new() };
+    let others = config.virtual_machines.iter().filter(|vm| vm.name != owner.name);
+    let others = others.take_while(|_| record.is_none());
+    std::iter::once(owner)
+        .chain(others)
+        .map(|vm| Target { vm: &vm.name, socket: &vm.socket, timeout: vm.timeout })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Monotonic;
+    use crate::config::parse::parse;
+    use crate::port::DevNum;
+    use crate::state::record::Attachment;
+    use crate::state::record::tests::record;
+
+    fn config() -> Config {
+        parse(
+            "virtual_machines:\n  windows:\n    socket: /run/w\n    ports: [/devices/x/usb1/1-1]\n  \
+             linux:\n    socket: /run/l\n    timeout: 7\n    ports: [/devices/x/usb1/1-2]\n",
+        )
+        .unwrap()
+    }
+
+    fn event(kind: EventKind, port: &str) -> UsbEvent {
+        UsbEvent {
+            kind,
+            device: format!("/devices/x/usb1/{port}").parse().unwrap(),
+            port: port.parse().unwrap(),
+            devnum: Some(DevNum(5)),
+            seqnum: Some(100),
+            synthetic: false,
+        }
+    }
+
+    fn attached(vm: &str, socket: &str) -> Record {
+        let mut record = record("1-1", 5);
+        record.attached = Some(Attachment {
+            vm: vm.to_owned(),
+            socket: socket.into(),
+            id: "hotplugger-1-1-5".parse().unwrap(),
+            at: Monotonic(30),
+        });
+        record
+    }
+
+    fn vms<'a>(plan: &Plan<'a>) -> Vec<&'a str> {
+        match plan {
+            Plan::Detach(targets) => targets.iter().map(|target| target.vm).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_plug_is_recorded_then_attached_to_its_own_vm() {
+        let config = config();
+        let [windows, linux] = &config.virtual_machines[..] else { panic!() };
+        let add = event(EventKind::DeviceAdd, "1-1");
+        assert_eq!(plan(&add, &config, None), Plan::Record(windows));
+        let bind = event(EventKind::DeviceBind, "1-1");
+        let attach = |vm, settle, unless_newer| Plan::Attach { vm, settle, unless_newer };
+        assert_eq!(plan(&bind, &config, Some(&record("1-1", 5))), attach(windows, true, false));
+        assert_eq!(plan(&bind, &config, None), attach(windows, true, false));
+        let bind = event(EventKind::DeviceBind, "1-2");
+        assert_eq!(plan(&bind, &config, None), attach(linux, true, false));
+        let mut interface = event(EventKind::InterfaceAdd, "1-1");
+        interface.devnum = None;
+        assert_eq!(plan(&interface, &config, None), attach(windows, true, true));
+    }
+
+    #[test]
+    fn ports_nobody_configured_are_left_alone() {
+        let config = config();
+        for kind in [
+            EventKind::DeviceAdd,
+            EventKind::DeviceBind,
+            EventKind::InterfaceAdd,
+            EventKind::DeviceRemove,
+        ] {
+            let event = event(kind, "1-10");
+            assert_eq!(plan(&event, &config, None), Plan::Nothing(Idle::NotConfigured));
+        }
+    }
+
+    #[test]
+    fn what_is_thought_attached_is_looked_after_without_a_wait() {
+        let config = config();
+        let record = attached("windows", "/run/w");
+        let bind = event(EventKind::DeviceBind, "1-1");
+        assert!(matches!(plan(&bind, &config, Some(&record)), Plan::Attach { settle: false, .. }));
+        let mut next = bind.clone();
+        next.devnum = Some(DevNum(6));
+        assert!(matches!(plan(&next, &config, Some(&record)), Plan::Attach { settle: true, .. }));
+    }
+
+    #[test]
+    fn a_synthetic_add_of_a_known_device_is_nothing() {
+        let config = config();
+        let mut add = event(EventKind::DeviceAdd, "1-1");
+        add.synthetic = true;
+        assert_eq!(plan(&add, &config, Some(&record("1-1", 5))), Plan::Nothing(Idle::Known));
+        assert!(matches!(plan(&add, &config, Some(&record("1-1", 6))), Plan::Record(_)));
+        assert!(matches!(plan(&add, &config, None), Plan::Record(_)));
+    }
+
+    #[test]
+    fn removal_goes_to_the_vm_that_has_it_even_when_the_config_has_changed() {
+        let config = config();
+        let remove = event(EventKind::DeviceRemove, "1-1");
+        assert_eq!(vms(&plan(&remove, &config, Some(&attached("gone", "/run/gone")))), ["gone"]);
+        assert_eq!(
+            vms(&plan(&remove, &Config::default(), Some(&attached("windows", "/run/w")))),
+            ["windows"]
+        );
+        let renamed = attached("renamed", "/run/l");
+        let Plan::Detach(targets) = plan(&remove, &config, Some(&renamed)) else { panic!() };
+        assert_eq!(targets[0].timeout, Duration::from_secs(7));
+    }
+
+    #[test]
+    fn removal_without_any_memory_asks_the_owner_first_and_then_the_others() {
+        let config = config();
+        let remove = event(EventKind::DeviceRemove, "1-2");
+        assert_eq!(vms(&plan(&remove, &config, None)), ["linux", "windows"]);
+        let remove = event(EventKind::DeviceRemove, "1-1");
+        assert_eq!(vms(&plan(&remove, &config, Some(&record("1-1", 5)))), ["windows"]);
+    }
+
+    #[test]
+    fn a_record_of_a_port_that_left_the_config_is_forgotten() {
+        let remove = event(EventKind::DeviceRemove, "1-1");
+        assert!(vms(&plan(&remove, &Config::default(), Some(&record("1-1", 5)))).is_empty());
+    }
+}

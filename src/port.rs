@@ -1,0 +1,162 @@
+//! Ports as the kernel counts them: bus number, port chain, device number.
+//!
+//! Pure values with their text forms; where a port is in the device tree is `devpath`'s matter.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The number of a USB bus, the kernel's `busnum` and QEMU's `hostbus`: 1 to 255.
+///
+/// The kernel gives out 1 to 64 (`drivers/usb/core/hcd.c`: `USB_MAXBUS`), in the order in which
+/// the host controllers appear: it may change from one boot to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BusNum(pub u8);
+
+/// The number of a device on its bus, the kernel's `devnum` and QEMU's `hostaddr`: 1 to 127.
+///
+/// Given out round-robin (`drivers/usb/core/hub.c`: `choose_devnum`), so that a device that is
+/// plugged again gets another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DevNum(pub u8);
+
+/// A place where a device can be plugged: a bus and the chain of port numbers below its root hub.
+///
+/// Its text form is the kernel's name of the device in it: `3-1.4` is port 4 of the hub in port 1
+/// of the root hub `usb3`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port {
+    bus: BusNum,
+    chain: Vec<u8>,
+}
+
+/// The text is no port's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAPort;
+
+/// The longest chain USB allows: seven tiers, the first of which is the root hub (USB 2.0
+/// specification, 4.1.1).
+const MAX_CHAIN: usize = 6;
+
+impl Port {
+    /// The bus.
+    pub fn bus(&self) -> BusNum {
+        self.bus
+    }
+
+    /// QEMU's `hostport`: the port chain joined by dots, `1.4`.
+    pub fn hostport(&self) -> String {
+        let numbers: Vec<String> = self.chain.iter().map(u8::to_string).collect();
+        numbers.join(".")
+    }
+
+    /// The port that the hub is plugged into, if this one is on a hub that is not a root hub.
+    pub fn parent(&self) -> Option<Self> {
+        let (_, upstream) = self.chain.split_last()?;
+        (!upstream.is_empty()).then(|| Self { bus: self.bus, chain: upstream.to_vec() })
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.bus.0, self.hostport())
+    }
+}
+
+impl FromStr for Port {
+    type Err = NotAPort;
+
+    /// Reads what the kernel writes (`drivers/usb/core/usb.c`: `usb_alloc_dev`), and nothing else:
+    /// no leading zeros, no signs.
+    fn from_str(name: &str) -> Result<Self, NotAPort> {
+        let (bus, chain) = name.split_once('-').ok_or(NotAPort)?;
+        let chain: Vec<u8> = chain.split('.').map(number).collect::<Result<_, _>>()?;
+        if chain.len() > MAX_CHAIN {
+            return Err(NotAPort);
+        }
+        Ok(Self { bus: BusNum(number(bus)?), chain })
+    }
+}
+
+/// Reads 1 to 255, written the one way the kernel writes it.
+fn number(text: &str) -> Result<u8, NotAPort> {
+    if text.starts_with(['0', '+']) {
+        return Err(NotAPort);
+    }
+    text.parse().map_err(|_| NotAPort)
+}
+
+impl Serialize for Port {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Port {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse().map_err(|NotAPort| {
+            serde::de::Error::custom(format_args!("`{name}` is no USB port such as 3-1.4"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_the_kernels_names_only() {
+        for good in ["3-1", "1-10", "2-1.4", "10-1.2.3.4.5.6", "255-255"] {
+            assert_eq!(good.parse::<Port>().unwrap().to_string(), good);
+        }
+        for bad in [
+            "",
+            "3",
+            "3-",
+            "-1",
+            "usb3",
+            "3-0",
+            "03-1",
+            "3-01",
+            "3-1.",
+            "3-.1",
+            "3-1:1.0",
+            "3-+1",
+            "3-256",
+            "1-1.1.1.1.1.1.1",
+            "3-1 ",
+            "3-1\n",
+            "３-1",
+        ] {
+            assert_eq!(bad.parse::<Port>(), Err(NotAPort), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_knows_the_port_of_its_hub() {
+        let port: Port = "3-1.4".parse().unwrap();
+        assert_eq!(port.hostport(), "1.4");
+        assert_eq!(port.parent(), Some("3-1".parse().unwrap()));
+        assert_eq!(port.parent().unwrap().parent(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn printing_and_reading_are_inverse(bus in 1..=255u8, chain in prop::collection::vec(1..=255u8, 1..=6)) {
+            let port = Port { bus: BusNum(bus), chain };
+            prop_assert_eq!(port.to_string().parse::<Port>(), Ok(port));
+        }
+
+        #[test]
+        fn any_text_is_refused_or_reprinted_as_it_was(text in ".{0,12}") {
+            if let Ok(port) = text.parse::<Port>() {
+                prop_assert_eq!(port.to_string(), text);
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The QMP client: one connection, one deadline over all of it.
+//!
+//! The socket never blocks; every wait is a poll(2) for the time that is left. Bytes are taken with
+//! recv(2), so descriptors that a partner sends along are dropped by the kernel.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    send, socket_with,
+};
+use serde_json::Value;
+
+use super::framing::{FrameError, Framer};
+use super::message::{Command, Message};
+use super::{Error, Qmp, Stage};
+use crate::deadline::Deadline;
+
+/// A connection to QEMU on which commands are accepted.
+#[derive(Debug)]
+pub struct QmpClient {
+    socket: OwnedFd,
+    path: PathBuf,
+    deadline: Deadline,
+    framer: Framer,
+    last_id: u64,
+}
+
+impl QmpClient {
+    /// Connects to the socket at `path`, takes the greeting and leaves capabilities negotiation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`] if nobody listens there; [`Error::Timeout`] when the deadline, which
+    /// holds for all later commands too, is over.
+    pub fn connect(path: &Path, deadline: Deadline) -> Result<Self, Error> {
+        let unusable = |source: io::Error| Error::Socket { socket: path.to_path_buf(), source };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(|error| unusable(error.into()))?;
+        let address = SocketAddrUnix::new(path).map_err(|error| unusable(error.into()))?;
+        let path = path.to_path_buf();
+        let mut client = Self { socket, path, deadline, framer: Framer::default(), last_id: 0 };
+        client.connect_to(&address)?;
+        match client.receive(Stage::Greeting)? {
+            Message::Greeting => {}
+            other => return Err(Error::Protocol(format!("no greeting, but {}", other.kind()))),
+        }
+        client.execute("qmp_capabilities", Value::Null)?;
+        Ok(client)
+    }
+
+    fn connect_to(&mut self, address: &SocketAddrUnix) -> Result<(), Error> {
+        loop {
+            let error = match connect(&self.socket, address) {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                // QEMU's backlog is 1: with one client served and others waiting, the kernel asks
+                // us to come again.
+                Err(Errno::AGAIN) => {
+                    let pause = Duration::from_millis(20);
+                    thread::sleep(self.remaining(Stage::Connect)?.min(pause));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let socket = self.path.clone();
+            let is_socket = || self.path.metadata().is_ok_and(|data| data.file_type().is_socket());
+            return Err(match error {
+                Errno::NOENT => Error::NotRunning { socket, stale: false },
+                // Also what connecting to a file of another kind gives.
+                Errno::CONNREFUSED if is_socket() => Error::NotRunning { socket, stale: true },
+                Errno::CONNREFUSED | Errno::NOTSOCK => {
+                    Error::Socket { socket, source: io::Error::other("it is no socket") }
+                }
+                Errno::PROTOTYPE => Error::Socket {
+                    socket,
+                    source: io::Error::other("it is a datagram socket, not QEMU's"),
+                },
+                other => Error::Socket { socket, source: other.into() },
+            });
+        }
+    }
+
+    fn remaining(&self, stage: Stage) -> Result<Duration, Error> {
+        self.deadline.remaining().ok_or(Error::Timeout { stage, budget: self.deadline.budget() })
+    }
+
+    /// Waits until the socket is ready; a time that is over is found by the next call.
+    fn wait(&self, for_what: PollFlags, stage: Stage) -> Result<(), Error> {
+        let time = Timespec::try_from(self.remaining(stage)?)
+            .unwrap_or(Timespec { tv_sec: 60, tv_nsec: 0 });
+        match poll(&mut [PollFd::new(&self.socket, for_what)], Some(&time)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(self.broken(error, stage)),
+        }
+    }
+
+    fn send(&mut self, mut bytes: &[u8], stage: Stage) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, stage)?,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(self.broken(error, stage)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives the next message.
+    fn receive(&mut self, stage: Stage) -> Result<Message, Error> {
+        loop {
+            // Also between messages, so that one who talks without end is left in time.
+            self.remaining(stage)?;
+            match self.framer.next_object() {
+                Ok(Some(object)) => return Message::parse(&object).map_err(Error::Protocol),
+                Ok(None) => {}
+                Err(FrameError::TooLarge) => {
+                    return Err(Error::Protocol("a message without end".to_owned()));
+                }
+                Err(FrameError::NoObject(byte)) => {
+                    let byte = byte.escape_ascii();
+                    return Err(Error::Protocol(format!("a message that begins with `{byte}`")));
+                }
+            }
+            let mut bytes = [0; 16 * 1024];
+            match recv(&self.socket, &mut bytes, RecvFlags::empty()) {
+                Ok((0, _)) => return Err(Error::Closed(stage)),
+                Ok((received, _)) => self.framer.push(&bytes[..received]),
+                Err(Errno::AGAIN) => self.wait(PollFlags::IN, stage)?,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(self.broken(error, stage)),
+            }
+        }
+    }
+
+    fn broken(&self, error: Errno, stage: Stage) -> Error {
+        match error {
+            Errno::CONNRESET | Errno::PIPE => Error::Closed(stage),
+            other => Error::Socket { socket: self.path.clone(), source: other.into() },
+        }
+    }
+}
+
+impl Qmp for QmpClient {
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        let stage = Stage::Command(command);
+        self.last_id += 1;
+        let id = self.last_id;
+        let mut bytes = serde_json::to_vec(&Command { execute: command, arguments, id })
+            .map_err(|error| Error::Protocol(error.to_string()))?;
+        bytes.push(b'\n');
+        self.send(&bytes, stage)?;
+        loop {
+            match self.receive(stage)? {
+                Message::Reply(Some(answered), result) if answered == id => {
+                    return result.map_err(|refusal| Error::Command {
+                        command,
+                        class: refusal.class,
+                        desc: crate::text::clean(&refusal.desc, 300),
+                    });
+                }
+                Message::Event => {}
+                other => {
+                    return Err(Error::Protocol(format!(
+                        "instead of the reply to {command} came {}",
+                        other.kind()
+                    )));
+                }
+            }
+        }
+    }
+
+    fn pause(&mut self, time: Duration) -> Result<(), Error> {
+        let left = self.remaining(Stage::Command("the next look"))?;
+        thread::sleep(time.min(left));
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+//! QMP, QEMU's machine protocol: a blocking client that cannot be held up.
+//!
+//! [`client`] speaks to a socket, [`framing`] cuts what comes into JSON values, [`message`] reads
+//! them. What the commands mean for a guest is `guest`'s matter, which knows only [`Qmp`].
+
+pub mod client;
+pub mod framing;
+pub mod message;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// A partner that executes QMP commands.
+pub trait Qmp {
+    /// Executes a command and returns its `return` value.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`] if QEMU refuses it; any other error ends the exchange.
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error>;
+
+    /// Waits before something is asked again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] when the exchange's time is over.
+    fn pause(&mut self, time: Duration) -> Result<(), Error>;
+}
+
+/// Why an exchange with QEMU failed.
+#[derive(Debug)]
+pub enum Error {
+    /// No QEMU listens: there is no socket, or one that a killed QEMU left behind.
+    NotRunning {
+        /// The socket.
+        socket: PathBuf,
+        /// Whether a socket without a listener is there.
+        stale: bool,
+    },
+    /// The socket cannot be used.
+    Socket {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The time for the exchange was over.
+    Timeout {
+        /// What was waited for.
+        stage: Stage,
+        /// The whole time there was.
+        budget: Duration,
+    },
+    /// QEMU closed the connection.
+    Closed(Stage),
+    /// What came is no QMP.
+    Protocol(String),
+    /// QEMU refused a command.
+    Command {
+        /// The command.
+        command: &'static str,
+        /// The error's class, mostly `GenericError`.
+        class: String,
+        /// QEMU's own words.
+        desc: String,
+    },
+}
+
+/// The steps of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Waiting for other hotpluggers that use the same socket.
+    Lock,
+    /// Connecting to the socket.
+    Connect,
+    /// Waiting for QEMU's greeting.
+    Greeting,
+    /// Waiting for the reply to a command.
+    Command(&'static str),
+}
+
+impl Error {
+    /// Whether QEMU refused a command because it knows no such device or path.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Command { class, .. } if class == "DeviceNotFound")
+    }
+
+    /// QEMU's own words, if it refused a command.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Command { desc, .. } => Some(desc),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRunning { socket, stale: false } => {
+                write!(f, "not running: there is no socket {}", socket.display())
+            }
+            Self::NotRunning { socket, stale: true } => {
+                write!(f, "not running: nobody listens at {}", socket.display())
+            }
+            Self::Socket { socket, source } => {
+                write!(f, "the QMP socket {} cannot be used: {source}", socket.display())
+            }
+            Self::Timeout { stage, budget } => {
+                write!(f, "no answer within {} s: {stage}", budget.as_secs_f64())
+            }
+            Self::Closed(stage) => write!(f, "QEMU closed the connection while {stage}"),
+            Self::Protocol(what) => write!(f, "what answers does not speak QMP: {what}"),
+            Self::Command { command, desc, .. } => write!(f, "QEMU refused {command}: {desc}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lock => f.write_str("waiting for other hotpluggers at the same socket"),
+            Self::Connect => f.write_str("connecting; too many clients wait at the socket"),
+            Self::Greeting => f.write_str(
+                "waiting for QEMU's greeting; another client holds the socket, or QEMU is stuck",
+            ),
+            Self::Command(command) => write!(f, "waiting for the reply to {command}"),
+        }
+    }
+}

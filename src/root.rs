@@ -1,0 +1,57 @@
+//! Where absolute paths begin.
+//!
+//! Every absolute path the program uses (`/sys`, `/dev`, `/etc`, `/tmp`, `/run`, the sockets of the
+//! config) goes through [`Root::path`], so that a test or a packager can put the whole program
+//! below a folder with `HOTPLUGGER_ROOT`. This file joins paths; it opens nothing.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The folder that stands for `/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root(PathBuf);
+
+impl Root {
+    /// The environment variable that moves the root.
+    pub const VARIABLE: &str = "HOTPLUGGER_ROOT";
+
+    /// The root that `HOTPLUGGER_ROOT` names, or `/`.
+    pub fn from_env() -> Self {
+        match env::var_os(Self::VARIABLE) {
+            Some(dir) if !dir.is_empty() => Self(dir.into()),
+            _ => Self::at("/"),
+        }
+    }
+
+    /// The root at `dir`.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self(dir.into())
+    }
+
+    /// Returns `path` below this root; a relative path is returned as it is.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        match path.strip_prefix("/") {
+            Ok(below) if self.is_moved() => self.0.join(below),
+            _ => path.to_path_buf(),
+        }
+    }
+
+    /// Returns whether this is another folder than `/`.
+    pub fn is_moved(&self) -> bool {
+        self.0 != Path::new("/")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absolute_paths_move_and_relative_ones_stay() {
+        let moved = Root::at("/srv/box");
+        assert_eq!(moved.path("/tmp/hotplugger"), Path::new("/srv/box/tmp/hotplugger"));
+        assert_eq!(moved.path("config.yaml"), Path::new("config.yaml"));
+        assert_eq!(Root::at("/").path("/tmp"), Path::new("/tmp"));
+    }
+}

@@ -1,0 +1,307 @@
+//! The state folder: `/tmp/hotplugger`, safe in a folder that everybody may write to.
+//!
+//! Everything is opened relative to the folder's own descriptor and no link is followed. A folder
+//! that is not ours alone is not used, repaired or deleted: `/run/hotplugger`, where nobody else
+//! can put one, takes its place.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, renameat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::lock::Lock;
+use super::record::{Record, VERSION};
+use crate::deadline::Deadline;
+use crate::port::Port;
+use crate::root::Root;
+
+/// The folder's name in `/tmp` and `/run`.
+const NAME: &str = "hotplugger";
+
+/// No record is larger.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The state folder.
+#[derive(Debug)]
+pub struct StateDir {
+    folder: OwnedFd,
+    boot_id: String,
+    /// Why `/tmp/hotplugger` is not what is used, if it is not.
+    pub fallback: Option<String>,
+}
+
+/// The records, while no other process can change them.
+#[derive(Debug)]
+pub struct Records<'a> {
+    dir: &'a StateDir,
+    _lock: Lock,
+}
+
+impl StateDir {
+    /// Opens the folder, making it where it is not there.
+    pub fn open(root: &Root) -> Result<Self> {
+        let boot_id = fs::read_to_string(root.path("/proc/sys/kernel/random/boot_id"))
+            .map(|id| id.trim().to_owned())
+            .unwrap_or_default();
+        let (folder, fallback) = match open_in(root, "/tmp") {
+            Ok(folder) => (folder, None),
+            Err(error) => {
+                let why = format!("{error:#}");
+                let folder = open_in(root, "/run").with_context(|| why.clone())?;
+                (folder, Some(why))
+            }
+        };
+        Ok(Self { folder, boot_id, fallback })
+    }
+
+    /// The id of this boot.
+    pub fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    /// Takes hold of the records, waiting for others until the deadline.
+    pub fn records(&self, deadline: &Deadline) -> Result<Records<'_>> {
+        let lock =
+            Lock::acquire(self.open_lock("records.lock")?, deadline).context("state folder")?;
+        Ok(Records { dir: self, _lock: lock })
+    }
+
+    /// The lock file for exchanges over the QMP socket at `path`: QEMU serves one client at a time.
+    pub fn qmp_lock(&self, path: &std::path::Path) -> Result<File> {
+        use std::os::unix::ffi::OsStrExt;
+        self.open_lock(&format!("qmp-{:016x}.lock", fnv1a(path.as_os_str().as_bytes())))
+    }
+
+    fn open_lock(&self, name: &str) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        self.open_file(name, flags).with_context(|| format!("lock file {name}"))
+    }
+
+    /// Opens a plain file of ours and nothing else.
+    fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = openat(&self.folder, name, flags, Mode::RUSR | Mode::WUSR)?;
+        if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("not a regular file"));
+        }
+        Ok(File::from(file))
+    }
+}
+
+impl Records<'_> {
+    /// The record of the port. A file that is damaged, of another boot or of another version
+    /// counts as absent.
+    pub fn get(&self, port: &Port) -> Option<Record> {
+        let file = self.dir.open_file(&file_name(port), OFlags::RDONLY).ok()?;
+        let mut text = Vec::new();
+        file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
+        let record: Record = serde_json::from_slice(&text).ok()?;
+        let valid =
+            record.version == VERSION && record.boot_id == self.dir.boot_id && record.port == *port;
+        valid.then_some(record)
+    }
+
+    /// Stores the record: whole or, when it fails, not at all.
+    pub fn put(&self, record: &Record) -> Result<()> {
+        let name = file_name(&record.port);
+        let temporary = format!("{name}.new");
+        let write = || -> io::Result<()> {
+            let _ = unlinkat(&self.dir.folder, &temporary, AtFlags::empty());
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            let mut file = self.dir.open_file(&temporary, flags)?;
+            file.write_all(&serde_json::to_vec_pretty(record)?)?;
+            renameat(&self.dir.folder, &temporary, &self.dir.folder, &name)?;
+            Ok(())
+        };
+        write()
+            .inspect_err(|_| {
+                let _ = unlinkat(&self.dir.folder, &temporary, AtFlags::empty());
+            })
+            .with_context(|| format!("state file {name}"))
+    }
+
+    /// Forgets the port.
+    pub fn forget(&self, port: &Port) -> Result<()> {
+        let name = file_name(port);
+        match unlinkat(&self.dir.folder, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("state file {name}")),
+        }
+    }
+}
+
+/// Whether `/tmp/hotplugger` or its stand-in seems to have a record of the port: a cheap look,
+/// before anything is opened or believed.
+pub fn may_have_record(root: &Root, port: &Port) -> bool {
+    ["/tmp", "/run"].iter().any(|parent| {
+        root.path(format!("{parent}/{NAME}/{}", file_name(port))).symlink_metadata().is_ok()
+    })
+}
+
+fn file_name(port: &Port) -> String {
+    format!("port-{port}.json")
+}
+
+fn open_in(root: &Root, parent: &str) -> Result<OwnedFd> {
+    let parent_path = root.path(parent);
+    let path = format!("{parent}/{NAME}");
+    let at_parent = openat(
+        CWD,
+        &parent_path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .with_context(|| parent.to_owned())?;
+    let stat = fstat(&at_parent).with_context(|| parent.to_owned())?;
+    let sticky = stat.st_mode & Mode::SVTX.bits() != 0;
+    if !(owned(&stat, true) && (sticky || stat.st_mode & 0o022 == 0)) {
+        bail!("{parent} is not root's, or others may rename what is in it");
+    }
+    match mkdirat(&at_parent, NAME, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot make {path}")),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = openat(&at_parent, NAME, flags, Mode::empty())
+        .with_context(|| format!("{path} is no folder of ours; delete it"))?;
+    let stat = fstat(&folder).with_context(|| path.clone())?;
+    if !owned(&stat, false) || stat.st_mode & 0o077 != 0 {
+        bail!(
+            "{path} is not safe (owner {}, mode {:o}); delete it",
+            stat.st_uid,
+            stat.st_mode & 0o7777
+        );
+    }
+    Ok(folder)
+}
+
+/// Whether it belongs to the user who runs this, or, where `or_root`, to root.
+fn owned(stat: &Stat, or_root: bool) -> bool {
+    stat.st_uid == rustix::process::geteuid().as_raw() || (or_root && stat.st_uid == 0)
+}
+
+/// The 64-bit FNV-1a hash: names a lock file after a path of any length and characters.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::record::tests::record;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::Duration;
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        for folder in ["/tmp", "/run", "/proc/sys/kernel/random"] {
+            fs::create_dir_all(root.path(folder)).unwrap();
+        }
+        fs::set_permissions(root.path("/tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::write(root.path("/proc/sys/kernel/random/boot_id"), "boot\n").unwrap();
+        (dir, root)
+    }
+
+    fn deadline() -> Deadline {
+        Deadline::after(Duration::from_secs(5))
+    }
+
+    #[test]
+    fn a_record_is_kept_and_forgotten() {
+        let (_dir, root) = root();
+        let state = StateDir::open(&root).unwrap();
+        assert_eq!(state.fallback, None);
+        let records = state.records(&deadline()).unwrap();
+        let port = "1-1".parse().unwrap();
+        assert_eq!(records.get(&port), None);
+        assert!(!may_have_record(&root, &port));
+        records.put(&record("1-1", 5)).unwrap();
+        records.put(&record("1-1", 6)).unwrap();
+        assert!(may_have_record(&root, &port));
+        assert_eq!(records.get(&port), Some(record("1-1", 6)));
+        records.forget(&port).unwrap();
+        records.forget(&port).unwrap();
+        assert_eq!(records.get(&port), None);
+        let mode = fs::metadata(root.path("/tmp/hotplugger")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o700);
+    }
+
+    #[test]
+    fn what_is_damaged_or_of_another_boot_counts_as_absent() {
+        let (_dir, root) = root();
+        let state = StateDir::open(&root).unwrap();
+        let records = state.records(&deadline()).unwrap();
+        let port = "1-1".parse().unwrap();
+        let mut other = record("1-1", 5);
+        other.boot_id = "another".to_owned();
+        records.put(&other).unwrap();
+        assert_eq!(records.get(&port), None);
+        let mut other = record("1-1", 5);
+        other.version += 1;
+        records.put(&other).unwrap();
+        assert_eq!(records.get(&port), None);
+        for damaged in ["", "{", "[]", "{\"version\":1}"] {
+            fs::write(root.path("/tmp/hotplugger/port-1-1.json"), damaged).unwrap();
+            assert_eq!(records.get(&port), None);
+        }
+    }
+
+    /// Whatever somebody put in its place, it is left as it is and `/run` is used.
+    #[test]
+    fn a_folder_that_is_not_ours_alone_is_not_used() {
+        type Plant = fn(&std::path::Path);
+        let plants: [Plant; 4] = [
+            |path| fs::write(path, "file").unwrap(),
+            |path| symlink("/etc", path).unwrap(),
+            |path| {
+                fs::create_dir(path).unwrap();
+                fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+            },
+            |path| {
+                let mode = Mode::RWXU;
+                rustix::fs::mknodat(CWD, path, FileType::Fifo, mode, 0).unwrap();
+            },
+        ];
+        for plant in plants {
+            let (_dir, root) = root();
+            plant(&root.path("/tmp/hotplugger"));
+            let before = root.path("/tmp/hotplugger").symlink_metadata().unwrap();
+            let state = StateDir::open(&root).unwrap();
+            assert!(state.fallback.as_ref().unwrap().contains("delete it"), "{:?}", state.fallback);
+            state.records(&deadline()).unwrap().put(&record("1-1", 5)).unwrap();
+            assert!(root.path("/run/hotplugger/port-1-1.json").exists());
+            let after = root.path("/tmp/hotplugger").symlink_metadata().unwrap();
+            assert_eq!(before.permissions(), after.permissions());
+        }
+    }
+
+    #[test]
+    fn links_inside_the_folder_are_not_followed() {
+        let (_dir, root) = root();
+        let state = StateDir::open(&root).unwrap();
+        let target = root.path("/run/target");
+        fs::write(&target, serde_json::to_string(&record("1-1", 5)).unwrap()).unwrap();
+        symlink(&target, root.path("/tmp/hotplugger/port-1-1.json")).unwrap();
+        symlink(&target, root.path("/tmp/hotplugger/port-1-1.json.new")).unwrap();
+        let records = state.records(&deadline()).unwrap();
+        assert_eq!(records.get(&"1-1".parse().unwrap()), None);
+        records.put(&record("1-1", 6)).unwrap();
+        assert_eq!(records.get(&"1-1".parse().unwrap()), Some(record("1-1", 6)));
+        assert!(fs::read_to_string(&target).unwrap().contains("\"devnum\":5"));
+    }
+
+    #[test]
+    fn a_tmp_that_others_may_rename_in_is_not_used() {
+        let (_dir, root) = root();
+        fs::set_permissions(root.path("/tmp"), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(StateDir::open(&root).unwrap().fallback.is_some());
+    }
+}

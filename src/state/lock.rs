@@ -1,0 +1,143 @@
+//! Locks with a deadline.
+//!
+//! A lock is an empty file that is never deleted (a deleted one could be held twice), taken with
+//! flock(2): it falls when its holder dies.
+
+use std::fmt;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::thread;
+use std::time::Duration;
+
+use crate::clock::Monotonic;
+use crate::deadline::Deadline;
+
+/// A lock that is held until this is dropped.
+#[derive(Debug)]
+pub struct Lock(File);
+
+/// Why a lock was not taken.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another process held it for all of the time.
+    Busy(Duration),
+    /// The file system said no.
+    Io(io::Error),
+}
+
+/// How long between two looks at a lock that is held.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// However long the queue and however well it moves, nobody waits longer: udevd's patience is 180 s.
+const LONGEST: Duration = Duration::from_secs(60);
+
+impl Lock {
+    /// Takes the lock, waiting for it until the deadline.
+    pub fn acquire(file: File, deadline: &Deadline) -> Result<Self, LockError> {
+        Self::wait(file, *deadline, |_| None).map(|(lock, _)| lock)
+    }
+
+    /// Takes the lock, waiting for it as long as those before us get on: each exchange that ends
+    /// well ([`Lock::progress`]) gives those who wait their whole budget anew. Returns the deadline
+    /// that is then in force, so that a partner who is stuck costs one budget however many wait.
+    pub fn acquire_in_queue(file: File, deadline: Deadline) -> Result<(Self, Deadline), LockError> {
+        let mut seen = mark(&file);
+        Self::wait(file, deadline, move |file| {
+            let now = mark(file);
+            (now != seen).then(|| {
+                seen = now;
+                Deadline::after(deadline.budget())
+            })
+        })
+    }
+
+    fn wait(
+        file: File,
+        mut deadline: Deadline,
+        mut progress: impl FnMut(&File) -> Option<Deadline>,
+    ) -> Result<(Self, Deadline), LockError> {
+        let longest = Deadline::after(LONGEST);
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok((Self(file), deadline)),
+                Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            if let Some(anew) = progress(&file) {
+                deadline = anew;
+            }
+            if deadline.remaining().is_none() || longest.remaining().is_none() {
+                return Err(LockError::Busy(deadline.budget()));
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Tells those who wait that an exchange under this lock ended well.
+    pub fn progress(&self) {
+        // The mark only ever lengthens somebody's patience: a failure to write it may be ignored.
+        let _ = self.0.write_all_at(&Monotonic::now().0.to_ne_bytes(), 0);
+    }
+}
+
+fn mark(file: &File) -> [u8; 8] {
+    let mut mark = [0; 8];
+    let _ = file.read_at(&mut mark, 0);
+    mark
+}
+
+impl fmt::Display for LockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy(budget) => {
+                write!(f, "another hotplugger held the lock for {} s", budget.as_secs_f64())
+            }
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LockError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn open(path: &Path) -> File {
+        File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+    }
+
+    #[test]
+    fn a_held_lock_costs_the_deadline_and_a_freed_one_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let short = Duration::from_millis(30);
+        let held = Lock::acquire(open(&path), &Deadline::after(short)).unwrap();
+        assert!(matches!(
+            Lock::acquire(open(&path), &Deadline::after(short)),
+            Err(LockError::Busy(_))
+        ));
+        drop(held);
+        assert!(Lock::acquire(open(&path), &Deadline::after(short)).is_ok());
+    }
+
+    #[test]
+    fn a_queue_that_moves_is_waited_for_beyond_the_budget() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let budget = Duration::from_millis(300);
+        let (held, _) = Lock::acquire_in_queue(open(&path), Deadline::after(budget)).unwrap();
+        let waiting = thread::spawn({
+            let path = path.clone();
+            move || Lock::acquire_in_queue(open(&path), Deadline::after(budget)).map(drop)
+        });
+        for _ in 0..8 {
+            thread::sleep(Duration::from_millis(100));
+            held.progress();
+        }
+        drop(held);
+        assert!(waiting.join().unwrap().is_ok(), "800 ms of progress, 300 ms of budget");
+    }
+}

@@ -1,0 +1,8 @@
+//! What is remembered of a port between the events of its device.
+//!
+//! All of it is disposable: with the whole folder deleted, devices are still attached and detached
+//! rightly. [`dir`] keeps the folder safe, [`lock`] is the waiting, [`record`] is what is written.
+
+pub mod dir;
+pub mod lock;
+pub mod record;

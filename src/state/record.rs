@@ -1,0 +1,108 @@
+//! The state file of one port: what udev said of its device, and where it is attached. Pure.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Monotonic;
+use crate::device_id::DeviceId;
+use crate::devpath::DevPath;
+use crate::port::{DevNum, Port};
+
+/// The form of the file; a file of another version counts as absent.
+pub const VERSION: u32 = 1;
+
+/// One port's state, stored as `port-3-1.4.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The boot it was written in: after another one nothing in it is true.
+    pub boot_id: String,
+    /// The port.
+    pub port: Port,
+    /// The device's DEVPATH.
+    pub devpath: DevPath,
+    /// The device's number.
+    pub devnum: DevNum,
+    /// When the kernel added the device, as near as it can be told.
+    pub plugged: Monotonic,
+    /// What had been heard of the kernel when the record was made.
+    pub seen: Seen,
+    /// The newest of the device's interfaces whose `add` reached us.
+    pub newest_interface: Option<u64>,
+    /// Where it is attached.
+    pub attached: Option<Attachment>,
+    /// The variables of the uevent.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// A moment, and the newest uevent the kernel had sent by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The moment.
+    pub at: Monotonic,
+    /// The number of the newest uevent of any device, `/sys/kernel/uevent_seqnum`.
+    pub seqnum: Option<u64>,
+}
+
+/// A device in a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The virtual machine's name.
+    pub vm: String,
+    /// Its QMP socket, so that `remove` finds it when the config has changed.
+    pub socket: PathBuf,
+    /// The object's id there.
+    pub id: DeviceId,
+    /// When it was proved attached.
+    pub at: Monotonic,
+}
+
+impl Record {
+    /// Since when the device is known to have been quiet, seen at `now`: since the record was
+    /// made, if the kernel has sent nothing at all since; else only since `now`.
+    pub fn quiet_since(&self, now: Seen) -> Monotonic {
+        match (self.seen.seqnum, now.seqnum) {
+            (Some(then), Some(newest)) if then == newest => self.seen.at,
+            _ => now.at,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn record(port: &str, devnum: u8) -> Record {
+        Record {
+            version: VERSION,
+            boot_id: "boot".to_owned(),
+            port: port.parse().unwrap(),
+            devpath: format!("/devices/x/usb1/{port}").parse().unwrap(),
+            devnum: DevNum(devnum),
+            plugged: Monotonic(10),
+            seen: Seen { at: Monotonic(20), seqnum: Some(100) },
+            newest_interface: None,
+            attached: None,
+            properties: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn time_spent_counts_only_when_the_kernel_was_silent() {
+        let record = record("1-1", 5);
+        let now = |seqnum| Seen { at: Monotonic(50), seqnum };
+        assert_eq!(record.quiet_since(now(Some(100))), Monotonic(20));
+        assert_eq!(record.quiet_since(now(Some(101))), Monotonic(50));
+        assert_eq!(record.quiet_since(now(None)), Monotonic(50));
+    }
+
+    #[test]
+    fn the_file_is_readable_json_with_the_fields_words() {
+        let text = serde_json::to_string(&record("1-1", 5)).unwrap();
+        assert!(text.contains(r#""port":"1-1""#) && text.contains(r#""devnum":5"#), "{text}");
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record("1-1", 5));
+    }
+}

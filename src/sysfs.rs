@@ -1,0 +1,129 @@
+//! What the kernel says of a USB device at this moment: the files in its sysfs folder, and its node.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use crate::clock::Monotonic;
+use crate::devpath::DevPath;
+use crate::port::{BusNum, DevNum};
+use crate::root::Root;
+use crate::speed::Speed;
+use crate::text::clean;
+
+/// A USB device as sysfs has it (`drivers/usb/core/sysfs.c`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsbDevice {
+    /// `busnum`.
+    pub busnum: BusNum,
+    /// `devnum`.
+    pub devnum: DevNum,
+    /// `bDeviceClass`; 9 is a hub.
+    pub class: u8,
+    /// Whether `authorized` is not 0.
+    pub authorized: bool,
+    /// `idVendor`.
+    pub vendor_id: u16,
+    /// `idProduct`.
+    pub product_id: u16,
+    /// `speed`, where the kernel knows it.
+    pub speed: Option<Speed>,
+    /// `product`, the device's own word for itself, cleaned; none if it has none.
+    pub product: Option<String>,
+}
+
+impl UsbDevice {
+    /// Whether it is a hub.
+    pub fn is_hub(&self) -> bool {
+        self.class == 9
+    }
+
+    /// What to call it in a line for people: `QEMU USB Tablet (0627:0001)`.
+    pub fn label(&self) -> String {
+        let product = self.product.as_deref().unwrap_or("USB device");
+        format!("{product} ({:04x}:{:04x})", self.vendor_id, self.product_id)
+    }
+}
+
+/// Reads the USB device at `devpath`; none if there is none, or it is going away while it is read.
+pub fn usb_device(root: &Root, devpath: &DevPath) -> Option<UsbDevice> {
+    let folder = folder(root, devpath);
+    let text = |name: &str| attribute(folder.join(name)).ok();
+    let hex = |name: &str| text(name).and_then(|value| u16::from_str_radix(&value, 16).ok());
+    Some(UsbDevice {
+        busnum: BusNum(text("busnum")?.parse().ok()?),
+        devnum: DevNum(text("devnum")?.parse().ok()?),
+        class: u8::try_from(hex("bDeviceClass")?).ok()?,
+        authorized: text("authorized").is_none_or(|value| value != "0"),
+        vendor_id: hex("idVendor")?,
+        product_id: hex("idProduct")?,
+        speed: text("speed").and_then(|value| value.parse().ok()),
+        product: text("product").map(|name| clean(&name, 64)).filter(|name| !name.is_empty()),
+    })
+}
+
+/// The number of the newest uevent the kernel has sent, of any device.
+pub fn uevent_seqnum(root: &Root) -> Option<u64> {
+    attribute(root.path("/sys/kernel/uevent_seqnum")).ok()?.parse().ok()
+}
+
+/// When the kernel added the device: it makes the node before it sends `add`
+/// (`drivers/base/core.c`: `device_add`), and until a program uses the device nothing touches the
+/// node's modification time. Good to a clock tick.
+pub fn plugged_at(root: &Root, busnum: BusNum, devnum: DevNum) -> Option<Monotonic> {
+    let metadata = fs::metadata(root.path(node(busnum, devnum))).ok()?;
+    let seconds = u64::try_from(metadata.mtime()).ok()?;
+    let nanos = u64::try_from(metadata.mtime_nsec()).ok()?;
+    Monotonic::at_realtime(seconds * 1_000_000 + nanos / 1000)
+}
+
+/// The device's node, `/dev/bus/usb/003/025`.
+pub fn node(busnum: BusNum, devnum: DevNum) -> PathBuf {
+    format!("/dev/bus/usb/{:03}/{:03}", busnum.0, devnum.0).into()
+}
+
+fn folder(root: &Root, devpath: &DevPath) -> PathBuf {
+    root.path(format!("/sys{devpath}"))
+}
+
+/// Reads an attribute, without the line end; at most a page, as sysfs has it.
+fn attribute(path: PathBuf) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(4096).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_read_and_its_name_cleaned() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let devpath: DevPath = "/devices/pci0000:00/0000:00:14.0/usb1/1-3".parse().unwrap();
+        assert_eq!(usb_device(&root, &devpath), None);
+        let folder = folder(&root, &devpath);
+        fs::create_dir_all(&folder).unwrap();
+        for (name, value) in [
+            ("busnum", "1\n"),
+            ("devnum", "16\n"),
+            ("bDeviceClass", "00\n"),
+            ("authorized", "1\n"),
+            ("idVendor", "0627\n"),
+            ("idProduct", "0001\n"),
+            ("speed", "480\n"),
+            ("product", "Evil\u{1b}[2J\n"),
+        ] {
+            fs::write(folder.join(name), value).unwrap();
+        }
+        let device = usb_device(&root, &devpath).unwrap();
+        assert_eq!(device.label(), "Evil\u{fffd}[2J (0627:0001)");
+        assert!(device.authorized && !device.is_hub());
+        fs::write(folder.join("authorized"), "0\n").unwrap();
+        assert!(!usb_device(&root, &devpath).unwrap().authorized);
+        fs::write(folder.join("devnum"), "many\n").unwrap();
+        assert_eq!(usb_device(&root, &devpath), None);
+    }
+}

@@ -1,0 +1,88 @@
+"""The rig on the command line, for a person who wants to look: python3 -m rig."""
+import argparse
+import signal
+import sys
+
+from . import RigError
+from .ports import KINDS
+from .rig import Rig
+from .snapshot import KINDS as GUESTS, snapshot
+
+
+def build(args):
+    for kind in GUESTS:
+        snapshot(kind, install=args.install)
+
+
+def up(args):
+    Rig(args.name, keep=True).up(guest=args.guest)
+
+
+def down(args):
+    Rig(args.name).down()
+
+
+def sh(args):
+    result = Rig(args.name).exec(args.line, timeout=3600)
+    sys.stdout.write(result.out)
+    sys.stderr.write(result.err)
+    return result.rc
+
+
+def put(args):
+    Rig(args.name).put(args.source, args.path)
+
+
+def plug(args):
+    print(Rig(args.name).plug(args.kind, args.port))
+
+
+def unplug(args):
+    Rig(args.name).unplug(args.port)
+
+
+def usb(args):
+    for device in Rig(args.name).guest(args.vm).usb():
+        state = 'attached' if device.attached else 'not attached'
+        print(f'{device.bus} port {device.port}: {device.id or "(no id)"}, {device.name}, '
+              f'{device.speed} Mb/s, {state}')
+
+
+def journal(args):
+    sys.stdout.write(Rig(args.name).journal(*args.arguments))
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog='python3 -m rig', description=__doc__)
+    parser.add_argument('-n', '--name', default='default', help='which rig (several may be up)')
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+    def command(function, text):
+        sub = commands.add_parser(function.__name__, help=text, description=text)
+        sub.set_defaults(function=function)
+        return sub
+    command(build, 'build the image and the snapshots').add_argument(
+        '--install', action='store_true', help='apt-get install what is missing on this machine')
+    command(up, 'start the host VM').add_argument('--guest', default='linux', choices=GUESTS)
+    command(down, 'end the host VM')
+    command(sh, 'run a line of bash in the host VM').add_argument('line')
+    sub = command(put, 'copy a file into the host VM')
+    sub.add_argument('source')
+    sub.add_argument('path')
+    sub = command(plug, 'plug a device into a port')
+    sub.add_argument('kind', help=' '.join(KINDS))
+    sub.add_argument('port', help="1..12, xhci2:1..xhci2:8, 2.1 behind a hub in 2")
+    command(unplug, 'pull what is in a port').add_argument('port')
+    command(usb, "the guest's USB devices").add_argument('--vm', default='windows')
+    command(journal, "the host VM's journal").add_argument(
+        'arguments', nargs=argparse.REMAINDER, help="journalctl's arguments")
+    return parser
+
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    args = _parser().parse_args()
+    try:
+        sys.exit(args.function(args))
+    except RigError as error:
+        sys.exit(f'rig: {error}')

@@ -1,0 +1,171 @@
+"""A guest: an inner QEMU in the host VM, the unit vm-<name>, its files in /run/vm/<name>/.
+
+    qmp-sock      its QMP socket, for the tool under test alone
+    qmp-rig       another one, for the rig: QEMU serves one client at a time on each
+    console.log   a Linux guest's console, with the host VM's CLOCK_MONOTONIC before each line
+    trace.log     what QEMU did with host devices
+    qemu.log      QEMU's messages
+"""
+import contextlib
+import time
+
+from .error import RigError
+from .qtree import usb_devices
+from .wait import wait_for
+
+KINDS = ('linux', 'seabios')
+# 15 ports of each speed: of its default 4, QEMU would give the last to a full-speed hub.
+CONTROLLERS = ('qemu-xhci,id=xhci0,p2=15,p3=15', 'qemu-xhci,id=xhci1,p2=15,p3=15')
+_TRACED = ('usb_host_open*', 'usb_host_close', 'usb_host_reset', 'usb_host_set_*',
+           'usb_host_*_kernel', 'usb_host_*_interface', 'usb_port_*')
+_STALLED = 120          # s without a line on the console: a boot that hangs
+
+
+class Guest:
+    """One guest; several with different names run at once."""
+
+    def __init__(self, host, name='windows'):
+        self.name = name
+        self.folder = f'/run/vm/{name}'
+        self.qmp_sock = f'{self.folder}/qmp-sock'
+        self.unit = f'vm-{name}'
+        self._host = host
+
+    # -- its life
+
+    def start(self, kind='seabios', controllers=CONTROLLERS, extra=()):
+        """Starts it, anew if it runs.  kind: 'seabios' uses no USB device by itself and is there
+        at once; 'linux' boots, which takes a minute.  extra: more arguments for QEMU."""
+        self.stop()
+        self._host.sh(f'rm -rf {self.folder}; mkdir -p {self.folder}')
+        nested_kvm = self._host.exec('[ -c /dev/kvm ]').rc == 0      # also on a TCG host: SVM
+        self._run_unit(self.unit, ['-p', f'StandardError=file:{self.folder}/qemu.log'],
+                       [*self.command(kind, controllers), '-accel', 'kvm' if nested_kvm else 'tcg',
+                        *extra])
+        if kind == 'linux':
+            self._run_unit(f'{self.unit}-console', ['-p', f'BindsTo={self.unit}.service'],
+                           ['python3', '/opt/rig/console.py', f'{self.folder}/serial',
+                            f'{self.folder}/console.log'])
+        wait_for(self._answers, 120, f"the guest {self.name}'s QMP socket")
+        if kind == 'linux':
+            self._wait_boot()
+
+    def command(self, kind, controllers=CONTROLLERS):
+        """QEMU's command line."""
+        command = ['qemu-system-x86_64', '-name', self.name, '-machine', 'q35,usb=off',
+                   '-nodefaults', '-no-user-config', '-display', 'none', '-msg', 'timestamp=on',
+                   '-qmp', f'unix:{self.qmp_sock},server=on,wait=off',
+                   '-qmp', f'unix:{self._rig_sock},server=on,wait=off',
+                   '-D', f'{self.folder}/trace.log']
+        for event in _TRACED:
+            command += ['-trace', event]
+        for controller in controllers:
+            command += ['-device', controller]
+        if kind == 'seabios':
+            return [*command, '-m', '64']
+        return [*command, '-m', '256',
+                '-kernel', '/opt/rig/guest/vmlinux', '-initrd', '/opt/rig/guest/initrd',
+                '-append', 'console=ttyS0 loglevel=7 mitigations=off nokaslr tsc=reliable '
+                           'panic=-1 audit=0 no_timer_check',
+                '-serial', f'unix:{self.folder}/serial,server=on,wait=on',
+                '-serial', f'unix:{self._shell},server=on,wait=off']
+
+    def stop(self):
+        """Ends it in order, if it runs."""
+        self._host.exec(['systemctl', 'stop', self.unit])
+
+    def signal(self, name):
+        """Sends its QEMU a signal: 'KILL' for a crash, 'STOP' and 'CONT' for one that hangs."""
+        self._host.sh(['systemctl', 'kill', '-s', name, self.unit])
+
+    def running(self):
+        """Whether its QEMU runs."""
+        return self._host.exec(['systemctl', 'is-active', '--quiet', self.unit]).rc == 0
+
+    # -- its QEMU
+
+    def qmp(self, command, **arguments):
+        """A QMP command to its QEMU, over the rig's own socket; the return value."""
+        return self._host.agent.qmp(self._rig_sock, command, arguments)
+
+    def hmp(self, line):
+        """A command to its QEMU's monitor; the text that it prints."""
+        return self.qmp('human-monitor-command', **{'command-line': line})
+
+    def usb(self):
+        """The USB devices of its QEMU, attached or not: a list of UsbDevice."""
+        return usb_devices(self.hmp('info qtree'))
+
+    def attached(self):
+        """{id: product} of the host's devices that its QEMU really has open."""
+        return {device.id: device.name for device in self.usb()
+                if device.driver == 'usb-host' and device.attached}
+
+    def ids(self):
+        """The ids of all its usb-host devices, attached or not."""
+        return sorted(entry['name'] for entry in self.qmp('qom-list', path='/machine/peripheral')
+                      if entry['type'] == 'child<usb-host>')
+
+    def trace(self):
+        """What its QEMU did with host devices: [(CLOCK_MONOTONIC of the host, text)]."""
+        clocks = self._host.agent.clocks()
+        shift = clocks['realtime'] - clocks['monotonic']
+        lines = []
+        for line in self._log('trace.log'):           # 1234@1700000000.123456:usb_host_close ...
+            head, _, text = line.partition(':')
+            with contextlib.suppress(ValueError):
+                lines.append((float(head.partition('@')[2]) - shift, text.strip()))
+        return lines
+
+    # -- its operating system (linux)
+
+    def console(self):
+        """The console: [(CLOCK_MONOTONIC of the host, line)]."""
+        lines = [line.partition(' ') for line in self._log('console.log')]
+        return [(float(stamp), text) for stamp, _, text in lines]
+
+    def sh(self, line, timeout=120):
+        """Runs a line in its shell (busybox): (exit status, text)."""
+        return self._host.agent.guest_shell(self._shell, line, timeout)
+
+    def lsusb(self):
+        """The products that it enumerated: {'1-1': 'QEMU USB Keyboard'}."""
+        _, text = self.sh('for d in /sys/bus/usb/devices/*-*; do [ -e $d/product ] && '
+                          'echo "${d##*/} $(cat $d/product)"; done')
+        return dict(line.split(' ', 1) for line in text.splitlines())
+
+    # -- how
+
+    @property
+    def _rig_sock(self):
+        return f'{self.folder}/qmp-rig'
+
+    @property
+    def _shell(self):
+        return f'{self.folder}/shell'
+
+    def _run_unit(self, unit, properties, command):
+        self._host.sh(['systemd-run', '--quiet', f'--unit={unit}', '--collect', *properties,
+                       *command])
+
+    def _log(self, name):
+        return self._host.exec(['cat', f'{self.folder}/{name}']).out.splitlines()
+
+    def _answers(self):
+        if not self.running():
+            raise RigError(f'the guest {self.name} did not start: {self._log("qemu.log")}')
+        with contextlib.suppress(RigError):
+            return self.qmp('query-status')['running']
+        return False
+
+    def _wait_boot(self):
+        """Waits until it is up; gives up when its console falls silent."""
+        lines, since = -1, time.monotonic()
+        while not any('GUEST-READY' in text for _, text in self.console()):
+            count = len(self.console())
+            if count > lines:
+                lines, since = count, time.monotonic()
+            if time.monotonic() - since > _STALLED:
+                raise RigError(f'the guest {self.name} hangs: {self.console()[-1:]}')
+            time.sleep(1)
+        self.sh('true', timeout=300)

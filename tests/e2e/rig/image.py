@@ -1,0 +1,135 @@
+"""The host VM's disk image, its kernel and its initramfs, made from root.tar and tests/e2e/host.
+
+Nothing here runs the VM: that is machine.py.
+"""
+import dataclasses
+import glob
+import lzma
+import os
+import shutil
+
+from . import cache, packages, rootfs
+from .command import run
+from .initramfs import initramfs
+from .progress import step
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_HOST, _GUEST = f'{_HERE}/../host', f'{_HERE}/../guest'
+_HOST_MODULES = ['virtio_pci', 'virtio_blk', 'crc32c_generic', 'ext4']
+_GUEST_MODULES = ['xhci_pci', 'usbhid', 'hid_generic', 'evdev', 'usb_storage', 'uas', 'sd_mod',
+                  'snd_usb_audio', 'ftdi_sio', 'cdc_acm']
+# Module folders that no test needs; without them the image is made in half the time.
+_NO_MODULES = ('drivers/gpu', 'drivers/net/ethernet', 'drivers/net/wireless', 'drivers/infiniband',
+               'drivers/staging', 'drivers/iio', 'drivers/mtd', 'drivers/isdn', 'drivers/edac',
+               'drivers/thunderbolt', 'drivers/nvme', 'fs/btrfs', 'fs/xfs', 'fs/ocfs2', 'fs/gfs2',
+               'fs/ceph', 'fs/nfs', 'fs/reiserfs', 'fs/jfs', 'fs/f2fs', 'fs/ubifs',
+               'net/bluetooth', 'net/mac80211', 'net/wireless', 'net/openvswitch', 'sound/soc')
+# Units that would cost time at boot or send events of their own during a test.
+_MASKED = ('getty@tty1.service serial-getty@ttyS0.service apt-daily.timer apt-daily-upgrade.timer '
+           'dpkg-db-backup.timer fstrim.timer e2scrub_all.timer e2scrub_reap.service '
+           'systemd-timesyncd.service systemd-random-seed.service').split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """The files that a host VM boots from."""
+    disk: str
+    kernel: str
+    initrd: str
+    key: str
+
+
+def build(install=False):
+    """Builds what is not built yet and returns the Image.  install: apt-get what is missing."""
+    packages.require(install)
+    tarball, root_key = rootfs.tarball()
+    # The code that makes the image is part of what it is made from.
+    sources = [_HOST, _GUEST, f'{_HERE}/image.py', f'{_HERE}/initramfs.py']
+    key = cache.digest(root_key, *[part for source in sources for part in _contents(source)])
+
+    def fill(folder):
+        with step("the host VM's disk image"):
+            _fill(folder, tarball)
+
+    folder = cache.entry('image', key, fill)
+    return Image(f'{folder}/disk.img', f'{folder}/vmlinux', f'{folder}/initrd', key)
+
+
+def _contents(source):
+    if not os.path.isdir(source):
+        yield from (os.path.basename(source), _read(source))
+    for path in sorted(glob.glob(f'{source}/**', recursive=True)):
+        if os.path.isfile(path) and '__pycache__' not in path:
+            yield from (os.path.relpath(path, source), _read(path))
+
+
+def _fill(folder, tarball):
+    root = f'{folder}/root'
+    os.makedirs(root)
+    run('tar', '-xf', tarball, '-C', root, '--exclude=./dev/*')
+    module_dir = _install_kernel(root, f'{folder}/vmlinux')
+    _install_host(root)
+    os.makedirs(f'{root}/opt/rig/guest')
+    shutil.copy(f'{folder}/vmlinux', f'{root}/opt/rig/guest/vmlinux')
+    _write(f'{root}/opt/rig/guest/initrd',
+           initramfs(root, module_dir, f'{_GUEST}/init', _GUEST_MODULES))
+    _write(f'{folder}/initrd',
+           initramfs(root, module_dir, f'{_HOST}/initrd-init', _HOST_MODULES))
+    with open(f'{folder}/disk.img', 'wb') as disk:
+        disk.truncate(3 << 30)
+    # No journal: the disk is never used again after a crash.
+    run('mke2fs', '-q', '-F', '-t', 'ext4', '-O', '^has_journal', '-d', root, f'{folder}/disk.img')
+    shutil.rmtree(root)
+
+
+def _install_kernel(root, vmlinux):
+    """Moves the unpacked package's modules to where they belong; returns their folder."""
+    package = f'{root}/kernel'
+    _write(vmlinux, _uncompressed(_read(glob.glob(f'{package}/boot/vmlinuz-*')[0])))
+    modules, = glob.glob(f'{package}/lib/modules/*') or glob.glob(f'{package}/usr/lib/modules/*')
+    for name in _NO_MODULES:
+        shutil.rmtree(f'{modules}/kernel/{name}', ignore_errors=True)
+    os.makedirs(f'{root}/usr/lib/modules', exist_ok=True)
+    target = shutil.move(modules, f'{root}/usr/lib/modules')
+    shutil.rmtree(package)
+    run('depmod', '-b', root, os.path.basename(target))
+    return target
+
+
+def _uncompressed(vmlinuz):
+    """The ELF kernel in a bzImage: QEMU starts it through its PVH entry, which saves the slow
+    decompression under TCG.  A kernel that is not packed by xz boots as it is."""
+    start = vmlinuz.find(b'\xfd7zXZ\0')
+    if start < 0:
+        return vmlinuz
+    return lzma.LZMADecompressor().decompress(vmlinuz[start:])
+
+
+def _install_host(root):
+    """Our own part: host/etc becomes /etc, the programs go to /opt/rig."""
+    shutil.copytree(f'{_HOST}/etc', f'{root}/etc', dirs_exist_ok=True)
+    os.makedirs(f'{root}/opt/rig')
+    for program in glob.glob(f'{_HOST}/*.py'):
+        shutil.copy(program, f'{root}/opt/rig')
+    units = f'{root}/etc/systemd/system'
+    os.makedirs(f'{units}/multi-user.target.wants', exist_ok=True)
+    _symlink('../rig-agent.service', f'{units}/multi-user.target.wants/rig-agent.service')
+    _symlink('/lib/systemd/system/multi-user.target', f'{units}/default.target')
+    for unit in _MASKED:
+        _symlink('/dev/null', f'{units}/{unit}')
+
+
+def _symlink(target, path):
+    if os.path.lexists(path):
+        os.unlink(path)
+    os.symlink(target, path)
+
+
+def _read(path):
+    with open(path, 'rb') as file:
+        return file.read()
+
+
+def _write(path, data):
+    with open(path, 'wb') as file:
+        file.write(data)

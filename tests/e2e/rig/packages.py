@@ -1,0 +1,33 @@
+"""What this machine must have for the rig, and apt-get to get it."""
+import os
+import shutil
+
+from .command import run
+from .error import RigError
+from .progress import step
+
+# a tool -> the Debian package that has it
+_TOOLS = {
+    'qemu-system-x86_64': 'qemu-system-x86',
+    'mmdebstrap': 'mmdebstrap',
+    'mke2fs': 'e2fsprogs',
+    'depmod': 'kmod',
+    'setpriv': 'util-linux',
+    'tar': 'tar',
+}
+
+
+def require(install):
+    """Raises when a package is missing; with install, has apt-get install it."""
+    path = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'
+    missing = sorted({package for tool, package in _TOOLS.items()
+                      if not shutil.which(tool, path=path)})
+    if not missing:
+        return
+    if not install:
+        raise RigError(f'missing packages: {" ".join(missing)} (apt-get install them as root, or '
+                       'run `python3 -m rig build --install` in tests/e2e)')
+    with step(f'apt-get install {" ".join(missing)}'):
+        run('apt-get', 'update', '-qq')
+        run('apt-get', 'install', '-y', '-qq', '--no-install-recommends', *missing,
+            DEBIAN_FRONTEND='noninteractive')

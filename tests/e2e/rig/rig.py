@@ -1,0 +1,42 @@
+"""What a test uses: a Host that comes out of a snapshot and is gone afterwards."""
+import itertools
+import os
+
+from .error import RigError
+from .host import Host
+from .settings import RUN_DIR
+from .snapshot import snapshot
+
+_numbers = itertools.count()
+
+
+class Rig(Host):
+    """A host VM of that name (each has its own if none is given); several may be up.
+
+    with Rig() as rig:
+        rig.up(guest='linux')
+        rig.plug('kbd', '1')
+    """
+
+    def __init__(self, name=None, keep=False):
+        """keep: it stays up when this process ends, until someone calls down()."""
+        self.name = name or f'{os.getpid()}-{next(_numbers)}'
+        self._keep = keep
+        super().__init__(f'{RUN_DIR}/{self.name}')
+
+    def up(self, guest='seabios'):
+        """Has it running, with that guest (KINDS in snapshot.py) as `windows`."""
+        if self.machine.alive():
+            raise RigError(f'the rig {self.name} is up already')
+        self.down()         # what a killed process left of one of that name
+        image, disk, state = snapshot(guest)
+        self.boot(image, disk, state=state, keep=self._keep)
+        if guest != 'none':
+            self.guest().qmp('cont')
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.down()

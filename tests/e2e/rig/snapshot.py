@@ -1,0 +1,67 @@
+"""Saved states of a booted host VM, so that a test has one in two seconds instead of a minute.
+
+'none' has no guest; 'seabios' and 'linux' go on from it and have the guest `windows`, paused.
+"""
+import os
+import shutil
+import sys
+
+from . import cache, guest, image
+from .command import run
+from .error import RigError
+from .host import Host
+from .machine import hardware
+from .progress import last_line, step
+from .settings import RUN_DIR, cpu
+
+KINDS = ('none', *guest.KINDS)
+_TRIES = 3
+
+
+def snapshot(kind, install=False):
+    """(Image, path of the disk, path of the state); makes them if need be."""
+    files = image.build(install)
+    return files, *_files(kind, files)
+
+
+def _files(kind, files):
+    base = None if kind == 'none' else _files('none', files)
+    command = [] if kind == 'none' else guest.Guest(None).command(kind)
+    key = cache.digest(files.key, kind, command, hardware(), cpu('model name'),
+                       run('qemu-system-x86_64', '--version'))
+    folder = cache.entry(f'snapshot-{kind}', key, lambda new: _fill(new, kind, files, base))
+    return f'{folder}/disk.img', f'{folder}/state'
+
+
+def _fill(folder, kind, files, base):
+    for left in reversed(range(_TRIES)):
+        try:
+            return _make(folder, kind, files, base)
+        except RigError as error:
+            # Under TCG the nested guest's boot hangs once in a while, or all of QEMU with it.
+            if not left:
+                raise
+            print(f'  {error}; once more', file=sys.stderr)
+
+
+def _make(folder, kind, files, base):
+    disk, state = base or (files.disk, None)
+    run('cp', '--sparse=always', '--reflink=auto', disk, f'{folder}/disk.img')
+    host = Host(f'{RUN_DIR}/snapshot-{kind}-{os.getpid()}')
+    console = f'{host.machine.folder}/console.log'
+    what = 'the host VM' if kind == 'none' else f'the {kind} guest in it'
+    try:
+        with step(f'{what}: boot and snapshot', lambda: last_line(console)):
+            host.boot(files, f'{folder}/disk.img', state=state, writable=True)
+            if kind != 'none':
+                host.guest().start(kind)
+            # "degraded" is a state to be saved too, so the exit status does not matter
+            host.exec('systemctl is-system-running --wait; udevadm settle; sync', timeout=300)
+            if kind != 'none':
+                host.guest().qmp('stop')
+            host.machine.save(f'{folder}/state')
+    except RigError:
+        shutil.copy(console, f'{os.path.dirname(folder)}/failed-{kind}.log')
+        raise
+    finally:
+        host.down()
