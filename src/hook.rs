@@ -15,19 +15,15 @@ use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::config::file::ConfigFile;
 use crate::config::prefilter;
-use crate::deadline::Deadline;
 use crate::outcome::{End, Outcome, Subject};
 use crate::plan::{Idle, Plan, plan};
 use crate::port::DevNum;
 use crate::root::Root;
-use crate::state::dir::{StateDir, may_have_record};
+use crate::state::dir::may_have_record;
 use crate::state::record::{Record, Seen, VERSION};
-use crate::sysfs;
 use crate::uevent::{EventKind, Uevent, UsbEvent, properties};
-
-/// How long a look into the state folder may wait for others, who never hold it longer than a
-/// file takes to write.
-const STATE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+use crate::world::World;
+use crate::world::live::Live;
 
 /// One udev call.
 pub struct Hook<'a> {
@@ -54,7 +50,6 @@ impl Hook<'_> {
     }
 
     fn handle(&self, event: &UsbEvent) -> Outcome {
-        let mut subject = Subject::of(event);
         let idle = |why| Outcome::new(None, End::Idle(why));
         let known =
             event.kind == EventKind::DeviceRemove && may_have_record(self.root, &event.port);
@@ -69,61 +64,66 @@ impl Hook<'_> {
             Ok(config) => (config, None),
             // What was attached is detached, whatever has become of the config since.
             Err(error) if known => (Config::default(), Some(error)),
-            Err(error) => return failed(subject, &error),
+            Err(error) => return failed(Subject::of(event), &error),
         };
         if !known && config.owner(&event.device).is_none() {
             return idle(Idle::NotConfigured);
         }
+        let (world, note) = Live::open(self.root);
+        let mut outcome = self.decide_and_act(event, &config, &world);
+        outcome.notes.extend(note);
+        outcome.notes.extend(config_error.map(|error| format!("{error:#}")));
+        outcome
+    }
 
-        let (state, no_state) = match StateDir::open(self.root) {
-            Ok(state) => {
-                let note =
-                    state.fallback.as_ref().map(|why| format!("state is kept in /run: {why}"));
-                (Some(state), note)
-            }
-            Err(error) => (None, Some(format!("no state is kept: {error:#}"))),
-        };
-        let state = state.as_ref();
-        let record = recall(state, event);
-        let plan = plan(event, &config, record.as_ref());
+    /// Plans what to do about the event and does it.
+    fn decide_and_act(&self, event: &UsbEvent, config: &Config, world: &dyn World) -> Outcome {
+        let record = recall(world, event);
+        let plan = plan(event, config, record.as_ref());
+        let mut subject = Subject::of(event);
         subject.vm = match &plan {
             Plan::Record(vm) | Plan::Attach { vm, .. } => Some(vm.name.clone()),
             Plan::Detach(targets) => targets.first().map(|target| target.vm.to_owned()),
             Plan::Nothing(_) => None,
         };
-        let mut outcome = match plan {
-            Plan::Nothing(why) => idle(why),
-            Plan::Record(_) => self.record(event, subject, state),
+        match plan {
+            Plan::Nothing(why) => Outcome::new(None, End::Idle(why)),
+            Plan::Record(_) => self.record(event, subject, world),
             Plan::Attach { vm, settle, unless_newer } => {
-                let attach = attach::Attach { hook: self, event, vm, state, settle, unless_newer };
+                let attach = attach::Attach { hook: self, event, vm, world, settle, unless_newer };
                 attach.run(subject, record.clone())
             }
-            Plan::Detach(targets) => self.detach(event, subject, &targets, state, record.as_ref()),
-        };
-        outcome.notes.extend(no_state);
-        outcome.notes.extend(config_error.map(|error| format!("{error:#}")));
-        outcome
+            Plan::Detach(targets) => {
+                detach::detach(event, subject, &targets, world, record.as_ref())
+            }
+        }
     }
 
     /// Remembers the device.
-    fn record(&self, event: &UsbEvent, subject: Subject, state: Option<&StateDir>) -> Outcome {
+    fn record(&self, event: &UsbEvent, subject: Subject, world: &dyn World) -> Outcome {
         let mut outcome = Outcome::new(Some(subject), End::Recorded);
-        if let (Some(state), Some(devnum)) = (state, event.devnum) {
-            let record = self.new_record(event, devnum, state, self.seen());
-            outcome.notes.extend(keep(state, &record));
+        if let Some(devnum) = event.devnum {
+            let record = self.new_record(event, devnum, world, world.seen());
+            outcome.notes.extend(keep(world, &record));
         }
         outcome
     }
 
     /// What there is to remember of a device at this moment.
-    fn new_record(&self, event: &UsbEvent, devnum: DevNum, state: &StateDir, seen: Seen) -> Record {
+    fn new_record(
+        &self,
+        event: &UsbEvent,
+        devnum: DevNum,
+        world: &dyn World,
+        seen: Seen,
+    ) -> Record {
         Record {
             version: VERSION,
-            boot_id: state.boot_id().to_owned(),
+            boot_id: world.boot_id().to_owned(),
             port: event.port.clone(),
             devpath: event.device.clone(),
             devnum,
-            plugged: self.plugged(event, devnum, seen.at),
+            plugged: self.plugged(event, devnum, world, seen.at),
             seen,
             newest_interface: None,
             attached: None,
@@ -135,18 +135,17 @@ impl Hook<'_> {
     }
 
     /// When the kernel added the device: what its node says, else when udev first saw it.
-    fn plugged(&self, event: &UsbEvent, devnum: DevNum, now: Monotonic) -> Monotonic {
-        let node = sysfs::plugged_at(self.root, event.port.bus(), devnum);
+    fn plugged(
+        &self,
+        event: &UsbEvent,
+        devnum: DevNum,
+        world: &dyn World,
+        now: Monotonic,
+    ) -> Monotonic {
+        let node = world.plugged_at(event.port.bus(), devnum);
         let udev = (self.variable)("USEC_INITIALIZED").and_then(|micros| micros.parse().ok());
         let udev = udev.filter(|_| event.kind != EventKind::InterfaceAdd).map(Monotonic);
         [node, udev].into_iter().flatten().fold(now, Monotonic::min)
-    }
-
-    /// What has been heard of the kernel by now.
-    fn seen(&self) -> Seen {
-        // The number first: an event between the two then counts as not yet seen.
-        let seqnum = sysfs::uevent_seqnum(self.root);
-        Seen { at: Monotonic::now(), seqnum }
     }
 }
 
@@ -158,16 +157,21 @@ fn trusted(file: Option<&ConfigFile>) -> Result<Config> {
 }
 
 /// What is remembered of the event's port, as far as it is of the same place.
-fn recall(state: Option<&StateDir>, event: &UsbEvent) -> Option<Record> {
-    let records = state?.records(&Deadline::after(STATE_TIMEOUT)).ok()?;
-    records.get(&event.port).filter(|record| record.devpath == event.device)
+fn recall(world: &dyn World, event: &UsbEvent) -> Option<Record> {
+    let mut found = None;
+    // State is disposable: what cannot be read was never there.
+    let _ = world.remember(&event.port, &mut |record| found.clone_from(record));
+    found.filter(|record| record.devpath == event.device)
 }
 
-/// Stores a record. State is disposable: a failure is worth a note and no more.
-fn keep(state: &StateDir, record: &Record) -> Option<String> {
-    let put =
-        state.records(&Deadline::after(STATE_TIMEOUT)).and_then(|records| records.put(record));
-    put.err().map(|error| format!("state not kept: {error:#}"))
+/// Stores a record; a failure is worth a note and no more.
+fn keep(world: &dyn World, record: &Record) -> Option<String> {
+    let stored = world.remember(&record.port, &mut |stored| *stored = Some(record.clone()));
+    not_kept(stored)
+}
+
+fn not_kept(stored: Result<()>) -> Option<String> {
+    stored.err().map(|error| format!("state not kept: {error:#}"))
 }
 
 fn failed(subject: Subject, error: &anyhow::Error) -> Outcome {

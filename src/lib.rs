@@ -25,3 +25,4 @@ pub mod state;
 pub mod sysfs;
 pub mod text;
 pub mod uevent;
+pub mod world;

@@ -1,29 +1,24 @@
 //! The attaching events: settle, check, attach, prove, record.
 
-use std::time::Duration;
-
-use super::{Hook, STATE_TIMEOUT, failed, keep, recall};
-use crate::clock::Monotonic;
+use super::{Hook, keep, not_kept, recall};
 use crate::config::VirtualMachine;
-use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::attach::{AttachError, Attached, Wanted, attach};
 use crate::outcome::{End, Outcome, Subject, Times};
 use crate::plan::Idle;
-use crate::port::DevNum;
 use crate::qmp::Error;
-use crate::settle::{self, Settle, Settled};
-use crate::state::dir::StateDir;
+use crate::settle::{Settle, Settled};
 use crate::state::record::{Attachment, Record};
 use crate::sysfs::{self, UsbDevice};
 use crate::uevent::UsbEvent;
+use crate::world::{ExchangeError, World};
 
 /// An event that attaches its device.
 pub(super) struct Attach<'a> {
     pub(super) hook: &'a Hook<'a>,
     pub(super) event: &'a UsbEvent,
     pub(super) vm: &'a VirtualMachine,
-    pub(super) state: Option<&'a StateDir>,
+    pub(super) world: &'a dyn World,
     pub(super) settle: bool,
     pub(super) unless_newer: bool,
 }
@@ -31,7 +26,10 @@ pub(super) struct Attach<'a> {
 impl Attach<'_> {
     pub(super) fn run(&self, mut subject: Subject, record: Option<Record>) -> Outcome {
         let end = |subject: &Subject, end| Outcome::new(Some(subject.clone()), end);
-        let Some(device) = self.device() else { return end(&subject, End::Left) };
+        let world = self.world;
+        let Some(device) = world.usb_device(&self.event.device) else {
+            return end(&subject, End::Left);
+        };
         let devnum = self.event.devnum.unwrap_or(device.devnum);
         let id = DeviceId { port: self.event.port.clone(), devnum };
         subject.device = Some(device.label());
@@ -42,28 +40,27 @@ impl Attach<'_> {
         if let Some(why) = refusal(&device) {
             return end(&subject, End::Refused(why.to_owned()));
         }
-        if !self.hook.root.path(&self.vm.socket).exists() {
+        if !world.has_socket(&self.vm.socket) {
             // Without a wait: meanwhile the host could not use the device.
             let socket = self.vm.socket.clone();
             let error = Error::NotRunning { socket, stale: false };
             return end(&subject, End::NotRunning(error.to_string()));
         }
 
-        let seen = self.hook.seen();
+        let seen = world.seen();
         let mut notes = Vec::new();
-        let mut record = record.filter(|record| record.devnum == devnum);
-        if record.is_none() {
-            record = self.state.map(|state| self.hook.new_record(self.event, devnum, state, seen));
-        }
+        let record = record
+            .filter(|record| record.devnum == devnum)
+            .unwrap_or_else(|| self.hook.new_record(self.event, devnum, world, seen));
         if self.unless_newer {
-            notes.extend(self.note_interface(record.as_ref()));
+            notes.extend(self.note_interface(&record));
         }
 
-        let started = Monotonic::now();
+        let started = world.now();
         if self.settle {
-            let quiet_since = record.as_ref().map_or(seen.at, |record| record.quiet_since(seen));
+            let quiet_since = record.quiet_since(seen);
             let settle = Settle::new(&self.event.device, self.vm.delay, quiet_since, started);
-            match settle::wait(settle) {
+            match world.settle(settle) {
                 Ok(Settled::Quiet) => {}
                 Ok(Settled::Removed) => return end(&subject, End::Left),
                 Err(error) => notes.push(format!("not settled: {error}")),
@@ -73,104 +70,71 @@ impl Attach<'_> {
             return end(&subject, End::Idle(Idle::LeftToNewerInterface));
         }
 
-        let settled = Monotonic::now();
+        let settled = world.now();
         let attached = self.exchange(&id, &device);
-        let now = Monotonic::now();
+        let now = world.now();
         let times = Times {
-            since_plug: record.as_ref().map_or(Duration::ZERO, |record| now.since(record.plugged)),
+            since_plug: now.since(record.plugged),
             settling: settled.since(started),
             exchange: now.since(settled),
         };
-        if attached.is_ok()
-            && let (Some(state), Some(record)) = (self.state, record)
-        {
+        if attached.is_ok() {
             let attached = Attachment {
                 vm: self.vm.name.clone(),
                 socket: self.vm.socket.clone(),
                 id,
                 at: now,
             };
-            notes.extend(keep(state, &Record { attached: Some(attached), ..record }));
+            notes.extend(keep(world, &Record { attached: Some(attached), ..record }));
         }
         let how = match attached {
             Ok(Attached::Now(seat)) => End::Attached { seat, times },
             Ok(Attached::Before) => End::AttachedBefore,
             Ok(Attached::WhenRunning) => End::WhenRunning,
-            Err(Trouble::Attach(AttachError::Gone)) => End::Left,
-            Err(Trouble::Attach(AttachError::Qmp(error @ Error::NotRunning { .. }))) => {
-                End::NotRunning(error.to_string())
-            }
-            Err(Trouble::Attach(error)) => End::Failed(format!("not attached: {error}")),
-            Err(Trouble::State(error)) => return failed(subject, &error),
+            Err(ExchangeError::Guest(AttachError::Gone)) => End::Left,
+            Err(error) => match error.not_running() {
+                Some(error) => End::NotRunning(error.to_string()),
+                None => End::Failed(format!("not attached: {error}")),
+            },
         };
         Outcome { subject: Some(subject), end: how, notes }
     }
 
-    /// The device that is in the port now.
-    fn device(&self) -> Option<UsbDevice> {
-        sysfs::usb_device(self.hook.root, &self.event.device)
-    }
-
-    /// Attaches the device, under the lock of its socket.
-    fn exchange(&self, id: &DeviceId, device: &UsbDevice) -> Result<Attached, Trouble> {
-        let (lock, mut qmp) =
-            self.hook.connect(&self.vm.socket, Deadline::after(self.vm.timeout), self.state)?;
-        let still_there =
-            || self.device().is_some_and(|now| now.devnum == id.devnum && refusal(&now).is_none());
+    fn exchange(&self, id: &DeviceId, device: &UsbDevice) -> Result<Attached, ExchangeError> {
+        let still_there = || {
+            let now = self.world.usb_device(&self.event.device);
+            now.is_some_and(|now| now.devnum == id.devnum && refusal(&now).is_none())
+        };
         let wanted = Wanted {
             id: id.clone(),
             speed: device.speed,
             hubs: &self.vm.hubs,
             named: device.product.is_some(),
-            node: sysfs::node(device.busnum, DevNum(id.devnum.0)),
+            node: sysfs::node(device.busnum, device.devnum),
             still_there: &still_there,
         };
-        let attached = attach(&mut qmp, &wanted)?;
-        if let Some(lock) = lock {
-            lock.progress();
-        }
-        Ok(attached)
+        let mut attached = Err(AttachError::Gone);
+        self.world.exchange(&self.vm.socket, self.vm.timeout, &mut |qmp| {
+            attached = Ok(attach(qmp, &wanted)?);
+            Ok(())
+        })?;
+        Ok(attached?)
     }
 
     /// Notes that this interface has come, so that an older one's event leaves the device to it.
-    fn note_interface(&self, record: Option<&Record>) -> Option<String> {
-        let (state, record) = (self.state?, record?);
-        let records = match state.records(&Deadline::after(STATE_TIMEOUT)) {
-            Ok(records) => records,
-            Err(error) => return Some(format!("{error:#}")),
-        };
-        // Siblings run at the same time: what one of them has noted meanwhile counts.
-        let mut record = records
-            .get(&record.port)
-            .filter(|stored| stored.devnum == record.devnum)
-            .unwrap_or_else(|| record.clone());
-        record.newest_interface = record.newest_interface.max(self.event.seqnum);
-        records.put(&record).err().map(|error| format!("state not kept: {error:#}"))
+    fn note_interface(&self, record: &Record) -> Option<String> {
+        not_kept(self.world.remember(&record.port, &mut |stored| {
+            // Siblings run at the same time: what one of them has noted meanwhile counts.
+            let known = stored.take().filter(|stored| stored.devnum == record.devnum);
+            let mut known = known.unwrap_or_else(|| record.clone());
+            known.newest_interface = known.newest_interface.max(self.event.seqnum);
+            *stored = Some(known);
+        }))
     }
 
     fn a_newer_one_came(&self) -> bool {
-        recall(self.state, self.event)
+        recall(self.world, self.event)
             .is_some_and(|record| record.newest_interface > self.event.seqnum)
-    }
-}
-
-/// Why an exchange did not take place or failed.
-pub(super) enum Trouble {
-    /// The state folder's locks.
-    State(anyhow::Error),
-    /// QEMU.
-    Attach(AttachError),
-}
-
-impl From<AttachError> for Trouble {
-    fn from(error: AttachError) -> Self {
-        Self::Attach(error)
-    }
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Self {
-        Self::Attach(error.into())
     }
 }
 
@@ -180,7 +144,8 @@ fn refusal(device: &UsbDevice) -> Option<&'static str> {
         Some("it is a hub; what is plugged into it is attached, the hub never")
     } else if !device.authorized {
         Some(
-            "the host has not authorized it (USBGuard, or `authorized` in sysfs); plug it again once it is",
+            "the host has not authorized it (USBGuard, or `authorized` in sysfs); plug it again \
+             once it is",
         )
     } else {
         None

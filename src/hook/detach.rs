@@ -1,111 +1,65 @@
 //! The `remove` event: what stood for the device is deleted, and the port forgotten.
 
-use std::path::Path;
-
-use super::attach::Trouble;
-use super::{Hook, STATE_TIMEOUT};
-use crate::deadline::Deadline;
-use crate::guest::attach::AttachError;
-use crate::guest::detach::detach;
+use super::not_kept;
+use crate::device_id::DeviceId;
+use crate::guest::detach::detach as detach_port;
 use crate::outcome::{End, Outcome, Subject};
 use crate::plan::Target;
-use crate::qmp::client::QmpClient;
-use crate::qmp::{Error, Stage};
-use crate::state::dir::StateDir;
-use crate::state::lock::{Lock, LockError};
 use crate::state::record::Record;
-use crate::sysfs;
 use crate::uevent::UsbEvent;
+use crate::world::{ExchangeError, World};
 
-impl Hook<'_> {
-    /// Detaches the device from the first of the targets that has it. Goes on past errors: one
-    /// virtual machine that is stuck keeps no other from letting go.
-    pub(super) fn detach(
-        &self,
-        event: &UsbEvent,
-        mut subject: Subject,
-        targets: &[Target<'_>],
-        state: Option<&StateDir>,
-        record: Option<&Record>,
-    ) -> Outcome {
-        let mut deleted = Vec::new();
-        let mut errors = Vec::new();
-        for target in targets {
-            match self.detach_from(event, target, state) {
-                Ok(ids) if ids.is_empty() => {}
-                Ok(ids) => {
-                    subject.vm = Some(target.vm.to_owned());
-                    deleted = ids;
-                    break;
-                }
-                // Nothing of it is left in a guest that is not there.
-                Err(Trouble::Attach(AttachError::Qmp(Error::NotRunning { .. }))) => {}
-                Err(Trouble::Attach(error)) => errors.push(format!("{}: {error}", target.vm)),
-                Err(Trouble::State(error)) => errors.push(format!("{}: {error:#}", target.vm)),
+/// Detaches the device from the first of the targets that has it. Goes on past errors: one virtual
+/// machine that is stuck keeps no other from letting go.
+pub(super) fn detach(
+    event: &UsbEvent,
+    mut subject: Subject,
+    targets: &[Target<'_>],
+    world: &dyn World,
+    record: Option<&Record>,
+) -> Outcome {
+    let mut deleted = Vec::new();
+    let mut errors = Vec::new();
+    for target in targets {
+        match detach_from(event, target, world) {
+            Ok(ids) if ids.is_empty() => {}
+            Ok(ids) => {
+                subject.vm = Some(target.vm.to_owned());
+                deleted = ids;
+                break;
             }
+            // Nothing of it is left in a guest that is not there.
+            Err(error) if error.not_running().is_some() => {}
+            Err(error) => errors.push(format!("{}: {error}", target.vm)),
         }
-        let mut outcome = Outcome::new(Some(subject), End::Detached(deleted));
-        if let End::Detached(ids) = &outcome.end
-            && ids.is_empty()
-            && !errors.is_empty()
-        {
-            let errors = errors.join("; ");
-            outcome.end = End::Failed(format!("gone, and not detached: {errors}"));
-        } else {
-            outcome.notes.extend(errors);
-        }
-        // A record of the device that came after stays.
-        let of_device = |record: &Record| event.devnum.is_none_or(|devnum| devnum == record.devnum);
-        if let (Some(state), true) = (state, record.is_none_or(of_device)) {
-            let forget = state
-                .records(&Deadline::after(STATE_TIMEOUT))
-                .and_then(|records| records.forget(&event.port));
-            outcome.notes.extend(forget.err().map(|error| format!("{error:#}")));
-        }
-        outcome
     }
+    let mut outcome = if deleted.is_empty() && !errors.is_empty() {
+        let errors = errors.join("; ");
+        Outcome::new(Some(subject), End::Failed(format!("gone, and not detached: {errors}")))
+    } else {
+        Outcome { subject: Some(subject), end: End::Detached(deleted), notes: errors }
+    };
+    // A record of the device that came after stays.
+    if record.is_none_or(|record| event.devnum.is_none_or(|devnum| devnum == record.devnum)) {
+        outcome.notes.extend(not_kept(world.remember(&event.port, &mut |stored| *stored = None)));
+    }
+    outcome
+}
 
-    fn detach_from(
-        &self,
-        event: &UsbEvent,
-        target: &Target<'_>,
-        state: Option<&StateDir>,
-    ) -> Result<Vec<crate::device_id::DeviceId>, Trouble> {
-        let (lock, mut qmp) =
-            self.connect(target.socket, Deadline::after(target.timeout), state)?;
-        // The next device may be there already, and `sync` may have attached it.
-        let present = sysfs::usb_device(self.root, &event.device)
+fn detach_from(
+    event: &UsbEvent,
+    target: &Target<'_>,
+    world: &dyn World,
+) -> Result<Vec<DeviceId>, ExchangeError> {
+    let mut deleted = Vec::new();
+    world.exchange(target.socket, target.timeout, &mut |qmp| {
+        // The next device may be there already, and attached.
+        let present = world
+            .usb_device(&event.device)
             .map(|device| device.devnum)
             .filter(|devnum| Some(*devnum) != event.devnum);
-        let deleted = detach(&mut qmp, &event.port, present)?;
-        if let Some(lock) = lock {
-            lock.progress();
-        }
-        Ok(deleted)
-    }
-
-    /// Connects to QEMU when it is this process' turn. The lock is none where no state is kept;
-    /// then QEMU's own queue decides.
-    pub(super) fn connect(
-        &self,
-        socket: &Path,
-        deadline: Deadline,
-        state: Option<&StateDir>,
-    ) -> Result<(Option<Lock>, QmpClient), Trouble> {
-        let path = self.root.path(socket);
-        let (lock, deadline) = match state {
-            None => (None, deadline),
-            Some(state) => {
-                let file = state.qmp_lock(socket).map_err(Trouble::State)?;
-                match Lock::acquire_in_queue(file, deadline) {
-                    Ok((lock, deadline)) => (Some(lock), deadline),
-                    Err(LockError::Busy(budget)) => {
-                        return Err(Error::Timeout { stage: Stage::Lock, budget }.into());
-                    }
-                    Err(LockError::Io(error)) => return Err(Trouble::State(error.into())),
-                }
-            }
-        };
-        Ok((lock, QmpClient::connect(&path, deadline)?))
-    }
+        deleted = detach_port(qmp, &event.port, present)?;
+        Ok(())
+    })?;
+    Ok(deleted)
 }

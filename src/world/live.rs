@@ -1,0 +1,126 @@
+//! This machine: sysfs, the clock, the state folder, QEMU.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{ExchangeError, World};
+use crate::clock::Monotonic;
+use crate::deadline::Deadline;
+use crate::devpath::DevPath;
+use crate::guest::attach::AttachError;
+use crate::port::{BusNum, DevNum, Port};
+use crate::qmp::client::QmpClient;
+use crate::qmp::{Error, Qmp, Stage};
+use crate::root::Root;
+use crate::settle::{self, Settle, Settled};
+use crate::state::dir::StateDir;
+use crate::state::lock::{Lock, LockError};
+use crate::state::record::{Record, Seen};
+use crate::sysfs::{self, UsbDevice};
+
+/// How long a look into the state folder may wait for others, who never hold it longer than a
+/// file takes to write.
+const STATE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// This machine, below a root.
+#[derive(Debug)]
+pub struct Live<'a> {
+    root: &'a Root,
+    state: Option<StateDir>,
+}
+
+impl<'a> Live<'a> {
+    /// This machine, and what is wrong with its state folder if something is. Without one nothing
+    /// is remembered, and QEMU's own queue takes the place of the locks.
+    pub fn open(root: &'a Root) -> (Self, Option<String>) {
+        match StateDir::open(root) {
+            Ok(state) => {
+                let note = state.fallback.as_ref();
+                let note = note.map(|why| format!("state is kept in /run/hotplugger: {why}"));
+                (Self { root, state: Some(state) }, note)
+            }
+            Err(error) => {
+                (Self { root, state: None }, Some(format!("no state is kept: {error:#}")))
+            }
+        }
+    }
+}
+
+impl World for Live<'_> {
+    fn usb_device(&self, devpath: &DevPath) -> Option<UsbDevice> {
+        sysfs::usb_device(self.root, devpath)
+    }
+
+    fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic> {
+        sysfs::plugged_at(self.root, busnum, devnum)
+    }
+
+    fn now(&self) -> Monotonic {
+        Monotonic::now()
+    }
+
+    fn seen(&self) -> Seen {
+        // The number first: an event between the two then counts as not yet seen.
+        let seqnum = sysfs::uevent_seqnum(self.root);
+        Seen { at: Monotonic::now(), seqnum }
+    }
+
+    fn boot_id(&self) -> &str {
+        self.state.as_ref().map_or("", StateDir::boot_id)
+    }
+
+    fn has_socket(&self, socket: &Path) -> bool {
+        self.root.path(socket).exists()
+    }
+
+    fn settle(&self, settle: Settle<'_>) -> io::Result<Settled> {
+        settle::wait(settle)
+    }
+
+    fn remember(
+        &self,
+        port: &Port,
+        change: &mut dyn FnMut(&mut Option<Record>),
+    ) -> anyhow::Result<()> {
+        let Some(state) = &self.state else {
+            change(&mut None);
+            return Ok(());
+        };
+        let records = state.records(&Deadline::after(STATE_TIMEOUT))?;
+        let before = records.get(port);
+        let mut after = before.clone();
+        change(&mut after);
+        match after {
+            Some(record) if before.as_ref() != Some(&record) => records.put(&record),
+            Some(_) => Ok(()),
+            None => records.forget(port),
+        }
+    }
+
+    fn exchange(
+        &self,
+        socket: &Path,
+        timeout: Duration,
+        talk: &mut dyn FnMut(&mut dyn Qmp) -> Result<(), AttachError>,
+    ) -> Result<(), ExchangeError> {
+        let mut deadline = Deadline::after(timeout);
+        let mut lock = None;
+        if let Some(state) = &self.state {
+            let file = state.qmp_lock(socket).map_err(ExchangeError::State)?;
+            match Lock::acquire_in_queue(file, deadline) {
+                Ok((held, extended)) => (lock, deadline) = (Some(held), extended),
+                Err(LockError::Busy(budget)) => {
+                    return Err(Error::Timeout { stage: Stage::Lock, budget }.into());
+                }
+                Err(LockError::Io(error)) => return Err(ExchangeError::State(error.into())),
+            }
+        }
+        let mut qmp = QmpClient::connect(&self.root.path(socket), deadline)?;
+        talk(&mut qmp)?;
+        if let Some(lock) = lock {
+            lock.progress();
+        }
+        Ok(())
+    }
+}

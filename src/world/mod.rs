@@ -1,0 +1,106 @@
+//! What the udev call reads and changes outside itself, as one seam.
+//!
+//! [`live`] is this machine. Others can take its place: a rehearsal that touches nothing, or a
+//! model in a test; the code that decides and acts is the same.
+
+pub mod live;
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::clock::Monotonic;
+use crate::devpath::DevPath;
+use crate::guest::attach::AttachError;
+use crate::port::{BusNum, DevNum, Port};
+use crate::qmp::{Error, Qmp};
+use crate::settle::{Settle, Settled};
+use crate::state::record::{Record, Seen};
+use crate::sysfs::UsbDevice;
+
+/// The world around one udev call.
+pub trait World {
+    /// The USB device that is at `devpath` now.
+    fn usb_device(&self, devpath: &DevPath) -> Option<UsbDevice>;
+
+    /// When the kernel added that device, if it can be told.
+    fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic>;
+
+    /// This moment.
+    fn now(&self) -> Monotonic;
+
+    /// What has been heard of the kernel by now.
+    fn seen(&self) -> Seen;
+
+    /// The id of this boot.
+    fn boot_id(&self) -> &str;
+
+    /// Whether there is anything at the socket's path; a virtual machine without it does not run.
+    fn has_socket(&self, socket: &Path) -> bool;
+
+    /// Waits until the device has settled.
+    fn settle(&self, settle: Settle<'_>) -> io::Result<Settled>;
+
+    /// Lets `change` read and change what is remembered of the port, while nobody else does. None
+    /// is nothing remembered.
+    ///
+    /// # Errors
+    ///
+    /// The change could not be stored; then the next event knows less, and no harm is done.
+    fn remember(
+        &self,
+        port: &Port,
+        change: &mut dyn FnMut(&mut Option<Record>),
+    ) -> anyhow::Result<()>;
+
+    /// Lets `talk` have an exchange with the QEMU behind the socket, while no other hotplugger has
+    /// one. `timeout` is for all of it, the wait for the others included.
+    fn exchange(
+        &self,
+        socket: &Path,
+        timeout: Duration,
+        talk: &mut dyn FnMut(&mut dyn Qmp) -> Result<(), AttachError>,
+    ) -> Result<(), ExchangeError>;
+}
+
+/// Why an exchange did not take place, or failed.
+#[derive(Debug)]
+pub enum ExchangeError {
+    /// The state folder's locks.
+    State(anyhow::Error),
+    /// QEMU, or what was to be done there.
+    Guest(AttachError),
+}
+
+impl From<AttachError> for ExchangeError {
+    fn from(error: AttachError) -> Self {
+        Self::Guest(error)
+    }
+}
+
+impl From<Error> for ExchangeError {
+    fn from(error: Error) -> Self {
+        Self::Guest(error.into())
+    }
+}
+
+impl ExchangeError {
+    /// Why the virtual machine does not run, if that is all.
+    pub fn not_running(&self) -> Option<&Error> {
+        match self {
+            Self::Guest(AttachError::Qmp(error @ Error::NotRunning { .. })) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for ExchangeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::State(error) => write!(f, "{error:#}"),
+            Self::Guest(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ExchangeError {}
