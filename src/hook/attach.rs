@@ -28,14 +28,14 @@ impl Attach<'_> {
         let end = |subject: &Subject, end| Outcome::new(Some(subject.clone()), end);
         let world = self.world;
         let Some(device) = world.usb_device(&self.event.device) else {
-            return end(&subject, End::Left);
+            return end(&subject, self.left());
         };
         let devnum = self.event.devnum.unwrap_or(device.devnum);
         let id = DeviceId { port: self.event.port.clone(), devnum };
         subject.device = Some(device.label());
         subject.id = Some(id.clone());
         if device.devnum != devnum {
-            return end(&subject, End::Left);
+            return end(&subject, self.left());
         }
         if let Some(why) = refusal(&device) {
             return end(&subject, End::Refused(why.to_owned()));
@@ -62,7 +62,7 @@ impl Attach<'_> {
             let settle = Settle::new(&self.event.device, self.vm.delay, quiet_since, started);
             match world.settle(settle) {
                 Ok(Settled::Quiet) => {}
-                Ok(Settled::Removed) => return end(&subject, End::Left),
+                Ok(Settled::Removed) => return end(&subject, self.left()),
                 Err(error) => notes.push(format!("not settled: {error}")),
             }
         }
@@ -91,7 +91,7 @@ impl Attach<'_> {
             Ok(Attached::Now(seat)) => End::Attached { seat, times },
             Ok(Attached::Before) => End::AttachedBefore,
             Ok(Attached::WhenRunning) => End::WhenRunning,
-            Err(ExchangeError::Guest(AttachError::Gone)) => End::Left,
+            Err(ExchangeError::Guest(AttachError::Gone)) => self.left(),
             Err(error) => match error.not_running() {
                 Some(error) => End::NotRunning(error.to_string()),
                 None => End::Failed(format!("not attached: {error}")),
@@ -130,6 +130,13 @@ impl Attach<'_> {
             known.newest_interface = known.newest_interface.max(self.event.seqnum);
             *stored = Some(known);
         }))
+    }
+
+    /// The device is no longer there: pulled too early, or attached by another of its events
+    /// before it was pulled, which `remove` has the word on.
+    fn left(&self) -> End {
+        let attached = recall(self.world, self.event).and_then(|record| record.attached);
+        if attached.is_some() { End::Idle(Idle::Known) } else { End::Left }
     }
 
     fn a_newer_one_came(&self) -> bool {
