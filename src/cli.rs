@@ -4,14 +4,16 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::guest_args::{LibvirtXml, QemuArgs};
+
 /// Passes USB ports of this host through to virtual machines, whatever is plugged into them.
 ///
 /// udev runs it on each event of a USB device; the rule 99-hotplugger.rules says how.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub struct Cli {
-    /// The config file [default: $`HOTPLUGGER_CONFIG`, /etc/hotplugger/config.yaml, config.yaml
-    /// beside the program].
+    /// The config file; else $`HOTPLUGGER_CONFIG`, else /etc/hotplugger/config.yaml, else
+    /// config.yaml beside the program.
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
 
@@ -30,6 +32,12 @@ pub enum Command {
     /// Handles the uevent that is in the environment, as udev's RUN has it; the same as no
     /// arguments at all where ACTION and DEVPATH are set.
     Udev,
+
+    /// Prints the arguments that QEMU needs for a virtual machine's socket and hubs.
+    QemuArgs(QemuArgs),
+
+    /// Prints the element that libvirt's domain XML needs for a virtual machine's socket and hubs.
+    LibvirtXml(LibvirtXml),
 }
 
 #[cfg(test)]

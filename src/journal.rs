@@ -91,7 +91,8 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-fn write_stderr(line: &str) {
+/// Writes a line to standard error, with the program's name before it.
+pub fn write_stderr(line: &str) {
     // One write of less than a pipe's buffer: whole, or, when nobody empties the pipe, not at all.
     let _ = rustix::io::write(stderr(), format!("{IDENTIFIER}: {line}\n").as_bytes());
 }

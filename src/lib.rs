@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod deadline;
 pub mod device_id;
@@ -15,6 +16,7 @@ pub mod hook;
 pub mod journal;
 pub mod netlink;
 pub mod outcome;
+pub mod output;
 pub mod plan;
 pub mod port;
 pub mod qmp;
@@ -24,5 +26,6 @@ pub mod speed;
 pub mod state;
 pub mod sysfs;
 pub mod text;
+pub mod topology;
 pub mod uevent;
 pub mod world;

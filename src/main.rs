@@ -1,13 +1,16 @@
 //! The program: tells the udev call from all others and leaves the rest to the library.
 
 use std::env;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use hotplugger::cli::{Cli, Command};
+use hotplugger::commands::{Context, Verdict};
 use hotplugger::hook::Hook;
 use hotplugger::journal;
+use hotplugger::output::Output;
 use hotplugger::root::Root;
 
 fn main() -> ExitCode {
@@ -15,10 +18,7 @@ fn main() -> ExitCode {
     if is_udev_call() {
         return udev(None, false);
     }
-    let cli = Cli::parse();
-    match cli.command {
-        Command::Udev => udev(cli.config.as_deref(), cli.verbose),
-    }
+    run(&Cli::parse())
 }
 
 /// Whether the arguments are `udev` alone, or there are none and udev's variables are set.
@@ -45,4 +45,30 @@ fn udev(config: Option<&Path>, verbose: bool) -> ExitCode {
     let outcome = hook.run();
     journal::report(&root, &outcome, verbose);
     if outcome.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(cli: &Cli) -> ExitCode {
+    let root = Root::from_env();
+    let context = Context { root: &root, config: cli.config.as_deref() };
+    let output = &mut Output::stdout();
+    let ended = match &cli.command {
+        Command::Udev => return udev(cli.config.as_deref(), cli.verbose),
+        Command::QemuArgs(command) => command.run(&context, output),
+        Command::LibvirtXml(command) => command.run(&context, output),
+    };
+    match ended {
+        Ok(Verdict::Good) => ExitCode::SUCCESS,
+        Ok(Verdict::Bad) => ExitCode::FAILURE,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            journal::write_stderr(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whoever reads our output has had enough of it.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -53,6 +53,11 @@ impl Port {
         numbers.join(".")
     }
 
+    /// The number of the port on its hub.
+    pub fn number(&self) -> u8 {
+        self.chain.last().copied().unwrap_or_default()
+    }
+
     /// The port that the hub is plugged into, if this one is on a hub that is not a root hub.
     pub fn parent(&self) -> Option<Self> {
         let (_, upstream) = self.chain.split_last()?;

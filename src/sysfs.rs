@@ -83,12 +83,13 @@ pub fn node(busnum: BusNum, devnum: DevNum) -> PathBuf {
     format!("/dev/bus/usb/{:03}/{:03}", busnum.0, devnum.0).into()
 }
 
-fn folder(root: &Root, devpath: &DevPath) -> PathBuf {
+/// The device's folder.
+pub(crate) fn folder(root: &Root, devpath: &DevPath) -> PathBuf {
     root.path(format!("/sys{devpath}"))
 }
 
 /// Reads an attribute, without the line end; at most a page, as sysfs has it.
-fn attribute(path: PathBuf) -> io::Result<String> {
+pub(crate) fn attribute(path: PathBuf) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(4096).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned())

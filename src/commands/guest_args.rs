@@ -1,0 +1,163 @@
+//! `qemu-args` and `libvirt-xml`: the lines that a virtual machine needs to be hotplugger's.
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use super::{Context, Verdict};
+use crate::config::VirtualMachine;
+use crate::output::Output;
+
+/// Arguments of `qemu-args`.
+#[derive(Debug, Args)]
+pub struct QemuArgs {
+    /// The virtual machine's name in the config.
+    vm: String,
+    /// Prints a JSON array of the arguments.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `libvirt-xml`.
+#[derive(Debug, Args)]
+pub struct LibvirtXml {
+    /// The virtual machine's name in the config.
+    vm: String,
+}
+
+impl QemuArgs {
+    /// Prints QEMU's arguments, an option a line, fit for a shell.
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+        let arguments = arguments(find(context, &self.vm)?)?;
+        if self.json {
+            output.json(&arguments)?;
+            return Ok(Verdict::Good);
+        }
+        let options: Vec<String> = arguments
+            .chunks(2)
+            .map(|option| option.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "))
+            .collect();
+        output.text(&options.join(" \\\n"))?;
+        Ok(Verdict::Good)
+    }
+}
+
+impl LibvirtXml {
+    /// Prints libvirt's element with the same arguments.
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+        let arguments = arguments(find(context, &self.vm)?)?;
+        output.text("<!-- into the domain, whose first line must read")?;
+        output.text(
+            "     <domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'> -->",
+        )?;
+        output.text("<qemu:commandline>")?;
+        for argument in &arguments {
+            output.text(&format!("  <qemu:arg value='{}'/>", escape(argument)))?;
+        }
+        output.text("</qemu:commandline>")?;
+        Ok(Verdict::Good)
+    }
+}
+
+fn find(context: &Context<'_>, name: &str) -> Result<VirtualMachine> {
+    let config = context.config()?;
+    let names: Vec<&str> = config.virtual_machines.iter().map(|vm| vm.name.as_str()).collect();
+    let known = names.join(", ");
+    let found = config.virtual_machines.iter().find(|vm| vm.name == name).cloned();
+    found.with_context(|| match names.len() {
+        0 => format!("no virtual machine `{name}`: the config has none"),
+        _ => format!("no virtual machine `{name}`: the config has {known}"),
+    })
+}
+
+/// The options and their values, by turns.
+fn arguments(vm: VirtualMachine) -> Result<Vec<String>> {
+    let Some(socket) = vm.socket.to_str() else { bail!("the socket's path is not UTF-8") };
+    let mut arguments = vec![
+        "-chardev".to_owned(),
+        // A comma in a value is written twice (qemu(1)).
+        format!("socket,id=hotplugger,path={},server=on,wait=off", socket.replace(',', ",,")),
+        "-mon".to_owned(),
+        "chardev=hotplugger,mode=control".to_owned(),
+    ];
+    let controllers = match vm.hubs.as_slice() {
+        [] => vec!["xhci0".to_owned()],
+        hubs => hubs.iter().map(|hub| controller(hub)).collect::<Result<_>>()?,
+    };
+    for id in controllers {
+        // QEMU's most, of each speed; it would give the last of its default four to a slow hub.
+        arguments.extend(["-device".to_owned(), format!("qemu-xhci,id={id},p2=15,p3=15")]);
+    }
+    Ok(arguments)
+}
+
+/// The controller whose bus this is: QEMU names the bus after its id, with `.0`.
+fn controller(hub: &str) -> Result<String> {
+    match hub.strip_suffix(".0") {
+        Some(id) if !id.is_empty() => Ok(id.to_owned()),
+        _ => bail!(
+            "`hubs:` has {hub}, which is no bus of a controller's; write its id and `.0`, as in xhci0.0"
+        ),
+    }
+}
+
+/// The word as a shell takes it for one.
+fn quote(word: &str) -> String {
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || "-_=,./:".contains(character);
+    if word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vm(socket: &str, hubs: &[&str]) -> VirtualMachine {
+        VirtualMachine {
+            name: "windows".to_owned(),
+            socket: socket.into(),
+            delay: VirtualMachine::DEFAULT_DELAY,
+            timeout: VirtualMachine::DEFAULT_TIMEOUT,
+            hubs: hubs.iter().map(|hub| (*hub).to_owned()).collect(),
+            ports: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn each_hub_gets_a_controller_with_ports_enough() {
+        let arguments = arguments(vm("/run/a,b.qmp", &["xhci0.0", "usb.0"])).unwrap();
+        assert_eq!(
+            arguments,
+            [
+                "-chardev",
+                "socket,id=hotplugger,path=/run/a,,b.qmp,server=on,wait=off",
+                "-mon",
+                "chardev=hotplugger,mode=control",
+                "-device",
+                "qemu-xhci,id=xhci0,p2=15,p3=15",
+                "-device",
+                "qemu-xhci,id=usb,p2=15,p3=15"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_bus_of_a_controllers_is_told() {
+        let said = arguments(vm("/run/q", &["xhci0"])).unwrap_err().to_string();
+        assert!(said.contains("xhci0.0"), "{said}");
+    }
+
+    #[test]
+    fn strange_paths_survive_the_shell_and_xml() {
+        assert_eq!(quote("/run/my vm's"), r"'/run/my vm'\''s'");
+        assert_eq!(quote("path=/run/q,server=on"), "path=/run/q,server=on");
+        assert_eq!(escape("a<b>&'c'"), "a&lt;b>&amp;&apos;c&apos;");
+    }
+}

@@ -1,0 +1,42 @@
+//! The commands for people, one file each: its arguments and what it does with them.
+
+pub mod guest_args;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::config::Config;
+use crate::config::file::ConfigFile;
+use crate::root::Root;
+
+/// What every command has.
+pub struct Context<'a> {
+    /// Where paths begin.
+    pub root: &'a Root,
+    /// The config file that was named on the command line.
+    pub config: Option<&'a Path>,
+}
+
+/// How a command ended, when it did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Done, or nothing to do.
+    Good,
+    /// Done, and what it found is not as it should be.
+    Bad,
+}
+
+impl Context<'_> {
+    /// The config; empty if there is no file.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the file, and where.
+    pub fn config(&self) -> Result<Config> {
+        match ConfigFile::find(self.root, self.config)? {
+            Some(file) => file.parse(),
+            None => Ok(Config::default()),
+        }
+    }
+}

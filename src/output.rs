@@ -1,0 +1,205 @@
+//! Standard output for people: lines with colours, cut to the terminal's width, and JSON.
+//!
+//! Colours appear on a terminal only, and not where NO_COLOR is set.
+
+use std::io::{self, IsTerminal, Stdout, Write};
+
+use anstream::AutoStream;
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// Standard output.
+pub struct Output {
+    stream: AutoStream<Stdout>,
+    width: Option<usize>,
+}
+
+/// A line in pieces, each with its tone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Line(Vec<(Tone, String)>);
+
+/// What a piece of a line is, for its colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// Text.
+    Plain,
+    /// A heading, or what matters most in a line.
+    Strong,
+    /// What is there for completeness.
+    Faint,
+    /// What is as it should be.
+    Good,
+    /// What needs care.
+    Warning,
+    /// What is wrong.
+    Bad,
+}
+
+impl Output {
+    /// Standard output as this process has it.
+    pub fn stdout() -> Self {
+        let width = rustix::termios::tcgetwinsize(io::stdout())
+            .ok()
+            .map(|size| usize::from(size.ws_col))
+            .filter(|columns| *columns > 0 && io::stdout().is_terminal());
+        Self { stream: AutoStream::auto(io::stdout()), width }
+    }
+
+    /// Whether a person reads along on a terminal.
+    pub fn is_terminal(&self) -> bool {
+        self.stream.is_terminal()
+    }
+
+    /// Writes a line, cut to the terminal's width.
+    pub fn line(&mut self, line: &Line) -> io::Result<()> {
+        let mut left = self.width.unwrap_or(usize::MAX);
+        let cut = line.width() > left;
+        left -= usize::from(cut);
+        for (tone, text) in &line.0 {
+            let fits = prefix(text, left);
+            left -= fits.width();
+            let style = tone.style();
+            write!(self.stream, "{style}{fits}{style:#}")?;
+            if fits.len() < text.len() {
+                break;
+            }
+        }
+        writeln!(self.stream, "{}", if cut { "…" } else { "" })
+    }
+
+    /// Writes a line of plain text as it is, for what is to be copied.
+    pub fn text(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.stream, "{text}")
+    }
+
+    /// Writes lines as columns: each cell is padded to the widest of its column.
+    pub fn table(&mut self, rows: &[Vec<Line>]) -> io::Result<()> {
+        columns(rows).iter().try_for_each(|line| self.line(line))
+    }
+
+    /// Writes a value as JSON for programs.
+    pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
+        self.text(&text)
+    }
+}
+
+/// Joins the cells of rows with two spaces between columns; the last column is not padded.
+fn columns(rows: &[Vec<Line>]) -> Vec<Line> {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widest = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(Line::width).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..count).map(widest).collect();
+    rows.iter()
+        .map(|row| {
+            let mut line = Line::default();
+            let used = row.iter().rposition(|cell| cell.width() > 0).map_or(0, |last| last + 1);
+            for (column, cell) in row[..used].iter().enumerate() {
+                let padding = widths[column] - cell.width();
+                line.0.extend(cell.0.iter().cloned());
+                if column + 1 < used {
+                    line = line.plain(" ".repeat(padding + 2));
+                }
+            }
+            line
+        })
+        .collect()
+}
+
+impl Line {
+    /// The line with a piece of that tone added.
+    #[must_use]
+    pub fn with(mut self, tone: Tone, text: impl Into<String>) -> Self {
+        self.0.push((tone, text.into()));
+        self
+    }
+
+    /// The line with plain text added.
+    #[must_use]
+    pub fn plain(self, text: impl Into<String>) -> Self {
+        self.with(Tone::Plain, text)
+    }
+
+    /// The columns it takes on a terminal.
+    pub fn width(&self) -> usize {
+        self.0.iter().map(|(_, text)| text.width()).sum()
+    }
+}
+
+impl From<String> for Line {
+    fn from(text: String) -> Self {
+        Self::default().plain(text)
+    }
+}
+
+impl From<&str> for Line {
+    fn from(text: &str) -> Self {
+        Self::default().plain(text)
+    }
+}
+
+impl From<(Tone, String)> for Line {
+    fn from((tone, text): (Tone, String)) -> Self {
+        Self::default().with(tone, text)
+    }
+}
+
+impl From<(Tone, &str)> for Line {
+    fn from((tone, text): (Tone, &str)) -> Self {
+        Self::default().with(tone, text)
+    }
+}
+
+impl Tone {
+    fn style(self) -> Style {
+        let colour = |colour: AnsiColor| Style::new().fg_color(Some(colour.into()));
+        match self {
+            Self::Plain => Style::new(),
+            Self::Strong => Style::new().bold(),
+            Self::Faint => Style::new().dimmed(),
+            Self::Good => colour(AnsiColor::Green),
+            Self::Warning => colour(AnsiColor::Yellow),
+            Self::Bad => colour(AnsiColor::Red).bold(),
+        }
+    }
+}
+
+/// The longest beginning of the text that takes at most `width` columns.
+fn prefix(text: &str, width: usize) -> &str {
+    let mut used = 0;
+    let end = text.char_indices().find(|(_, character)| {
+        used += character.width().unwrap_or(0);
+        used > width
+    });
+    end.map_or(text, |(index, _)| &text[..index])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(line: &Line) -> String {
+        line.0.iter().map(|(_, text)| text.as_str()).collect()
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [
+            vec![Line::from("port"), Line::from("device"), Line::from("")],
+            vec![Line::from("1-1.4"), Line::from("鍵盤"), Line::from((Tone::Good, "attached"))],
+            vec![Line::from("1-2")],
+        ];
+        let lines: Vec<String> = columns(&rows).iter().map(text).collect();
+        assert_eq!(lines, ["port   device", "1-1.4  鍵盤    attached", "1-2"]);
+    }
+
+    #[test]
+    fn cutting_counts_columns_and_not_bytes() {
+        assert_eq!(prefix("Größe", 3), "Grö");
+        assert_eq!(prefix("鍵盤", 3), "鍵");
+        assert_eq!(prefix("abc", 3), "abc");
+        assert_eq!(prefix("abc", 0), "");
+    }
+}
