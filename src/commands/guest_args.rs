@@ -27,7 +27,7 @@ pub struct LibvirtXml {
 impl QemuArgs {
     /// Prints QEMU's arguments, an option a line, fit for a shell.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
-        let arguments = arguments(find(context, &self.vm)?)?;
+        let arguments = arguments(&find(context, &self.vm)?)?;
         if self.json {
             output.json(&arguments)?;
             return Ok(Verdict::Good);
@@ -44,7 +44,7 @@ impl QemuArgs {
 impl LibvirtXml {
     /// Prints libvirt's element with the same arguments.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
-        let arguments = arguments(find(context, &self.vm)?)?;
+        let arguments = arguments(&find(context, &self.vm)?)?;
         output.text("<!-- into the domain, whose first line must read")?;
         output.text(
             "     <domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'> -->",
@@ -70,7 +70,7 @@ fn find(context: &Context<'_>, name: &str) -> Result<VirtualMachine> {
 }
 
 /// The options and their values, by turns.
-fn arguments(vm: VirtualMachine) -> Result<Vec<String>> {
+fn arguments(vm: &VirtualMachine) -> Result<Vec<String>> {
     let Some(socket) = vm.socket.to_str() else { bail!("the socket's path is not UTF-8") };
     let mut arguments = vec![
         "-chardev".to_owned(),
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn each_hub_gets_a_controller_with_ports_enough() {
-        let arguments = arguments(vm("/run/a,b.qmp", &["xhci0.0", "usb.0"])).unwrap();
+        let arguments = arguments(&vm("/run/a,b.qmp", &["xhci0.0", "usb.0"])).unwrap();
         assert_eq!(
             arguments,
             [
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_is_no_bus_of_a_controllers_is_told() {
-        let said = arguments(vm("/run/q", &["xhci0"])).unwrap_err().to_string();
+        let said = arguments(&vm("/run/q", &["xhci0"])).unwrap_err().to_string();
         assert!(said.contains("xhci0.0"), "{said}");
     }
 
