@@ -20,23 +20,23 @@ build:
 	RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" cargo build --release --locked --target $(TARGET)
 
 demo: packages build
-	python3 tests/e2e/demo.py --binary $(BINARY)
+	@python3 tests/e2e/demo.py --binary $(BINARY)
 
-test: packages lint unit e2e
+test: lint unit e2e
 
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-unit:
+unit: packages
 	cargo test --locked
 
-e2e: build
+e2e: packages build
 	python3 tests/e2e/run.py --binary $(BINARY)
 
 # What the tests and the demo need beside Rust.
 packages:
-	python3 -m tests.e2e.rig packages --install
+	@PYTHONPATH=tests/e2e python3 -c 'from rig import packages; packages.require(install=True)'
 
 install: build
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/hotplugger

@@ -4,10 +4,8 @@
 
 pub mod attach;
 pub mod detach;
+pub mod model;
 pub mod object;
 pub mod view;
-
-#[cfg(test)]
-pub(crate) mod scripted;
 
 pub use crate::qmp::Qmp;
