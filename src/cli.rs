@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
+use crate::commands::simulate::Simulate;
 
 /// Passes USB ports of this host through to virtual machines, whatever is plugged into them.
 ///
@@ -31,7 +32,14 @@ pub struct Cli {
 pub enum Command {
     /// Handles the uevent that is in the environment, as udev's RUN has it; the same as no
     /// arguments at all where ACTION and DEVPATH are set.
-    Udev,
+    Udev {
+        /// Prints what would be done and touches neither state nor QEMU.
+        #[arg(long)]
+        dry_run: bool,
+    },
+
+    /// Prints what an event would do, and touches neither state nor QEMU.
+    Simulate(Simulate),
 
     /// Prints the arguments that QEMU needs for a virtual machine's socket and hubs.
     QemuArgs(QemuArgs),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hotplugger::cli::{Cli, Command};
-use hotplugger::commands::{Context, Verdict};
+use hotplugger::commands::{Context, Verdict, simulate};
 use hotplugger::hook::Hook;
 use hotplugger::journal;
 use hotplugger::output::Output;
@@ -41,6 +41,7 @@ fn udev(config: Option<&Path>, verbose: bool) -> ExitCode {
             let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
             env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
         },
+        world: None,
     };
     let outcome = hook.run();
     journal::report(&root, &outcome, verbose);
@@ -52,7 +53,9 @@ fn run(cli: &Cli) -> ExitCode {
     let context = Context { root: &root, config: cli.config.as_deref() };
     let output = &mut Output::stdout();
     let ended = match &cli.command {
-        Command::Udev => return udev(cli.config.as_deref(), cli.verbose),
+        Command::Udev { dry_run: false } => return udev(cli.config.as_deref(), cli.verbose),
+        Command::Udev { dry_run: true } => simulate::dry_run(&context, output),
+        Command::Simulate(command) => command.run(&context, output),
         Command::QemuArgs(command) => command.run(&context, output),
         Command::LibvirtXml(command) => command.run(&context, output),
     };
