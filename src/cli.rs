@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
+use crate::commands::ports::Ports;
 use crate::commands::simulate::Simulate;
+use crate::commands::status::Status;
 
 /// Passes USB ports of this host through to virtual machines, whatever is plugged into them.
 ///
@@ -37,6 +39,12 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+
+    /// Prints the host's USB ports as a tree: what is in each, and whose it is.
+    Ports(Ports),
+
+    /// Prints each virtual machine, what is in its ports and in its guest, and the last events.
+    Status(Status),
 
     /// Prints what an event would do, and touches neither state nor QEMU.
     Simulate(Simulate),

@@ -12,6 +12,8 @@ use hotplugger::hook::Hook;
 use hotplugger::journal;
 use hotplugger::output::Output;
 use hotplugger::root::Root;
+use hotplugger::state::history;
+use log::Level;
 
 fn main() -> ExitCode {
     // udev runs this for every USB device that comes or goes: decide before anything is parsed.
@@ -45,6 +47,9 @@ fn udev(config: Option<&Path>, verbose: bool) -> ExitCode {
     };
     let outcome = hook.run();
     journal::report(&root, &outcome, verbose);
+    if outcome.level() < Level::Debug {
+        history::append(&root, &outcome);
+    }
     if outcome.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -55,6 +60,8 @@ fn run(cli: &Cli) -> ExitCode {
     let ended = match &cli.command {
         Command::Udev { dry_run: false } => return udev(cli.config.as_deref(), cli.verbose),
         Command::Udev { dry_run: true } => simulate::dry_run(&context, output),
+        Command::Ports(command) => command.run(&context, output),
+        Command::Status(command) => command.run(&context, output),
         Command::Simulate(command) => command.run(&context, output),
         Command::QemuArgs(command) => command.run(&context, output),
         Command::LibvirtXml(command) => command.run(&context, output),

@@ -15,6 +15,12 @@ pub struct Speed {
 pub struct NotASpeed;
 
 impl Speed {
+    /// 1.5 Mb/s.
+    pub const LOW: Self = Self { tenths: 15 };
+    /// 12 Mb/s.
+    pub const FULL: Self = Self { tenths: 120 };
+    /// 480 Mb/s.
+    pub const HIGH: Self = Self { tenths: 4800 };
     /// 5000 Mb/s, the fastest that a guest of QEMU's can be told (`hw/usb/bus.c`: `usb_speed`).
     pub const SUPER: Self = Self { tenths: 50_000 };
 

@@ -1,7 +1,9 @@
 //! The commands for people, one file each: its arguments and what it does with them.
 
 pub mod guest_args;
+pub mod ports;
 pub mod simulate;
+pub mod status;
 
 use std::path::Path;
 

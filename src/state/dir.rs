@@ -57,7 +57,7 @@ impl StateDir {
     }
 
     /// Opens the folder to look into it; none if there is none, or we may not.
-    fn look(root: &Root) -> Option<Self> {
+    pub(super) fn look(root: &Root) -> Option<Self> {
         let folder = open_in(root, "/tmp", Missing::Leave)
             .or_else(|_| open_in(root, "/run", Missing::Leave))
             .ok()?;
@@ -83,11 +83,34 @@ impl StateDir {
     }
 
     fn read(&self, name: &str) -> Option<Record> {
-        let file = self.open_file(name, OFlags::RDONLY).ok()?;
+        let file = self.open_to_read(name).ok()?;
         let mut text = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
         let record: Record = serde_json::from_slice(&text).ok()?;
         (record.version == VERSION && record.boot_id == self.boot_id).then_some(record)
+    }
+
+    pub(super) fn open_to_read(&self, name: &str) -> io::Result<File> {
+        self.open_file(name, OFlags::RDONLY)
+    }
+
+    pub(super) fn append_to(&self, name: &str) -> io::Result<File> {
+        self.open_file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)
+    }
+
+    /// Writes a file anew: whole or, when it fails, not at all.
+    pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let temporary = format!("{name}.new");
+        let write = || -> io::Result<()> {
+            let _ = unlinkat(&self.folder, &temporary, AtFlags::empty());
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            self.open_file(&temporary, flags)?.write_all(bytes)?;
+            renameat(&self.folder, &temporary, &self.folder, name)?;
+            Ok(())
+        };
+        write().inspect_err(|_| {
+            let _ = unlinkat(&self.folder, &temporary, AtFlags::empty());
+        })
     }
 
     fn open_lock(&self, name: &str) -> Result<File> {
@@ -122,20 +145,8 @@ impl Records<'_> {
     /// Stores the record: whole or, when it fails, not at all.
     pub fn put(&self, record: &Record) -> Result<()> {
         let name = file_name(&record.port);
-        let temporary = format!("{name}.new");
-        let write = || -> io::Result<()> {
-            let _ = unlinkat(&self.dir.folder, &temporary, AtFlags::empty());
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-            let mut file = self.dir.open_file(&temporary, flags)?;
-            file.write_all(&serde_json::to_vec_pretty(record)?)?;
-            renameat(&self.dir.folder, &temporary, &self.dir.folder, &name)?;
-            Ok(())
-        };
-        write()
-            .inspect_err(|_| {
-                let _ = unlinkat(&self.dir.folder, &temporary, AtFlags::empty());
-            })
-            .with_context(|| format!("state file {name}"))
+        let bytes = serde_json::to_vec_pretty(record)?;
+        self.dir.replace(&name, &bytes).with_context(|| format!("state file {name}"))
     }
 
     /// Forgets the port.
@@ -175,6 +186,12 @@ pub fn peek_all(root: &Root) -> Vec<Record> {
         names.filter(of_port).filter_map(|name| state.read(&name)).collect();
     records.sort_by(|one, other| one.port.cmp(&other.port));
     records
+}
+
+/// Whether there is a state folder that we may not look into.
+pub fn hidden(root: &Root) -> bool {
+    let folder = root.path(format!("/tmp/{NAME}"));
+    folder.symlink_metadata().is_ok() && StateDir::look(root).is_none()
 }
 
 fn boot_id(root: &Root) -> String {
