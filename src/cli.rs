@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
+use crate::commands::install::{Install, Uninstall};
 use crate::commands::ports::Ports;
 use crate::commands::simulate::Simulate;
 use crate::commands::status::Status;
@@ -48,6 +49,12 @@ pub enum Command {
 
     /// Prints what an event would do, and touches neither state nor QEMU.
     Simulate(Simulate),
+
+    /// Puts the udev rule, an example config and what belongs to them in their places.
+    Install(Install),
+
+    /// Removes what `install` put; the config stays.
+    Uninstall(Uninstall),
 
     /// Prints the arguments that QEMU needs for a virtual machine's socket and hubs.
     QemuArgs(QemuArgs),

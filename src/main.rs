@@ -63,6 +63,8 @@ fn run(cli: &Cli) -> ExitCode {
         Command::Ports(command) => command.run(&context, output),
         Command::Status(command) => command.run(&context, output),
         Command::Simulate(command) => command.run(&context, output),
+        Command::Install(command) => command.run(&context, output),
+        Command::Uninstall(command) => command.run(&context, output),
         Command::QemuArgs(command) => command.run(&context, output),
         Command::LibvirtXml(command) => command.run(&context, output),
     };
