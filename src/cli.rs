@@ -16,7 +16,7 @@ use crate::commands::status::Status;
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub struct Cli {
-    /// The config file; else $`HOTPLUGGER_CONFIG`, else /etc/hotplugger/config.yaml, else
+    /// The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else
     /// config.yaml beside the program.
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,

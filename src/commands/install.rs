@@ -77,7 +77,7 @@ impl Install {
         } else {
             machine.write(CONFIG, &example(), output)?;
         }
-        if machine.path("/etc/tmpfiles.d").is_dir() {
+        if self.options.root.is_some() || machine.path("/etc/tmpfiles.d").is_dir() {
             machine.write(TMPFILES, TMPFILES_TEXT, output)?;
         } else {
             say(output, "skip", TMPFILES, "this system has no /etc/tmpfiles.d")?;
