@@ -1,6 +1,8 @@
 //! The man pages and completions are made from the definition of the command line and checked in;
 //! this keeps them fresh. `GENERATED=overwrite cargo test --test generated` writes them anew.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
