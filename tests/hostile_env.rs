@@ -240,7 +240,6 @@ fn a_full_pipe_as_standard_error_costs_the_line_and_no_more() {
 }
 
 #[test]
-#[ignore = "bug: the line waits until somebody empties the pipe"]
 fn a_full_pipe_that_blocks_costs_the_line_and_no_more() {
     with_a_full_pipe(OFlags::empty());
 }
@@ -277,7 +276,6 @@ fn few_descriptors_are_survived() {
 }
 
 #[test]
-#[ignore = "bug: an error of sysfs reads as a device that left, one of open(2) as a hostile folder"]
 fn what_is_wrong_with_few_descriptors_is_told() {
     with_few_descriptors(|limit, run| {
         let line = run.line();

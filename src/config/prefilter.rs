@@ -3,24 +3,33 @@
 //! Most events are of ports nobody configured; for them this scan is all that happens. Sound, not
 //! exact: it may say yes in vain, never no. Pure.
 
-use crate::devpath::DevPath;
+use crate::devpath::{DevPath, is_root_hub};
 
 /// Returns whether some port in the config `text` may be at or above `device`.
 ///
 /// A port at or above the device ends with one of the device's own components from the root hub
 /// down, and that component stands in the text as it is: YAML can spell a word otherwise only with
-/// a backslash.
+/// a backslash. Ports that are written wrong but were meant for the device are not ruled out, so
+/// that somebody hears of the mistake.
 pub fn may_match(text: &[u8], device: &DevPath) -> bool {
-    text.contains(&b'\\') || device.usb_components().any(|name| ends_a_path(text, name.as_bytes()))
+    text.contains(&b'\\')
+        || device.usb_components().any(|name| {
+            // Every path goes through a root hub; only one that ends there is a port.
+            let within_path: &[u8] = if is_root_hub(name) { b"/" } else { b"" };
+            has_word(text, name.as_bytes(), within_path)
+        })
 }
 
-/// Whether a path in the text ends with that component.
-fn ends_a_path(text: &[u8], name: &[u8]) -> bool {
-    let goes_on = |byte: &u8| byte.is_ascii_alphanumeric() || b"/.-:_".contains(byte);
-    (1..text.len()).any(|start| {
-        text[start - 1] == b'/'
-            && text[start..].starts_with(name)
-            && !text.get(start + name.len()).is_some_and(goes_on)
+/// Whether the word stands in the text by itself, not followed by any of `not_before`.
+fn has_word(text: &[u8], word: &[u8], not_before: &[u8]) -> bool {
+    let of_word = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_".contains(byte);
+    let last = text.len().saturating_sub(word.len());
+    (0..=last).any(|start| {
+        text[start..].starts_with(word)
+            && !text[..start].last().is_some_and(of_word)
+            && !text[start + word.len()..]
+                .first()
+                .is_some_and(|byte| of_word(byte) || not_before.contains(byte))
     })
 }
 

@@ -27,8 +27,10 @@ impl Attach<'_> {
     pub(super) fn run(&self, mut subject: Subject, record: Option<Record>) -> Outcome {
         let end = |subject: &Subject, end| Outcome::new(Some(subject.clone()), end);
         let world = self.world;
-        let Some(device) = world.usb_device(&self.event.device) else {
-            return end(&subject, self.left());
+        let device = match world.usb_device(&self.event.device) {
+            Ok(Some(device)) => device,
+            Ok(None) => return end(&subject, self.left()),
+            Err(error) => return end(&subject, End::Failed(format!("not attached: {error}"))),
         };
         let devnum = self.event.devnum.unwrap_or(device.devnum);
         let id = DeviceId { port: self.event.port.clone(), devnum };
@@ -96,8 +98,11 @@ impl Attach<'_> {
 
     fn exchange(&self, id: &DeviceId, device: &UsbDevice) -> Result<Attached, ExchangeError> {
         let still_there = || {
+            // What cannot be told now was there a moment ago.
             let now = self.world.usb_device(&self.event.device);
-            now.is_some_and(|now| now.devnum == id.devnum && refusal(&now).is_none())
+            now.map_or(true, |now| {
+                now.is_some_and(|now| now.devnum == id.devnum && refusal(&now).is_none())
+            })
         };
         let wanted = Wanted {
             id: id.clone(),

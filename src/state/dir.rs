@@ -232,8 +232,11 @@ fn open_in(root: &Root, parent: &str, missing: Missing) -> Result<OwnedFd> {
         }
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = openat(&at_parent, NAME, flags, Mode::empty())
-        .with_context(|| format!("{path} is no folder of ours; delete it"))?;
+    let folder = match openat(&at_parent, NAME, flags, Mode::empty()) {
+        Ok(folder) => folder,
+        Err(Errno::NOTDIR | Errno::LOOP) => bail!("{path} is no folder; delete it"),
+        Err(error) => return Err(error).with_context(|| path.clone()),
+    };
     let stat = fstat(&folder).with_context(|| path.clone())?;
     if !owned(&stat, false) || stat.st_mode & 0o077 != 0 {
         bail!(

@@ -69,7 +69,7 @@ fn port_folders(root: &Root, hub: &DevPath) -> Vec<(u8, PathBuf)> {
 
 fn read_port(root: &Root, hub: &DevPath, number: u8, folder: &Path) -> Option<HubPort> {
     let devpath = below(hub, number)?;
-    let plugged = sysfs::usb_device(root, &devpath).map(|device| {
+    let plugged = sysfs::usb_device(root, &devpath).ok().flatten().map(|device| {
         if device.is_hub() {
             Plugged::Hub(device, read_hub(root, devpath.clone()))
         } else {

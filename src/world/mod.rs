@@ -26,7 +26,11 @@ pub trait World {
     fn decided(&self, _: &Plan<'_>) {}
 
     /// The USB device that is at `devpath` now.
-    fn usb_device(&self, devpath: &DevPath) -> Option<UsbDevice>;
+    ///
+    /// # Errors
+    ///
+    /// It cannot be told whether there is one.
+    fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>>;
 
     /// When the kernel added that device, if it can be told.
     fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic>;

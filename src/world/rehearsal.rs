@@ -148,13 +148,15 @@ impl World for Rehearsal<'_> {
         self.step(Step::Decide { decision: plan.to_string() });
     }
 
-    fn usb_device(&self, devpath: &DevPath) -> Option<UsbDevice> {
+    fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
         if let Some(device) = self.plugged.borrow().get(devpath) {
-            return Some(device.clone());
+            return Ok(Some(device.clone()));
         }
         let device = sysfs::usb_device(self.root, devpath)?;
-        self.suppose_plugged(devpath, device.clone());
-        Some(device)
+        if let Some(device) = &device {
+            self.suppose_plugged(devpath, device.clone());
+        }
+        Ok(device)
     }
 
     fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic> {
