@@ -3,6 +3,13 @@
 //! `LISTINGS=overwrite cargo test --test listings` writes those files anew; their form is promised
 //! in docs/json.md.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by them, also in the helpers"
+)]
+
 mod support;
 
 use std::env;
