@@ -13,6 +13,7 @@
 mod support;
 
 use std::env;
+use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
@@ -131,14 +132,14 @@ fn each_recording_comes_to_its_end() {
     recordings.sort();
     let mut ends = String::new();
     for recording in recordings {
-        ends += &format!("{}\n", recording.file_name().unwrap().display());
+        writeln!(ends, "{}", recording.file_name().unwrap().display()).unwrap();
         let run =
             run_by_hand(&root, &["simulate", recording.to_str().unwrap(), "--running", "--json"]);
         let events: Vec<serde_json::Value> = serde_json::from_str(&run.stdout).unwrap();
         for event in events {
             let text = |key: &str| event[key].as_str().unwrap().to_owned();
             let device = text("devpath").rsplit('/').next().unwrap().to_owned();
-            ends += &format!("  {:6} {device:8} {}\n", text("action"), text("outcome"));
+            writeln!(ends, "  {:6} {device:8} {}", text("action"), text("outcome")).unwrap();
         }
     }
     compare_text("recordings.txt", &ends);
