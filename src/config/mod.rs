@@ -1,8 +1,9 @@
 //! The configuration: which ports belong to which virtual machine.
 //!
-//! These are the values and what they mean; [`parse`] makes them from YAML text, [`file`] finds,
-//! checks and reads that text, [`prefilter`] tells cheaply that it cannot matter.
+//! These are the values and what they mean; [`parse`] makes them from YAML text, [`edit`] adds
+//! ports to that text, [`file`] finds, checks and reads it, [`prefilter`] tells cheaply that it cannot matter.
 
+pub mod edit;
 pub mod file;
 pub mod parse;
 pub mod prefilter;
