@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
+use crate::commands::identify::Identify;
 
 /// Passes USB ports of this host through to virtual machines, whatever is plugged into them.
 ///
@@ -32,6 +33,13 @@ pub enum Command {
     /// Handles the uevent that is in the environment, as udev's RUN has it; the same as no
     /// arguments at all where ACTION and DEVPATH are set.
     Udev,
+
+    /// Shows which port a device is plugged into or pulled from, and gives the lines for the config.
+    ///
+    /// Plug or pull any device in the port you want: its DEVPATH, the other half of the same
+    /// connector and the virtual machine that has it are shown at once. Enter or Ctrl-C ends. Needs
+    /// no root, but for --write.
+    Identify(Identify),
 
     /// Prints the arguments that QEMU needs for a virtual machine's socket and hubs.
     QemuArgs(QemuArgs),
