@@ -3,8 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
-
 /// A speed; the greater is the faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Speed {
@@ -17,10 +15,22 @@ pub struct Speed {
 pub struct NotASpeed;
 
 impl Speed {
-    /// 480 Mb/s, the fastest of USB 2.
-    pub const HIGH: Self = Self { tenths: 4_800 };
+    /// 1.5 Mb/s.
+    pub const LOW: Self = Self { tenths: 15 };
+    /// 12 Mb/s.
+    pub const FULL: Self = Self { tenths: 120 };
+    /// 480 Mb/s.
+    pub const HIGH: Self = Self { tenths: 4800 };
     /// 5000 Mb/s, the fastest that a guest of QEMU's can be told (`hw/usb/bus.c`: `usb_speed`).
     pub const SUPER: Self = Self { tenths: 50_000 };
+
+    /// The number as sysfs writes it, in Mb/s.
+    pub fn number(self) -> String {
+        match (self.tenths / 10, self.tenths % 10) {
+            (whole, 0) => whole.to_string(),
+            (whole, tenth) => format!("{whole}.{tenth}"),
+        }
+    }
 }
 
 impl FromStr for Speed {
@@ -47,20 +57,7 @@ impl FromStr for Speed {
 
 impl fmt::Display for Speed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.tenths / 10, self.tenths % 10) {
-            (whole, 0) => write!(f, "{whole} Mb/s"),
-            (whole, tenth) => write!(f, "{whole}.{tenth} Mb/s"),
-        }
-    }
-}
-
-/// The number of Mb/s.
-impl Serialize for Speed {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.tenths % 10 {
-            0 => serializer.serialize_u32(self.tenths / 10),
-            _ => serializer.serialize_f64(f64::from(self.tenths) / 10.0),
-        }
+        write!(f, "{} Mb/s", self.number())
     }
 }
 
@@ -74,8 +71,6 @@ mod tests {
         assert_eq!(speed("1.5").to_string(), "1.5 Mb/s");
         assert_eq!(speed("480").to_string(), "480 Mb/s");
         assert_eq!(speed("5000"), Speed::SUPER);
-        assert_eq!(serde_json::to_string(&speed("1.5")).unwrap(), "1.5");
-        assert_eq!(serde_json::to_string(&speed("480")).unwrap(), "480");
         assert!(speed("1.5") < speed("12") && speed("12") < speed("480"));
         assert!(speed("5000+") > Speed::SUPER);
         for bad in ["", "?", "12 Mb/s", "-1", "1.55", ".5", "99999999", "unknown"] {

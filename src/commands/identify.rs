@@ -1,8 +1,7 @@
 //! `identify`: which port is this? Plug or pull a device in it and see.
 //!
-//! The core is pure: [`watch`] makes sightings of what happens, [`report`] tells one, [`found`]
-//! makes the lines for the config of all. [`live`] is this machine, [`write`](mod@write) its config
-//! file.
+//! The core is pure: `watch` makes sightings of what happens, `report` tells one, `found` makes the
+//! lines for the config of all. `live` is this machine, `write` its config file.
 
 mod found;
 mod live;

@@ -11,11 +11,17 @@ use crate::devpath::DevPath;
 /// down, and that component stands in the text as it is: YAML can spell a word otherwise only with
 /// a backslash.
 pub fn may_match(text: &[u8], device: &DevPath) -> bool {
-    text.contains(&b'\\') || device.usb_components().any(|name| contains(text, name.as_bytes()))
+    text.contains(&b'\\') || device.usb_components().any(|name| ends_a_path(text, name.as_bytes()))
 }
 
-fn contains(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len()).any(|window| window == word)
+/// Whether a path in the text ends with that component.
+fn ends_a_path(text: &[u8], name: &[u8]) -> bool {
+    let goes_on = |byte: &u8| byte.is_ascii_alphanumeric() || b"/.-:_".contains(byte);
+    (1..text.len()).any(|start| {
+        text[start - 1] == b'/'
+            && text[start..].starts_with(name)
+            && !text.get(start + name.len()).is_some_and(goes_on)
+    })
 }
 
 #[cfg(test)]
@@ -32,6 +38,8 @@ mod tests {
         let may = |device: &str| may_match(CONFIG.as_bytes(), &device.parse().unwrap());
         assert!(may("/devices/x/usb1/1-1"));
         assert!(may("/devices/x/usb1/1-1/1-1.3"));
+        assert!(!may("/devices/x/usb1/1-10"));
+        assert!(!may("/devices/x/usb1/1-2"));
         assert!(!may("/devices/x/usb2/2-1"));
         assert!(!may("/devices/x/usb2/2-1/2-1.3"));
     }

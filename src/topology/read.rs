@@ -123,7 +123,7 @@ fn connector(root: &Root, folder: &Path) -> Connector {
 }
 
 /// The DEVPATH of a path below `sys`, links resolved.
-fn devpath_of(sys: &Path, path: &Path) -> Option<DevPath> {
+pub(crate) fn devpath_of(sys: &Path, path: &Path) -> Option<DevPath> {
     let path = fs::canonicalize(path).ok()?;
     let below = path.strip_prefix(fs::canonicalize(sys).ok()?).ok()?;
     format!("/{}", below.to_str()?).parse().ok()

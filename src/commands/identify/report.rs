@@ -63,7 +63,7 @@ pub(super) struct Device {
     pub(super) product: Option<String>,
     pub(super) vendor_id: String,
     pub(super) product_id: String,
-    pub(super) speed_mbps: Option<Speed>,
+    pub(super) speed: Option<String>,
     pub(super) is_hub: bool,
     #[serde(skip)]
     label: String,
@@ -121,7 +121,7 @@ impl Device {
             product: device.product.clone(),
             vendor_id: format!("{:04x}", device.vendor_id),
             product_id: format!("{:04x}", device.product_id),
-            speed_mbps: device.speed,
+            speed: device.speed.map(Speed::number),
             is_hub: device.is_hub(),
             label: device.label(),
         }
@@ -133,7 +133,7 @@ impl Device {
     }
 
     fn with_speed(&self) -> String {
-        let speed = self.speed_mbps.map(|speed| format!(", {speed}")).unwrap_or_default();
+        let speed = self.speed.as_ref().map(|speed| format!(", {speed} Mb/s")).unwrap_or_default();
         self.label() + &speed
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Sighting {
 
 /// How long a pulled device behind a hub waits for the news that its hub was pulled: the kernel
 /// tells of what is behind a hub first (`drivers/usb/core/hub.c`: `usb_disconnect`).
-const HUB: Duration = Duration::from_millis(150);
+const HUB: Duration = Duration::from_millis(300);
 
 /// Shows each sighting to `see` until that says it is enough, `until` has come, or the user ends.
 pub(super) fn watch(

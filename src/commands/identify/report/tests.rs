@@ -58,7 +58,7 @@ fn the_object_has_the_documented_shape() {
         "hub": null,
         "device": {
             "product": "Hub", "vendor_id": "046d", "product_id": "c52b",
-            "speed_mbps": 12, "is_hub": true
+            "speed": "12", "is_hub": true
         },
         "peer": {
             "devpath": "/devices/pci0000:00/0000:00:14.0/usb2/2-1",
@@ -71,7 +71,7 @@ fn the_object_has_the_documented_shape() {
             "port": "1-1.4", "usb": 2, "vm": null,
             "device": {
                 "product": "Mouse", "vendor_id": "046d", "product_id": "c52b",
-                "speed_mbps": 12, "is_hub": false
+                "speed": "12", "is_hub": false
             }
         }]
     });
