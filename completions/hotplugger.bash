@@ -19,6 +19,9 @@ _hotplugger() {
             hotplugger,help)
                 cmd="hotplugger__subcmd__help"
                 ;;
+            hotplugger,identify)
+                cmd="hotplugger__subcmd__identify"
+                ;;
             hotplugger,install)
                 cmd="hotplugger__subcmd__install"
                 ;;
@@ -45,6 +48,9 @@ _hotplugger() {
                 ;;
             hotplugger__subcmd__help,help)
                 cmd="hotplugger__subcmd__help__subcmd__help"
+                ;;
+            hotplugger__subcmd__help,identify)
+                cmd="hotplugger__subcmd__help__subcmd__identify"
                 ;;
             hotplugger__subcmd__help,install)
                 cmd="hotplugger__subcmd__help__subcmd__install"
@@ -77,7 +83,7 @@ _hotplugger() {
 
     case "${cmd}" in
         hotplugger)
-            opts="-v -h -V --config --verbose --help --version udev ports status simulate install uninstall qemu-args libvirt-xml help"
+            opts="-v -h -V --config --verbose --help --version udev ports status simulate install uninstall identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -95,7 +101,7 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__help)
-            opts="udev ports status simulate install uninstall qemu-args libvirt-xml help"
+            opts="udev ports status simulate install uninstall identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -109,6 +115,20 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__help__subcmd__identify)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -227,6 +247,36 @@ _hotplugger() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__identify)
+            opts="-v -h --plugged --count --timeout --write --json --config --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --count)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --write)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

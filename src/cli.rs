@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
+use crate::commands::identify::Identify;
 use crate::commands::install::{Install, Uninstall};
 use crate::commands::ports::Ports;
 use crate::commands::simulate::Simulate;
@@ -55,6 +56,13 @@ pub enum Command {
 
     /// Removes what `install` put; the config stays.
     Uninstall(Uninstall),
+
+    /// Shows which port a device is plugged into or pulled from, and gives the lines for the config.
+    ///
+    /// Plug or pull any device in the port you want: its DEVPATH, the other half of the same
+    /// connector and the virtual machine that has it are shown at once. Enter or Ctrl-C ends. Needs
+    /// no root, but for --write.
+    Identify(Identify),
 
     /// Prints the arguments that QEMU needs for a virtual machine's socket and hubs.
     QemuArgs(QemuArgs),

@@ -1,6 +1,7 @@
 //! The commands for people, one file each: its arguments and what it does with them.
 
 pub mod guest_args;
+pub mod identify;
 pub mod install;
 pub mod ports;
 pub mod simulate;
