@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Walks through the README's first port as a new user would, in the host in a box, and writes down
+what was typed and what came: docs/first-port.md.
+
+    python3 tests/e2e/first_port.py --binary target/release/hotplugger > docs/first-port.md
+"""
+import argparse
+import os
+import re
+import sys
+
+import product
+import rig
+from rig import Rig
+
+SOCKET = '/run/vm/windows/qmp-sock'
+CONFIG = f'''\
+virtual_machines:
+  windows:
+    socket: {SOCKET}
+    ports:
+      - /devices/pci0000:00/0000:00:15.0/usb3/3-8
+'''
+
+
+class Walk:
+    """The walk: each step's command and what it printed go into the transcript."""
+
+    def __init__(self, host, binary):
+        self.host = host
+        self.guest = host.guest()
+        self.binary = binary
+        self.text = []
+
+    def say(self, *paragraphs):
+        """Prose between the steps."""
+        self.text += [*paragraphs, '']
+
+    def run(self, command, expected=0):
+        """Types a command; its output goes into the transcript."""
+        result = self.host.exec(command)
+        self.show(command, result.out + result.err)
+        if result.rc != expected:
+            raise rig.RigError(f'`{command}` ended with {result.rc}: {result.out}{result.err}')
+        return result.out
+
+    def show(self, command, output):
+        """Writes down a command and its output."""
+        lines = [f'$ {command}', *output.rstrip('\n').splitlines()]
+        self.text += ['```console', *lines, '```', '']
+
+    def walk(self):
+        """All of it."""
+        host = self.host
+        self.say('# The first port', 'What a new user types and sees, from the program to a '
+                 'keyboard in the guest. Made by `tests/e2e/first_port.py` in the virtual host of '
+                 'the tests, whose devices are QEMU\'s; the guest `windows` is running, with a QMP '
+                 f'socket at `{SOCKET}`.')
+        host.put(self.binary, '/usr/local/bin/hotplugger', 0o755)
+        self.say('## Install', '`make install` has put the program into `/usr/local/bin`; then it runs:')
+        self.run('hotplugger install')
+        self.say('## Find the port', 'Which port is it? `identify` needs no root. A keyboard is '
+                 'plugged into the one that is wanted:')
+        self.identify()
+        self.say('## Write it down', 'The virtual machine and its socket go into the config, with a '
+                 'port for a start, and `identify` adds the one that was found:')
+        host.put(CONFIG.encode(), '/etc/hotplugger/config.yaml')
+        self.run('cat /etc/hotplugger/config.yaml')
+        self.run('hotplugger identify --plugged 1-1 --write windows')
+        self.run('cat /etc/hotplugger/config.yaml')
+        self.say('## Check it')
+        self.run('hotplugger check')
+        self.say('## Plug it in', 'The keyboard is pulled and plugged again:')
+        host.unplug('1')
+        host.plug('kbd', '1')
+        host.wait_for(lambda: self.guest.attached(), 60, what='the keyboard in the guest')
+        host.settle()
+        self.run('journalctl -t hotplugger -o cat')
+        self.run('hotplugger status')
+        self.say('The guest\'s Linux has it:')
+        host.wait_for(self.guest.lsusb, 60, what='the guest OS')
+        self.show('lsusb   # in the guest', '\n'.join(self.guest.lsusb().values()))
+        self.say('Pulled, it is gone:')
+        host.unplug('1')
+        host.wait_for(lambda: not self.guest.ids(), 60, what='the guest without the keyboard')
+        host.settle()
+        self.run('journalctl -t hotplugger -o cat -n 1')
+        return '\n'.join(self.text).rstrip() + '\n'
+
+    def identify(self):
+        """Runs identify while a keyboard is plugged."""
+        host = self.host
+        command = 'hotplugger identify --count 1'
+        host.sh('systemd-run --quiet --unit=identify --uid=65534 -p StandardOutput=file:/run/identify '
+                f'-p StandardError=file:/run/identify.err /usr/local/bin/{command}')
+        host.wait_for(lambda: 'plug' in host.exec('cat /run/identify /run/identify.err').out.lower())
+        host.plug('kbd', '1')
+        host.wait_for(lambda: host.exec('systemctl is-active --quiet identify').rc != 0, 60,
+                      what='the end of identify')
+        self.show(command, host.sh('cat /run/identify.err /run/identify'))
+        host.settle()
+
+
+def transcript(host, binary):
+    """The transcript, without what differs from run to run."""
+    text = Walk(host, binary).walk()
+    return re.sub(r'\b\d+\.\d{3} s\b', lambda found: f'{float(found[0][:-2]):.1f} s', text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--binary', default=product.BINARY)
+    args = parser.parse_args()
+    rig.build('linux')
+    with Rig() as host:
+        host.up(guest='linux')
+        sys.stdout.write(transcript(host, os.path.abspath(args.binary)))
+
+
+if __name__ == '__main__':
+    main()
