@@ -27,5 +27,6 @@ pub mod state;
 pub mod sysfs;
 pub mod text;
 pub mod topology;
+pub mod trust;
 pub mod uevent;
 pub mod world;

@@ -68,6 +68,15 @@ impl Output {
         writeln!(self.stream, "{}", if cut { "…" } else { "" })
     }
 
+    /// Writes a line in its colours and whole, for what is no listing: nothing of it may be lost.
+    pub fn whole_line(&mut self, line: &Line) -> io::Result<()> {
+        for (tone, text) in &line.0 {
+            let style = tone.style();
+            write!(self.stream, "{style}{text}{style:#}")?;
+        }
+        writeln!(self.stream)
+    }
+
     /// Writes a line of plain text as it is, for what is to be copied.
     pub fn text(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.stream, "{text}")

@@ -14,6 +14,25 @@ pub fn clean(text: &str, max: usize) -> String {
     clean
 }
 
+/// Replaces the same characters as [`clean`] in a line and leaves its blanks and length alone; a
+/// tab becomes one blank, so that columns stay where they are.
+pub fn harmless_line(line: &str) -> String {
+    line.chars()
+        .map(|character| if character == '\t' { ' ' } else { harmless(character) })
+        .collect()
+}
+
+/// The word as a shell takes it for one.
+pub fn shell_word(word: &str) -> String {
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || "-_=,./:".contains(character);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
 fn harmless(character: char) -> char {
     let unsafe_here = character.is_control()
         || matches!(
@@ -35,6 +54,18 @@ mod tests {
         let cleaned = clean(hostile, 100);
         assert_eq!(cleaned, "\u{fffd}[2JKeyboard\u{fffd}\u{fffd}\u{fffd}evil\u{fffd}");
         assert_eq!(clean("  plain Name é ", 100), "plain Name é");
+    }
+
+    #[test]
+    fn a_line_keeps_its_columns() {
+        assert_eq!(harmless_line("\t a\u{1b}[2J "), "  a\u{fffd}[2J ");
+    }
+
+    #[test]
+    fn strange_words_survive_the_shell() {
+        assert_eq!(shell_word("/run/my vm's"), r"'/run/my vm'\''s'");
+        assert_eq!(shell_word("path=/run/q,server=on"), "path=/run/q,server=on");
+        assert_eq!(shell_word(""), "''");
     }
 
     #[test]

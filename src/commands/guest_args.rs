@@ -6,6 +6,7 @@ use clap::Args;
 use super::{Context, Verdict};
 use crate::config::VirtualMachine;
 use crate::output::Output;
+use crate::text::shell_word;
 
 /// Arguments of `qemu-args`.
 #[derive(Debug, Args)]
@@ -34,7 +35,7 @@ impl QemuArgs {
         }
         let options: Vec<String> = arguments
             .chunks(2)
-            .map(|option| option.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "))
+            .map(|option| option.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" "))
             .collect();
         output.text(&options.join(" \\\n"))?;
         Ok(Verdict::Good)
@@ -100,17 +101,6 @@ fn controller(hub: &str) -> Result<String> {
     }
 }
 
-/// The word as a shell takes it for one.
-fn quote(word: &str) -> String {
-    let plain =
-        |character: char| character.is_ascii_alphanumeric() || "-_=,./:".contains(character);
-    if word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;")
 }
@@ -155,9 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn strange_paths_survive_the_shell_and_xml() {
-        assert_eq!(quote("/run/my vm's"), r"'/run/my vm'\''s'");
-        assert_eq!(quote("path=/run/q,server=on"), "path=/run/q,server=on");
+    fn strange_paths_survive_xml() {
         assert_eq!(escape("a<b>&'c'"), "a&lt;b>&amp;&apos;c&apos;");
     }
 }

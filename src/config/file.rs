@@ -1,9 +1,9 @@
 //! The config file: where it is, whether it can be trusted, its text.
 
 use std::env;
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use super::Config;
 use super::parse::parse;
 use crate::root::Root;
+use crate::trust::{self, Door, Weakness};
 
 /// The environment variable that names the config file.
 pub const VARIABLE: &str = "HOTPLUGGER_CONFIG";
@@ -91,42 +92,34 @@ impl ConfigFile {
     /// Refuses a file that others than root (and the user who runs this) could change, be it the
     /// file itself or a folder on the way to it: it decides to whom root hands devices.
     pub fn refuse_if_others_can_write(&self) -> Result<()> {
-        let path =
-            self.path.canonicalize().with_context(|| format!("config {}", self.path.display()))?;
-        refuse(&self.metadata, &path)?;
-        // A link stands in a folder of its own.
-        let folders = path.ancestors().skip(1).chain(self.path.parent());
-        for folder in folders.filter(|folder| !folder.as_os_str().is_empty()) {
-            let metadata =
-                fs::metadata(folder).with_context(|| format!("folder {}", folder.display()))?;
-            refuse(&metadata, folder)?;
+        let owners = [0, rustix::process::geteuid().as_raw()];
+        let Some(weakness) = self.weakness(&owners)? else { return Ok(()) };
+        let path = weakness.path.display();
+        match weakness.door {
+            Door::Owner(owner) => bail!(
+                "config refused: {path} belongs to user {owner}, who could hand himself devices; \
+                 run `chown root {path}` or move the config to {SYSTEM}"
+            ),
+            Door::Mode(mode) => bail!(
+                "config refused: others can write {path} (mode {mode:o}); run `chmod go-w {path}`"
+            ),
         }
-        Ok(())
     }
-}
 
-fn refuse(metadata: &Metadata, path: &Path) -> Result<()> {
-    const STICKY: u32 = 0o1000;
-    let (owner, mode) = (metadata.uid(), metadata.mode());
-    let path = path.display();
-    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-        bail!(
-            "config refused: {path} belongs to user {owner}, who could hand himself devices; \
-             run `chown root {path}` or move the config to {SYSTEM}"
-        );
+    /// What lets others than these users change the file that was read, or replace it.
+    pub fn weakness(&self, owners: &[u32]) -> Result<Option<Weakness>> {
+        let look = || match trust::weakness(&self.metadata, &self.path.canonicalize()?, owners) {
+            None => trust::weakness_of_folders(&self.path, owners),
+            found => Ok(found),
+        };
+        look().with_context(|| format!("config {}", self.path.display()))
     }
-    if mode & 0o022 != 0 && !(metadata.is_dir() && mode & STICKY != 0) {
-        bail!(
-            "config refused: others can write {path} (mode {:o}); run `chmod go-w {path}`",
-            mode & 0o7777
-        );
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     fn config_with_modes(file: u32, folder: u32) -> Result<()> {

@@ -34,15 +34,22 @@ pub struct Place {
     pub product: Option<String>,
 }
 
+/// Whether this QEMU has usb-host devices.
+pub fn has_usb_host(qmp: &mut dyn Qmp) -> Result<bool, Error> {
+    match qmp.execute("device-list-properties", json!({ "typename": "usb-host" })) {
+        Ok(_) => Ok(true),
+        Err(Error::Command { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// The host's devices as QEMU sees them; none if this QEMU has no usb-host.
 ///
 /// The command is in a module that a modular QEMU loads only with the first usb-host device;
 /// asking for that device's properties loads it without other effects.
 pub fn host_devices(qmp: &mut dyn Qmp) -> Result<Option<Vec<HostDevice>>, Error> {
-    match qmp.execute("device-list-properties", json!({ "typename": "usb-host" })) {
-        Ok(_) => {}
-        Err(Error::Command { .. }) => return Ok(None),
-        Err(error) => return Err(error),
+    if !has_usb_host(qmp)? {
+        return Ok(None);
     }
     Ok(Some(parse_info_usbhost(&monitor(qmp, "info usbhost")?)))
 }

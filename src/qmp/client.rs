@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
     send, socket_with,
@@ -19,7 +20,7 @@ use rustix::net::{
 use serde_json::Value;
 
 use super::framing::{FrameError, Framer};
-use super::message::{Command, Message};
+use super::message::{Command, Message, Version};
 use super::{Error, Qmp, Stage};
 use crate::deadline::Deadline;
 
@@ -31,6 +32,7 @@ pub struct QmpClient {
     deadline: Deadline,
     framer: Framer,
     last_id: u64,
+    version: Option<Version>,
 }
 
 impl QmpClient {
@@ -47,14 +49,26 @@ impl QmpClient {
             .map_err(|error| unusable(error.into()))?;
         let address = SocketAddrUnix::new(path).map_err(|error| unusable(error.into()))?;
         let path = path.to_path_buf();
-        let mut client = Self { socket, path, deadline, framer: Framer::default(), last_id: 0 };
+        let framer = Framer::default();
+        let mut client = Self { socket, path, deadline, framer, last_id: 0, version: None };
         client.connect_to(&address)?;
         match client.receive(Stage::Greeting)? {
-            Message::Greeting => {}
+            Message::Greeting(version) => client.version = version,
             other => return Err(Error::Protocol(format!("no greeting, but {}", other.kind()))),
         }
         client.execute("qmp_capabilities", Value::Null)?;
         Ok(client)
+    }
+
+    /// QEMU's version, as its greeting says.
+    pub fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    /// The process that listens, if it is in a PID namespace that this one sees.
+    pub fn partner(&self) -> Option<u32> {
+        let credentials = socket_peercred(&self.socket).ok()?;
+        u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
     }
 
     fn connect_to(&mut self, address: &SocketAddrUnix) -> Result<(), Error> {

@@ -1,5 +1,7 @@
 //! The messages of QMP (QEMU's `docs/interop/qmp-spec.rst`). Pure.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -18,12 +20,29 @@ pub struct Command<'a> {
 /// A message from QEMU.
 #[derive(Debug, PartialEq)]
 pub enum Message {
-    /// The first one on each connection.
-    Greeting,
+    /// The first one on each connection, with QEMU's version.
+    Greeting(Option<Version>),
     /// Something happened, of whatever kind; may come at any time.
     Event,
     /// The reply to the command with that id; none if QEMU could not tell which it was.
     Reply(Option<u64>, Result<Value, Refusal>),
+}
+
+/// QEMU's version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Version {
+    /// 7 of 7.2.22.
+    pub major: u32,
+    /// 2 of 7.2.22.
+    pub minor: u32,
+    /// 22 of 7.2.22.
+    pub micro: u32,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.micro)
+    }
 }
 
 /// Why QEMU did not execute a command.
@@ -39,7 +58,7 @@ pub struct Refusal {
 #[derive(Deserialize)]
 struct AnyMessage {
     #[serde(rename = "QMP")]
-    greeting: Option<serde::de::IgnoredAny>,
+    greeting: Option<Value>,
     event: Option<serde::de::IgnoredAny>,
     // A value may well be null, so its absence must be told apart.
     #[serde(default, rename = "return", deserialize_with = "present")]
@@ -64,7 +83,10 @@ impl Message {
             serde_json::from_slice(object).map_err(|error| error.to_string())?;
         let id = message.id.as_u64();
         match message {
-            AnyMessage { greeting: Some(_), .. } => Ok(Self::Greeting),
+            // A greeting without a version, or with another form of it, is as good.
+            AnyMessage { greeting: Some(greeting), .. } => Ok(Self::Greeting(
+                greeting.pointer("/version/qemu").and_then(|qemu| Version::deserialize(qemu).ok()),
+            )),
             AnyMessage { event: Some(_), .. } => Ok(Self::Event),
             AnyMessage { error: Some(refusal), .. } => Ok(Self::Reply(id, Err(refusal))),
             AnyMessage { value: Some(value), .. } => Ok(Self::Reply(id, Ok(value))),
@@ -75,7 +97,7 @@ impl Message {
     /// What kind of message this is, for error messages; its contents are the partner's.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Greeting => "a greeting",
+            Self::Greeting(_) => "a greeting",
             Self::Event => "an event",
             Self::Reply(Some(_), _) => "the reply to another command",
             Self::Reply(None, _) => "a reply to nothing",
@@ -93,8 +115,16 @@ mod tests {
         let parse = |text: &str| Message::parse(text.as_bytes());
         assert_eq!(
             parse(r#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#),
-            Ok(Message::Greeting)
+            Ok(Message::Greeting(None))
         );
+        let version = Version { major: 7, minor: 2, micro: 22 };
+        assert_eq!(
+            parse(
+                r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}}}"#
+            ),
+            Ok(Message::Greeting(Some(version)))
+        );
+        assert_eq!(version.to_string(), "7.2.22");
         assert_eq!(
             parse(r#"{"timestamp": {"seconds": 1}, "event": "STOP", "data": {}}"#),
             Ok(Message::Event)

@@ -1,0 +1,86 @@
+//! Who can change a file: the file itself, and every folder on the way to it.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::text::shell_word;
+
+/// A file or folder that others can change, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weakness {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What lets others in.
+    pub door: Door,
+}
+
+/// What lets others change a file or folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// It belongs to this user.
+    Owner(u32),
+    /// Its mode lets a group or everybody write.
+    Mode(u32),
+}
+
+const STICKY: u32 = 0o1000;
+
+/// The weakness of one file or folder. In a folder with the sticky bit nobody can replace what
+/// belongs to another.
+pub fn weakness(metadata: &Metadata, path: &Path, owners: &[u32]) -> Option<Weakness> {
+    let (owner, mode) = (metadata.uid(), metadata.mode());
+    let door = if !owners.contains(&owner) {
+        Door::Owner(owner)
+    } else if mode & 0o022 != 0 && !(metadata.is_dir() && mode & STICKY != 0) {
+        Door::Mode(mode & 0o7777)
+    } else {
+        return None;
+    };
+    Some(Weakness { path: path.to_path_buf(), door })
+}
+
+/// The first weakness of a file, or of the folders on the way to it, links followed.
+///
+/// # Errors
+///
+/// What cannot be looked at.
+pub fn weakness_on_the_way(path: &Path, owners: &[u32]) -> io::Result<Option<Weakness>> {
+    let real = path.canonicalize()?;
+    match weakness(&fs::metadata(&real)?, &real, owners) {
+        None => weakness_of_folders(path, owners),
+        found => Ok(found),
+    }
+}
+
+/// The first weakness of the folders on the way to a file.
+///
+/// # Errors
+///
+/// What cannot be looked at.
+pub fn weakness_of_folders(path: &Path, owners: &[u32]) -> io::Result<Option<Weakness>> {
+    let real = path.canonicalize()?;
+    // A link stands in a folder of its own.
+    for folder in real.ancestors().skip(1).chain(path.parent()) {
+        if folder.as_os_str().is_empty() {
+            continue;
+        }
+        let found = weakness(&fs::metadata(folder)?, folder, owners);
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+impl Weakness {
+    /// The command that closes it.
+    pub fn remedy(&self) -> String {
+        let path = shell_word(&self.path.to_string_lossy());
+        match self.door {
+            Door::Owner(_) => format!("chown root {path}"),
+            Door::Mode(_) => format!("chmod go-w {path}"),
+        }
+    }
+}
