@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::check::Check;
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
 
 /// Passes USB ports of this host through to virtual machines, whatever is plugged into them.
@@ -17,7 +18,8 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
 
-    /// Tells on standard error what is decided, also when there is nothing to do.
+    /// Tells more: `udev` what it decides, on standard error, also when there is nothing to do;
+    /// `check` also what is as it should be.
     #[arg(short, long, global = true)]
     pub verbose: bool,
 
@@ -32,6 +34,10 @@ pub enum Command {
     /// Handles the uevent that is in the environment, as udev's RUN has it; the same as no
     /// arguments at all where ACTION and DEVPATH are set.
     Udev,
+
+    /// Looks for what is wrong: config, rule, state, sockets, guests, permissions; tells what mends
+    /// it. Exits with 1 if there is a fault.
+    Check(Check),
 
     /// Prints the arguments that QEMU needs for a virtual machine's socket and hubs.
     QemuArgs(QemuArgs),

@@ -53,6 +53,7 @@ fn run(cli: &Cli) -> ExitCode {
     let output = &mut Output::stdout();
     let ended = match &cli.command {
         Command::Udev => return udev(cli.config.as_deref(), cli.verbose),
+        Command::Check(command) => command.run(&context, cli.verbose, output),
         Command::QemuArgs(command) => command.run(&context, output),
         Command::LibvirtXml(command) => command.run(&context, output),
     };

@@ -3,6 +3,7 @@
 //! Knows QEMU's commands and words, and no socket: everything goes through [`Qmp`].
 
 pub mod attach;
+pub mod controller;
 pub mod detach;
 pub mod object;
 pub mod view;
