@@ -19,8 +19,10 @@ use host::{Host, PCI, RULE, XHCI};
 use serde_json::Value;
 
 /// A fault: its code, how it is planted, how it is mended.
+#[derive(Clone, Copy)]
 struct Fault(&'static str, fn(&mut Host), Mend);
 
+#[derive(Clone, Copy)]
 enum Mend {
     /// By what the finding's remedy says: the command is run, the config edited.
     Remedy,
@@ -423,6 +425,33 @@ fn a_line_of_the_config_is_shown_and_marked() {
     assert!(told.contains("          4 |     timeuot: 2\n            |     ^^^^^^^^\n"), "{told}");
     assert!(told.ends_with("1 fault\n"), "{told}");
     assert_eq!(output.status.code(), Some(1));
+}
+
+/// The example in the documentation is what such a host gives.
+#[test]
+fn the_json_is_as_documented() {
+    let host = Host::new();
+    let config = format!(
+        "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    \
+         ports: [{PCI}/usb1/1-1]\n"
+    );
+    host.write("/etc/hotplugger/config.yaml", &config);
+    let json = String::from_utf8(host.run(&["--json"]).stdout).unwrap();
+    let json = json.replace(host.path("/").to_str().unwrap(), "/");
+    let section =
+        include_str!("../../docs/json-check.md").split("## `hotplugger check --json`").nth(1);
+    let example = section.and_then(|section| section.split("```json\n").nth(1));
+    let example = example.and_then(|example| example.split("```").next());
+    assert_eq!(example, Some(json.as_str()), "docs/json-check.md must have:\n{json}");
+}
+
+/// Every code the program can say is documented.
+#[test]
+fn the_codes_are_as_documented() {
+    let documented = include_str!("../../docs/json-check.md");
+    for Fault(code, ..) in [CONFIG, PORTS, RULES, STATE, SOCKETS, GUESTS, ACCESS].concat() {
+        assert!(documented.contains(&format!("`{code}`")), "{code}");
+    }
 }
 
 #[test]

@@ -85,7 +85,9 @@ impl Scene {
         for machine in &self.machines {
             if machine.is_hidden() {
                 unseen.push(format!("the socket and QEMU of `{}`", machine.vm.name));
-            } else if machine.nodes.iter().any(|node| node.visible.is_none()) {
+            } else if machine.process.is_some()
+                && machine.nodes.iter().any(|node| node.visible.is_none())
+            {
                 unseen.push(format!("the /dev that QEMU of `{}` has", machine.vm.name));
             }
         }
