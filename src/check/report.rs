@@ -39,7 +39,7 @@ impl Report {
         self.findings.extend(findings);
     }
 
-    /// Counts, and makes the line at the end.
+    /// Counts, and makes the line at the end; all else must be there.
     pub fn summarize(&mut self, config: &Config, off: usize) {
         let count = |level| self.findings.iter().filter(|finding| finding.level == level).count();
         self.counts = Counts {
@@ -50,6 +50,9 @@ impl Report {
         };
         self.sound = self.counts.fault == 0;
         self.summary = match self.counts {
+            Counts { fault: 0, warning: 0, .. } if !self.unseen.is_empty() => {
+                "nothing wrong in what can be seen".to_owned()
+            }
             Counts { fault: 0, warning: 0, .. } => all_is_well(config, off),
             Counts { fault: 0, warning, .. } => {
                 format!("no fault, {}", several(warning, "warning"))

@@ -3,7 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::Read;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -209,9 +209,13 @@ impl Host {
         self.command().args(arguments).output().unwrap()
     }
 
-    /// The same as another user, if this is root.
+    /// The same as another user, if this is root: others can neither become one nor be kept out
+    /// of their own files.
     pub(crate) fn run_as_nobody(&self) -> Option<Output> {
         let nobody = 65534;
+        if fs::metadata(self.dir.path()).unwrap().uid() != 0 {
+            return None;
+        }
         self.command().uid(nobody).gid(nobody).output().ok()
     }
 

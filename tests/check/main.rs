@@ -486,12 +486,23 @@ fn notes_are_no_faults() {
 
 #[test]
 fn what_only_root_sees_is_said_once() {
-    let host = Host::new();
-    host.chmod("/etc/hotplugger/config.yaml", 0o600);
-    // Who is not root cannot become nobody, and cannot be kept out of his own files.
+    let mut host = Host::new();
+    host.start_qemu(&[XHCI]);
+    host.write("/tmp/hotplugger/port-1-1.json", "{}");
+    host.chmod("/tmp/hotplugger", 0o700);
     let Some(output) = host.run_as_nobody() else { return };
     let told = String::from_utf8(output.stdout).unwrap();
     let last = told.lines().last().unwrap();
-    assert!(last.starts_with("not seen without root: the config "), "{told}");
-    assert!(output.status.success(), "{told}");
+    let folder = host.path("/tmp/hotplugger");
+    let unseen = format!("what is in {}, the socket and QEMU of `windows`", folder.display());
+    assert_eq!(last, format!("not seen without root: {unseen}"), "{told}");
+    assert!(
+        told.starts_with("nothing wrong in what can be seen (") && output.status.success(),
+        "{told}"
+    );
+
+    host.chmod("/etc/hotplugger/config.yaml", 0o600);
+    let told = String::from_utf8(host.run_as_nobody().unwrap().stdout).unwrap();
+    assert!(told.contains("not seen without root: the config "), "{told}");
+    assert!(!told.contains("fault"), "{told}");
 }
