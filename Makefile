@@ -7,7 +7,8 @@ MUSL      := $(ARCH)-unknown-linux-musl
 GNU       := $(ARCH)-unknown-linux-gnu
 # A static program runs on every distribution, and starts fastest on musl.
 TARGET    := $(shell rustup target list --installed 2>/dev/null | grep -qx $(MUSL) && echo $(MUSL) || echo $(GNU))
-BINARY    := target/$(TARGET)/release/hotplugger
+# Where `build` leaves it, whichever of the two it was.
+BINARY    := target/release/hotplugger
 PREFIX    := /usr/local
 DESTDIR   :=
 
@@ -18,36 +19,44 @@ all: build
 build:
 	@command -v cargo >/dev/null || { echo "hotplugger is built with Rust 1.89 or later: see https://rustup.rs" >&2; exit 1; }
 	RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" cargo build --release --locked --target $(TARGET)
+	@mkdir -p target/release && cp target/$(TARGET)/release/hotplugger $(BINARY)
 
 demo: packages build
-	python3 tests/e2e/demo.py --binary $(BINARY)
+	@python3 tests/e2e/demo.py --binary $(BINARY)
 
-test: packages lint unit e2e
+test: lint unit e2e
 
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-unit:
+unit: packages
 	cargo test --locked
 
-e2e: build
+e2e: packages build
 	python3 tests/e2e/run.py --binary $(BINARY)
 
 # What the tests and the demo need beside Rust.
 packages:
-	python3 -m tests.e2e.rig packages --install
+	@PYTHONPATH=tests/e2e python3 -c 'from rig import packages; packages.require(install=True)'
 
-install: build
+# As root, or into DESTDIR for packagers. Does not build: root's cargo may be another one.
+install:
+	@test -e $(BINARY) || { echo "run \`make build\` first" >&2; exit 1; }
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/hotplugger
-	install -d $(DESTDIR)/etc/udev/rules.d
-	sed 's|/usr/bin/hotplugger|$(PREFIX)/bin/hotplugger|' rules/99-hotplugger.rules > $(DESTDIR)/etc/udev/rules.d/99-hotplugger.rules
-	test -e $(DESTDIR)/etc/hotplugger/config.yaml || install -D -m 644 config.yaml $(DESTDIR)/etc/hotplugger/config.yaml
-	test -n "$(DESTDIR)" || udevadm control --reload
+ifeq ($(DESTDIR),)
+	$(PREFIX)/bin/hotplugger install
+else
+	$(BINARY) install --root $(DESTDIR) --program $(PREFIX)/bin/hotplugger
+endif
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/hotplugger $(DESTDIR)/etc/udev/rules.d/99-hotplugger.rules
-	test -n "$(DESTDIR)" || udevadm control --reload
+ifeq ($(DESTDIR),)
+	$(PREFIX)/bin/hotplugger uninstall
+else
+	$(BINARY) uninstall --root $(DESTDIR)
+endif
+	rm -f $(DESTDIR)$(PREFIX)/bin/hotplugger
 
 clean:
 	cargo clean

@@ -6,6 +6,10 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::check::Check;
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
+use crate::commands::install::{Install, Uninstall};
+use crate::commands::ports::Ports;
+use crate::commands::simulate::Simulate;
+use crate::commands::status::Status;
 
 /// Passes USB ports of this host through to virtual machines, whatever is plugged into them.
 ///
@@ -13,7 +17,7 @@ use crate::commands::guest_args::{LibvirtXml, QemuArgs};
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub struct Cli {
-    /// The config file; else $`HOTPLUGGER_CONFIG`, else /etc/hotplugger/config.yaml, else
+    /// The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else
     /// config.yaml beside the program.
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
@@ -33,7 +37,26 @@ pub struct Cli {
 pub enum Command {
     /// Handles the uevent that is in the environment, as udev's RUN has it; the same as no
     /// arguments at all where ACTION and DEVPATH are set.
-    Udev,
+    Udev {
+        /// Prints what would be done and touches neither state nor QEMU.
+        #[arg(long)]
+        dry_run: bool,
+    },
+
+    /// Prints the host's USB ports as a tree: what is in each, and whose it is.
+    Ports(Ports),
+
+    /// Prints each virtual machine, what is in its ports and in its guest, and the last events.
+    Status(Status),
+
+    /// Prints what an event would do, and touches neither state nor QEMU.
+    Simulate(Simulate),
+
+    /// Puts the udev rule, an example config and what belongs to them in their places.
+    Install(Install),
+
+    /// Removes what `install` put; the config stays.
+    Uninstall(Uninstall),
 
     /// Looks for what is wrong: config, rule, state, sockets, guests, permissions; tells what mends
     /// it. Exits with 1 if there is a fault.

@@ -35,6 +35,8 @@ pub struct Hook<'a> {
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     /// Lists all variables of the event.
     pub variables: &'a dyn Fn() -> Vec<(String, String)>,
+    /// Another world than this machine.
+    pub world: Option<&'a dyn World>,
 }
 
 impl Hook<'_> {
@@ -69,9 +71,14 @@ impl Hook<'_> {
         if !known && config.owner(&event.device).is_none() {
             return idle(Idle::NotConfigured);
         }
-        let (world, note) = Live::open(self.root);
-        let mut outcome = self.decide_and_act(event, &config, &world);
-        outcome.notes.extend(note);
+        let mut outcome = if let Some(world) = self.world {
+            self.decide_and_act(event, &config, world)
+        } else {
+            let (world, note) = Live::open(self.root);
+            let mut outcome = self.decide_and_act(event, &config, &world);
+            outcome.notes.extend(note);
+            outcome
+        };
         outcome.notes.extend(config_error.map(|error| format!("{error:#}")));
         outcome
     }
@@ -80,6 +87,7 @@ impl Hook<'_> {
     fn decide_and_act(&self, event: &UsbEvent, config: &Config, world: &dyn World) -> Outcome {
         let record = recall(world, event);
         let plan = plan(event, config, record.as_ref());
+        world.decided(&plan);
         let mut subject = Subject::of(event);
         subject.vm = match &plan {
             Plan::Record(vm) | Plan::Attach { vm, .. } => Some(vm.name.clone()),

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use systemd_journal_logger::JournalLog;
 
 use crate::outcome::Outcome;
@@ -91,8 +92,15 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// Writes a line to standard error, with the program's name before it.
+/// Writes a line to standard error, with the program's name before it; what nobody takes is lost.
 pub fn write_stderr(line: &str) {
-    // One write of less than a pipe's buffer: whole, or, when nobody empties the pipe, not at all.
-    let _ = rustix::io::write(stderr(), format!("{IDENTIFIER}: {line}\n").as_bytes());
+    let stderr = stderr();
+    // A pipe that poll(2) calls writable takes a page at once (pipe(7)), be it blocking or not.
+    let mut line = format!("{IDENTIFIER}: {line}").into_bytes();
+    line.truncate(4095);
+    line.push(b'\n');
+    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
+    if matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1)) {
+        let _ = rustix::io::write(&stderr, &line);
+    }
 }

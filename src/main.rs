@@ -7,11 +7,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hotplugger::cli::{Cli, Command};
-use hotplugger::commands::{Context, Verdict};
+use hotplugger::commands::{Context, Verdict, simulate};
 use hotplugger::hook::Hook;
 use hotplugger::journal;
 use hotplugger::output::Output;
 use hotplugger::root::Root;
+use hotplugger::state::history;
+use log::Level;
 
 fn main() -> ExitCode {
     // udev runs this for every USB device that comes or goes: decide before anything is parsed.
@@ -41,9 +43,13 @@ fn udev(config: Option<&Path>, verbose: bool) -> ExitCode {
             let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
             env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
         },
+        world: None,
     };
     let outcome = hook.run();
     journal::report(&root, &outcome, verbose);
+    if outcome.level() < Level::Debug {
+        history::append(&root, &outcome);
+    }
     if outcome.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -52,7 +58,13 @@ fn run(cli: &Cli) -> ExitCode {
     let context = Context { root: &root, config: cli.config.as_deref() };
     let output = &mut Output::stdout();
     let ended = match &cli.command {
-        Command::Udev => return udev(cli.config.as_deref(), cli.verbose),
+        Command::Udev { dry_run: false } => return udev(cli.config.as_deref(), cli.verbose),
+        Command::Udev { dry_run: true } => simulate::dry_run(&context, output),
+        Command::Ports(command) => command.run(&context, output),
+        Command::Status(command) => command.run(&context, output),
+        Command::Simulate(command) => command.run(&context, output),
+        Command::Install(command) => command.run(&context, output),
+        Command::Uninstall(command) => command.run(&context, output),
         Command::Check(command) => command.run(&context, cli.verbose, output),
         Command::QemuArgs(command) => command.run(&context, output),
         Command::LibvirtXml(command) => command.run(&context, output),

@@ -140,7 +140,8 @@ impl Subject {
 }
 
 impl End {
-    fn name(&self) -> &'static str {
+    /// Its name in the journal's fields and in JSON.
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Idle(_) => "idle",
             Self::Recorded => "recorded",
@@ -177,12 +178,7 @@ impl fmt::Display for Outcome {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Idle(Idle::NoUsbDevice) => f.write_str("no event of a USB device that is no hub"),
-            Self::Idle(Idle::NotConfigured) => f.write_str("in no configured port"),
-            Self::Idle(Idle::Known) => f.write_str("known already"),
-            Self::Idle(Idle::LeftToNewerInterface) => {
-                f.write_str("left to a newer interface's event")
-            }
+            Self::Idle(idle) => idle.fmt(f),
             Self::Recorded => f.write_str("recorded, attached by a later event"),
             Self::AttachedBefore => f.write_str("attached already"),
             Self::Attached { seat, times } => attached(f, seat, times),

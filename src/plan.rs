@@ -1,5 +1,6 @@
 //! What is to be done about an event. Pure: it decides everything and touches nothing.
 
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -102,6 +103,44 @@ fn targets<'a>(
         .chain(others)
         .map(|vm| Target { vm: &vm.name, socket: &vm.socket, timeout: vm.timeout })
         .collect()
+}
+
+impl fmt::Display for Plan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing(idle) => idle.fmt(f),
+            Self::Record(vm) => write!(f, "remember it for {}", vm.name),
+            Self::Attach { vm, settle, unless_newer } => {
+                write!(f, "attach it to {}", vm.name)?;
+                if *settle {
+                    write!(f, " after {} s of quiet", vm.delay.as_secs_f64())?;
+                }
+                if *unless_newer {
+                    f.write_str(", unless a newer interface comes")?;
+                }
+                Ok(())
+            }
+            Self::Detach(targets) if targets.is_empty() => f.write_str("forget it"),
+            Self::Detach(targets) => {
+                f.write_str("detach it from ")?;
+                for (index, target) in targets.iter().enumerate() {
+                    write!(f, "{}{}", if index > 0 { ", else " } else { "" }, target.vm)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoUsbDevice => "no event of a USB device that is no hub",
+            Self::NotConfigured => "in no configured port",
+            Self::Known => "known already",
+            Self::LeftToNewerInterface => "left to a newer interface's event",
+        })
+    }
 }
 
 #[cfg(test)]

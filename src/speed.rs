@@ -15,8 +15,22 @@ pub struct Speed {
 pub struct NotASpeed;
 
 impl Speed {
+    /// 1.5 Mb/s.
+    pub const LOW: Self = Self { tenths: 15 };
+    /// 12 Mb/s.
+    pub const FULL: Self = Self { tenths: 120 };
+    /// 480 Mb/s.
+    pub const HIGH: Self = Self { tenths: 4800 };
     /// 5000 Mb/s, the fastest that a guest of QEMU's can be told (`hw/usb/bus.c`: `usb_speed`).
     pub const SUPER: Self = Self { tenths: 50_000 };
+
+    /// The number as sysfs writes it, in Mb/s.
+    pub fn number(self) -> String {
+        match (self.tenths / 10, self.tenths % 10) {
+            (whole, 0) => whole.to_string(),
+            (whole, tenth) => format!("{whole}.{tenth}"),
+        }
+    }
 }
 
 impl FromStr for Speed {
@@ -43,10 +57,7 @@ impl FromStr for Speed {
 
 impl fmt::Display for Speed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.tenths / 10, self.tenths % 10) {
-            (whole, 0) => write!(f, "{whole} Mb/s"),
-            (whole, tenth) => write!(f, "{whole}.{tenth} Mb/s"),
-        }
+        write!(f, "{} Mb/s", self.number())
     }
 }
 

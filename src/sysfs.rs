@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
 use crate::port::{BusNum, DevNum};
@@ -47,20 +49,45 @@ impl UsbDevice {
 }
 
 /// Reads the USB device at `devpath`; none if there is none, or it is going away while it is read.
-pub fn usb_device(root: &Root, devpath: &DevPath) -> Option<UsbDevice> {
+///
+/// # Errors
+///
+/// Anything else that keeps its files from being read: then nobody knows whether it is there.
+pub fn usb_device(root: &Root, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
     let folder = folder(root, devpath);
-    let text = |name: &str| attribute(folder.join(name)).ok();
-    let hex = |name: &str| text(name).and_then(|value| u16::from_str_radix(&value, 16).ok());
-    Some(UsbDevice {
-        busnum: BusNum(text("busnum")?.parse().ok()?),
-        devnum: DevNum(text("devnum")?.parse().ok()?),
-        class: u8::try_from(hex("bDeviceClass")?).ok()?,
-        authorized: text("authorized").is_none_or(|value| value != "0"),
-        vendor_id: hex("idVendor")?,
-        product_id: hex("idProduct")?,
-        speed: text("speed").and_then(|value| value.parse().ok()),
-        product: text("product").map(|name| clean(&name, 64)).filter(|name| !name.is_empty()),
-    })
+    let text = |name: &str| match attribute(folder.join(name)) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => {
+            Err(io::Error::new(error.kind(), format!("sysfs, {name} of {devpath}: {error}")))
+        }
+    };
+    let hex = |name: &str| text(name).map(|value| u16::from_str_radix(&value?, 16).ok());
+    let number = |name: &str| text(name).map(|value| value?.parse::<u8>().ok());
+    let (busnum, devnum) = (number("busnum")?, number("devnum")?);
+    let (class, vendor_id, product_id) =
+        (hex("bDeviceClass")?, hex("idVendor")?, hex("idProduct")?);
+    let (Some(busnum), Some(devnum), Some(class), Some(vendor_id), Some(product_id)) =
+        (busnum, devnum, class.and_then(|class| u8::try_from(class).ok()), vendor_id, product_id)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(UsbDevice {
+        busnum: BusNum(busnum),
+        devnum: DevNum(devnum),
+        class,
+        authorized: text("authorized")?.is_none_or(|value| value != "0"),
+        vendor_id,
+        product_id,
+        speed: text("speed")?.and_then(|value| value.parse().ok()),
+        product: text("product")?.map(|name| clean(&name, 64)).filter(|name| !name.is_empty()),
+    }))
+}
+
+/// Whether the error is that of a file, or of a device behind it, that is not there (any more).
+fn is_gone(error: &io::Error) -> bool {
+    let gone = [Errno::NOENT, Errno::NODEV, Errno::NXIO, Errno::NOTDIR];
+    Errno::from_io_error(error).is_some_and(|errno| gone.contains(&errno))
 }
 
 /// The number of the newest uevent the kernel has sent, of any device.
@@ -104,7 +131,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::at(dir.path());
         let devpath: DevPath = "/devices/pci0000:00/0000:00:14.0/usb1/1-3".parse().unwrap();
-        assert_eq!(usb_device(&root, &devpath), None);
+        assert_eq!(usb_device(&root, &devpath).unwrap(), None);
         let folder = folder(&root, &devpath);
         fs::create_dir_all(&folder).unwrap();
         for (name, value) in [
@@ -119,12 +146,12 @@ mod tests {
         ] {
             fs::write(folder.join(name), value).unwrap();
         }
-        let device = usb_device(&root, &devpath).unwrap();
+        let device = usb_device(&root, &devpath).unwrap().unwrap();
         assert_eq!(device.label(), "Evil\u{fffd}[2J (0627:0001)");
         assert!(device.authorized && !device.is_hub());
         fs::write(folder.join("authorized"), "0\n").unwrap();
-        assert!(!usb_device(&root, &devpath).unwrap().authorized);
+        assert!(!usb_device(&root, &devpath).unwrap().unwrap().authorized);
         fs::write(folder.join("devnum"), "many\n").unwrap();
-        assert_eq!(usb_device(&root, &devpath), None);
+        assert_eq!(usb_device(&root, &devpath).unwrap(), None);
     }
 }

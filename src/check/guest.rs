@@ -2,15 +2,15 @@
 
 use super::finding::Finding;
 use super::machine::{Answer, MachineLook};
-use crate::guest::controller::Standard;
+use crate::guest::bus::GuestBus;
 use crate::qmp::message::Version;
-use crate::text::clean;
+use crate::speed::Speed;
 
 /// The oldest QEMU whose words and ways hotplugger knows.
 const OLDEST: Version = Version { major: 5, minor: 0, micro: 0 };
 
 /// The most ports of one speed that QEMU's xHCI has.
-const MOST: u64 = 15;
+const MOST: usize = 15;
 
 /// What gives a guest ports enough.
 const DEVICE: &str = "-device qemu-xhci,id=xhci0,p2=15,p3=15";
@@ -51,45 +51,43 @@ fn version(name: &str, answer: &Answer) -> Vec<Finding> {
 }
 
 fn controllers(name: &str, answer: &Answer) -> Vec<Finding> {
-    if answer.controllers.is_empty() {
+    if answer.buses.is_empty() {
         let what = "the guest has no USB controller, so no device can go there";
         return vec![
             Finding::fault("guest-no-controller", name, what)
                 .advice(format!("start QEMU with {DEVICE}")),
         ];
     }
-    let mut findings = Vec::new();
-    let xhci: Vec<_> =
-        answer.controllers.iter().filter(|one| one.standard == Standard::Xhci).collect();
+    let xhci: Vec<&GuestBus> =
+        answer.buses.iter().filter(|bus| bus.controller.ends_with("xhci")).collect();
     if xhci.is_empty() {
         let what = "the guest has no xHCI controller, so USB 3 devices are slow or do not work";
-        findings.push(
+        return vec![
             Finding::warning("guest-no-xhci", name, what)
                 .advice(format!("start QEMU with {DEVICE}")),
-        );
+        ];
     }
-    for controller in xhci {
-        let (bus, model) = (clean(&controller.bus, 64), clean(&controller.model, 64));
-        let Some(ports) = controller.ports else { continue };
-        let what =
-            format!("{bus} ({model}) has {} USB 2 and {} USB 3 ports", ports.usb2, ports.usb3);
-        findings.push(if ports.usb2.min(ports.usb3) < MOST {
-            let id = controller.id.as_deref().map_or("xhci0".to_owned(), |id| clean(id, 64));
-            let what = format!("{what}; it could have {MOST} of each");
-            Finding::note("guest-few-ports", name, what)
-                .advice(format!("start QEMU with -device {model},id={id},p2=15,p3=15"))
-        } else {
-            Finding::ok("guest-ports", name, what)
-        });
+    xhci.into_iter().map(|bus| ports(name, bus)).collect()
+}
+
+fn ports(name: &str, bus: &GuestBus) -> Finding {
+    let model = &bus.controller;
+    let takes = |speed| bus.ports.iter().filter(move |port| port.from <= speed && speed <= port.to);
+    let (usb2, usb3) = (takes(Speed::HIGH).count(), takes(Speed::SUPER).count());
+    let what = format!("{} ({model}) has {usb2} USB 2 and {usb3} USB 3 ports", bus.name);
+    if usb2.min(usb3) < MOST {
+        let id = bus.id.as_deref().unwrap_or("xhci0");
+        Finding::note("guest-few-ports", name, format!("{what}; it could have {MOST} of each"))
+            .advice(format!("start QEMU with -device {model},id={id},p2=15,p3=15"))
+    } else {
+        Finding::ok("guest-ports", name, what)
     }
-    findings
 }
 
 fn buses(look: &MachineLook, answer: &Answer) -> Vec<Finding> {
-    let has: Vec<String> =
-        answer.controllers.iter().map(|controller| clean(&controller.bus, 64)).collect();
+    let has: Vec<&str> = answer.buses.iter().map(|bus| bus.name.as_str()).collect();
     let judge = |hub: &String| {
-        if answer.controllers.iter().any(|controller| controller.bus == *hub) {
+        if has.contains(&hub.as_str()) {
             return Finding::ok("guest-bus", &look.vm.name, format!("{hub} of `hubs:` is there"));
         }
         let what = format!("the guest has no bus {hub}, which `hubs:` names");
@@ -110,15 +108,15 @@ mod tests {
     use super::*;
     use crate::check::finding::Level;
     use crate::check::machine::tests::look;
-    use crate::guest::controller::{Controller, Ports};
+    use crate::guest::bus::Takes;
 
-    fn xhci(ports: u64) -> Controller {
-        Controller {
+    fn bus(controller: &str, ports: usize) -> GuestBus {
+        GuestBus {
+            name: "xhci0.0".to_owned(),
+            controller: controller.to_owned(),
             id: Some("xhci0".to_owned()),
-            model: "qemu-xhci".to_owned(),
-            bus: "xhci0.0".to_owned(),
-            standard: Standard::Xhci,
-            ports: Some(Ports { usb2: ports, usb3: ports }),
+            ports: vec![Takes { from: Speed::LOW, to: Speed::SUPER }; ports],
+            occupants: Vec::new(),
         }
     }
 
@@ -127,7 +125,7 @@ mod tests {
             version: Some(Version { major: 7, minor: 2, micro: 0 }),
             usb_host: true,
             running: true,
-            controllers: vec![xhci(15)],
+            buses: vec![bus("qemu-xhci", 15)],
             ..Answer::default()
         };
         change(&mut answer);
@@ -147,12 +145,12 @@ mod tests {
         assert_eq!(codes(|answer| answer.usb_host = false, &[]), ["qemu-no-usb-host"]);
         let old = Version { major: 4, minor: 2, micro: 1 };
         assert_eq!(codes(|answer| answer.version = Some(old), &[]), ["qemu-old"]);
-        assert_eq!(codes(|answer| answer.controllers.clear(), &[]), ["guest-no-controller"]);
+        assert_eq!(codes(|answer| answer.buses.clear(), &[]), ["guest-no-controller"]);
+        assert_eq!(codes(|answer| answer.buses = vec![bus("usb-ehci", 6)], &[]), ["guest-no-xhci"]);
         assert_eq!(
-            codes(|answer| answer.controllers[0].standard = Standard::Ehci, &[]),
-            ["guest-no-xhci"]
+            codes(|answer| answer.buses = vec![bus("qemu-xhci", 4)], &[]),
+            ["guest-few-ports"]
         );
-        assert_eq!(codes(|answer| answer.controllers = vec![xhci(4)], &[]), ["guest-few-ports"]);
         assert_eq!(codes(|_| {}, &["usb.0"]), ["guest-no-bus"]);
         assert_eq!(codes(|answer| answer.running = false, &[]), ["guest-paused"]);
     }

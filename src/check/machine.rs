@@ -8,7 +8,7 @@ use super::access::{Node, Process};
 use super::finding::Finding;
 use crate::config::VirtualMachine;
 use crate::device_id::DeviceId;
-use crate::guest::controller::Controller;
+use crate::guest::bus::GuestBus;
 use crate::qmp::message::Version;
 use crate::qmp::{Error, Stage};
 use crate::text::shell_word;
@@ -44,8 +44,8 @@ pub struct Answer {
     pub usb_host: bool,
     /// Whether the guest runs.
     pub running: bool,
-    /// The guest's USB controllers.
-    pub controllers: Vec<Controller>,
+    /// The guest's USB buses.
+    pub buses: Vec<GuestBus>,
     /// The devices of ours that it has open.
     pub attached: Vec<DeviceId>,
     /// Its process.

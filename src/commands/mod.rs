@@ -2,6 +2,10 @@
 
 pub mod check;
 pub mod guest_args;
+pub mod install;
+pub mod ports;
+pub mod simulate;
+pub mod status;
 
 use std::path::Path;
 

@@ -106,13 +106,19 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 #[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "`virtual_machines:`, and the virtual machines indented below it"
+)]
 struct File {
     virtual_machines: Option<VirtualMachines>,
 }
 
 #[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:` and `hubs:`"
+)]
 struct Fields {
     socket: Socket,
     delay: Option<Seconds<0, 120_000>>,
@@ -530,6 +536,12 @@ mod tests {
                 "virtual_machines: [windows]\n".to_owned(),
                 "1:19",
                 ["the virtual machines", "a name and a colon"],
+            ),
+            ("- windows\n".to_owned(), "1:1", ["sequence", "`virtual_machines:`"]),
+            (
+                "virtual_machines:\n  windows: /run/qmp\n".to_owned(),
+                "2:12",
+                ["string", "`socket:` and `ports:`"],
             ),
             ("vms:\n".to_owned(), "1:1", ["vms", "virtual_machines"]),
             (

@@ -3,19 +3,34 @@
 //! Most events are of ports nobody configured; for them this scan is all that happens. Sound, not
 //! exact: it may say yes in vain, never no. Pure.
 
-use crate::devpath::DevPath;
+use crate::devpath::{DevPath, is_root_hub};
 
 /// Returns whether some port in the config `text` may be at or above `device`.
 ///
 /// A port at or above the device ends with one of the device's own components from the root hub
 /// down, and that component stands in the text as it is: YAML can spell a word otherwise only with
-/// a backslash.
+/// a backslash. Ports that are written wrong but were meant for the device are not ruled out, so
+/// that somebody hears of the mistake.
 pub fn may_match(text: &[u8], device: &DevPath) -> bool {
-    text.contains(&b'\\') || device.usb_components().any(|name| contains(text, name.as_bytes()))
+    text.contains(&b'\\')
+        || device.usb_components().any(|name| {
+            // Every path goes through a root hub; only one that ends there is a port.
+            let within_path: &[u8] = if is_root_hub(name) { b"/" } else { b"" };
+            has_word(text, name.as_bytes(), within_path)
+        })
 }
 
-fn contains(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len()).any(|window| window == word)
+/// Whether the word stands in the text by itself, not followed by any of `not_before`.
+fn has_word(text: &[u8], word: &[u8], not_before: &[u8]) -> bool {
+    let of_word = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_".contains(byte);
+    let last = text.len().saturating_sub(word.len());
+    (0..=last).any(|start| {
+        text[start..].starts_with(word)
+            && !text[..start].last().is_some_and(of_word)
+            && !text[start + word.len()..]
+                .first()
+                .is_some_and(|byte| of_word(byte) || not_before.contains(byte))
+    })
 }
 
 #[cfg(test)]
@@ -32,6 +47,8 @@ mod tests {
         let may = |device: &str| may_match(CONFIG.as_bytes(), &device.parse().unwrap());
         assert!(may("/devices/x/usb1/1-1"));
         assert!(may("/devices/x/usb1/1-1/1-1.3"));
+        assert!(!may("/devices/x/usb1/1-10"));
+        assert!(!may("/devices/x/usb1/1-2"));
         assert!(!may("/devices/x/usb2/2-1"));
         assert!(!may("/devices/x/usb2/2-1/2-1.3"));
     }

@@ -352,7 +352,7 @@ impl fmt::Display for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::scripted::{Bus, Scripted};
+    use crate::guest::model::{Bus, HostDevice, ModelGuest};
 
     const ID: &str = "hotplugger-1-3-16";
 
@@ -367,11 +367,20 @@ mod tests {
         }
     }
 
+    fn guest(objects: &[&str]) -> ModelGuest {
+        let stick = HostDevice {
+            id: ID.parse().unwrap(),
+            speed: "5000".to_owned(),
+            product: "Stick".to_owned(),
+        };
+        ModelGuest::new(objects, vec![stick])
+    }
+
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    fn attached_on(qmp: &mut Scripted, hubs: &[String]) -> (Option<String>, bool) {
+    fn attached_on(qmp: &mut ModelGuest, hubs: &[String]) -> (Option<String>, bool) {
         match attach(qmp, &wanted(hubs, &|| true)).unwrap() {
             Attached::Now(seat) => (seat.bus, seat.slow),
             other => panic!("{other:?}"),
@@ -380,51 +389,53 @@ mod tests {
 
     #[test]
     fn a_device_is_attached_by_bus_port_and_number_and_proved() {
-        let mut qmp = Scripted::new(&[]);
+        let mut qmp = guest(&[]);
         assert_eq!(attached_on(&mut qmp, &[]), (None, false));
-        assert_eq!(qmp.objects(), [ID]);
-        let added = &qmp.added[0];
+        assert_eq!(qmp.ids(), [ID]);
+        let added = qmp.added()[0].clone();
         assert_eq!(added["hostbus"], json!(1));
         assert_eq!(added["hostport"], json!("3"));
         assert_eq!(added["hostaddr"], json!(16));
         assert_eq!(added.get("bus"), None);
         assert!(matches!(attach(&mut qmp, &wanted(&[], &|| true)), Ok(Attached::Before)));
-        assert_eq!(qmp.added.len(), 1);
+        assert_eq!(qmp.added().len(), 1);
     }
 
     #[test]
     fn what_stood_for_earlier_devices_in_the_port_goes_first() {
-        let mut qmp = Scripted::new(&["hotplugger-1-3-9", "hotplugger-1-3.1-9", "kbd0"]);
+        let mut qmp = guest(&["hotplugger-1-3-9", "hotplugger-1-3.1-9", "kbd0"]);
         attached_on(&mut qmp, &[]);
-        assert_eq!(qmp.objects(), [ID, "hotplugger-1-3.1-9", "kbd0"]);
+        assert_eq!(qmp.ids(), [ID, "hotplugger-1-3.1-9", "kbd0"]);
     }
 
     #[test]
     fn full_missing_and_slow_buses_are_passed_over() {
-        let mut qmp = Scripted::new(&[]);
-        qmp.bus("a.0", Bus::Full);
-        qmp.bus("uhci.0", Bus::Speed("12"));
-        qmp.bus("xhci.0", Bus::Speed("5000"));
+        let mut qmp = guest(&[]);
+        qmp.buses.insert("a.0".to_owned(), Bus::Full);
+        qmp.buses.insert("uhci.0".to_owned(), Bus::Speed("12"));
+        qmp.buses.insert("xhci.0".to_owned(), Bus::Speed("5000"));
         let hubs = names(&["a.0", "nowhere.0", "uhci.0", "xhci.0"]);
         assert_eq!(attached_on(&mut qmp, &hubs), (Some("xhci.0".to_owned()), false));
-        assert_eq!(qmp.objects(), [ID]);
+        assert_eq!(qmp.ids(), [ID]);
     }
 
     #[test]
     fn a_slow_bus_is_better_than_none_and_the_fastest_of_them_is_taken() {
-        let mut qmp = Scripted::new(&[]);
-        qmp.bus("uhci.0", Bus::Speed("12"));
-        qmp.bus("ehci.0", Bus::Speed("480"));
+        let mut qmp = guest(&[]);
+        qmp.buses.insert("uhci.0".to_owned(), Bus::Speed("12"));
+        qmp.buses.insert("ehci.0".to_owned(), Bus::Speed("480"));
         let hubs = names(&["uhci.0", "ehci.0"]);
         assert_eq!(attached_on(&mut qmp, &hubs), (Some("ehci.0".to_owned()), true));
-        assert_eq!(attached_on(&mut Scripted::slow(), &[]), (None, true));
+        let mut qmp = guest(&[]);
+        qmp.default = Bus::Speed("480");
+        assert_eq!(attached_on(&mut qmp, &[]), (None, true));
     }
 
     #[test]
     fn when_no_bus_takes_it_each_one_says_why_and_nothing_stays() {
-        let mut qmp = Scripted::new(&[]);
-        qmp.bus("a.0", Bus::Full);
-        qmp.bus("b.0", Bus::Refuses);
+        let mut qmp = guest(&[]);
+        qmp.buses.insert("a.0".to_owned(), Bus::Full);
+        qmp.buses.insert("b.0".to_owned(), Bus::Refuses);
         let hubs = names(&["a.0", "b.0", "c.0"]);
         let said = attach(&mut qmp, &wanted(&hubs, &|| true)).unwrap_err().to_string();
         for hint in [
@@ -435,52 +446,52 @@ mod tests {
         ] {
             assert!(said.contains(hint), "{said}");
         }
-        assert_eq!(qmp.objects(), [""; 0]);
+        assert_eq!(qmp.ids(), [""; 0]);
     }
 
     #[test]
     fn a_node_that_qemu_may_not_open_is_told() {
-        let mut qmp = Scripted::new(&[]);
+        let mut qmp = guest(&[]);
         qmp.may_open = false;
         let said = attach(&mut qmp, &wanted(&[], &|| true)).unwrap_err().to_string();
         assert!(said.contains("may not open /dev/bus/usb/001/016"), "{said}");
-        assert_eq!(qmp.objects(), [""; 0]);
+        assert_eq!(qmp.ids(), [""; 0]);
     }
 
     #[test]
     fn a_device_that_qemu_never_sees_is_told() {
-        let mut qmp = Scripted::new(&[]);
+        let mut qmp = guest(&[]);
         qmp.sees_after = u32::MAX;
         let said = attach(&mut qmp, &wanted(&[], &|| true)).unwrap_err().to_string();
         assert!(said.contains("does not see it"), "{said}");
-        assert_eq!(qmp.objects(), [""; 0]);
+        assert_eq!(qmp.ids(), [""; 0]);
     }
 
     #[test]
     fn a_device_that_qemu_sees_late_is_attached_at_once_then() {
-        let mut qmp = Scripted::new(&[]);
+        let mut qmp = guest(&[]);
         qmp.sees_after = 3;
         attached_on(&mut qmp, &[]);
-        assert_eq!(qmp.added.len(), 2);
+        assert_eq!(qmp.added().len(), 2);
     }
 
     #[test]
     fn a_device_that_leaves_meanwhile_leaves_nothing() {
-        let mut qmp = Scripted::new(&[]);
+        let mut qmp = guest(&[]);
         assert!(matches!(attach(&mut qmp, &wanted(&[], &|| false)), Err(AttachError::Gone)));
-        assert!(qmp.added.is_empty());
+        assert!(qmp.added().is_empty());
         qmp.sees_after = u32::MAX;
         let looks = std::cell::Cell::new(0);
         let leaves = || looks.replace(looks.get() + 1) < 3;
         assert!(matches!(attach(&mut qmp, &wanted(&[], &leaves)), Err(AttachError::Gone)));
-        assert_eq!(qmp.objects(), [""; 0]);
+        assert_eq!(qmp.ids(), [""; 0]);
     }
 
     #[test]
     fn a_paused_guest_gets_it_when_it_goes_on() {
-        let mut qmp = Scripted::new(&[]);
+        let mut qmp = guest(&[]);
         qmp.running = false;
         assert!(matches!(attach(&mut qmp, &wanted(&[], &|| true)), Ok(Attached::WhenRunning)));
-        assert_eq!(qmp.objects(), [ID]);
+        assert_eq!(qmp.ids(), [ID]);
     }
 }

@@ -39,7 +39,7 @@ pub fn detach(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::scripted::Scripted;
+    use crate::guest::model::ModelGuest;
 
     fn ids(names: &[&str]) -> Vec<DeviceId> {
         names.iter().map(|name| name.parse().unwrap()).collect()
@@ -47,27 +47,30 @@ mod tests {
 
     #[test]
     fn only_what_is_ours_in_that_port_goes() {
-        let mut qmp = Scripted::new(&[
-            "hotplugger-1-1-5",
-            "hotplugger-1-10-5",
-            "hotplugger-1-1.4-5",
-            "hotplugger-1-1-7",
-            "kbd0",
-            "hotplugger-1-1-x",
-        ]);
+        let mut qmp = ModelGuest::new(
+            &[
+                "hotplugger-1-1-5",
+                "hotplugger-1-10-5",
+                "hotplugger-1-1.4-5",
+                "hotplugger-1-1-7",
+                "kbd0",
+                "hotplugger-1-1-x",
+            ],
+            Vec::new(),
+        );
         let port = "1-1".parse().unwrap();
         let gone = detach(&mut qmp, &port, None).unwrap();
         assert_eq!(gone, ids(&["hotplugger-1-1-5", "hotplugger-1-1-7"]));
         assert_eq!(detach(&mut qmp, &port, None).unwrap(), []);
         assert_eq!(
-            qmp.objects(),
+            qmp.ids(),
             ["hotplugger-1-1-x", "hotplugger-1-1.4-5", "hotplugger-1-10-5", "kbd0"]
         );
     }
 
     #[test]
     fn the_device_that_came_after_stays() {
-        let mut qmp = Scripted::new(&["hotplugger-1-1-5", "hotplugger-1-1-6"]);
+        let mut qmp = ModelGuest::new(&["hotplugger-1-1-5", "hotplugger-1-1-6"], Vec::new());
         let gone = detach(&mut qmp, &"1-1".parse().unwrap(), Some(DevNum(6))).unwrap();
         assert_eq!(gone, ids(&["hotplugger-1-1-5"]));
     }

@@ -3,12 +3,10 @@
 //! Knows QEMU's commands and words, and no socket: everything goes through [`Qmp`].
 
 pub mod attach;
-pub mod controller;
+pub mod bus;
 pub mod detach;
+pub mod model;
 pub mod object;
 pub mod view;
-
-#[cfg(test)]
-pub(crate) mod scripted;
 
 pub use crate::qmp::Qmp;

@@ -60,7 +60,7 @@ pub fn place(qmp: &mut dyn Qmp, id: &DeviceId) -> Result<Place, Error> {
 }
 
 /// Runs a monitor command. Only fixed ones: nothing is ever put into the text.
-fn monitor(qmp: &mut dyn Qmp, command: &'static str) -> Result<String, Error> {
+pub(super) fn monitor(qmp: &mut dyn Qmp, command: &'static str) -> Result<String, Error> {
     match qmp.execute("human-monitor-command", json!({ "command-line": command }))? {
         Value::String(text) => Ok(text),
         _ => Err(Error::Protocol(format!("{command} is not answered with text"))),

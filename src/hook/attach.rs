@@ -1,6 +1,6 @@
 //! The attaching events: settle, check, attach, prove, record.
 
-use super::{Hook, keep, not_kept, recall};
+use super::{Hook, not_kept, recall};
 use crate::config::VirtualMachine;
 use crate::device_id::DeviceId;
 use crate::guest::attach::{AttachError, Attached, Wanted, attach};
@@ -27,16 +27,18 @@ impl Attach<'_> {
     pub(super) fn run(&self, mut subject: Subject, record: Option<Record>) -> Outcome {
         let end = |subject: &Subject, end| Outcome::new(Some(subject.clone()), end);
         let world = self.world;
-        let Some(device) = world.usb_device(&self.event.device) else {
-            return end(&subject, self.left());
+        let device = match world.usb_device(&self.event.device) {
+            Ok(Some(device)) => device,
+            Ok(None) => return end(&subject, self.left()),
+            Err(error) => return end(&subject, End::Failed(format!("not attached: {error}"))),
         };
         let devnum = self.event.devnum.unwrap_or(device.devnum);
         let id = DeviceId { port: self.event.port.clone(), devnum };
-        subject.device = Some(device.label());
         subject.id = Some(id.clone());
         if device.devnum != devnum {
             return end(&subject, self.left());
         }
+        subject.device = Some(device.label());
         if let Some(why) = refusal(&device) {
             return end(&subject, End::Refused(why.to_owned()));
         }
@@ -79,13 +81,7 @@ impl Attach<'_> {
             exchange: now.since(settled),
         };
         if attached.is_ok() {
-            let attached = Attachment {
-                vm: self.vm.name.clone(),
-                socket: self.vm.socket.clone(),
-                id,
-                at: now,
-            };
-            notes.extend(keep(world, &Record { attached: Some(attached), ..record }));
+            notes.extend(self.note_attached(record, id));
         }
         let how = match attached {
             Ok(Attached::Now(seat)) => End::Attached { seat, times },
@@ -102,8 +98,11 @@ impl Attach<'_> {
 
     fn exchange(&self, id: &DeviceId, device: &UsbDevice) -> Result<Attached, ExchangeError> {
         let still_there = || {
+            // What cannot be told now was there a moment ago.
             let now = self.world.usb_device(&self.event.device);
-            now.is_some_and(|now| now.devnum == id.devnum && refusal(&now).is_none())
+            now.map_or(true, |now| {
+                now.is_some_and(|now| now.devnum == id.devnum && refusal(&now).is_none())
+            })
         };
         let wanted = Wanted {
             id: id.clone(),
@@ -129,6 +128,22 @@ impl Attach<'_> {
             let mut known = known.unwrap_or_else(|| record.clone());
             known.newest_interface = known.newest_interface.max(self.event.seqnum);
             *stored = Some(known);
+        }))
+    }
+
+    /// Notes where the device is; what siblings have noted meanwhile stays.
+    fn note_attached(&self, record: Record, id: DeviceId) -> Option<String> {
+        let (vm, socket) = (self.vm.name.clone(), self.vm.socket.clone());
+        let attached = Attachment { vm, socket, id, at: self.world.now() };
+        let port = record.port.clone();
+        let mut record = Some(record);
+        not_kept(self.world.remember(&port, &mut |stored| {
+            let known = stored.take().filter(|stored| stored.devnum == attached.id.devnum);
+            *stored = known.or_else(|| record.take()).map(|mut known| {
+                let before = known.attached.take().filter(|before| before.is_same(&attached));
+                known.attached = Some(before.unwrap_or_else(|| attached.clone()));
+                known
+            });
         }))
     }
 

@@ -56,6 +56,8 @@ fn detach_from(
         // The next device may be there already, and attached.
         let present = world
             .usb_device(&event.device)
+            .ok()
+            .flatten()
             .map(|device| device.devnum)
             .filter(|devnum| Some(*devnum) != event.devnum);
         deleted = detach_port(qmp, &event.port, present)?;

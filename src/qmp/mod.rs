@@ -107,6 +107,9 @@ impl fmt::Display for Error {
             Self::NotRunning { socket, stale: true } => {
                 write!(f, "not running: nobody listens at {}", socket.display())
             }
+            Self::Socket { socket, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                write!(f, "this user may not use the QMP socket {}; run as root", socket.display())
+            }
             Self::Socket { socket, source } => {
                 write!(f, "the QMP socket {} cannot be used: {source}", socket.display())
             }

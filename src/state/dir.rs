@@ -45,18 +45,23 @@ pub struct Records<'a> {
 impl StateDir {
     /// Opens the folder, making it where it is not there.
     pub fn open(root: &Root) -> Result<Self> {
-        let boot_id = fs::read_to_string(root.path("/proc/sys/kernel/random/boot_id"))
-            .map(|id| id.trim().to_owned())
-            .unwrap_or_default();
-        let (folder, fallback) = match open_in(root, "/tmp") {
+        let (folder, fallback) = match open_in(root, "/tmp", Missing::Make) {
             Ok(folder) => (folder, None),
             Err(error) => {
                 let why = format!("{error:#}");
-                let folder = open_in(root, "/run").with_context(|| why.clone())?;
+                let folder = open_in(root, "/run", Missing::Make).with_context(|| why.clone())?;
                 (folder, Some(why))
             }
         };
-        Ok(Self { folder, boot_id, fallback })
+        Ok(Self { folder, boot_id: boot_id(root), fallback })
+    }
+
+    /// Opens the folder to look into it; none if there is none, or we may not.
+    pub(super) fn look(root: &Root) -> Option<Self> {
+        let folder = open_in(root, "/tmp", Missing::Leave)
+            .or_else(|_| open_in(root, "/run", Missing::Leave))
+            .ok()?;
+        Some(Self { folder, boot_id: boot_id(root), fallback: None })
     }
 
     /// The id of this boot.
@@ -75,6 +80,37 @@ impl StateDir {
     pub fn qmp_lock(&self, path: &std::path::Path) -> Result<File> {
         use std::os::unix::ffi::OsStrExt;
         self.open_lock(&format!("qmp-{:016x}.lock", fnv1a(path.as_os_str().as_bytes())))
+    }
+
+    fn read(&self, name: &str) -> Option<Record> {
+        let file = self.open_to_read(name).ok()?;
+        let mut text = Vec::new();
+        file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
+        let record: Record = serde_json::from_slice(&text).ok()?;
+        (record.version == VERSION && record.boot_id == self.boot_id).then_some(record)
+    }
+
+    pub(super) fn open_to_read(&self, name: &str) -> io::Result<File> {
+        self.open_file(name, OFlags::RDONLY)
+    }
+
+    pub(super) fn append_to(&self, name: &str) -> io::Result<File> {
+        self.open_file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)
+    }
+
+    /// Writes a file anew: whole or, when it fails, not at all.
+    pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let temporary = format!("{name}.new");
+        let write = || -> io::Result<()> {
+            let _ = unlinkat(&self.folder, &temporary, AtFlags::empty());
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            self.open_file(&temporary, flags)?.write_all(bytes)?;
+            renameat(&self.folder, &temporary, &self.folder, name)?;
+            Ok(())
+        };
+        write().inspect_err(|_| {
+            let _ = unlinkat(&self.folder, &temporary, AtFlags::empty());
+        })
     }
 
     fn open_lock(&self, name: &str) -> Result<File> {
@@ -109,20 +145,8 @@ impl Records<'_> {
     /// Stores the record: whole or, when it fails, not at all.
     pub fn put(&self, record: &Record) -> Result<()> {
         let name = file_name(&record.port);
-        let temporary = format!("{name}.new");
-        let write = || -> io::Result<()> {
-            let _ = unlinkat(&self.dir.folder, &temporary, AtFlags::empty());
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-            let mut file = self.dir.open_file(&temporary, flags)?;
-            file.write_all(&serde_json::to_vec_pretty(record)?)?;
-            renameat(&self.dir.folder, &temporary, &self.dir.folder, &name)?;
-            Ok(())
-        };
-        write()
-            .inspect_err(|_| {
-                let _ = unlinkat(&self.dir.folder, &temporary, AtFlags::empty());
-            })
-            .with_context(|| format!("state file {name}"))
+        let bytes = serde_json::to_vec_pretty(record)?;
+        self.dir.replace(&name, &bytes).with_context(|| format!("state file {name}"))
     }
 
     /// Forgets the port.
@@ -143,11 +167,50 @@ pub fn may_have_record(root: &Root, port: &Port) -> bool {
     })
 }
 
+/// The record of the port, read without changing or waiting for anything.
+pub fn peek(root: &Root, port: &Port) -> Option<Record> {
+    StateDir::look(root)?.read(&file_name(port)).filter(|record| record.port == *port)
+}
+
+/// All records, read without changing or waiting for anything, in the order of their ports.
+pub fn peek_all(root: &Root) -> Vec<Record> {
+    let Some(state) = StateDir::look(root) else { return Vec::new() };
+    let Ok(entries) = rustix::fs::Dir::read_from(&state.folder) else { return Vec::new() };
+    let names = entries.filter_map(Result::ok);
+    let names = names.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
+    let of_port = |name: &String| {
+        let port = name.strip_prefix("port-").and_then(|rest| rest.strip_suffix(".json"));
+        port.is_some_and(|port| port.parse::<Port>().is_ok())
+    };
+    let mut records: Vec<Record> =
+        names.filter(of_port).filter_map(|name| state.read(&name)).collect();
+    records.sort_by(|one, other| one.port.cmp(&other.port));
+    records
+}
+
+/// Whether there is a state folder that we may not look into.
+pub fn hidden(root: &Root) -> bool {
+    let folder = root.path(format!("/tmp/{NAME}"));
+    folder.symlink_metadata().is_ok() && StateDir::look(root).is_none()
+}
+
+fn boot_id(root: &Root) -> String {
+    let id = fs::read_to_string(root.path("/proc/sys/kernel/random/boot_id"));
+    id.map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// What is to be done where the folder is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Leave,
+}
+
 fn file_name(port: &Port) -> String {
     format!("port-{port}.json")
 }
 
-fn open_in(root: &Root, parent: &str) -> Result<OwnedFd> {
+fn open_in(root: &Root, parent: &str, missing: Missing) -> Result<OwnedFd> {
     let parent_path = root.path(parent);
     let path = format!("{parent}/{NAME}");
     let at_parent = openat(
@@ -162,13 +225,18 @@ fn open_in(root: &Root, parent: &str) -> Result<OwnedFd> {
     if !(owned(&stat, true) && (sticky || stat.st_mode & 0o022 == 0)) {
         bail!("{parent} is not root's, or others may rename what is in it");
     }
-    match mkdirat(&at_parent, NAME, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot make {path}")),
+    if missing == Missing::Make {
+        match mkdirat(&at_parent, NAME, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot make {path}")),
+        }
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = openat(&at_parent, NAME, flags, Mode::empty())
-        .with_context(|| format!("{path} is no folder of ours; delete it"))?;
+    let folder = match openat(&at_parent, NAME, flags, Mode::empty()) {
+        Ok(folder) => folder,
+        Err(Errno::NOTDIR | Errno::LOOP) => bail!("{path} is no folder; delete it"),
+        Err(error) => return Err(error).with_context(|| path.clone()),
+    };
     let stat = fstat(&folder).with_context(|| path.clone())?;
     if !owned(&stat, false) || stat.st_mode & 0o077 != 0 {
         bail!(

@@ -1,8 +1,10 @@
 //! What is remembered of a port between the events of its device.
 //!
 //! All of it is disposable: with the whole folder deleted, devices are still attached and detached
-//! rightly. [`dir`] keeps the folder safe, [`lock`] is the waiting, [`record`] is what is written.
+//! rightly. [`dir`] keeps the folder safe, [`lock`] is the waiting, [`record`] is what is
+//! written; [`history`] is what was.
 
 pub mod dir;
+pub mod history;
 pub mod lock;
 pub mod record;

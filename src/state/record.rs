@@ -60,6 +60,13 @@ pub struct Attachment {
     pub at: Monotonic,
 }
 
+impl Attachment {
+    /// Whether this is the same device in the same guest.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.vm, &self.socket, &self.id) == (&other.vm, &other.socket, &other.id)
+    }
+}
+
 impl Record {
     /// Since when the device is known to have been quiet, seen at `now`: since the record was
     /// made, if the kernel has sent nothing at all since; else only since `now`.

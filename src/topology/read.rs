@@ -69,7 +69,7 @@ fn port_folders(root: &Root, hub: &DevPath) -> Vec<(u8, PathBuf)> {
 
 fn read_port(root: &Root, hub: &DevPath, number: u8, folder: &Path) -> Option<HubPort> {
     let devpath = below(hub, number)?;
-    let plugged = sysfs::usb_device(root, &devpath).map(|device| {
+    let plugged = sysfs::usb_device(root, &devpath).ok().flatten().map(|device| {
         if device.is_hub() {
             Plugged::Hub(device, read_hub(root, devpath.clone()))
         } else {
@@ -114,7 +114,7 @@ fn connector(root: &Root, folder: &Path) -> Connector {
 }
 
 /// The DEVPATH of a path below `sys`, links resolved.
-fn devpath_of(sys: &Path, path: &Path) -> Option<DevPath> {
+pub(crate) fn devpath_of(sys: &Path, path: &Path) -> Option<DevPath> {
     let path = fs::canonicalize(path).ok()?;
     let below = path.strip_prefix(fs::canonicalize(sys).ok()?).ok()?;
     format!("/{}", below.to_str()?).parse().ok()

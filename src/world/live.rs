@@ -48,7 +48,7 @@ impl<'a> Live<'a> {
 }
 
 impl World for Live<'_> {
-    fn usb_device(&self, devpath: &DevPath) -> Option<UsbDevice> {
+    fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
         sysfs::usb_device(self.root, devpath)
     }
 

@@ -1,9 +1,10 @@
 //! What the udev call reads and changes outside itself, as one seam.
 //!
-//! [`live`] is this machine. Others can take its place: a rehearsal that touches nothing, or a
-//! model in a test; the code that decides and acts is the same.
+//! [`live`] is this machine, [`rehearsal`] one in which nothing is touched; the code that decides
+//! and acts is the same.
 
 pub mod live;
+pub mod rehearsal;
 
 use std::io;
 use std::path::Path;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
 use crate::guest::attach::AttachError;
+use crate::plan::Plan;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp};
 use crate::settle::{Settle, Settled};
@@ -20,8 +22,15 @@ use crate::sysfs::UsbDevice;
 
 /// The world around one udev call.
 pub trait World {
+    /// Takes note of what was decided.
+    fn decided(&self, _: &Plan<'_>) {}
+
     /// The USB device that is at `devpath` now.
-    fn usb_device(&self, devpath: &DevPath) -> Option<UsbDevice>;
+    ///
+    /// # Errors
+    ///
+    /// It cannot be told whether there is one.
+    fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>>;
 
     /// When the kernel added that device, if it can be told.
     fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic>;

@@ -30,15 +30,13 @@ pub(crate) fn serve(path: &Path, greeting: &'static str, answer: fn(&str, &Value
 
 /// What a QEMU with an xHCI answers.
 pub(crate) fn sound(command: &str, arguments: &Value) -> Value {
-    let path = arguments["path"].as_str().unwrap_or_default();
-    json!({"return": match (command, path) {
-        ("qom-list", "/machine/peripheral") => json!([{"name": "xhci0", "type": "child<qemu-xhci>"}]),
-        ("qom-list", "/machine/peripheral/xhci0") => {
-            json!([{"name": "xhci0.0", "type": "child<usb-bus>"}])
-        }
+    const QTREE: &str = "bus: pcie.0\r\n  type PCIE\r\n  dev: qemu-xhci, id \"xhci0\"\r\n    \
+        bus: xhci0.0\r\n      type usb-bus\r\n";
+    json!({"return": match (command, arguments["command-line"].as_str()) {
         ("qom-list", _) => json!([]),
         ("qom-get", _) => json!(15),
         ("query-status", _) => json!({"running": true}),
+        ("human-monitor-command", Some("info qtree")) => json!(QTREE),
         _ => json!({}),
     }})
 }

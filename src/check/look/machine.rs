@@ -11,7 +11,7 @@ use crate::check::machine::{Answer, Holders, MachineLook};
 use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
-use crate::guest::{controller, object, view};
+use crate::guest::{bus, object, view};
 use crate::qmp::client::QmpClient;
 use crate::qmp::{Error, Stage};
 use crate::root::Root;
@@ -59,7 +59,7 @@ fn ask(socket: &Path, vm: &VirtualMachine) -> Result<Answer, Error> {
         attached,
         usb_host: view::has_usb_host(qmp)?,
         running: object::is_running(qmp)?,
-        controllers: controller::list(qmp)?,
+        buses: bus::buses(qmp)?,
         version: client.version(),
         pid: client.partner(),
     })

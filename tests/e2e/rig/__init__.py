@@ -4,5 +4,6 @@ from .error import RigError
 from .guest import Guest
 from .monitor import Event, Monitor
 from .rig import Rig
+from .snapshot import build
 
-__all__ = ['Event', 'Guest', 'Monitor', 'Rig', 'RigError']
+__all__ = ['Event', 'Guest', 'Monitor', 'Rig', 'RigError', 'build']

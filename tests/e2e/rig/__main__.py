@@ -3,15 +3,13 @@ import argparse
 import signal
 import sys
 
-from . import RigError
+from . import RigError, snapshot
 from .ports import KINDS
 from .rig import Rig
-from .snapshot import KINDS as GUESTS, snapshot
 
 
 def build(args):
-    for kind in GUESTS:
-        snapshot(kind, install=args.install)
+    snapshot.build(install=args.install)
 
 
 def up(args):
@@ -63,7 +61,8 @@ def _parser():
         return sub
     command(build, 'build the image and the snapshots').add_argument(
         '--install', action='store_true', help='apt-get install what is missing on this machine')
-    command(up, 'start the host VM').add_argument('--guest', default='linux', choices=GUESTS)
+    command(up, 'start the host VM').add_argument(
+        '--guest', default='linux', choices=snapshot.KINDS)
     command(down, 'end the host VM')
     command(sh, 'run a line of bash in the host VM').add_argument('line')
     sub = command(put, 'copy a file into the host VM')
@@ -71,18 +70,22 @@ def _parser():
     sub.add_argument('path')
     sub = command(plug, 'plug a device into a port')
     sub.add_argument('kind', help=' '.join(KINDS))
-    sub.add_argument('port', help="1..12, xhci2:1..xhci2:8, 2.1 behind a hub in 2")
+    sub.add_argument('port', help='1..12, xhci2:1..xhci2:8, 2.1 behind a hub')
     command(unplug, 'pull what is in a port').add_argument('port')
     command(usb, "the guest's USB devices").add_argument('--vm', default='windows')
-    command(journal, "the host VM's journal").add_argument(
-        'arguments', nargs=argparse.REMAINDER, help="journalctl's arguments")
+    command(journal, "the host VM's journal; all arguments are journalctl's")
     return parser
 
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    args = _parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)     # cleans up, as on Ctrl-C
+    parser = _parser()
+    args, args.arguments = parser.parse_known_args()
+    if args.arguments and args.function is not journal:
+        parser.error(f'unrecognized arguments: {" ".join(args.arguments)}')
     try:
         sys.exit(args.function(args))
     except RigError as error:
         sys.exit(f'rig: {error}')
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -108,9 +108,7 @@ class Guest:
 
     def trace(self):
         """What its QEMU did with host devices: [(CLOCK_MONOTONIC of the host, text)]."""
-        clocks = self._host.agent.clocks()
-        shift = clocks['realtime'] - clocks['monotonic']
-        lines = []
+        shift, lines = self._host.realtime_shift(), []
         for line in self._log('trace.log'):           # 1234@1700000000.123456:usb_host_close ...
             head, _, text = line.partition(':')
             with contextlib.suppress(ValueError):

@@ -23,18 +23,19 @@ class Host:
         self.machine = Machine(folder)
         self._ports = Ports(self.machine)
         self._agent = None
+        self._shift = None
 
     # -- its life
 
     def boot(self, image, disk, **options):
         """Starts it and waits until it is up; options are Machine.start's."""
         self.machine.start(image, disk, **options)
-        self.machine.wait_for(self._answers, 'the host VM did not come up')
+        self.machine.wait_for(self._answers, 'the host VM to come up')
         self.agent.set_time(time.time())
 
     def down(self):
         """Ends it; nothing of it stays."""
-        self._agent = None
+        self._agent = self._shift = None
         self.machine.stop()
 
     # -- its ports
@@ -97,6 +98,13 @@ class Host:
     def monotonic(self):
         """Its CLOCK_MONOTONIC, which uevents, journal and guest logs have too."""
         return self.agent.clocks()['monotonic']
+
+    def realtime_shift(self):
+        """Its wall clock minus its CLOCK_MONOTONIC: the same each time, as nobody sets it."""
+        if self._shift is None:
+            clocks = self.agent.clocks()
+            self._shift = clocks['realtime'] - clocks['monotonic']
+        return self._shift
 
     def guest(self, name='windows'):
         """The guest of that name, running or not."""

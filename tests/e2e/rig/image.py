@@ -8,7 +8,7 @@ import lzma
 import os
 import shutil
 
-from . import cache, packages, rootfs
+from . import cache, rootfs
 from .command import run
 from .initramfs import initramfs
 from .progress import step
@@ -39,16 +39,15 @@ class Image:
     key: str
 
 
-def build(install=False):
-    """Builds what is not built yet and returns the Image.  install: apt-get what is missing."""
-    packages.require(install)
+def build():
+    """The Image; made now if it is not there yet."""
     tarball, root_key = rootfs.tarball()
     # The code that makes the image is part of what it is made from.
     sources = [_HOST, _GUEST, f'{_HERE}/image.py', f'{_HERE}/initramfs.py']
     key = cache.digest(root_key, *[part for source in sources for part in _contents(source)])
 
     def fill(folder):
-        with step("the host VM's disk image"):
+        with step('disk image of the host VM'):
             _fill(folder, tarball)
 
     folder = cache.entry('image', key, fill)

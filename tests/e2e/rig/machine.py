@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 
 from .error import RigError
 from .qmp import QMP
@@ -73,19 +72,20 @@ class Machine:
         with open(f'{self.folder}/qemu.log', 'w') as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
                                              stderr=log, start_new_session=True)
-        with open(f'{self.folder}/pid', 'w') as file:
+        with open(f'{self.folder}/pid.new', 'w') as file:
             file.write(str(self._process.pid))
-        self.wait_for(lambda: os.path.exists(self._socket), 'QEMU did not start')
+        os.rename(f'{self.folder}/pid.new', f'{self.folder}/pid')
+        self.wait_for(lambda: os.path.exists(self._socket), 'QEMU to start')
         if state:                       # it was saved stopped, and comes back so
             self.wait_for(lambda: self.qmp.execute('query-status')['status'] != 'inmigrate',
-                          'the snapshot did not load')
+                          'the snapshot to load')
             self.qmp.execute('cont')
 
     def wait_for(self, condition, what, timeout=600):
         """Waits for something that QEMU is to bring about; gives up when QEMU ends."""
         def check():
             if not self.alive():
-                raise RigError('QEMU ended')
+                raise RigError(f'waited for {what}, but QEMU ended')
             return condition()
         try:
             return wait_for(check, timeout, what, every=0.03)

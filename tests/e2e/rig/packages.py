@@ -25,8 +25,8 @@ def require(install):
     if not missing:
         return
     if not install:
-        raise RigError(f'missing packages: {" ".join(missing)} (apt-get install them as root, or '
-                       'run `python3 -m rig build --install` in tests/e2e)')
+        raise RigError(f'missing packages: {" ".join(missing)}; apt-get install them, or let '
+                       '--install do it, as root')
     with step(f'apt-get install {" ".join(missing)}'):
         run('apt-get', 'update', '-qq')
         run('apt-get', 'install', '-y', '-qq', '--no-install-recommends', *missing,

@@ -1,9 +1,12 @@
 """What a test uses: a Host that comes out of a snapshot and is gone afterwards."""
+import atexit
+import glob
 import itertools
 import os
 
 from .error import RigError
 from .host import Host
+from .machine import Machine
 from .settings import RUN_DIR
 from .snapshot import snapshot
 
@@ -28,15 +31,31 @@ class Rig(Host):
         """Has it running, with that guest (KINDS in snapshot.py) as `windows`."""
         if self.machine.alive():
             raise RigError(f'the rig {self.name} is up already')
-        self.down()         # what a killed process left of one of that name
+        _sweep()
         image, disk, state = snapshot(guest)
+        if not self._keep:
+            atexit.register(self.down)
         self.boot(image, disk, state=state, keep=self._keep)
         if guest != 'none':
             self.guest().qmp('cont')
         return self
+
+    def down(self):
+        """Ends it; nothing of it stays."""
+        super().down()
+        atexit.unregister(self.down)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.down()
+
+
+def _sweep():
+    """Removes the files of rigs whose process was killed: their QEMU has ended with it."""
+    for folder in glob.glob(f'{RUN_DIR}/*'):
+        if os.path.exists(f'{folder}/pid'):         # else it is just being made
+            machine = Machine(folder)
+            if not machine.alive():
+                machine.stop()

@@ -2,11 +2,12 @@
 
 'none' has no guest; 'seabios' and 'linux' go on from it and have the guest `windows`, paused.
 """
+import contextlib
 import os
 import shutil
 import sys
 
-from . import cache, guest, image
+from . import cache, guest, image, packages
 from .command import run
 from .error import RigError
 from .host import Host
@@ -18,9 +19,16 @@ KINDS = ('none', *guest.KINDS)
 _TRIES = 3
 
 
-def snapshot(kind, install=False):
-    """(Image, path of the disk, path of the state); makes them if need be."""
-    files = image.build(install)
+def build(*kinds, install=False):
+    """Makes what is not there yet, so that up() is quick.  install: apt-get what is missing."""
+    packages.require(install)
+    for kind in kinds or KINDS:
+        snapshot(kind)
+
+
+def snapshot(kind):
+    """(Image, path of the disk, path of the state); made now if need be."""
+    files = image.build()
     return files, *_files(kind, files)
 
 
@@ -49,9 +57,12 @@ def _make(folder, kind, files, base):
     run('cp', '--sparse=always', '--reflink=auto', disk, f'{folder}/disk.img')
     host = Host(f'{RUN_DIR}/snapshot-{kind}-{os.getpid()}')
     console = f'{host.machine.folder}/console.log'
-    what = 'the host VM' if kind == 'none' else f'the {kind} guest in it'
+    if kind == 'none':
+        progress = step('host VM: boot and snapshot', lambda: last_line(console))
+    else:
+        progress = step(f'{kind} guest in the host VM: boot and snapshot')
     try:
-        with step(f'{what}: boot and snapshot', lambda: last_line(console)):
+        with progress:
             host.boot(files, f'{folder}/disk.img', state=state, writable=True)
             if kind != 'none':
                 host.guest().start(kind)
@@ -61,7 +72,8 @@ def _make(folder, kind, files, base):
                 host.guest().qmp('stop')
             host.machine.save(f'{folder}/state')
     except RigError:
-        shutil.copy(console, f'{os.path.dirname(folder)}/failed-{kind}.log')
+        with contextlib.suppress(OSError):
+            shutil.copy(console, f'{os.path.dirname(folder)}/failed-{kind}.log')
         raise
     finally:
         host.down()

@@ -4,7 +4,7 @@ import time
 from .error import RigError
 
 
-def wait_for(condition, timeout=60, what='the condition', every=0.1):
+def wait_for(condition, timeout=60, what='a condition', every=0.1):
     """condition()'s first true value; raises after timeout seconds.
 
     Under TCG on a busy machine everything can take ten times longer: set no limit below 30 s.
@@ -15,5 +15,5 @@ def wait_for(condition, timeout=60, what='the condition', every=0.1):
         if value:
             return value
         if time.monotonic() > end:
-            raise RigError(f'{what} did not come true in {timeout} s')
+            raise RigError(f'waited {timeout} s in vain for {what}')
         time.sleep(every)

@@ -1,0 +1,249 @@
+//! `ports`: the host's USB ports as a tree, with what is in them and whose they are.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::{Context, Verdict};
+use crate::config::Config;
+use crate::devpath::DevPath;
+use crate::output::{Line, Output, Tone};
+use crate::speed::Speed;
+use crate::state::dir;
+use crate::topology::read::topology;
+use crate::topology::{Hub, HubPort, Plugged, Topology};
+
+/// Arguments of `ports`.
+#[derive(Debug, Args)]
+pub struct Ports {
+    /// Prints a JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is printed; the form is documented in docs/json.md.
+#[derive(Debug, Serialize)]
+struct Listing {
+    controllers: Vec<ListedController>,
+    /// Ports of the config that this host does not have now.
+    missing: Vec<Missing>,
+}
+
+#[derive(Debug, Serialize)]
+struct ListedController {
+    devpath: String,
+    buses: Vec<ListedHub>,
+}
+
+#[derive(Debug, Serialize)]
+struct ListedHub {
+    devpath: String,
+    speed: Option<String>,
+    ports: Vec<ListedPort>,
+}
+
+#[derive(Debug, Serialize)]
+struct ListedPort {
+    port: String,
+    devpath: String,
+    peer: Option<String>,
+    peer_guessed: bool,
+    connect_type: Option<String>,
+    position: Option<String>,
+    vm: Option<String>,
+    device: Option<ListedDevice>,
+    hub: Option<ListedHub>,
+}
+
+#[derive(Debug, Serialize)]
+struct ListedDevice {
+    product: Option<String>,
+    vendor_id: String,
+    product_id: String,
+    speed: Option<String>,
+    devnum: u8,
+    /// The virtual machine that has it, as far as is remembered.
+    attached: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Missing {
+    devpath: String,
+    vm: String,
+}
+
+/// What the listing is made from.
+struct Knowledge {
+    config: Config,
+    /// Port, number and virtual machine of what is remembered as attached.
+    attached: Vec<(DevPath, u8, String)>,
+}
+
+impl Ports {
+    /// Prints the tree.
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+        let knowledge = Knowledge {
+            config: context.config()?,
+            attached: dir::peek_all(context.root)
+                .into_iter()
+                .filter_map(|record| Some((record.devpath, record.devnum.0, record.attached?.vm)))
+                .collect(),
+        };
+        let topology = topology(context.root);
+        let listing = knowledge.listing(&topology);
+        if self.json {
+            output.json(&listing)?;
+        } else {
+            output.table(&rows(&listing))?;
+            if dir::hidden(context.root) {
+                let note = "What is attached only root can see: sudo hotplugger ports";
+                output.line(&Line::from((Tone::Faint, note)))?;
+            }
+        }
+        Ok(Verdict::Good)
+    }
+}
+
+impl Knowledge {
+    fn listing(&self, topology: &Topology) -> Listing {
+        let controllers = topology.controllers.iter().map(|controller| ListedController {
+            devpath: controller.devpath.to_string(),
+            buses: controller.root_hubs.iter().map(|hub| self.hub(hub)).collect(),
+        });
+        let existing: BTreeSet<&DevPath> = topology
+            .ports()
+            .into_iter()
+            .map(|port| &port.devpath)
+            .chain(
+                topology
+                    .controllers
+                    .iter()
+                    .flat_map(|controller| controller.root_hubs.iter().map(|hub| &hub.devpath)),
+            )
+            .collect();
+        let configured = self
+            .config
+            .virtual_machines
+            .iter()
+            .flat_map(|vm| vm.ports.iter().map(move |port| (port, vm.name.clone())));
+        let missing = configured.filter(|(port, _)| !existing.contains(port));
+        Listing {
+            controllers: controllers.collect(),
+            missing: missing.map(|(port, vm)| Missing { devpath: port.to_string(), vm }).collect(),
+        }
+    }
+
+    fn hub(&self, hub: &Hub) -> ListedHub {
+        ListedHub {
+            devpath: hub.devpath.to_string(),
+            speed: hub.speed.map(Speed::number),
+            ports: hub.ports.iter().map(|port| self.port(port)).collect(),
+        }
+    }
+
+    fn port(&self, port: &HubPort) -> ListedPort {
+        let device = port.plugged.as_ref().map(|plugged| {
+            let device = plugged.device();
+            let attached = self.attached.iter().find(|(devpath, devnum, _)| {
+                *devpath == port.devpath && *devnum == device.devnum.0
+            });
+            ListedDevice {
+                product: device.product.clone(),
+                vendor_id: format!("{:04x}", device.vendor_id),
+                product_id: format!("{:04x}", device.product_id),
+                speed: device.speed.map(Speed::number),
+                devnum: device.devnum.0,
+                attached: attached.map(|(_, _, vm)| vm.clone()),
+            }
+        });
+        let hub = match &port.plugged {
+            Some(Plugged::Hub(_, hub)) => Some(self.hub(hub)),
+            _ => None,
+        };
+        ListedPort {
+            port: port.port.to_string(),
+            devpath: port.devpath.to_string(),
+            peer: port.connector.peer.as_ref().map(ToString::to_string),
+            peer_guessed: port.connector.peer_guessed,
+            connect_type: port.connector.connect_type.clone(),
+            position: port.connector.position.clone(),
+            vm: self.config.owner(&port.devpath).map(|vm| vm.name.clone()),
+            device,
+            hub,
+        }
+    }
+}
+
+fn rows(listing: &Listing) -> Vec<Vec<Line>> {
+    let heads = ["PORT", "DEVICE", "SPEED", "VM", "", "SOCKET"];
+    let mut rows = vec![heads.iter().map(|head| Line::from((Tone::Faint, *head))).collect()];
+    for controller in &listing.controllers {
+        for bus in &controller.buses {
+            let name = bus.devpath.rsplit('/').next().unwrap_or_default();
+            let speed = bus.speed.as_ref().map(|speed| format!("{speed} Mb/s")).unwrap_or_default();
+            rows.push(vec![
+                Line::from((Tone::Strong, name)),
+                Line::from((Tone::Faint, controller.devpath.as_str())),
+                Line::from((Tone::Faint, speed)),
+            ]);
+            hub_rows(bus, "", &mut rows);
+        }
+    }
+    for missing in &listing.missing {
+        rows.push(vec![
+            Line::from((Tone::Warning, "missing")),
+            Line::from((Tone::Warning, missing.devpath.as_str())),
+            Line::from(""),
+            Line::from(missing.vm.as_str()),
+        ]);
+    }
+    rows
+}
+
+fn hub_rows(hub: &ListedHub, indent: &str, rows: &mut Vec<Vec<Line>>) {
+    for (index, port) in hub.ports.iter().enumerate() {
+        let last = index + 1 == hub.ports.len();
+        rows.push(port_row(port, &format!("{indent}{}", if last { "└─" } else { "├─" })));
+        if let Some(hub) = &port.hub {
+            hub_rows(hub, &format!("{indent}{}", if last { "  " } else { "│ " }), rows);
+        }
+    }
+}
+
+fn port_row(port: &ListedPort, indent: &str) -> Vec<Line> {
+    let name = Line::default().with(Tone::Faint, indent).plain(port.port.as_str());
+    let (device, speed) = match &port.device {
+        None => (Line::from((Tone::Faint, "-")), String::new()),
+        Some(device) => {
+            let product = device.product.as_deref().unwrap_or("USB device");
+            let label = format!("{product} ({}:{})", device.vendor_id, device.product_id);
+            let speed = device.speed.as_ref().map(|speed| format!("{speed} Mb/s"));
+            (Line::from(label), speed.unwrap_or_default())
+        }
+    };
+    let attached = port.device.as_ref().and_then(|device| device.attached.as_ref());
+    let attached = match (attached, &port.vm, &port.device, &port.hub) {
+        (Some(_), ..) => Line::from((Tone::Good, "attached")),
+        (None, Some(_), Some(_), None) => Line::from((Tone::Warning, "on the host")),
+        _ => Line::from(""),
+    };
+    vec![
+        name,
+        device,
+        Line::from(speed),
+        Line::from(port.vm.as_deref().unwrap_or_default()),
+        attached,
+        Line::from((Tone::Faint, socket(port))),
+    ]
+}
+
+/// What is known of the port's socket: its other half, its kind, its place.
+fn socket(port: &ListedPort) -> String {
+    let peer = port.peer.as_ref().and_then(|peer| peer.rsplit('/').next());
+    let sign = if port.peer_guessed { "?" } else { "" };
+    let peer = peer.map(|name| format!("with {name}{sign}"));
+    let known = [peer, port.connect_type.clone(), port.position.clone()];
+    known.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}

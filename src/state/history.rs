@@ -1,0 +1,73 @@
+//! The latest outcomes, for `status`: one JSON line each in the state folder.
+//!
+//! The journal has them too where there is one; this works everywhere and is as disposable as the
+//! rest of the state.
+
+use std::io::{Read, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::dir::StateDir;
+use crate::outcome::Outcome;
+use crate::root::Root;
+
+/// An outcome and when it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Milliseconds since 1970.
+    pub time: u64,
+    /// The port.
+    pub port: Option<String>,
+    /// The virtual machine.
+    pub vm: Option<String>,
+    /// The outcome's name.
+    pub outcome: String,
+    /// Its line.
+    pub line: String,
+}
+
+/// Of a larger file the older half is dropped.
+const MAX_BYTES: u64 = 64 * 1024;
+
+const NAME: &str = "history.jsonl";
+
+/// Adds an outcome. Losing one is not worth a word.
+pub fn append(root: &Root, outcome: &Outcome) {
+    let Ok(state) = StateDir::open(root) else { return };
+    let subject = outcome.subject.as_ref();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let entry = Entry {
+        time: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        port: subject.map(|subject| subject.port.to_string()),
+        vm: subject.and_then(|subject| subject.vm.clone()),
+        outcome: outcome.end.name().to_owned(),
+        line: outcome.to_string(),
+    };
+    let Ok(mut line) = serde_json::to_vec(&entry) else { return };
+    line.push(b'\n');
+    let Ok(mut file) = state.append_to(NAME) else { return };
+    let large = file.metadata().is_ok_and(|data| data.len() > MAX_BYTES);
+    let _ = file.write_all(&line);
+    if large {
+        let kept = state.read_text(NAME).unwrap_or_default();
+        let half = kept[kept.len() / 2..].split_once('\n').map_or("", |(_, rest)| rest).to_owned();
+        let _ = state.replace(NAME, half.as_bytes());
+    }
+}
+
+/// The entries, oldest first; empty where there are none, or we may not look.
+pub fn read(root: &Root) -> Vec<Entry> {
+    let Some(state) = StateDir::look(root) else { return Vec::new() };
+    let text = state.read_text(NAME).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+impl StateDir {
+    fn read_text(&self, name: &str) -> Option<String> {
+        let mut bytes = Vec::new();
+        let file = self.open_to_read(name).ok()?;
+        file.take(2 * MAX_BYTES).read_to_end(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}

@@ -1,0 +1,237 @@
+//! A world that is only rehearsed in: it looks at this machine and changes nothing.
+//!
+//! Time passes at once, memory is the rehearsal's own, and in QEMU's place answers a guest in which
+//! nothing is wrong. Each step is kept to be shown.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{ExchangeError, World};
+use crate::clock::Monotonic;
+use crate::device_id::DeviceId;
+use crate::devpath::DevPath;
+use crate::guest::attach::AttachError;
+use crate::guest::model::{HostDevice, ModelGuest};
+use crate::plan::Plan;
+use crate::port::{BusNum, DevNum, Port};
+use crate::qmp::Qmp;
+use crate::root::Root;
+use crate::settle::{Settle, Settled};
+use crate::speed::Speed;
+use crate::state::dir;
+use crate::state::record::{Record, Seen};
+use crate::sysfs::{self, UsbDevice};
+
+/// What would be done, one thing after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "step")]
+pub enum Step {
+    /// A decision, in words.
+    Decide {
+        /// The decision.
+        decision: String,
+    },
+    /// A wait for quiet.
+    Settle {
+        /// For so many seconds at most, if the device stays quiet.
+        seconds: String,
+    },
+    /// A connection to QEMU.
+    Connect {
+        /// Its socket.
+        socket: PathBuf,
+    },
+    /// A QMP command.
+    Qmp(Sent),
+    /// A state file is written.
+    Remember {
+        /// Of that port.
+        port: String,
+    },
+    /// A state file is deleted.
+    Forget {
+        /// Of that port.
+        port: String,
+    },
+}
+
+/// A QMP command as it is sent, but for its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Sent {
+    /// Its name.
+    pub execute: &'static str,
+    /// Its arguments.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub arguments: Value,
+}
+
+/// The rehearsal.
+#[derive(Debug)]
+pub struct Rehearsal<'a> {
+    root: &'a Root,
+    /// Whether virtual machines are supposed to run whose socket is not there.
+    suppose_running: bool,
+    /// Devices that are supposed to be plugged, as a recording tells of them.
+    plugged: RefCell<BTreeMap<DevPath, UsbDevice>>,
+    pulled: RefCell<Option<DeviceId>>,
+    records: RefCell<BTreeMap<String, Option<Record>>>,
+    guests: RefCell<BTreeMap<PathBuf, ModelGuest>>,
+    steps: RefCell<Vec<Step>>,
+    now: RefCell<Monotonic>,
+}
+
+impl<'a> Rehearsal<'a> {
+    /// A rehearsal on this machine.
+    pub fn new(root: &'a Root, suppose_running: bool) -> Self {
+        Self {
+            root,
+            suppose_running,
+            plugged: RefCell::default(),
+            pulled: RefCell::default(),
+            records: RefCell::default(),
+            guests: RefCell::default(),
+            steps: RefCell::default(),
+            now: RefCell::new(Monotonic::now()),
+        }
+    }
+
+    /// Supposes that this device is plugged from now on.
+    pub fn suppose_plugged(&self, devpath: &DevPath, device: UsbDevice) {
+        self.plugged.borrow_mut().insert(devpath.clone(), device);
+    }
+
+    /// Supposes that the device is pulled now, and that the guest which is asked first had it.
+    pub fn suppose_pulled(&self, devpath: &DevPath, id: Option<DeviceId>) {
+        self.plugged.borrow_mut().remove(devpath);
+        *self.pulled.borrow_mut() = id;
+    }
+
+    /// The steps since this was asked last.
+    pub fn steps(&self) -> Vec<Step> {
+        self.steps.take()
+    }
+
+    fn step(&self, step: Step) {
+        self.steps.borrow_mut().push(step);
+    }
+
+    /// The host's device as the guest's QEMU sees it.
+    fn host_devices(&self) -> Vec<HostDevice> {
+        let plugged = self.plugged.borrow();
+        plugged
+            .iter()
+            .filter_map(|(devpath, device)| {
+                Some(HostDevice {
+                    id: DeviceId { port: devpath.port()?, devnum: device.devnum },
+                    speed: device.speed.map_or("480".to_owned(), Speed::number),
+                    product: device.product.clone().unwrap_or_default(),
+                })
+            })
+            .collect()
+    }
+
+    fn record(&self, port: &Port) -> Option<Record> {
+        let known = self.records.borrow().get(&port.to_string()).cloned();
+        // What the live program remembers counts, where we may read it.
+        known.unwrap_or_else(|| dir::peek(self.root, port))
+    }
+}
+
+impl World for Rehearsal<'_> {
+    fn decided(&self, plan: &Plan<'_>) {
+        self.step(Step::Decide { decision: plan.to_string() });
+    }
+
+    fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
+        if let Some(device) = self.plugged.borrow().get(devpath) {
+            return Ok(Some(device.clone()));
+        }
+        let device = sysfs::usb_device(self.root, devpath)?;
+        if let Some(device) = &device {
+            self.suppose_plugged(devpath, device.clone());
+        }
+        Ok(device)
+    }
+
+    fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic> {
+        sysfs::plugged_at(self.root, busnum, devnum)
+    }
+
+    fn now(&self) -> Monotonic {
+        *self.now.borrow()
+    }
+
+    fn seen(&self) -> Seen {
+        Seen { at: self.now(), seqnum: None }
+    }
+
+    fn boot_id(&self) -> &'static str {
+        ""
+    }
+
+    fn has_socket(&self, socket: &Path) -> bool {
+        self.suppose_running || self.root.path(socket).exists()
+    }
+
+    fn settle(&self, settle: Settle<'_>) -> io::Result<Settled> {
+        let wait = settle.due().since(self.now());
+        self.step(Step::Settle { seconds: format!("{:.3}", wait.as_secs_f64()) });
+        *self.now.borrow_mut() = self.now().after(wait);
+        Ok(Settled::Quiet)
+    }
+
+    fn remember(
+        &self,
+        port: &Port,
+        change: &mut dyn FnMut(&mut Option<Record>),
+    ) -> anyhow::Result<()> {
+        let before = self.record(port);
+        let mut after = before.clone();
+        change(&mut after);
+        if after != before {
+            let port = port.to_string();
+            self.step(match after {
+                Some(_) => Step::Remember { port: port.clone() },
+                None => Step::Forget { port: port.clone() },
+            });
+            self.records.borrow_mut().insert(port, after);
+        }
+        Ok(())
+    }
+
+    fn exchange(
+        &self,
+        socket: &Path,
+        _: Duration,
+        talk: &mut dyn FnMut(&mut dyn Qmp) -> Result<(), AttachError>,
+    ) -> Result<(), ExchangeError> {
+        self.step(Step::Connect { socket: socket.to_path_buf() });
+        let mut guests = self.guests.borrow_mut();
+        let guest = guests.entry(socket.to_path_buf()).or_insert_with(|| {
+            let mut guest = ModelGuest::new(&[], Vec::new());
+            guest.any_bus = true;
+            // What the live program has attached is there to be deleted.
+            let attached =
+                dir::peek_all(self.root).into_iter().filter_map(|record| record.attached);
+            let here = attached.filter(|attached| attached.socket == socket);
+            guest.objects = here.map(|attached| (attached.id.to_string(), true)).collect();
+            guest
+        });
+        guest.host = self.host_devices();
+        if let Some(id) = self.pulled.take() {
+            guest.objects.insert(id.to_string(), true);
+        }
+        let said_before = guest.said.len();
+        let ended = talk(guest);
+        for (execute, arguments) in &guest.said[said_before..] {
+            self.step(Step::Qmp(Sent { execute, arguments: arguments.clone() }));
+        }
+        Ok(ended?)
+    }
+}

@@ -1,0 +1,36 @@
+"""What every end-to-end test is made from: a test case that has a host VM of its own."""
+import unittest
+
+import product
+from rig import Rig, RigError
+
+
+class Case(unittest.TestCase):
+    """Each test begins with a fresh host VM, self.rig, out of a snapshot: that takes a second,
+    less than tidying up behind the test before, and leaves nothing of it."""
+
+    guest_kind = 'linux'            # 'linux', 'seabios' or 'none'
+    binary = product.BINARY         # run.py --binary
+    evidence = ''                   # the journal of a test that is over
+
+    def setUp(self):
+        self.rig = Rig()
+        self.addCleanup(self.rig.down)
+        self.rig.up(guest=self.guest_kind)
+        self.guest = self.rig.guest()
+        self._start = self.rig.agent.clocks()['realtime']
+        self.addCleanup(self._keep_evidence)
+
+    def install(self, ports=None, **settings):
+        """Installs hotplugger with a config for these ports, {'windows': ['1']} by default;
+        settings are the virtual machine's (delay=0.2)."""
+        text = product.config(ports or {'windows': ['1']}, **settings)
+        product.install(self.rig, self.binary, text)
+
+    def _keep_evidence(self):
+        try:
+            self.evidence = self.rig.journal(f'--since=@{self._start:.0f}',
+                                             'SYSLOG_IDENTIFIER=hotplugger', '+',
+                                             '_SYSTEMD_UNIT=systemd-udevd.service')
+        except RigError as error:
+            self.evidence = f'no journal: {error}\n'

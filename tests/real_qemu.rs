@@ -1,0 +1,303 @@
+//! The library against a real QEMU: its words, its ways with several clients, its end.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends with a panic"
+)]
+
+mod support;
+
+use std::thread;
+use std::time::Duration;
+
+use hotplugger::deadline::Deadline;
+use hotplugger::device_id::DeviceId;
+use hotplugger::guest::attach::{AttachError, Attached, Refusal, Wanted, Why, attach};
+use hotplugger::guest::detach::detach;
+use hotplugger::guest::{object, view};
+use hotplugger::port::DevNum;
+use hotplugger::qmp::client::QmpClient;
+use hotplugger::qmp::{Error, Qmp, Stage};
+use serde_json::{Value, json};
+
+use support::qemu::{CONTROLLER, Qemu};
+use support::root::Root;
+
+/// Time enough for what is to come, none to waste on what is not.
+const SHORT: Duration = Duration::from_millis(300);
+
+const ID: &str = "hotplugger-1-3-16";
+
+fn id(text: &str) -> DeviceId {
+    text.parse().unwrap()
+}
+
+/// Attaches [`ID`] to the first of the buses that takes it.
+fn attach_to(qmp: &mut QmpClient, buses: &[&str]) -> Result<Attached, AttachError> {
+    let hubs: Vec<String> = buses.iter().map(|bus| (*bus).to_owned()).collect();
+    attach(
+        qmp,
+        &Wanted {
+            id: id(ID),
+            speed: Some("480".parse().unwrap()),
+            hubs: &hubs,
+            named: true,
+            node: "/dev/bus/usb/001/016".into(),
+            still_there: &|| true,
+        },
+    )
+}
+
+fn no_seat(result: Result<Attached, AttachError>) -> Vec<Refusal> {
+    match result {
+        Err(AttachError::NoSeat(refusals)) => refusals,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_paused_guest_gets_an_object_that_waits() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    let mut qmp = qemu.connect();
+    assert!(!object::is_running(&mut qmp).unwrap());
+    assert_eq!(attach_to(&mut qmp, &[]).unwrap(), Attached::WhenRunning);
+    assert_eq!(object::list(&mut qmp).unwrap(), [id(ID)]);
+    assert!(!object::is_attached(&mut qmp, &id(ID)).unwrap());
+    // Before the guest goes on: this host may well have such a device.
+    assert!(object::delete(&mut qmp, &id(ID)).unwrap());
+    qmp.execute("cont", Value::Null).unwrap();
+    assert!(object::is_running(&mut qmp).unwrap());
+}
+
+#[test]
+fn an_id_that_is_taken_is_no_error_to_attach() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    let mut qmp = qemu.connect();
+    let arguments = || json!({ "driver": "usb-host", "id": ID, "hostbus": 1, "hostport": "3" });
+    qmp.execute("device_add", arguments()).unwrap();
+    let error = qmp.execute("device_add", arguments()).unwrap_err();
+    assert!(error.refusal().unwrap().starts_with("Duplicate "), "{error}");
+    assert_eq!(attach_to(&mut qmp, &[]).unwrap(), Attached::WhenRunning);
+    assert_eq!(qemu.objects(), [ID]);
+}
+
+/// An emulated device stands for one of the host that QEMU has opened.
+#[test]
+fn what_is_attached_is_left_and_found() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    assert_eq!(qemu.monitor(&format!("device_add usb-kbd,id={ID}")), "");
+    let mut qmp = qemu.connect();
+    assert!(object::is_attached(&mut qmp, &id(ID)).unwrap());
+    assert_eq!(attach_to(&mut qmp, &[]).unwrap(), Attached::Before);
+    let place = view::place(&mut qmp, &id(ID)).unwrap();
+    assert_eq!(place.port.as_deref(), Some("1"));
+    assert_eq!(place.speed.unwrap().to_string(), "480 Mb/s");
+    assert_eq!(place.product.as_deref(), Some("QEMU USB Keyboard"));
+    assert_eq!(view::place(&mut qmp, &id("hotplugger-1-3-1")).unwrap(), view::Place::default());
+}
+
+#[test]
+fn a_bus_that_is_missing_is_told_from_one_that_is_full() {
+    let root = Root::new();
+    let full = ["-device", "qemu-xhci,id=xhci0,p2=1,p3=1", "-device", "usb-kbd,port=1"];
+    let qemu = Qemu::start(&root, "vm", &[&["-S"], &full[..]].concat());
+    let mut qmp = qemu.connect();
+    let refusals = no_seat(attach_to(&mut qmp, &["xhci0", "xhci0.0", "nowhere.0"]));
+    let refusal = |bus: &str, why| Refusal { bus: Some(bus.to_owned()), why };
+    assert_eq!(
+        refusals,
+        [
+            refusal("xhci0", Why::NoSuchBus),
+            refusal("xhci0.0", Why::Full),
+            refusal("nowhere.0", Why::NoSuchBus),
+        ]
+    );
+    assert_eq!(no_seat(attach_to(&mut qmp, &[])), [Refusal { bus: None, why: Why::Full }]);
+    assert_eq!(object::list(&mut qmp).unwrap(), []);
+}
+
+#[test]
+fn a_guest_without_usb_is_told() {
+    let root = Root::new();
+    let qemu = Qemu::start(&root, "vm", &["-S"]);
+    let mut qmp = qemu.connect();
+    let attached = attach_to(&mut qmp, &[]);
+    assert!(matches!(attached, Err(AttachError::NoController)), "{attached:?}");
+    // QEMU then says that it has no USB, which is no place.
+    assert_eq!(view::place(&mut qmp, &id(ID)).unwrap(), view::Place::default());
+}
+
+#[test]
+fn the_words_for_a_device_that_this_qemu_lacks_are_known() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    let mut qmp = qemu.connect();
+    let error = qmp.execute("device_add", json!({ "driver": "usb-perpetuum-mobile" })).unwrap_err();
+    assert!(error.refusal().unwrap().contains("is not a valid device model name"), "{error}");
+    let typename = json!({ "typename": "usb-perpetuum-mobile" });
+    let error = qmp.execute("device-list-properties", typename).unwrap_err();
+    assert!(matches!(error, Error::Command { .. }), "{error}");
+}
+
+/// Debian's QEMU has `info usbhost` in a module that nothing has loaded yet.
+#[test]
+fn the_hosts_devices_are_listed_by_a_fresh_qemu() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    assert!(view::host_devices(&mut qemu.connect()).unwrap().is_some());
+    let said = qemu.monitor("info usbhost");
+    assert!(!said.contains("not available"), "{said}");
+}
+
+#[test]
+fn detaching_takes_only_what_is_ours_in_that_port() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    // One controller has 4 ports; QEMU adds hubs of its own where they do not suffice.
+    for foreign in ["kbd0", "hotplugger", "hotplugger-1-3-09", "hotplugger-1-3-9-1"] {
+        assert_eq!(qemu.monitor(&format!("device_add usb-mouse,id={foreign}")), "");
+    }
+    for (port, devnum) in [("3", 9), ("3", 16), ("3.1", 9), ("30", 9)] {
+        let id = format!("hotplugger-1-{port}-{devnum}");
+        let device = format!("usb-host,id={id},hostbus=1,hostport={port},hostaddr={devnum}");
+        assert_eq!(qemu.monitor(&format!("device_add {device}")), "");
+    }
+    let mut qmp = qemu.connect();
+    let port = "1-3".parse().unwrap();
+    assert_eq!(detach(&mut qmp, &port, Some(DevNum(16))).unwrap(), [id("hotplugger-1-3-9")]);
+    assert_eq!(detach(&mut qmp, &port, None).unwrap(), [id(ID)]);
+    assert_eq!(detach(&mut qmp, &port, None).unwrap(), []);
+    assert_eq!(
+        qemu.objects(),
+        [
+            "hotplugger",
+            "hotplugger-1-3-09",
+            "hotplugger-1-3-9-1",
+            "hotplugger-1-3.1-9",
+            "hotplugger-1-30-9",
+            "kbd0"
+        ]
+    );
+}
+
+/// Each deletion is followed by an event, which may come before the next reply.
+#[test]
+fn deleting_is_certain_and_deleting_again_is_no_error() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    let mut qmp = qemu.connect();
+    for _ in 0..20 {
+        assert_eq!(attach_to(&mut qmp, &[]).unwrap(), Attached::WhenRunning);
+        assert!(object::delete(&mut qmp, &id(ID)).unwrap());
+        assert!(!object::delete(&mut qmp, &id(ID)).unwrap());
+        assert!(!object::is_attached(&mut qmp, &id(ID)).unwrap());
+    }
+}
+
+#[test]
+fn pretty_printed_messages_are_read() {
+    let root = Root::new();
+    let arguments = [&["-S"], &CONTROLLER[..]].concat();
+    let qemu = Qemu::start_speaking(&root, "vm", "-qmp-pretty", &arguments);
+    let mut qmp = qemu.connect();
+    assert_eq!(attach_to(&mut qmp, &["xhci0.0"]).unwrap(), Attached::WhenRunning);
+    let port = "1-3".parse().unwrap();
+    assert_eq!(detach(&mut qmp, &port, None).unwrap(), [id(ID)]);
+}
+
+#[test]
+fn a_socket_that_another_client_holds_costs_the_deadline() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    let first = qemu.connect();
+    let error = QmpClient::connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
+    let Error::Timeout { stage: Stage::Greeting, budget } = error else { panic!("{error}") };
+    assert_eq!(budget, SHORT);
+    drop(first);
+    qemu.connect();
+}
+
+/// QEMU's queue has few places; the kernel turns away who finds none.
+#[test]
+fn more_clients_than_the_queue_has_places_all_end() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    let first = qemu.connect();
+    let stages: Vec<Stage> = thread::scope(|scope| {
+        let connect = || QmpClient::connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(connect)).collect();
+        let errors = clients.into_iter().map(|client| client.join().unwrap());
+        let stage = |error| match error {
+            Error::Timeout { stage, .. } => stage,
+            other => panic!("{other}"),
+        };
+        errors.map(stage).collect()
+    });
+    assert!(stages.contains(&Stage::Greeting) && stages.contains(&Stage::Connect), "{stages:?}");
+    drop(first);
+    qemu.connect();
+}
+
+#[test]
+fn a_client_that_waits_gets_through_when_the_first_one_leaves() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    let first = qemu.connect();
+    thread::scope(|scope| {
+        let second = scope.spawn(|| object::is_running(&mut qemu.connect()));
+        thread::sleep(SHORT);
+        assert!(!second.is_finished());
+        drop(first);
+        assert!(!second.join().unwrap().unwrap());
+    });
+}
+
+#[test]
+fn a_qemu_that_is_killed_in_the_middle_of_a_command_closes_the_connection() {
+    let root = Root::new();
+    let mut qemu = Qemu::paused(&root, "vm");
+    let mut qmp = qemu.connect();
+    qemu.freeze();
+    thread::scope(|scope| {
+        let command = scope.spawn(|| qmp.execute("query-status", Value::Null));
+        thread::sleep(SHORT);
+        assert!(!command.is_finished());
+        qemu.kill();
+        let error = command.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Closed(Stage::Command("query-status"))), "{error}");
+    });
+    let error = QmpClient::connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
+    assert!(matches!(error, Error::NotRunning { stale: true, .. }), "{error}");
+}
+
+#[test]
+fn a_frozen_qemu_costs_the_deadline_and_one_that_thaws_answers() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    let mut qmp = QmpClient::connect(&qemu.socket, Deadline::after(SHORT * 10)).unwrap();
+    qemu.freeze();
+    let error = qmp.execute("query-status", Value::Null).unwrap_err();
+    let Error::Timeout { stage, .. } = error else { panic!("{error}") };
+    assert_eq!(stage, Stage::Command("query-status"));
+    drop(qmp);
+    qemu.thaw();
+    assert!(!object::is_running(&mut qemu.connect()).unwrap());
+}
+
+#[test]
+fn a_qemu_that_quits_takes_its_socket_along() {
+    let root = Root::new();
+    let mut qemu = Qemu::paused(&root, "vm");
+    let mut qmp = qemu.connect();
+    qmp.execute("quit", Value::Null).unwrap();
+    let error = qmp.execute("query-status", Value::Null).unwrap_err();
+    assert!(matches!(error, Error::Closed(_)), "{error}");
+    qemu.wait();
+    let error = QmpClient::connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
+    assert!(matches!(error, Error::NotRunning { stale: false, .. }), "{error}");
+}

@@ -1,0 +1,9 @@
+//! What the tests share: a host in a folder, events as udev has them, a real QEMU, a hostile one.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+pub(crate) mod hostile;
+pub(crate) mod qemu;
+pub(crate) mod root;
+pub(crate) mod story;
+pub(crate) mod udev;

@@ -1,0 +1,169 @@
+//! A host that is a folder: all that the program sees of `/sys`, `/dev`, `/etc`, `/tmp`, `/run` and
+//! `/proc`, with USB devices that can be plugged and pulled.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use hotplugger::port::Port;
+use tempfile::TempDir;
+
+use super::udev::Event;
+
+/// The host.
+pub(crate) struct Root {
+    dir: TempDir,
+    /// What is or was last in each port.
+    devices: BTreeMap<Port, Device>,
+    /// The number of the newest uevent.
+    seqnum: u64,
+}
+
+/// A device in a port.
+#[derive(Clone, Copy)]
+pub(crate) struct Device {
+    pub(crate) kind: &'static Kind,
+    pub(crate) devnum: u8,
+}
+
+/// A model of device; its uevents were recorded in `tests/fixtures/env/NAME`.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    product: &'static str,
+    vendor_id: &'static str,
+    product_id: &'static str,
+    class: &'static str,
+    speed: &'static str,
+}
+
+const KINDS: [Kind; 5] = [
+    kind("keyboard", "QEMU USB Keyboard", ["0627", "0001"], "00", "480"),
+    kind("tablet", "QEMU USB Tablet", ["0627", "0001"], "00", "480"),
+    kind("audio", "QEMU USB Audio", ["46f4", "0002"], "00", "12"),
+    kind("storage", "QEMU USB HARDDRIVE", ["46f4", "0001"], "00", "5000"),
+    kind("hub", "QEMU USB Hub", ["0409", "55aa"], "09", "12"),
+];
+
+const fn kind(
+    name: &'static str,
+    product: &'static str,
+    [vendor_id, product_id]: [&'static str; 2],
+    class: &'static str,
+    speed: &'static str,
+) -> Kind {
+    Kind { name, product, vendor_id, product_id, class, speed }
+}
+
+impl Root {
+    /// A host on which nothing is configured and nothing plugged.
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("hotplugger-").tempdir().unwrap();
+        let root = Self { dir, devices: BTreeMap::new(), seqnum: 1000 };
+        for folder in ["/tmp", "/run", "/sys/devices", "/dev/bus/usb"] {
+            make_folder(&root.path(folder));
+        }
+        fs::set_permissions(root.path("/tmp"), Permissions::from_mode(0o1777)).unwrap();
+        root.write("/proc/sys/kernel/random/boot_id", "11111111-2222-3333-4444-555555555555\n");
+        root.write("/sys/kernel/uevent_seqnum", "1000\n");
+        root
+    }
+
+    /// Where an absolute path of this host really is.
+    pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join(path.as_ref().strip_prefix("/").expect("an absolute path"))
+    }
+
+    /// Writes a file that only its owner can write, whatever the umask.
+    pub(crate) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+        let path = self.path(path);
+        make_folder(path.parent().unwrap());
+        let mut options = fs::File::options();
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o644).open(path).unwrap();
+        file.write_all(text.as_ref()).unwrap();
+    }
+
+    /// Writes the config.
+    pub(crate) fn config(&self, yaml: &str) {
+        self.write("/etc/hotplugger/config.yaml", yaml);
+    }
+
+    /// Plugs a device: its sysfs folder and its node appear.
+    pub(crate) fn plug(&mut self, port: &str, kind: &str, devnum: u8) {
+        let port: Port = port.parse().expect("a port such as 1-3.1");
+        let kind = KINDS.iter().find(|known| known.name == kind).expect("a kind of device");
+        let folder = format!("/sys{}", devpath(&port));
+        for (name, value) in [
+            ("busnum", port.bus().0.to_string().as_str()),
+            ("devnum", &devnum.to_string()),
+            ("bDeviceClass", kind.class),
+            ("authorized", "1"),
+            ("idVendor", kind.vendor_id),
+            ("idProduct", kind.product_id),
+            ("speed", kind.speed),
+            ("product", kind.product),
+        ] {
+            self.write(&format!("{folder}/{name}"), format!("{value}\n"));
+        }
+        self.write(&node(&port, devnum), "");
+        self.devices.insert(port, Device { kind, devnum });
+    }
+
+    /// Pulls the device, and with a hub what is below it.
+    pub(crate) fn pull(&mut self, port: &str) {
+        let port: Port = port.parse().expect("a port such as 1-3.1");
+        let device = self.devices.get(&port).expect("a device to pull");
+        fs::remove_dir_all(self.path(format!("/sys{}", devpath(&port)))).unwrap();
+        fs::remove_file(self.path(node(&port, device.devnum))).unwrap();
+    }
+
+    /// Writes one of the device's attributes in sysfs.
+    pub(crate) fn set_attribute(&self, port: &str, name: &str, value: &str) {
+        let port: Port = port.parse().expect("a port such as 1-3.1");
+        self.write(&format!("/sys{}/{name}", devpath(&port)), format!("{value}\n"));
+    }
+
+    /// The next uevent: of the device in a port (`1-3.1`), or of one of its interfaces
+    /// (`1-3.1:1.0`). Pulled devices still have one: `remove`.
+    pub(crate) fn event(&mut self, action: &str, node_name: &str) -> Event {
+        let (port, interface) = match node_name.split_once(':') {
+            Some((port, interface)) => (port, Some(interface)),
+            None => (node_name, None),
+        };
+        let port: Port = port.parse().expect("a port such as 1-3.1");
+        let device = *self.devices.get(&port).expect("a device that is or was in the port");
+        self.seqnum += 1;
+        self.write("/sys/kernel/uevent_seqnum", format!("{}\n", self.seqnum));
+        let mut event = Event::recorded(device.kind.name, action, interface.is_some());
+        event.set("SEQNUM", self.seqnum.to_string());
+        if interface.is_some() {
+            event.set("DEVPATH", format!("{}/{node_name}", devpath(&port)));
+        } else {
+            event.set("DEVPATH", devpath(&port));
+            event.set("BUSNUM", format!("{:03}", port.bus().0));
+            event.set("DEVNUM", format!("{:03}", device.devnum));
+            event.set("DEVNAME", node(&port, device.devnum));
+        }
+        event
+    }
+}
+
+/// The DEVPATH of the device in a port: each host controller is the same one, however many buses.
+pub(crate) fn devpath(port: &Port) -> String {
+    let above = port.parent().map_or_else(
+        || format!("/devices/pci0000:00/0000:00:14.0/usb{}", port.bus().0),
+        |hub| devpath(&hub),
+    );
+    format!("{above}/{port}")
+}
+
+fn node(port: &Port, devnum: u8) -> String {
+    format!("/dev/bus/usb/{:03}/{devnum:03}", port.bus().0)
+}
+
+/// Makes a folder that only its owner can write, and those above it, whatever the umask.
+fn make_folder(path: &Path) {
+    DirBuilder::new().recursive(true).mode(0o755).create(path).unwrap();
+}
