@@ -198,6 +198,14 @@ impl Host {
         symlink(root, self.path(&format!("{process}/root"))).unwrap();
     }
 
+    /// Does what `hotplugger install` does on a machine that runs.
+    pub(crate) fn install(&self) {
+        let mut command = Command::new(PROGRAM);
+        command.args(["install", "--program", "/usr/bin/hotplugger", "--root"]);
+        let output = command.arg(self.dir.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("check").env("HOTPLUGGER_ROOT", self.dir.path());

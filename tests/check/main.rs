@@ -117,7 +117,8 @@ const RULES: &[Fault] = &[
     Fault(
         "rule-none",
         |host| host.remove("/etc/udev/rules.d/99-hotplugger.rules"),
-        Hand(rule_again),
+        // The remedy is `hotplugger install`; below another root it wants to be told so.
+        Hand(|host| host.install()),
     ),
     Fault(
         "rule-masked",
