@@ -22,6 +22,9 @@ _hotplugger() {
             hotplugger,help)
                 cmd="hotplugger__subcmd__help"
                 ;;
+            hotplugger,identify)
+                cmd="hotplugger__subcmd__identify"
+                ;;
             hotplugger,install)
                 cmd="hotplugger__subcmd__install"
                 ;;
@@ -51,6 +54,9 @@ _hotplugger() {
                 ;;
             hotplugger__subcmd__help,help)
                 cmd="hotplugger__subcmd__help__subcmd__help"
+                ;;
+            hotplugger__subcmd__help,identify)
+                cmd="hotplugger__subcmd__help__subcmd__identify"
                 ;;
             hotplugger__subcmd__help,install)
                 cmd="hotplugger__subcmd__help__subcmd__install"
@@ -83,7 +89,7 @@ _hotplugger() {
 
     case "${cmd}" in
         hotplugger)
-            opts="-v -h -V --config --verbose --help --version udev ports status simulate install uninstall check qemu-args libvirt-xml help"
+            opts="-v -h -V --config --verbose --help --version udev ports status simulate install uninstall check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -119,7 +125,7 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__help)
-            opts="udev ports status simulate install uninstall check qemu-args libvirt-xml help"
+            opts="udev ports status simulate install uninstall check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -147,6 +153,20 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__help__subcmd__identify)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -265,6 +285,36 @@ _hotplugger() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__identify)
+            opts="-v -h --plugged --count --timeout --write --json --config --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --count)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --write)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

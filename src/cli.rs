@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::check::Check;
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
+use crate::commands::identify::Identify;
 use crate::commands::install::{Install, Uninstall};
 use crate::commands::ports::Ports;
 use crate::commands::simulate::Simulate;
@@ -61,6 +62,13 @@ pub enum Command {
     /// Looks for what is wrong: config, rule, state, sockets, guests, permissions; tells what mends
     /// it. Exits with 1 if there is a fault.
     Check(Check),
+
+    /// Shows which port a device is plugged into or pulled from, and gives the lines for the config.
+    ///
+    /// Plug or pull any device in the port you want: its DEVPATH, the other half of the same
+    /// connector and the virtual machine that has it are shown at once. Enter or Ctrl-C ends. Needs
+    /// no root, but for --write.
+    Identify(Identify),
 
     /// Prints the arguments that QEMU needs for a virtual machine's socket and hubs.
     QemuArgs(QemuArgs),

@@ -58,6 +58,7 @@ fn run(cli: &Cli) -> ExitCode {
     let context = Context { root: &root, config: cli.config.as_deref() };
     let output = &mut Output::stdout();
     let ended = match &cli.command {
+        Command::Identify(command) => command.run(&context, output),
         Command::Udev { dry_run: false } => return udev(cli.config.as_deref(), cli.verbose),
         Command::Udev { dry_run: true } => simulate::dry_run(&context, output),
         Command::Ports(command) => command.run(&context, output),

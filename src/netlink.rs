@@ -1,7 +1,7 @@
 //! The kernel's uevent socket: hears what happens while udevd still holds the events back.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -73,5 +73,12 @@ impl UeventSocket {
             Err(Errno::AGAIN | Errno::INTR) => Ok(Heard::Nothing),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// To wait for it among others.
+impl AsFd for UeventSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

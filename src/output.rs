@@ -2,6 +2,7 @@
 //!
 //! Colours appear on a terminal only, and not where NO_COLOR is set.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Stdout, Write};
 
 use anstream::AutoStream;
@@ -87,6 +88,12 @@ impl Output {
         columns(rows).iter().try_for_each(|line| self.line(line))
     }
 
+    /// Writes a value as JSON in one line, for programs that read line by line.
+    pub fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_string(value).map_err(io::Error::other)?;
+        self.text(&text)
+    }
+
     /// Writes a value as JSON for programs.
     pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
@@ -134,6 +141,13 @@ impl Line {
     /// The columns it takes on a terminal.
     pub fn width(&self) -> usize {
         self.0.iter().map(|(_, text)| text.width()).sum()
+    }
+}
+
+/// The text alone.
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(_, text)| f.write_str(text))
     }
 }
 
@@ -189,10 +203,6 @@ fn prefix(text: &str, width: usize) -> &str {
 mod tests {
     use super::*;
 
-    fn text(line: &Line) -> String {
-        line.0.iter().map(|(_, text)| text.as_str()).collect()
-    }
-
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [
@@ -200,7 +210,7 @@ mod tests {
             vec![Line::from("1-1.4"), Line::from("鍵盤"), Line::from((Tone::Good, "attached"))],
             vec![Line::from("1-2")],
         ];
-        let lines: Vec<String> = columns(&rows).iter().map(text).collect();
+        let lines: Vec<String> = columns(&rows).iter().map(ToString::to_string).collect();
         assert_eq!(lines, ["port   device", "1-1.4  鍵盤    attached", "1-2"]);
     }
 

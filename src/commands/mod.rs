@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod guest_args;
+pub mod identify;
 pub mod install;
 pub mod ports;
 pub mod simulate;

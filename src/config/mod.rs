@@ -1,11 +1,14 @@
 //! The configuration: which ports belong to which virtual machine.
 //!
-//! These are the values and what they mean; [`parse`] makes them from YAML text, [`file`] finds,
-//! checks and reads that text, [`prefilter`] tells cheaply that it cannot matter.
+//! These are the values and what they mean; [`parse`] makes them from YAML text, [`edit`] adds
+//! ports to that text, [`file`](mod@file) finds, checks and reads it, [`write`](mod@write) replaces it,
+//! [`prefilter`] tells cheaply that it cannot matter.
 
+pub mod edit;
 pub mod file;
 pub mod parse;
 pub mod prefilter;
+pub mod write;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -81,6 +81,22 @@ impl Plugged {
     }
 }
 
+impl HubPort {
+    /// The ports of the hub in it, each before those of the hub in it in turn.
+    pub fn behind(&self) -> Vec<&Self> {
+        let mut ports = Vec::new();
+        if let Some(Plugged::Hub(_, hub)) = &self.plugged {
+            hub.collect_ports(&mut ports);
+        }
+        ports
+    }
+
+    /// What is plugged into it, be it a hub or not.
+    pub fn device(&self) -> Option<&UsbDevice> {
+        self.plugged.as_ref().map(Plugged::device)
+    }
+}
+
 impl Topology {
     /// All ports, each before those of the hub in it.
     pub fn ports(&self) -> Vec<&HubPort> {

@@ -1,11 +1,13 @@
 //! Reads the tree of USB ports from sysfs. Needs no privilege.
 
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use super::{Connector, Controller, Hub, HubPort, Plugged, Topology};
 use crate::devpath::{DevPath, is_root_hub};
 use crate::root::Root;
+use crate::speed::Speed;
 use crate::sysfs::{self, attribute};
 use crate::text::clean;
 
@@ -42,6 +44,13 @@ pub fn port(root: &Root, devpath: &DevPath) -> Option<HubPort> {
     let number = devpath.port()?.number();
     let folder = port_folders(root, &hub).into_iter().find(|(of_folder, _)| *of_folder == number);
     folder.and_then(|(number, folder)| read_port(root, &hub, number, &folder))
+}
+
+/// The speed of the root hub that a port is on or behind.
+pub fn bus_speed(root: &Root, devpath: &DevPath) -> Option<Speed> {
+    let is_bus = |path: &DevPath| is_root_hub(path.sysname());
+    let bus = iter::successors(Some(devpath.clone()), DevPath::parent).find(is_bus)?;
+    attribute(sysfs::folder(root, &bus).join("speed")).ok()?.parse().ok()
 }
 
 fn read_hub(root: &Root, devpath: DevPath) -> Hub {
@@ -211,6 +220,7 @@ mod tests {
         let (_dir, root) = host();
         let devpath: DevPath = "/devices/pci0000:00/0000:00:14.0/usb1/1-1/1-1.4".parse().unwrap();
         assert_eq!(port(&root, &devpath).as_ref(), topology(&root).port(&devpath));
+        assert_eq!(bus_speed(&root, &devpath), "480".parse().ok());
         let none = "/devices/pci0000:00/0000:00:14.0/usb1/1-9".parse().unwrap();
         assert_eq!(port(&root, &none), None);
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use hotplugger::port::Port;
@@ -88,6 +88,35 @@ impl Root {
     /// Writes the config.
     pub(crate) fn config(&self, yaml: &str) {
         self.write("/etc/hotplugger/config.yaml", yaml);
+    }
+
+    /// Gives the host its controller's root hubs `usb1` (USB 2) and `usb2` (USB 3), with so many
+    /// ports each, paired by equal numbers as the kernel guesses them.
+    pub(crate) fn controller(&self, ports: u8) {
+        let controller = "/sys/devices/pci0000:00/0000:00:14.0";
+        make_folder(&self.path("/sys/bus/usb/devices"));
+        for (bus, peer, speed) in [(1, 2, "480\n"), (2, 1, "5000\n")] {
+            let hub = format!("{controller}/usb{bus}");
+            self.write(&format!("{hub}/speed"), speed);
+            let link = self.path(format!("/sys/bus/usb/devices/usb{bus}"));
+            symlink(self.path(&hub), link).unwrap();
+            for port in 1..=ports {
+                let folder = format!("{hub}/{bus}-0:1.0/usb{bus}-port{port}");
+                self.write(&format!("{folder}/connect_type"), "unknown\n");
+                self.write(&format!("{folder}/location"), "0x00000000\n");
+                let other = format!("{controller}/usb{peer}/{peer}-0:1.0/usb{peer}-port{port}");
+                symlink(self.path(other), self.path(folder).join("peer")).unwrap();
+            }
+        }
+    }
+
+    /// Gives the hub in a port so many ports.
+    pub(crate) fn hub_ports(&self, hub: &str, ports: u8) {
+        let hub: Port = hub.parse().expect("a port such as 1-3.1");
+        for port in 1..=ports {
+            let folder = format!("/sys{}/{hub}:1.0/{hub}-port{port}", devpath(&hub));
+            self.write(&format!("{folder}/connect_type"), "hotplug\n");
+        }
     }
 
     /// Plugs a device: its sysfs folder and its node appear.

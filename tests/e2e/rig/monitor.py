@@ -49,9 +49,14 @@ class Monitor:
         self._host.exec(['rm', '-f', self._file])
 
     @property
+    def text(self):
+        """What udevadm printed so far."""
+        return self._read() if self._text is None else self._text
+
+    @property
     def events(self):
         """The Events so far, in their order."""
-        return parse(self._read() if self._text is None else self._text)
+        return parse(self.text)
 
     def wait(self, match, timeout=60):
         """Waits for an Event for which match(event) is true, and returns it."""

@@ -1,0 +1,205 @@
+//! `identify`: which port is this? Plug or pull a device in it and see.
+//!
+//! The core is pure: `watch` makes sightings of what happens, `report` tells one, `found` makes the
+//! lines for the config of all. `live` is this machine, `write` its config file.
+
+mod found;
+mod live;
+mod plugged;
+mod report;
+mod source;
+mod watch;
+mod write;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde::Serialize;
+
+use super::{Context, Verdict};
+use crate::clock::Monotonic;
+use crate::config::Config;
+use crate::journal;
+use crate::output::{Line, Output, Tone};
+use crate::topology::read;
+use found::Found;
+use live::Live;
+use plugged::plugged;
+use report::{Report, Reporter};
+use source::End;
+use watch::{Sighting, watch};
+use write::Written;
+
+/// Arguments of `identify`.
+#[derive(Debug, Args)]
+pub struct Identify {
+    /// Shows the devices that are plugged now, and does not wait.
+    #[arg(long, conflicts_with_all = ["count", "timeout"])]
+    plugged: bool,
+    /// With --plugged: only devices in this port (3-1.4), with these ids (046d:c52b), or with this
+    /// in their name.
+    #[arg(value_name = "DEVICE", requires = "plugged")]
+    devices: Vec<String>,
+    /// Ends when this many connectors were seen.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    count: Option<u16>,
+    /// Ends after this time; with exit status 1 if nothing was seen, or less than --count.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// Adds the ports to this virtual machine in the config file, whose old text is kept in
+    /// config.yaml.bak.
+    #[arg(long, value_name = "VM")]
+    write: Option<String>,
+    /// Prints a JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` says besides ports.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Notice<'a> {
+    /// From now on, nothing is missed.
+    Listening,
+    /// It is over.
+    End {
+        reason: End,
+        ports: Vec<&'a str>,
+        yaml: String,
+        written: Option<Written>,
+        error: Option<String>,
+    },
+}
+
+/// The longest that can be waited: a week.
+const LONGEST: f64 = 604_800.0;
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=LONGEST).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("a number of seconds from 0 to {LONGEST}")),
+    }
+}
+
+impl Identify {
+    /// Shows ports until it has shown enough, then the lines for the config.
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+        if self.plugged && self.write.is_some() && self.devices.is_empty() {
+            bail!(
+                "--plugged --write would give away every device there is: name those you mean, by \
+                 port (3-1.4), ids (046d:c52b) or a part of their name"
+            );
+        }
+        let config = self.config(context)?;
+        let bus_speed = |devpath: &_| read::bus_speed(context.root, devpath);
+        let reporter = Reporter { config: &config, bus_speed: &bus_speed };
+        let mut found = Found::default();
+        let mut see = |sighting: &Sighting, output: &mut Output| -> Result<usize> {
+            let report = reporter.report(sighting);
+            self.show(&report, output)?;
+            found.add(&report);
+            Ok(found.count())
+        };
+        let end = if self.plugged {
+            for sighting in plugged(&read::topology(context.root), &self.devices) {
+                see(&sighting, output)?;
+            }
+            End::Listed
+        } else {
+            self.watch(context, output, &mut see)?
+        };
+        self.conclude(context, output, &config, &found, end)?;
+        let wanted = self.count.map_or(1, usize::from);
+        let short = matches!(end, End::Timeout | End::Listed) && found.count() < wanted;
+        Ok(if short { Verdict::Bad } else { Verdict::Good })
+    }
+
+    /// The config: to write to it, it must be there and right; else it only tells who has what.
+    fn config(&self, context: &Context<'_>) -> Result<Config> {
+        match &self.write {
+            Some(vm) => write::check(context, vm),
+            None => Ok(context.config().unwrap_or_else(|error| {
+                journal::write_stderr(&format!("{error:#}; so nobody is told to have a port"));
+                Config::default()
+            })),
+        }
+    }
+
+    fn watch(
+        &self,
+        context: &Context<'_>,
+        output: &mut Output,
+        see: &mut impl FnMut(&Sighting, &mut Output) -> Result<usize>,
+    ) -> Result<End> {
+        let mut source = Live::open(context.root, self.count.is_none() && self.timeout.is_none())?;
+        let before = read::topology(context.root);
+        self.invite(output, source.has_terminal())?;
+        let until = self.timeout.map(|time| Monotonic::now().after(time));
+        watch(&mut source, &before, until, |sighting| {
+            let count = see(&sighting, output)?;
+            Ok(self.count.is_some_and(|wanted| count >= usize::from(wanted)))
+        })
+    }
+
+    fn invite(&self, output: &mut Output, has_terminal: bool) -> Result<()> {
+        if self.json {
+            return Ok(output.json_line(&Notice::Listening)?);
+        }
+        let key = if has_terminal { "Enter" } else { "Ctrl-C" };
+        let then = match &self.write {
+            Some(vm) => format!("ends, and adds the ports to {vm}"),
+            None => "ends".to_owned(),
+        };
+        let line = Line::default()
+            .with(Tone::Strong, "Plug or pull a device in the port you want.")
+            .plain(format!(" {key} {then}."));
+        Ok(output.line(&line)?)
+    }
+
+    fn show(&self, report: &Report, output: &mut Output) -> Result<()> {
+        if self.json {
+            return Ok(output.json_line(report)?);
+        }
+        Ok(report.lines().iter().try_for_each(|line| output.line(line))?)
+    }
+
+    /// Writes the ports into the config, or gives the lines to paste; these too if it fails.
+    fn conclude(
+        &self,
+        context: &Context<'_>,
+        output: &mut Output,
+        config: &Config,
+        found: &Found,
+        end: End,
+    ) -> Result<()> {
+        let written = match &self.write {
+            Some(vm) if found.count() > 0 => write::add(context, vm, found).map(Some),
+            _ => Ok(None),
+        };
+        let yaml = found.yaml(config);
+        if self.json {
+            let (written, error) = match &written {
+                Ok(written) => (written.clone(), None),
+                Err(error) => (None, Some(format!("{error:#}"))),
+            };
+            output.json_line(&Notice::End {
+                reason: end,
+                ports: found.ports().map(|port| port.devpath.as_str()).collect(),
+                yaml: if found.count() > 0 { yaml.join("\n") + "\n" } else { String::new() },
+                written,
+                error,
+            })?;
+        } else if found.count() == 0 {
+            output.line(&"No port was seen.".into())?;
+        } else if let Ok(Some(written)) = &written {
+            written.lines().iter().try_for_each(|line| output.text(line))?;
+        } else {
+            output.line(&Line::default())?;
+            output
+                .line(&"For the config, below the virtual machine that is to have them:".into())?;
+            yaml.iter().try_for_each(|line| output.text(line))?;
+        }
+        written.map(drop)
+    }
+}

@@ -1,0 +1,206 @@
+//! What is told of a port: the facts, as lines for people and as an object for programs. Pure.
+//!
+//! docs/json-identify.md is the promise of the object's shape.
+
+use serde::Serialize;
+
+use super::watch::{Event, Sighting};
+use crate::config::Config;
+use crate::devpath::DevPath;
+use crate::output::{Line, Tone};
+use crate::port::Port;
+use crate::speed::Speed;
+use crate::sysfs::UsbDevice;
+use crate::topology::HubPort;
+
+/// A port that was seen.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) event: Event,
+    #[serde(flatten)]
+    pub(super) place: Place,
+    /// The port of the hub that this port is on.
+    pub(super) hub: Option<DevPath>,
+    pub(super) device: Option<Device>,
+    pub(super) peer: Option<Peer>,
+    pub(super) connect_type: Option<String>,
+    pub(super) position: Option<String>,
+    /// The occupied ports of the hub in it.
+    pub(super) behind: Vec<Behind>,
+}
+
+/// A port, and what is known without looking into it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Place {
+    pub(super) devpath: DevPath,
+    pub(super) port: Option<Port>,
+    /// The USB version of its root hub: 1, 2 or 3.
+    pub(super) usb: Option<u8>,
+    /// The virtual machine that has it.
+    pub(super) vm: Option<String>,
+}
+
+/// The other half of a connector.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Peer {
+    #[serde(flatten)]
+    pub(super) place: Place,
+    /// Whether the kernel only guessed that they are a pair.
+    pub(super) guessed: bool,
+}
+
+/// A port behind the hub in the port that was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Behind {
+    #[serde(flatten)]
+    pub(super) place: Place,
+    pub(super) device: Option<Device>,
+}
+
+/// A device, be it a hub or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Device {
+    pub(super) product: Option<String>,
+    pub(super) vendor_id: String,
+    pub(super) product_id: String,
+    pub(super) speed: Option<String>,
+    pub(super) is_hub: bool,
+    #[serde(skip)]
+    label: String,
+}
+
+/// What a report is made with.
+pub(super) struct Reporter<'a> {
+    /// Who has which port.
+    pub(super) config: &'a Config,
+    /// The speed of the bus that a port is on.
+    pub(super) bus_speed: &'a dyn Fn(&DevPath) -> Option<Speed>,
+}
+
+impl Reporter<'_> {
+    /// The report of a sighting.
+    pub(super) fn report(&self, sighting: &Sighting) -> Report {
+        let HubPort { devpath, connector, .. } = &sighting.port;
+        Report {
+            event: sighting.event,
+            place: self.place(devpath),
+            hub: devpath.parent().filter(|hub| hub.port().is_some()),
+            device: sighting.port.device().map(Device::new),
+            peer: connector
+                .peer
+                .as_ref()
+                .map(|peer| Peer { place: self.place(peer), guessed: connector.peer_guessed }),
+            connect_type: connector.connect_type.clone(),
+            position: connector.position.clone(),
+            behind: sighting.behind.iter().map(|port| self.behind(port)).collect(),
+        }
+    }
+
+    fn behind(&self, port: &HubPort) -> Behind {
+        Behind { place: self.place(&port.devpath), device: port.device().map(Device::new) }
+    }
+
+    fn place(&self, devpath: &DevPath) -> Place {
+        let usb = |speed: Speed| match speed {
+            _ if speed >= Speed::SUPER => 3,
+            _ if speed >= Speed::HIGH => 2,
+            _ => 1,
+        };
+        Place {
+            devpath: devpath.clone(),
+            port: devpath.port(),
+            usb: (self.bus_speed)(devpath).map(usb),
+            vm: self.config.owner(devpath).map(|vm| vm.name.clone()),
+        }
+    }
+}
+
+impl Device {
+    fn new(device: &UsbDevice) -> Self {
+        Self {
+            product: device.product.clone(),
+            vendor_id: format!("{:04x}", device.vendor_id),
+            product_id: format!("{:04x}", device.product_id),
+            speed: device.speed.map(Speed::number),
+            is_hub: device.is_hub(),
+            label: device.label(),
+        }
+    }
+
+    /// `QEMU USB Tablet (0627:0001)`, with `hub` where it is one.
+    pub(super) fn label(&self) -> String {
+        if self.is_hub { format!("hub {}", self.label) } else { self.label.clone() }
+    }
+
+    fn with_speed(&self) -> String {
+        let speed = self.speed.as_ref().map(|speed| format!(", {speed} Mb/s")).unwrap_or_default();
+        self.label() + &speed
+    }
+}
+
+impl Place {
+    /// The kernel's short name of the port, `3-1.4`.
+    pub(super) fn name(&self) -> &str {
+        self.devpath.sysname()
+    }
+}
+
+impl Report {
+    /// The lines for people.
+    pub(super) fn lines(&self) -> Vec<Line> {
+        let (tone, word) = match self.event {
+            Event::Plug => (Tone::Good, "plugged"),
+            Event::Pull => (Tone::Warning, "pulled"),
+            Event::Plugged => (Tone::Good, "in port"),
+        };
+        let device = self.device.as_ref().map_or("unknown device".to_owned(), Device::with_speed);
+        let head =
+            Line::default().with(tone, word).plain(" ").with(Tone::Strong, self.place.name());
+        let mut lines = vec![head.plain(format!("  {device}"))];
+        let half = Line::from("  ").with(Tone::Strong, self.place.devpath.as_str());
+        lines.push(self.place.describe(half));
+        lines.push(match &self.peer {
+            None => {
+                Line::default().with(Tone::Faint, "  the other half of the connector: none known")
+            }
+            Some(peer) => {
+                let line = Line::from("  ").plain(peer.place.devpath.as_str());
+                let line = peer.place.describe(line).plain(", the other half of the connector");
+                let guess =
+                    if peer.guessed { " (the kernel's guess, by equal numbers)" } else { "" };
+                line.with(Tone::Warning, guess)
+            }
+        });
+        let facts: Vec<&str> =
+            self.position.iter().chain(&self.connect_type).map(String::as_str).collect();
+        if !facts.is_empty() {
+            lines.push(Line::from(format!("  connector: {}", facts.join("; "))));
+        }
+        if let Some(hub) = &self.hub {
+            let name = hub.sysname();
+            lines.push(Line::from(format!("  on the hub in port {name}")));
+        }
+        lines.extend(self.behind.iter().map(|behind| {
+            let device = behind.device.as_ref().map_or(String::new(), Device::with_speed);
+            Line::from(format!("  behind it, {}: {device}", behind.place.name()))
+        }));
+        lines
+    }
+}
+
+impl Place {
+    /// Adds what is known of it to the line that shows it.
+    fn describe(&self, line: Line) -> Line {
+        let line = match self.usb {
+            Some(usb) => line.with(Tone::Faint, format!("  USB {usb}")),
+            None => line,
+        };
+        match &self.vm {
+            Some(vm) => line.plain(", ").with(Tone::Warning, format!("{vm} has it already")),
+            None => line,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

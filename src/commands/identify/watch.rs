@@ -1,0 +1,201 @@
+//! What happens in the ports: uevents become sightings of a device plugged or pulled.
+//!
+//! The core of the command: the machine is behind the trait [`Source`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::source::{End, Happening, Source};
+use crate::clock::Monotonic;
+use crate::devpath::{DevPath, is_root_hub};
+use crate::topology::{Connector, HubPort, Topology};
+use crate::uevent::{Action, Uevent};
+
+/// What was seen of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Event {
+    /// A device was plugged into it.
+    Plug,
+    /// The device in it was pulled.
+    Pull,
+    /// The device was there all along.
+    Plugged,
+}
+
+/// A port in which something happened: with what is or was in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sighting {
+    pub(super) event: Event,
+    pub(super) port: HubPort,
+    /// The occupied ports of the hub in it.
+    pub(super) behind: Vec<HubPort>,
+}
+
+/// How long a pulled device behind a hub waits for the news that its hub was pulled: the kernel
+/// tells of what is behind a hub first (`drivers/usb/core/hub.c`: `usb_disconnect`).
+const HUB: Duration = Duration::from_millis(300);
+
+/// Shows each sighting to `see` until that says it is enough, `until` has come, or the user ends.
+pub(super) fn watch(
+    source: &mut impl Source,
+    before: &Topology,
+    until: Option<Monotonic>,
+    mut see: impl FnMut(Sighting) -> Result<bool>,
+) -> Result<End> {
+    let mut watch = Watch::new(before);
+    let mut end = None;
+    loop {
+        while let Some(sighting) = watch.take(source) {
+            if see(sighting)? {
+                return Ok(End::Count);
+            }
+        }
+        if let Some(end) = end {
+            return Ok(end);
+        }
+        let now = source.now();
+        if until.is_some_and(|until| until <= now) {
+            end = Some(End::Timeout);
+            watch.hurry();
+            continue;
+        }
+        let next = watch.due().into_iter().chain(until).min();
+        match source.next(next.map(|next| next.since(now)))? {
+            Happening::Uevent(uevent) => watch.hear(&uevent, source),
+            Happening::Lost => watch.compare(source),
+            Happening::End(how) => {
+                end = Some(how);
+                watch.hurry();
+            }
+            Happening::Nothing => {}
+        }
+    }
+}
+
+/// The occupied ports as they were last seen, and what is still to be told.
+struct Watch {
+    occupied: BTreeMap<DevPath, HubPort>,
+    pending: Vec<Pending>,
+}
+
+struct Pending {
+    devpath: DevPath,
+    event: Event,
+    due: Monotonic,
+}
+
+impl Watch {
+    fn new(topology: &Topology) -> Self {
+        Self { occupied: occupied(topology), pending: Vec::new() }
+    }
+
+    /// When the next sighting can be told.
+    fn due(&self) -> Option<Monotonic> {
+        self.pending.iter().map(|pending| pending.due).min()
+    }
+
+    /// Waits for nothing any more.
+    fn hurry(&mut self) {
+        self.pending.iter_mut().for_each(|pending| pending.due = Monotonic(0));
+    }
+
+    fn hear(&mut self, uevent: &Uevent, source: &impl Source) {
+        let devpath = &uevent.devpath;
+        let is_device = uevent.subsystem == "usb"
+            && uevent.devtype == "usb_device"
+            && !is_root_hub(devpath.sysname());
+        let Some(port) = devpath.port().filter(|_| is_device && !uevent.synthetic) else { return };
+        let now = source.now();
+        match uevent.action {
+            // All that is told is in sysfs by now, and reading the name waits for the probing of
+            // drivers to end (`drivers/usb/core/sysfs.c`: `usb_string_attr` takes the device's
+            // lock). What is behind a hub will come with events of its own.
+            Action::Add => {
+                self.look(devpath, source);
+                self.later(devpath, Event::Plug, now);
+            }
+            Action::Remove => {
+                let wait = if port.parent().is_some() { HUB } else { Duration::ZERO };
+                self.pending.retain(|pending| !pending.devpath.is_at_or_below(devpath));
+                self.later(devpath, Event::Pull, now.after(wait));
+            }
+            Action::Bind | Action::Other => {}
+        }
+    }
+
+    /// Finds out what was missed.
+    fn compare(&mut self, source: &impl Source) {
+        let (now, new) = (source.now(), occupied(&source.topology()));
+        let devnum = |port: &HubPort| port.device().map(|device| device.devnum);
+        let old: Vec<(DevPath, HubPort)> =
+            self.occupied.iter().map(|(path, port)| (path.clone(), port.clone())).collect();
+        for (devpath, _) in old.iter().filter(|(devpath, _)| !new.contains_key(devpath)) {
+            let hub_gone = devpath
+                .parent()
+                .is_some_and(|hub| self.occupied.contains_key(&hub) && !new.contains_key(&hub));
+            if !hub_gone {
+                self.later(devpath, Event::Pull, now);
+            }
+        }
+        for (devpath, port) in new {
+            if self.occupied.get(&devpath).and_then(devnum) != devnum(&port) {
+                self.later(&devpath, Event::Plug, now);
+                self.occupied.insert(devpath, port);
+            }
+        }
+    }
+
+    fn later(&mut self, devpath: &DevPath, event: Event, due: Monotonic) {
+        self.pending.retain(|pending| pending.devpath != *devpath);
+        self.pending.push(Pending { devpath: devpath.clone(), event, due });
+    }
+
+    /// Takes note of what is in the port, if it is still there.
+    fn look(&mut self, devpath: &DevPath, source: &impl Source) {
+        if let Some(port) = source.port(devpath).filter(|port| port.plugged.is_some()) {
+            self.occupied.insert(devpath.clone(), port);
+        }
+    }
+
+    /// The next sighting whose time has come.
+    fn take(&mut self, source: &impl Source) -> Option<Sighting> {
+        let now = source.now();
+        let index = self.pending.iter().position(|pending| pending.due <= now)?;
+        let Pending { devpath, event, .. } = self.pending.remove(index);
+        if event == Event::Plug {
+            self.look(&devpath, source);
+            let port = self.occupied.get(&devpath).cloned().or_else(|| bare(&devpath))?;
+            let behind = port.behind().into_iter().filter(|port| port.plugged.is_some());
+            return Some(Sighting { event, behind: behind.cloned().collect(), port });
+        }
+        let mut gone: Vec<HubPort> = Vec::new();
+        self.occupied.retain(|path, port| {
+            let stays = !path.is_at_or_below(&devpath);
+            if !stays {
+                gone.push(port.clone());
+            }
+            stays
+        });
+        let (mut at, behind): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|port| port.devpath == devpath);
+        let port = at.pop().or_else(|| source.port(&devpath)).or_else(|| bare(&devpath))?;
+        Some(Sighting { event, port, behind })
+    }
+}
+
+fn occupied(topology: &Topology) -> BTreeMap<DevPath, HubPort> {
+    let occupied = topology.ports().into_iter().filter(|port| port.plugged.is_some());
+    occupied.map(|port| (port.devpath.clone(), port.clone())).collect()
+}
+
+/// A port of which nothing but its DEVPATH is known.
+fn bare(devpath: &DevPath) -> Option<HubPort> {
+    let (devpath, connector) = (devpath.clone(), Connector::default());
+    Some(HubPort { port: devpath.port()?, devpath, connector, plugged: None })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! Adds what was found to the config file.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+use super::found::Found;
+use crate::commands::Context;
+use crate::config::edit::{self, EditError, NewPort};
+use crate::config::file::ConfigFile;
+use crate::config::{Config, write};
+use crate::devpath::DevPath;
+
+/// What was written.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Written {
+    vm: String,
+    file: PathBuf,
+    /// Where the old text is; none if nothing had to be written.
+    backup: Option<PathBuf>,
+    added: Vec<DevPath>,
+    /// The ports that the virtual machine had already.
+    had: Vec<DevPath>,
+}
+
+/// The config, if ports can be added to that virtual machine: better told before the user has
+/// plugged and pulled.
+pub(super) fn check(context: &Context<'_>, vm: &str) -> Result<Config> {
+    let file = find(context)?;
+    let config = edit::read(text(&file)?, vm)
+        .map_err(|error| anyhow::anyhow!("{}:{error}", file.path.display()))?;
+    if !config.virtual_machines.iter().any(|known| known.name == vm) {
+        let names = config.virtual_machines.into_iter().map(|vm| vm.name).collect();
+        bail!("{}: {}", file.path.display(), EditError::NoSuchVm(vm.to_owned(), names));
+    }
+    write::refuse_if_not_writable(&file)?;
+    Ok(config)
+}
+
+/// Adds the ports to the virtual machine, but for those that it has already.
+pub(super) fn add(context: &Context<'_>, vm: &str, found: &Found) -> Result<Written> {
+    // Read anew: while the user was plugging, it may have been edited.
+    let file = find(context)?;
+    let text = text(&file)?;
+    let at = |error: EditError| match error {
+        EditError::Config(error) => anyhow::anyhow!("{}:{error}", file.path.display()),
+        error => anyhow::anyhow!("{}: {error}", file.path.display()),
+    };
+    let config = edit::read(text, vm).map_err(|error| at(EditError::Config(error)))?;
+    // What is listed by another one is refused by the edit.
+    let has = |port: &NewPort| config.owner(&port.devpath).is_some_and(|owner| owner.name == vm);
+    let (had, new): (Vec<NewPort>, Vec<NewPort>) = found.ports().cloned().partition(has);
+    let devpaths = |ports: Vec<NewPort>| ports.into_iter().map(|port| port.devpath).collect();
+    let mut backup = None;
+    if !new.is_empty() {
+        let insertion = edit::add_ports(text, vm, &new).map_err(at)?;
+        backup = Some(write::replace(&file, &insertion.apply(text))?);
+    }
+    let (had, added) = (devpaths(had), devpaths(new));
+    Ok(Written { vm: vm.to_owned(), file: file.path.clone(), backup, added, had })
+}
+
+fn find(context: &Context<'_>) -> Result<ConfigFile> {
+    ConfigFile::find(context.root, context.config)?
+        .context("there is no config file to write to; `--config FILE` names one")
+}
+
+fn text(file: &ConfigFile) -> Result<&str> {
+    std::str::from_utf8(&file.text)
+        .with_context(|| format!("{}: not UTF-8 text", file.path.display()))
+}
+
+impl Written {
+    /// The lines for people.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> =
+            self.had.iter().map(|port| format!("{} has it already: {port}", self.vm)).collect();
+        lines.extend(self.added.iter().map(|port| format!("added to {}: {port}", self.vm)));
+        let backup = self.backup.as_ref().map(|path| format!("; the old text: {}", path.display()));
+        let file = self.file.display();
+        lines.push(match backup {
+            Some(backup) => format!("config: {file}{backup}"),
+            None => format!("config: {file}, unchanged"),
+        });
+        lines
+    }
+}
