@@ -159,8 +159,9 @@ impl World for Rehearsal<'_> {
         Ok(device)
     }
 
-    fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic> {
-        sysfs::plugged_at(self.root, busnum, devnum)
+    /// As if it were plugged now.
+    fn plugged_at(&self, _: BusNum, _: DevNum) -> Option<Monotonic> {
+        None
     }
 
     fn now(&self) -> Monotonic {

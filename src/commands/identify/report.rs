@@ -1,6 +1,6 @@
 //! What is told of a port: the facts, as lines for people and as an object for programs. Pure.
 //!
-//! docs/json-identify.md is the promise of the object's shape.
+//! docs/json.md is the promise of the object's shape.
 
 use serde::Serialize;
 
