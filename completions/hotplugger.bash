@@ -16,6 +16,9 @@ _hotplugger() {
             ",$1")
                 cmd="hotplugger"
                 ;;
+            hotplugger,check)
+                cmd="hotplugger__subcmd__check"
+                ;;
             hotplugger,help)
                 cmd="hotplugger__subcmd__help"
                 ;;
@@ -45,6 +48,9 @@ _hotplugger() {
                 ;;
             hotplugger,uninstall)
                 cmd="hotplugger__subcmd__uninstall"
+                ;;
+            hotplugger__subcmd__help,check)
+                cmd="hotplugger__subcmd__help__subcmd__check"
                 ;;
             hotplugger__subcmd__help,help)
                 cmd="hotplugger__subcmd__help__subcmd__help"
@@ -83,7 +89,7 @@ _hotplugger() {
 
     case "${cmd}" in
         hotplugger)
-            opts="-v -h -V --config --verbose --help --version udev ports status simulate install uninstall identify qemu-args libvirt-xml help"
+            opts="-v -h -V --config --verbose --help --version udev ports status simulate install uninstall check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -100,9 +106,41 @@ _hotplugger() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hotplugger__subcmd__help)
-            opts="udev ports status simulate install uninstall identify qemu-args libvirt-xml help"
+        hotplugger__subcmd__check)
+            opts="-v -h --json --config --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__help)
+            opts="udev ports status simulate install uninstall check identify qemu-args libvirt-xml help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__help__subcmd__check)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

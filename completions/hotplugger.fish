@@ -25,7 +25,7 @@ function __fish_hotplugger_using_subcommand
 end
 
 complete -c hotplugger -n "__fish_hotplugger_needs_command" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
-complete -c hotplugger -n "__fish_hotplugger_needs_command" -s v -l verbose -d 'Tells on standard error what is decided, also when there is nothing to do'
+complete -c hotplugger -n "__fish_hotplugger_needs_command" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hotplugger -n "__fish_hotplugger_needs_command" -s V -l version -d 'Print version'
 complete -c hotplugger -n "__fish_hotplugger_needs_command" -f -a "udev" -d 'Handles the uevent that is in the environment, as udev\'s RUN has it; the same as no arguments at all where ACTION and DEVPATH are set'
@@ -34,63 +34,69 @@ complete -c hotplugger -n "__fish_hotplugger_needs_command" -f -a "status" -d 'P
 complete -c hotplugger -n "__fish_hotplugger_needs_command" -f -a "simulate" -d 'Prints what an event would do, and touches neither state nor QEMU'
 complete -c hotplugger -n "__fish_hotplugger_needs_command" -f -a "install" -d 'Puts the udev rule, an example config and what belongs to them in their places'
 complete -c hotplugger -n "__fish_hotplugger_needs_command" -f -a "uninstall" -d 'Removes what `install` put; the config stays'
+complete -c hotplugger -n "__fish_hotplugger_needs_command" -f -a "check" -d 'Looks for what is wrong: config, rule, state, sockets, guests, permissions; tells what mends it. Exits with 1 if there is a fault'
 complete -c hotplugger -n "__fish_hotplugger_needs_command" -f -a "identify" -d 'Shows which port a device is plugged into or pulled from, and gives the lines for the config'
 complete -c hotplugger -n "__fish_hotplugger_needs_command" -f -a "qemu-args" -d 'Prints the arguments that QEMU needs for a virtual machine\'s socket and hubs'
 complete -c hotplugger -n "__fish_hotplugger_needs_command" -f -a "libvirt-xml" -d 'Prints the element that libvirt\'s domain XML needs for a virtual machine\'s socket and hubs'
 complete -c hotplugger -n "__fish_hotplugger_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand udev" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand udev" -l dry-run -d 'Prints what would be done and touches neither state nor QEMU'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand udev" -s v -l verbose -d 'Tells on standard error what is decided, also when there is nothing to do'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand udev" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand udev" -s h -l help -d 'Print help'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand ports" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand ports" -l json -d 'Prints a JSON object'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand ports" -s v -l verbose -d 'Tells on standard error what is decided, also when there is nothing to do'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand ports" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand ports" -s h -l help -d 'Print help'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand status" -l events -d 'How many of the last events are shown' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand status" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand status" -l json -d 'Prints a JSON object'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand status" -s v -l verbose -d 'Tells on standard error what is decided, also when there is nothing to do'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand status" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand status" -s h -l help -d 'Print help'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l action -d 'The action of the event; for a recorded file, plays the events of this action only' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l original-rules -d 'Plays what the Python original\'s two rules let through (add and remove of everything in usb) instead of what ours does'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l running -d 'Supposes that the virtual machines run'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l json -d 'Prints a JSON array with an object for each event'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -s v -l verbose -d 'Tells on standard error what is decided, also when there is nothing to do'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -s h -l help -d 'Print help'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l program -d 'The program that the rule starts, as an absolute path [default: this program]' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l root -d 'Puts everything below this folder and touches nothing that runs: for packagers' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l dry-run -d 'Says what would be done and does nothing'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -s v -l verbose -d 'Tells on standard error what is decided, also when there is nothing to do'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -s h -l help -d 'Print help'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand uninstall" -l root -d 'Puts everything below this folder and touches nothing that runs: for packagers' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand uninstall" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand uninstall" -l dry-run -d 'Says what would be done and does nothing'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand uninstall" -s v -l verbose -d 'Tells on standard error what is decided, also when there is nothing to do'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand uninstall" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand uninstall" -s h -l help -d 'Print help'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand check" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand check" -l json -d 'Prints all findings as JSON'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand check" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand check" -s h -l help -d 'Print help'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l count -d 'Ends when this many connectors were seen' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l timeout -d 'Ends after this time; with exit status 1 if nothing was seen, or less than --count' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l write -d 'Adds the ports to this virtual machine in the config file, whose old text is kept in config.yaml.bak' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l plugged -d 'Shows the devices that are plugged now, and does not wait'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l json -d 'Prints a JSON object a line'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -s v -l verbose -d 'Tells on standard error what is decided, also when there is nothing to do'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand qemu-args" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand qemu-args" -l json -d 'Prints a JSON array of the arguments'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand qemu-args" -s v -l verbose -d 'Tells on standard error what is decided, also when there is nothing to do'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand qemu-args" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand qemu-args" -s h -l help -d 'Print help'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand libvirt-xml" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand libvirt-xml" -s v -l verbose -d 'Tells on standard error what is decided, also when there is nothing to do'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand libvirt-xml" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand libvirt-xml" -s h -l help -d 'Print help'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall identify qemu-args libvirt-xml help" -f -a "udev" -d 'Handles the uevent that is in the environment, as udev\'s RUN has it; the same as no arguments at all where ACTION and DEVPATH are set'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall identify qemu-args libvirt-xml help" -f -a "ports" -d 'Prints the host\'s USB ports as a tree: what is in each, and whose it is'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall identify qemu-args libvirt-xml help" -f -a "status" -d 'Prints each virtual machine, what is in its ports and in its guest, and the last events'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall identify qemu-args libvirt-xml help" -f -a "simulate" -d 'Prints what an event would do, and touches neither state nor QEMU'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall identify qemu-args libvirt-xml help" -f -a "install" -d 'Puts the udev rule, an example config and what belongs to them in their places'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall identify qemu-args libvirt-xml help" -f -a "uninstall" -d 'Removes what `install` put; the config stays'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall identify qemu-args libvirt-xml help" -f -a "identify" -d 'Shows which port a device is plugged into or pulled from, and gives the lines for the config'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall identify qemu-args libvirt-xml help" -f -a "qemu-args" -d 'Prints the arguments that QEMU needs for a virtual machine\'s socket and hubs'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall identify qemu-args libvirt-xml help" -f -a "libvirt-xml" -d 'Prints the element that libvirt\'s domain XML needs for a virtual machine\'s socket and hubs'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall identify qemu-args libvirt-xml help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall check identify qemu-args libvirt-xml help" -f -a "udev" -d 'Handles the uevent that is in the environment, as udev\'s RUN has it; the same as no arguments at all where ACTION and DEVPATH are set'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall check identify qemu-args libvirt-xml help" -f -a "ports" -d 'Prints the host\'s USB ports as a tree: what is in each, and whose it is'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall check identify qemu-args libvirt-xml help" -f -a "status" -d 'Prints each virtual machine, what is in its ports and in its guest, and the last events'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall check identify qemu-args libvirt-xml help" -f -a "simulate" -d 'Prints what an event would do, and touches neither state nor QEMU'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall check identify qemu-args libvirt-xml help" -f -a "install" -d 'Puts the udev rule, an example config and what belongs to them in their places'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall check identify qemu-args libvirt-xml help" -f -a "uninstall" -d 'Removes what `install` put; the config stays'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall check identify qemu-args libvirt-xml help" -f -a "check" -d 'Looks for what is wrong: config, rule, state, sockets, guests, permissions; tells what mends it. Exits with 1 if there is a fault'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall check identify qemu-args libvirt-xml help" -f -a "identify" -d 'Shows which port a device is plugged into or pulled from, and gives the lines for the config'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall check identify qemu-args libvirt-xml help" -f -a "qemu-args" -d 'Prints the arguments that QEMU needs for a virtual machine\'s socket and hubs'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall check identify qemu-args libvirt-xml help" -f -a "libvirt-xml" -d 'Prints the element that libvirt\'s domain XML needs for a virtual machine\'s socket and hubs'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand help; and not __fish_seen_subcommand_from udev ports status simulate install uninstall check identify qemu-args libvirt-xml help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::check::Check;
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
 use crate::commands::identify::Identify;
 use crate::commands::install::{Install, Uninstall};
@@ -22,7 +23,8 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
 
-    /// Tells on standard error what is decided, also when there is nothing to do.
+    /// Tells more: `udev` what it decides, on standard error, also when there is nothing to do;
+    /// `check` also what is as it should be.
     #[arg(short, long, global = true)]
     pub verbose: bool,
 
@@ -56,6 +58,10 @@ pub enum Command {
 
     /// Removes what `install` put; the config stays.
     Uninstall(Uninstall),
+
+    /// Looks for what is wrong: config, rule, state, sockets, guests, permissions; tells what mends
+    /// it. Exits with 1 if there is a fault.
+    Check(Check),
 
     /// Shows which port a device is plugged into or pulled from, and gives the lines for the config.
     ///

@@ -4,6 +4,7 @@
 //! event from udev's environment, [`plan`] decides, [`guest`] does it over [`qmp`], [`state`]
 //! remembers, [`outcome`] is the line about it. See ARCHITECTURE.md for the map.
 
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod commands;

@@ -66,6 +66,7 @@ fn run(cli: &Cli) -> ExitCode {
         Command::Simulate(command) => command.run(&context, output),
         Command::Install(command) => command.run(&context, output),
         Command::Uninstall(command) => command.run(&context, output),
+        Command::Check(command) => command.run(&context, cli.verbose, output),
         Command::QemuArgs(command) => command.run(&context, output),
         Command::LibvirtXml(command) => command.run(&context, output),
     };

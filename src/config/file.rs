@@ -16,9 +16,6 @@ use crate::trust::{self, Door, Weakness};
 /// The environment variable that names the config file.
 pub const VARIABLE: &str = "HOTPLUGGER_CONFIG";
 
-/// Where the config is looked for first.
-const SYSTEM: &str = "/etc/hotplugger/config.yaml";
-
 /// No config is larger; more is a mistake or an attack.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -33,6 +30,9 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
+    /// Where the config is looked for first, if nobody names one.
+    pub const SYSTEM: &str = "/etc/hotplugger/config.yaml";
+
     /// Finds and reads the config: `given`, else `$HOTPLUGGER_CONFIG`, else
     /// `/etc/hotplugger/config.yaml`, else `config.yaml` beside the program.
     ///
@@ -49,7 +49,7 @@ impl ConfigFile {
                 None => bail!("{}: there is no such config file", path.display()),
             };
         }
-        if let Some(file) = Self::read(&root.path(SYSTEM))? {
+        if let Some(file) = Self::read(&root.path(Self::SYSTEM))? {
             return Ok(Some(file));
         }
         match env::current_exe() {
@@ -98,7 +98,8 @@ impl ConfigFile {
         match weakness.door {
             Door::Owner(owner) => bail!(
                 "config refused: {path} belongs to user {owner}, who could hand himself devices; \
-                 run `chown root {path}` or move the config to {SYSTEM}"
+                 run `chown root {path}` or move the config to {}",
+                Self::SYSTEM
             ),
             Door::Mode(mode) => bail!(
                 "config refused: others can write {path} (mode {mode:o}); run `chmod go-w {path}`"

@@ -1,0 +1,157 @@
+//! What QEMU said of itself and of the guest: version, usb-host, controllers, the buses of `hubs:`.
+
+use super::finding::Finding;
+use super::machine::{Answer, MachineLook};
+use crate::guest::bus::GuestBus;
+use crate::qmp::message::Version;
+use crate::speed::Speed;
+
+/// The oldest QEMU whose words and ways hotplugger knows.
+const OLDEST: Version = Version { major: 5, minor: 0, micro: 0 };
+
+/// The most ports of one speed that QEMU's xHCI has.
+const MOST: usize = 15;
+
+/// What gives a guest ports enough.
+const DEVICE: &str = "-device qemu-xhci,id=xhci0,p2=15,p3=15";
+
+/// Judges what QEMU said, if it said something.
+pub fn judge(look: &MachineLook) -> Vec<Finding> {
+    let Ok(answer) = &look.answer else { return Vec::new() };
+    let name = &look.vm.name;
+    let mut findings = version(name, answer);
+    findings.extend(controllers(name, answer));
+    findings.extend(buses(look, answer));
+    if !answer.running {
+        let what = "the guest is paused; QEMU opens devices when it goes on";
+        findings.push(Finding::note("guest-paused", name, what));
+    }
+    findings
+}
+
+fn version(name: &str, answer: &Answer) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let version = answer.version.map_or_else(|| "?".to_owned(), |version| version.to_string());
+    if answer.usb_host {
+        let what = format!("QEMU {version} has usb-host devices");
+        findings.push(Finding::ok("qemu-usb-host", name, what));
+    } else {
+        let what =
+            format!("QEMU {version} has no usb-host devices, so it can take none of the host");
+        findings.push(
+            Finding::fault("qemu-no-usb-host", name, what)
+                .advice("install your distribution's QEMU package for USB host devices"),
+        );
+    }
+    if answer.version.is_some_and(|version| version < OLDEST) {
+        let what = format!("QEMU {version} is older than {OLDEST}, the oldest that was tried");
+        findings.push(Finding::warning("qemu-old", name, what).advice("use a newer QEMU"));
+    }
+    findings
+}
+
+fn controllers(name: &str, answer: &Answer) -> Vec<Finding> {
+    if answer.buses.is_empty() {
+        let what = "the guest has no USB controller, so no device can go there";
+        return vec![
+            Finding::fault("guest-no-controller", name, what)
+                .advice(format!("start QEMU with {DEVICE}")),
+        ];
+    }
+    let xhci: Vec<&GuestBus> =
+        answer.buses.iter().filter(|bus| bus.controller.ends_with("xhci")).collect();
+    if xhci.is_empty() {
+        let what = "the guest has no xHCI controller, so USB 3 devices are slow or do not work";
+        return vec![
+            Finding::warning("guest-no-xhci", name, what)
+                .advice(format!("start QEMU with {DEVICE}")),
+        ];
+    }
+    xhci.into_iter().map(|bus| ports(name, bus)).collect()
+}
+
+fn ports(name: &str, bus: &GuestBus) -> Finding {
+    let model = &bus.controller;
+    let takes = |speed| bus.ports.iter().filter(move |port| port.from <= speed && speed <= port.to);
+    let (usb2, usb3) = (takes(Speed::HIGH).count(), takes(Speed::SUPER).count());
+    let what = format!("{} ({model}) has {usb2} USB 2 and {usb3} USB 3 ports", bus.name);
+    if usb2.min(usb3) < MOST {
+        let id = bus.id.as_deref().unwrap_or("xhci0");
+        Finding::note("guest-few-ports", name, format!("{what}; it could have {MOST} of each"))
+            .advice(format!("start QEMU with -device {model},id={id},p2=15,p3=15"))
+    } else {
+        Finding::ok("guest-ports", name, what)
+    }
+}
+
+fn buses(look: &MachineLook, answer: &Answer) -> Vec<Finding> {
+    let has: Vec<&str> = answer.buses.iter().map(|bus| bus.name.as_str()).collect();
+    let judge = |hub: &String| {
+        if has.contains(&hub.as_str()) {
+            return Finding::ok("guest-bus", &look.vm.name, format!("{hub} of `hubs:` is there"));
+        }
+        let what = format!("the guest has no bus {hub}, which `hubs:` names");
+        let finding = Finding::fault("guest-no-bus", &look.vm.name, what);
+        match (has.as_slice(), hub.strip_suffix(".0")) {
+            ([], None) => finding.advice(format!("start QEMU with {DEVICE} and write xhci0.0")),
+            ([], Some(id)) => {
+                finding.advice(format!("start QEMU with -device qemu-xhci,id={id},p2=15,p3=15"))
+            }
+            (has, _) => finding.advice(format!("write to `hubs:` what it has: {}", has.join(", "))),
+        }
+    };
+    look.vm.hubs.iter().map(judge).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::finding::Level;
+    use crate::check::machine::tests::look;
+    use crate::guest::bus::Takes;
+
+    fn bus(controller: &str, ports: usize) -> GuestBus {
+        GuestBus {
+            name: "xhci0.0".to_owned(),
+            controller: controller.to_owned(),
+            id: Some("xhci0".to_owned()),
+            ports: vec![Takes { from: Speed::LOW, to: Speed::SUPER }; ports],
+            occupants: Vec::new(),
+        }
+    }
+
+    fn codes(change: impl FnOnce(&mut Answer), hubs: &[&str]) -> Vec<&'static str> {
+        let mut answer = Answer {
+            version: Some(Version { major: 7, minor: 2, micro: 0 }),
+            usb_host: true,
+            running: true,
+            buses: vec![bus("qemu-xhci", 15)],
+            ..Answer::default()
+        };
+        change(&mut answer);
+        let mut look = look(Ok(answer));
+        look.vm.hubs = hubs.iter().map(|hub| (*hub).to_owned()).collect();
+        let findings = judge(&look).into_iter().filter(|finding| finding.level > Level::Ok);
+        findings.map(|finding| finding.code).collect()
+    }
+
+    #[test]
+    fn a_sound_guest_has_nothing_to_say() {
+        assert!(codes(|_| {}, &["xhci0.0"]).is_empty());
+    }
+
+    #[test]
+    fn each_want_has_its_name() {
+        assert_eq!(codes(|answer| answer.usb_host = false, &[]), ["qemu-no-usb-host"]);
+        let old = Version { major: 4, minor: 2, micro: 1 };
+        assert_eq!(codes(|answer| answer.version = Some(old), &[]), ["qemu-old"]);
+        assert_eq!(codes(|answer| answer.buses.clear(), &[]), ["guest-no-controller"]);
+        assert_eq!(codes(|answer| answer.buses = vec![bus("usb-ehci", 6)], &[]), ["guest-no-xhci"]);
+        assert_eq!(
+            codes(|answer| answer.buses = vec![bus("qemu-xhci", 4)], &[]),
+            ["guest-few-ports"]
+        );
+        assert_eq!(codes(|_| {}, &["usb.0"]), ["guest-no-bus"]);
+        assert_eq!(codes(|answer| answer.running = false, &[]), ["guest-paused"]);
+    }
+}

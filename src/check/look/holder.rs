@@ -1,0 +1,202 @@
+//! Who has a Unix socket open: the kernel's list of sockets with their partners (`sock_diag(7)`,
+//! which `ss -x` reads too), and the descriptors of the processes in /proc.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+};
+
+use super::process::{file, pids};
+use crate::check::machine::{Holder, Holders};
+use crate::root::Root;
+use crate::sysfs::attribute;
+use crate::text::clean;
+
+/// A Unix socket of the kernel's.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Socket {
+    /// Its number, which descriptors show.
+    inode: u32,
+    listens: bool,
+    /// The inode and device of the file it is bound to.
+    file: Option<(u32, u32)>,
+    /// The number of the socket that is connected to it.
+    peer: Option<u32>,
+}
+
+/// Who listens at the socket, and who else than this process is connected to it, as far as that
+/// may be seen.
+pub(super) fn look(root: &Root, path: &Path) -> Holders {
+    let (Ok(metadata), Ok(sockets)) = (fs::metadata(path), sockets()) else {
+        return Holders::default();
+    };
+    let number = metadata.dev();
+    let device = rustix::fs::major(number) << 20 | rustix::fs::minor(number);
+    // The kernel tells 32 bits of each.
+    let inode = u32::try_from(metadata.ino() & u64::from(u32::MAX)).unwrap_or_default();
+    let ours: Vec<&Socket> =
+        sockets.iter().filter(|socket| socket.file == Some((inode, device))).collect();
+    let processes = processes(root);
+    let of = |inode: u32| processes.get(&inode).cloned();
+    let mut clients: Vec<Holder> = ours.iter().filter_map(|socket| of(socket.peer?)).collect();
+    clients.sort_by_key(|holder| holder.pid);
+    clients.dedup();
+    Holders {
+        listener: ours.iter().find(|socket| socket.listens).and_then(|socket| of(socket.inode)),
+        clients,
+    }
+}
+
+/// The processes by the sockets they have open, without this one.
+fn processes(root: &Root) -> HashMap<u32, Holder> {
+    let mut found = HashMap::new();
+    for pid in pids(root).into_iter().filter(|pid| *pid != std::process::id()) {
+        let Ok(descriptors) = fs::read_dir(file(root, pid, "fd")) else { continue };
+        for descriptor in descriptors.filter_map(Result::ok) {
+            let Ok(target) = fs::read_link(descriptor.path()) else { continue };
+            let inode = target.to_str().and_then(|target| {
+                target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+            });
+            if let Some(inode) = inode {
+                found.entry(inode).or_insert_with(|| holder(root, pid));
+            }
+        }
+    }
+    found
+}
+
+fn holder(root: &Root, pid: u32) -> Holder {
+    let name = attribute(file(root, pid, "comm")).unwrap_or_default();
+    let status = fs::read_to_string(file(root, pid, "status")).unwrap_or_default();
+    let stopped = status.lines().any(|line| line.starts_with("State:\tT"));
+    Holder { pid, name: clean(&name, 32), stopped }
+}
+
+/// `SOCK_DIAG_BY_FAMILY`, and the flags of a request for all there are.
+const BY_FAMILY: u16 = 20;
+const REQUEST_DUMP: u16 = 0x301;
+/// What ends the answer: `NLMSG_DONE`, `NLMSG_ERROR`.
+const END: [u16; 2] = [3, 2];
+/// File, and partner.
+const SHOW: u32 = 0b110;
+/// A socket that listens (`TCP_LISTEN`).
+const LISTENS: u8 = 10;
+
+/// All Unix sockets of this network namespace.
+fn sockets() -> io::Result<Vec<Socket>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let protocol = Some(netlink::SOCK_DIAG);
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, protocol)?;
+    send(&socket, &request(), SendFlags::empty())?;
+    let mut sockets = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let second = Timespec::try_from(Duration::from_secs(1)).ok();
+        if poll(&mut [PollFd::new(&socket, PollFlags::IN)], second.as_ref())? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let (received, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
+        if parse(&buffer[..received], &mut sockets) {
+            return Ok(sockets);
+        }
+    }
+}
+
+/// `struct nlmsghdr` and `struct unix_diag_req` (`include/uapi/linux/unix_diag.h`).
+fn request() -> Vec<u8> {
+    let mut bytes = 40u32.to_ne_bytes().to_vec();
+    bytes.extend(BY_FAMILY.to_ne_bytes());
+    bytes.extend(REQUEST_DUMP.to_ne_bytes());
+    bytes.extend([0; 8]);
+    // AF_UNIX, of any protocol, in any state, of any number.
+    bytes.extend([1, 0, 0, 0]);
+    bytes.extend(u32::MAX.to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(SHOW.to_ne_bytes());
+    bytes.extend([0xff; 8]);
+    bytes
+}
+
+/// Reads the messages of a packet; returns whether the answer ends there.
+fn parse(mut packet: &[u8], sockets: &mut Vec<Socket>) -> bool {
+    while let (Some(length), Some(kind)) = (number(packet, 0), packet.get(4..6)) {
+        let kind = u16::from_ne_bytes([kind[0], kind[1]]);
+        let length = usize::try_from(length).unwrap_or_default();
+        let Some(body) = packet.get(16..length) else { return true };
+        if END.contains(&kind) {
+            return true;
+        }
+        if kind == BY_FAMILY
+            && let Some(socket) = parse_socket(body)
+        {
+            sockets.push(socket);
+        }
+        packet = packet.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    false
+}
+
+/// `struct unix_diag_msg` and its attributes.
+fn parse_socket(body: &[u8]) -> Option<Socket> {
+    let mut socket =
+        Socket { inode: number(body, 4)?, listens: *body.get(2)? == LISTENS, ..Socket::default() };
+    let mut rest = body.get(16..)?;
+    while let Some([low, high, kind, _]) = rest.get(..4) {
+        let length = usize::from(u16::from_ne_bytes([*low, *high]));
+        let value = rest.get(4..length)?;
+        match kind {
+            1 => socket.file = Some((number(value, 0)?, number(value, 4)?)),
+            2 => socket.peer = number(value, 0),
+            _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Some(socket)
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn the_kernel_tells_a_socket_by_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("q");
+        let listener = UnixListener::bind(&path).unwrap();
+        let _client = UnixStream::connect(&path).unwrap();
+        // Those who wait to be accepted are not listed.
+        let _accepted = listener.accept().unwrap();
+        let Ok(sockets) = sockets() else { return };
+        let inode = u32::try_from(fs::metadata(&path).unwrap().ino() & 0xffff_ffff).unwrap();
+        let at = |listens| {
+            let mut found = sockets.iter().filter(|socket| {
+                socket.listens == listens && socket.file.is_some_and(|file| file.0 == inode)
+            });
+            found.next()
+        };
+        assert!(at(true).is_some(), "{sockets:?}");
+        assert!(at(false).unwrap().peer.is_some());
+        let device = fs::metadata(&path).unwrap().dev();
+        let device = rustix::fs::major(device) << 20 | rustix::fs::minor(device);
+        assert_eq!(at(true).unwrap().file.unwrap().1, device);
+    }
+
+    #[test]
+    fn nonsense_is_survived() {
+        for packet in [&b""[..], b"\x01", b"\xff\xff\xff\xff\x14\0\0\0", &[0; 64]] {
+            parse(packet, &mut Vec::new());
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A virtual machine: its socket's folder, what QEMU says, QEMU's process, the devices' nodes.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use super::{holder, owners, process};
+use crate::check::access::{Node, parse_list};
+use crate::check::machine::{Answer, Holders, MachineLook};
+use crate::config::{Config, VirtualMachine};
+use crate::deadline::Deadline;
+use crate::device_id::DeviceId;
+use crate::guest::{bus, object, view};
+use crate::qmp::client::QmpClient;
+use crate::qmp::{Error, Stage};
+use crate::root::Root;
+use crate::sysfs;
+use crate::topology::{Plugged, Topology};
+use crate::trust::{Door, Weakness, weakness_on_the_way};
+
+pub(super) fn look(
+    root: &Root,
+    config: &Config,
+    vm: &VirtualMachine,
+    topology: &Topology,
+) -> MachineLook {
+    let socket = root.path(&vm.socket);
+    let answer = ask(&socket, vm);
+    let holders = match &answer {
+        Err(Error::Timeout { stage: Stage::Connect | Stage::Greeting, .. }) => {
+            holder::look(root, &socket)
+        }
+        _ => Holders::default(),
+    };
+    let pid = answer.as_ref().ok().and_then(|answer| answer.pid);
+    MachineLook {
+        weakness: weakness(root, &socket).unwrap_or_default(),
+        process: pid.and_then(|pid| process::look(root, pid)),
+        nodes: nodes(root, config, vm, topology, pid),
+        root: rustix::process::geteuid().is_root(),
+        vm: vm.clone(),
+        socket,
+        answer,
+        holders,
+    }
+}
+
+fn ask(socket: &Path, vm: &VirtualMachine) -> Result<Answer, Error> {
+    let mut client = QmpClient::connect(socket, Deadline::after(vm.timeout))?;
+    let qmp = &mut client;
+    let mut attached = Vec::new();
+    for id in object::list(qmp)? {
+        if object::is_attached(qmp, &id)? {
+            attached.push(id);
+        }
+    }
+    Ok(Answer {
+        attached,
+        usb_host: view::has_usb_host(qmp)?,
+        running: object::is_running(qmp)?,
+        buses: bus::buses(qmp)?,
+        version: client.version(),
+        pid: client.partner(),
+    })
+}
+
+/// What lets others than root and the socket's owner put another socket in its place. In the
+/// folder itself the sticky bit does not help: while the machine is off the name is free.
+fn weakness(root: &Root, socket: &Path) -> io::Result<Option<Weakness>> {
+    let mut trusted = owners(root);
+    let own = fs::symlink_metadata(socket).ok().filter(|own| own.file_type().is_socket());
+    let folder = socket.parent().unwrap_or(socket);
+    let metadata = fs::metadata(folder)?;
+    match own {
+        Some(own) => trusted.push(own.uid()),
+        None => trusted.push(metadata.uid()),
+    }
+    if metadata.mode() & 0o022 != 0 {
+        let door = Door::Mode(metadata.mode() & 0o7777);
+        return Ok(Some(Weakness { path: folder.to_path_buf(), door }));
+    }
+    weakness_on_the_way(folder, &trusted)
+}
+
+/// The nodes of the devices that are in the machine's ports, with what decides who may open them.
+fn nodes(
+    root: &Root,
+    config: &Config,
+    vm: &VirtualMachine,
+    topology: &Topology,
+    pid: Option<u32>,
+) -> Vec<Node> {
+    let ports = topology.ports();
+    let node = |port: &&crate::topology::HubPort| {
+        let Some(Plugged::Device(device)) = &port.plugged else { return None };
+        config.owner(&port.devpath).filter(|owner| owner.name == vm.name)?;
+        let path = root.path(sysfs::node(device.busnum, device.devnum));
+        let metadata = fs::metadata(&path).ok()?;
+        let mut list = [0; 1024];
+        let length = rustix::fs::getxattr(&path, "system.posix_acl_access", &mut list);
+        Some(Node {
+            device: device.label(),
+            devpath: port.devpath.clone(),
+            id: DeviceId { port: port.port.clone(), devnum: device.devnum },
+            owner: metadata.uid(),
+            group: metadata.gid(),
+            mode: metadata.mode() & 0o7777,
+            list: parse_list(&list[..length.unwrap_or_default()]),
+            visible: pid.and_then(|pid| visible(root, pid, &path)),
+            path,
+        })
+    };
+    ports.iter().filter_map(node).collect()
+}
+
+/// Whether the process has that path in its own tree; none if that cannot be seen.
+fn visible(root: &Root, pid: u32, path: &Path) -> Option<bool> {
+    let own_root = process::file(root, pid, "root");
+    fs::metadata(&own_root).ok()?;
+    match fs::metadata(own_root.join(path.strip_prefix("/").ok()?)) {
+        Ok(_) => Some(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+        Err(_) => None,
+    }
+}

@@ -1,0 +1,402 @@
+//! The configured ports against the ports the host has.
+
+use std::path::Path;
+
+use super::finding::Finding;
+use crate::config::{Config, VirtualMachine};
+use crate::devpath::{DevPath, is_root_hub};
+use crate::topology::{Controller, Hub, HubPort, Plugged, Topology};
+
+/// Judges all ports of all machines.
+pub fn judge(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> {
+    let ports = Ports { config, path, topology };
+    let mut findings = Vec::new();
+    for vm in &config.virtual_machines {
+        for port in &vm.ports {
+            findings.push(ports.there(vm, port));
+            findings.extend(ports.half(vm, port));
+            findings.extend(ports.below(vm, port));
+        }
+    }
+    findings
+}
+
+struct Ports<'a> {
+    config: &'a Config,
+    path: &'a Path,
+    topology: &'a Topology,
+}
+
+impl Ports<'_> {
+    /// Whether the host has the port.
+    fn there(&self, vm: &VirtualMachine, port: &DevPath) -> Finding {
+        let ok =
+            || Finding::ok("port-there", port, format!("a port of this host, for `{}`", vm.name));
+        if self.topology.port(port).is_some() || self.root_hub(port).is_some() {
+            return ok();
+        }
+        let mut above = port.parent();
+        while let Some(hub) = above {
+            if let Some(of_hub) = self.topology.port(&hub) {
+                return behind_hub(port, of_hub);
+            }
+            if is_root_hub(hub.sysname()) {
+                return match self.root_hub(&hub) {
+                    Some(root_hub) => no_such_port(port, root_hub),
+                    None => self.no_such_bus(vm, port, &hub),
+                };
+            }
+            above = hub.parent();
+        }
+        self.no_such_bus(vm, port, port)
+    }
+
+    fn root_hub(&self, devpath: &DevPath) -> Option<&Hub> {
+        let hubs = self.topology.controllers.iter().flat_map(|controller| &controller.root_hubs);
+        hubs.into_iter().find(|hub| hub.devpath == *devpath)
+    }
+
+    fn no_such_bus(&self, vm: &VirtualMachine, port: &DevPath, bus: &DevPath) -> Finding {
+        let controller = bus.parent().and_then(|of_bus| {
+            self.topology.controllers.iter().find(|known| known.devpath == of_bus)
+        });
+        let Some(controller) = controller else {
+            let what = if self.topology.controllers.is_empty() {
+                "this host has no USB controller"
+            } else {
+                "this host has no such USB controller"
+            };
+            return Finding::fault("port-no-controller", port, what).advice(format!(
+                "`hotplugger ports` shows the host's ports, `hotplugger identify` the one that a \
+                 device is plugged into; write that one to {}",
+                self.path.display()
+            ));
+        };
+        let has: Vec<&str> = controller.root_hubs.iter().map(|hub| hub.devpath.sysname()).collect();
+        let finding = Finding::fault(
+            "port-bus-moved",
+            port,
+            format!(
+                "its controller {} has no {} now, but {}: bus numbers can change from boot to boot",
+                controller.devpath.sysname(),
+                bus.sysname(),
+                has.join(" and ")
+            ),
+        );
+        match self.candidates(controller, port, bus).as_slice() {
+            [] => finding.advice("`hotplugger identify` tells the port's DEVPATH of today"),
+            [one] => finding.ports(self.path, &vm.name, Some(port), Some(one)),
+            several => {
+                let several: Vec<&str> = several.iter().map(DevPath::as_str).collect();
+                finding.advice(format!(
+                    "it is probably {}; `hotplugger identify` tells",
+                    several.join(" or ")
+                ))
+            }
+        }
+    }
+
+    /// What a port on a bus that is gone may be called today: the same chain on the controller's
+    /// buses. Buses keep their order, so that with as many configured as there are, it is the one
+    /// of the same rank.
+    fn candidates(&self, controller: &Controller, port: &DevPath, bus: &DevPath) -> Vec<DevPath> {
+        let mut candidates: Vec<(usize, DevPath)> = Vec::new();
+        for (rank, hub) in controller.root_hubs.iter().enumerate() {
+            let Some((first, moved)) = on_other_bus(port, bus, &hub.devpath) else { continue };
+            let there = first.is_none_or(|first| self.topology.port(&first).is_some());
+            if there && !self.all().any(|(_, configured)| *configured == moved) {
+                candidates.push((rank, moved));
+            }
+        }
+        let mut buses: Vec<(u32, &str)> = self
+            .all()
+            .filter_map(|(_, port)| {
+                let bus = port.usb_components().next()?;
+                let above = port.as_str().split_once(&format!("/{bus}"))?.0;
+                (above == controller.devpath.as_str()).then_some(())?;
+                Some((bus.strip_prefix("usb")?.parse().ok()?, bus))
+            })
+            .collect();
+        buses.sort_unstable();
+        buses.dedup();
+        if buses.len() == controller.root_hubs.len()
+            && let Some(rank) = buses.iter().position(|(_, name)| *name == bus.sysname())
+            && let Some((_, moved)) = candidates.iter().find(|(of_hub, _)| *of_hub == rank)
+        {
+            return vec![moved.clone()];
+        }
+        candidates.into_iter().map(|(_, moved)| moved).collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&VirtualMachine, &DevPath)> {
+        let vms = self.config.virtual_machines.iter();
+        vms.flat_map(|vm| vm.ports.iter().map(move |port| (vm, port)))
+    }
+
+    /// Whether the other half of the connector goes the same way.
+    fn half(&self, vm: &VirtualMachine, port: &DevPath) -> Option<Finding> {
+        let connector = &self.topology.port(port)?.connector;
+        let peer = connector.peer.as_ref()?;
+        let guessed = if connector.peer_guessed {
+            " (the firmware says nothing: the pair is guessed by equal numbers)"
+        } else {
+            ""
+        };
+        match self.config.owner(peer) {
+            None => {
+                let faster = self.speed(peer) > self.speed(port);
+                let what = if faster {
+                    "this is the USB 2 half of a connector; USB 3 devices come in its other half"
+                } else {
+                    "this is the USB 3 half of a connector; other devices come in its USB 2 half"
+                };
+                Some(
+                    Finding::warning(
+                        "port-half",
+                        port,
+                        format!("{what}, which belongs to no virtual machine{guessed}"),
+                    )
+                    .ports(self.path, &vm.name, None::<&DevPath>, Some(peer)),
+                )
+            }
+            Some(owner) if owner.name != vm.name && port < peer => Some(
+                Finding::warning(
+                    "port-halves-apart",
+                    port,
+                    format!(
+                        "it goes to `{}`, and the other half of the same connector, {peer}, to \
+                         `{}`{guessed}",
+                        vm.name, owner.name
+                    ),
+                )
+                .advice("give both halves to the same virtual machine"),
+            ),
+            Some(_) => None,
+        }
+    }
+
+    /// The speed of the bus.
+    fn speed(&self, port: &DevPath) -> Option<crate::speed::Speed> {
+        let hubs = self.topology.controllers.iter().flat_map(|controller| &controller.root_hubs);
+        hubs.into_iter().find(|hub| port.is_at_or_below(&hub.devpath))?.speed
+    }
+
+    /// Whether another configured port contains this one.
+    fn below(&self, vm: &VirtualMachine, port: &DevPath) -> Vec<Finding> {
+        let above = self.all().filter(|(_, above)| *above != port && port.is_at_or_below(above));
+        let finding = |(owner, above): (&VirtualMachine, &DevPath)| {
+            if owner.name == vm.name {
+                return Finding::note(
+                    "port-redundant",
+                    port,
+                    format!("{above}, which `{}` has too, brings all below it", vm.name),
+                )
+                .ports(self.path, &vm.name, Some(port), None::<&DevPath>);
+            }
+            Finding::warning(
+                "port-nested",
+                port,
+                format!(
+                    "it is below {above}: what is in it goes to `{}`, all else there to `{}`",
+                    vm.name, owner.name
+                ),
+            )
+            .advice("if that is not meant, leave one of the two out")
+        };
+        above.map(finding).collect()
+    }
+}
+
+fn behind_hub(port: &DevPath, above: &HubPort) -> Finding {
+    let what = match &above.plugged {
+        Some(Plugged::Hub(device, hub)) => {
+            format!("the {} in {} has {} ports only", device.label(), above.port, hub.ports.len())
+        }
+        Some(Plugged::Device(device)) => {
+            format!("it is a port of a hub, but in {} is {} now", above.port, device.label())
+        }
+        None => format!("it is a port of a hub that is not plugged into {} now", above.port),
+    };
+    Finding::note("port-hub-away", port, what)
+}
+
+fn no_such_port(port: &DevPath, root_hub: &Hub) -> Finding {
+    let last = root_hub.ports.iter().map(|port| port.port.number()).max().unwrap_or_default();
+    Finding::fault(
+        "port-missing",
+        port,
+        format!("{} has no such port, it has 1 to {last}", root_hub.devpath.sysname()),
+    )
+    .advice("`hotplugger identify` tells the DEVPATH of the port that a device is plugged into")
+}
+
+/// The port with `bus` replaced, and the root hub's port it is at or below, if it is in one.
+fn on_other_bus(
+    port: &DevPath,
+    bus: &DevPath,
+    other: &DevPath,
+) -> Option<(Option<DevPath>, DevPath)> {
+    let old = format!("{}-", bus.sysname().strip_prefix("usb")?);
+    let new = format!("{}-", other.sysname().strip_prefix("usb")?);
+    let mut first = None;
+    let mut moved = other.to_string();
+    for name in port.usb_components().skip(1) {
+        moved = format!("{moved}/{new}{}", name.strip_prefix(&old)?);
+        if first.is_none() {
+            first = Some(moved.parse().ok()?);
+        }
+    }
+    Some((first, moved.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::finding::{Level, Remedy};
+    use crate::port::{BusNum, DevNum};
+    use crate::sysfs::UsbDevice;
+    use crate::topology::Connector;
+
+    const PCI: &str = "/devices/pci0000:00/0000:00:14.0";
+
+    fn path(below: &str) -> DevPath {
+        format!("{PCI}/{below}").parse().unwrap()
+    }
+
+    fn port(below: &str, peer: Option<&str>, plugged: Option<Plugged>) -> HubPort {
+        let devpath = path(below);
+        let connector =
+            Connector { peer: peer.map(path), peer_guessed: true, ..Connector::default() };
+        HubPort { port: devpath.port().unwrap(), devpath, connector, plugged }
+    }
+
+    /// usb3 (USB 2) and usb4 (USB 3) with two paired ports each; a two-port hub in 3-2.
+    fn topology() -> Topology {
+        let device = UsbDevice {
+            busnum: BusNum(3),
+            devnum: DevNum(2),
+            class: 9,
+            authorized: true,
+            vendor_id: 1,
+            product_id: 2,
+            speed: None,
+            product: None,
+        };
+        let inner = Hub {
+            devpath: path("usb3/3-2"),
+            speed: None,
+            ports: vec![port("usb3/3-2/3-2.1", None, None), port("usb3/3-2/3-2.2", None, None)],
+        };
+        let hub = |bus: &str, speed: &str, ports| Hub {
+            devpath: path(bus),
+            speed: speed.parse().ok(),
+            ports,
+        };
+        let usb2 = vec![
+            port("usb3/3-1", Some("usb4/4-1"), None),
+            port("usb3/3-2", Some("usb4/4-2"), Some(Plugged::Hub(device, inner))),
+        ];
+        let usb3 = vec![
+            port("usb4/4-1", Some("usb3/3-1"), None),
+            port("usb4/4-2", Some("usb3/3-2"), None),
+        ];
+        Topology {
+            controllers: vec![Controller {
+                devpath: PCI.parse().unwrap(),
+                root_hubs: vec![hub("usb3", "480", usb2), hub("usb4", "5000", usb3)],
+            }],
+        }
+    }
+
+    fn found(vms: &[(&str, &[&str])]) -> Vec<Finding> {
+        let config = Config {
+            virtual_machines: vms
+                .iter()
+                .map(|(name, ports)| VirtualMachine {
+                    name: (*name).to_owned(),
+                    socket: "/run/q".into(),
+                    delay: VirtualMachine::DEFAULT_DELAY,
+                    timeout: VirtualMachine::DEFAULT_TIMEOUT,
+                    hubs: Vec::new(),
+                    ports: ports.iter().map(|port| path(port)).collect(),
+                })
+                .collect(),
+        };
+        let mut findings = judge(&config, Path::new("/c.yaml"), &topology());
+        findings.retain(|finding| finding.level > Level::Ok);
+        findings
+    }
+
+    fn codes(findings: &[Finding]) -> Vec<&str> {
+        findings.iter().map(|finding| finding.code).collect()
+    }
+
+    fn added(finding: &Finding) -> String {
+        match &finding.remedy {
+            Some(Remedy::Edit { add: Some(add), .. }) => add.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn both_halves_of_a_port_are_well() {
+        assert_eq!(found(&[("w", &["usb3/3-1", "usb4/4-1"])]), []);
+        assert_eq!(found(&[("w", &["usb3", "usb4"])]), []);
+    }
+
+    #[test]
+    fn one_half_is_told_the_other() {
+        let findings = found(&[("w", &["usb3/3-1"])]);
+        assert_eq!(codes(&findings), ["port-half"]);
+        assert!(findings[0].what.contains("USB 2 half") && findings[0].what.contains("guessed"));
+        assert_eq!(added(&findings[0]), format!("- {PCI}/usb4/4-1"));
+        assert_eq!(
+            codes(&found(&[("w", &["usb3/3-1"]), ("l", &["usb4/4-1"])])),
+            ["port-halves-apart"]
+        );
+    }
+
+    #[test]
+    fn buses_that_moved_are_found_again() {
+        let findings = found(&[("w", &["usb1/1-1", "usb2/2-1"])]);
+        assert_eq!(codes(&findings), ["port-bus-moved", "port-bus-moved"]);
+        assert_eq!(added(&findings[0]), format!("- {PCI}/usb3/3-1"));
+        assert_eq!(added(&findings[1]), format!("- {PCI}/usb4/4-1"));
+        // One of the two numbers is another half's today.
+        let findings = found(&[("w", &["usb2/2-2", "usb3/3-2"])]);
+        assert_eq!(added(&findings[0]), format!("- {PCI}/usb4/4-2"));
+        let findings = found(&[("w", &["usb1/1-1"])]);
+        assert!(matches!(findings[0].remedy, Some(Remedy::Advice { .. })));
+    }
+
+    #[test]
+    fn what_the_host_does_not_have_is_a_fault_and_a_hubs_port_is_not() {
+        assert_eq!(codes(&found(&[("w", &["usb3/3-9"])])), ["port-missing"]);
+        assert_eq!(codes(&found(&[("w", &["usb3/3-9/3-9.1"])])), ["port-missing"]);
+        let away = found(&[("w", &["usb3/3-2/3-2.7", "usb4/4-1/4-1.2"])]);
+        assert_eq!(codes(&away), ["port-hub-away", "port-hub-away"]);
+        assert!(away[0].what.contains("2 ports only") && away[1].what.contains("not plugged"));
+        let config = Config {
+            virtual_machines: vec![VirtualMachine {
+                name: "w".to_owned(),
+                socket: "/run/q".into(),
+                delay: VirtualMachine::DEFAULT_DELAY,
+                timeout: VirtualMachine::DEFAULT_TIMEOUT,
+                hubs: Vec::new(),
+                ports: vec!["/devices/pci0000:00/0000:00:15.0/usb3/3-1".parse().unwrap()],
+            }],
+        };
+        let findings = judge(&config, Path::new("/c.yaml"), &topology());
+        assert_eq!(codes(&findings), ["port-no-controller"]);
+    }
+
+    #[test]
+    fn ports_below_one_another_are_told() {
+        let both = ["usb3/3-2", "usb4/4-2"];
+        let findings = found(&[("w", &both), ("l", &["usb3/3-2/3-2.1"])]);
+        assert_eq!(codes(&findings), ["port-nested"]);
+        assert!(findings[0].what.contains("goes to `l`, all else there to `w`"));
+        let findings = found(&[("w", &["usb3/3-2", "usb4/4-2", "usb3/3-2/3-2.1"])]);
+        assert_eq!(codes(&findings), ["port-redundant"]);
+    }
+}

@@ -1,0 +1,238 @@
+//! Which programs udev's rules run for an event: a small reading of udev(7)'s language. Pure.
+//!
+//! Keys that depend on more than the kind of event (a product's id, a parent's attribute) count as
+//! matching where they guard a RUN, and as not matching where they guard a jump.
+
+/// The kind of event that rules are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// `add`, `bind`, `remove`.
+    pub action: &'static str,
+    /// `usb_device`, `usb_interface`.
+    pub devtype: &'static str,
+}
+
+/// One key of a rule: `ENV{DEVTYPE}!="usb_device"`.
+#[derive(Debug, PartialEq, Eq)]
+struct Token {
+    key: String,
+    attribute: String,
+    operator: String,
+    value: String,
+}
+
+/// The command lines that a rules file has run for such an event of a USB device.
+pub fn commands(text: &str, kind: Kind) -> Vec<String> {
+    let rules: Vec<Vec<Token>> = logical_lines(text).iter().map(|line| tokens(line)).collect();
+    let mut commands = Vec::new();
+    let mut next = 0;
+    while let Some(rule) = rules.get(next) {
+        next += 1;
+        let jump = rule.iter().find(|token| token.key == "GOTO").map(|token| &token.value);
+        if !rule.iter().all(|token| token.matches(kind).unwrap_or(jump.is_none())) {
+            continue;
+        }
+        for token in rule.iter().filter(|token| token.is_run()) {
+            if token.operator != "+=" {
+                commands.clear();
+            }
+            if !token.value.is_empty() && !commands.contains(&token.value) {
+                commands.push(token.value.clone());
+            }
+        }
+        if let Some(label) = jump {
+            let is_label = |token: &Token| token.key == "LABEL" && token.value == *label;
+            let found = rules[next..].iter().position(|rule| rule.iter().any(is_label));
+            next += found.unwrap_or(0);
+        }
+    }
+    commands
+}
+
+/// The words of a command line, as udev splits them: at blanks, single quotes keeping together.
+pub fn words(command: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = command.trim_start();
+    while !rest.is_empty() {
+        let (word, after) = match rest.strip_prefix('\'') {
+            Some(quoted) => quoted.split_once('\'').unwrap_or((quoted, "")),
+            None => rest.split_once(' ').unwrap_or((rest, "")),
+        };
+        words.push(word.to_owned());
+        rest = after.trim_start();
+    }
+    words
+}
+
+/// Lines, with those that end in a backslash joined to the next, without comments.
+fn logical_lines(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut joined = String::new();
+    for line in text.lines() {
+        let line = line.trim_start();
+        if line.starts_with('#') {
+            continue;
+        }
+        if let Some(begun) = line.strip_suffix('\\') {
+            joined.push_str(begun);
+            continue;
+        }
+        joined.push_str(line);
+        lines.push(std::mem::take(&mut joined));
+    }
+    if !joined.is_empty() {
+        lines.push(joined);
+    }
+    lines
+}
+
+/// The keys of a line; none of a line that udev would not understand either.
+fn tokens(line: &str) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    let mut rest = line;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        if rest.is_empty() {
+            return tokens;
+        }
+        let Some((token, after)) = token(rest) else { return Vec::new() };
+        tokens.push(token);
+        rest = after;
+    }
+}
+
+fn token(text: &str) -> Option<(Token, &str)> {
+    let end = text.find(|character: char| !character.is_ascii_uppercase() && character != '_')?;
+    let (key, rest) = text.split_at(end);
+    let (attribute, rest) = match rest.strip_prefix('{') {
+        Some(rest) => rest.split_once('}')?,
+        None => ("", rest),
+    };
+    let rest = rest.trim_start();
+    let operator = ["==", "!=", "+=", "-=", ":=", "="].into_iter().find(|o| rest.starts_with(o))?;
+    let rest = rest[operator.len()..].trim_start();
+    let rest = rest.strip_prefix(['i', 'e']).unwrap_or(rest).strip_prefix('"')?;
+    let mut value = String::new();
+    let mut characters = rest.char_indices();
+    while let Some((index, character)) = characters.next() {
+        match character {
+            '"' => {
+                let token = Token {
+                    key: key.to_owned(),
+                    attribute: attribute.to_owned(),
+                    operator: operator.to_owned(),
+                    value,
+                };
+                return Some((token, &rest[index + 1..]));
+            }
+            '\\' if rest[index + 1..].starts_with('"') => {
+                value.push('"');
+                characters.next();
+            }
+            other => value.push(other),
+        }
+    }
+    None
+}
+
+impl Token {
+    fn is_run(&self) -> bool {
+        self.key == "RUN" && matches!(self.attribute.as_str(), "" | "program")
+    }
+
+    /// Whether the key lets the event pass; none if that depends on more than its kind.
+    fn matches(&self, kind: Kind) -> Option<bool> {
+        let negated = match self.operator.as_str() {
+            "==" => false,
+            "!=" => true,
+            _ => return Some(true),
+        };
+        let value = match (self.key.as_str(), self.attribute.as_str()) {
+            ("ACTION", "") | ("ENV", "ACTION") => kind.action,
+            ("SUBSYSTEM", "") | ("ENV", "SUBSYSTEM") => "usb",
+            ("ENV", "DEVTYPE") => kind.devtype,
+            // No hub.
+            ("ENV", "TYPE") => "0/0/0",
+            _ => return None,
+        };
+        let pass = self.value.split('|').any(|pattern| glob(pattern.as_bytes(), value.as_bytes()));
+        Some(pass != negated)
+    }
+}
+
+/// fnmatch(3) with `*`, `?` and `[…]`.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern, text) {
+        ([], _) => text.is_empty(),
+        ([b'*', rest @ ..], _) => (0..=text.len()).any(|skip| glob(rest, &text[skip..])),
+        ([b'[', class @ ..], [first, after @ ..]) => {
+            let (negated, class) = match class {
+                [b'!', class @ ..] => (true, class),
+                _ => (false, class),
+            };
+            let Some(end) = class.iter().skip(1).position(|byte| *byte == b']') else {
+                return false;
+            };
+            let (set, rest) = (&class[..=end], &class[end + 2..]);
+            let ranged = set.windows(3).any(|range| match range {
+                [low, b'-', high] => (low..=high).contains(&first),
+                _ => false,
+            });
+            (ranged || set.contains(first)) != negated && glob(rest, after)
+        }
+        ([b'?', rest @ ..], [_, after @ ..]) => glob(rest, after),
+        ([same, rest @ ..], [first, after @ ..]) => same == first && glob(rest, after),
+        (_, []) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BIND: Kind = Kind { action: "bind", devtype: "usb_device" };
+    const INTERFACE: Kind = Kind { action: "add", devtype: "usb_interface" };
+
+    #[test]
+    fn our_own_rule_runs_on_the_three_events_of_devices() {
+        let ours = include_str!("../../rules/99-hotplugger.rules");
+        for action in ["add", "bind", "remove"] {
+            let kind = Kind { action, devtype: "usb_device" };
+            assert_eq!(commands(ours, kind), ["/usr/bin/hotplugger udev"], "{action}");
+        }
+        assert!(commands(ours, Kind { action: "change", ..BIND }).is_empty());
+        assert!(commands(ours, INTERFACE).is_empty());
+    }
+
+    #[test]
+    fn the_originals_rules_have_no_bind() {
+        let rules = "SUBSYSTEM==\"usb\", ACTION==\"add\", RUN+=\"/usr/bin/hotplugger\"\n\
+            SUBSYSTEM==\"usb\", ACTION==\"remove\", RUN+=\"/usr/bin/hotplugger\"\n";
+        assert!(commands(rules, BIND).is_empty());
+        assert_eq!(commands(rules, INTERFACE), ["/usr/bin/hotplugger"]);
+    }
+
+    #[test]
+    fn the_language_is_read_as_udev_reads_it() {
+        let rules = "# RUN+=\"/no\"\n\
+            ACTION==\"b?nd|x\", SUBSYSTEM==\"[a-z]sb\", \\\n  RUN+=\"/one \\\"x\\\"\"\n\
+            ATTR{idVendor}!=\"1234\", GOTO=\"end\"\n\
+            KERNEL==\"1-1\", RUN{program}+=\"/two\"\n\
+            RUN{builtin}+=\"kmod\"\n\
+            SUBSYSTEM==\"block\", RUN+=\"/three\"\n\
+            this is no rule, RUN+=\"/four\"\n\
+            LABEL=\"end\"\n";
+        assert_eq!(commands(rules, BIND), ["/one \"x\"", "/two"]);
+        assert_eq!(commands("RUN+=\"/a\"\nRUN=\"/b\"\n", BIND), ["/b"]);
+        assert_eq!(words("'/opt/my hotplugger' udev  x"), ["/opt/my hotplugger", "udev", "x"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in "(ACTION|RUN|GOTO|LABEL|==|!=|\\+=|\"|[*?\\[\\]|{}a-z\\\\, \n]|\\PC){0,60}") {
+            commands(&text, BIND);
+            words(&text);
+        }
+    }
+}

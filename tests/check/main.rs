@@ -1,0 +1,508 @@
+//! `hotplugger check` on a sound host, and with faults planted one by one: each must be found, and
+//! its remedy must clear it.
+
+// A test that cannot go on has failed.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod host;
+mod server;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use host::{Host, PCI, RULE, XHCI};
+use serde_json::Value;
+
+/// A fault: its code, how it is planted, how it is mended.
+#[derive(Clone, Copy)]
+struct Fault(&'static str, fn(&mut Host), Mend);
+
+#[derive(Clone, Copy)]
+enum Mend {
+    /// By what the finding's remedy says: the command is run, the config edited.
+    Remedy,
+    /// By hand, as the remedy says in words.
+    Hand(fn(&mut Host)),
+}
+
+use Mend::{Hand, Remedy};
+
+fn config_again(host: &mut Host) {
+    host.write("/etc/hotplugger/config.yaml", &host::config());
+}
+
+fn rule_again(host: &mut Host) {
+    host.write_rule(RULE);
+}
+
+fn no_socket(host: &mut Host) {
+    host.remove("/run/windows.qmp");
+}
+
+fn qemu_again(host: &mut Host) {
+    host.start_qemu(&[XHCI]);
+}
+
+const CONFIG: &[Fault] = &[
+    Fault("config-none", |host| host.remove("/etc/hotplugger/config.yaml"), Hand(config_again)),
+    Fault("config-syntax", |host| host.config_with("timeout:", "timeuot:"), Hand(config_again)),
+    Fault(
+        "config-syntax",
+        |host| fs::write(host.path("/etc/hotplugger/config.yaml"), b"\n\xff").unwrap(),
+        Hand(config_again),
+    ),
+    Fault(
+        "config-empty",
+        |host| host.write("/etc/hotplugger/config.yaml", "virtual_machines:\n"),
+        Hand(config_again),
+    ),
+    Fault("config-writable", |host| host.chmod("/etc/hotplugger/config.yaml", 0o666), Remedy),
+    Fault("config-writable", |host| host.chmod("/etc/hotplugger", 0o777), Remedy),
+    Fault(
+        "config-unreadable",
+        |host| {
+            host.remove("/etc/hotplugger/config.yaml");
+            fs::create_dir(host.path("/etc/hotplugger/config.yaml")).unwrap();
+        },
+        Hand(|host| {
+            fs::remove_dir(host.path("/etc/hotplugger/config.yaml")).unwrap();
+            config_again(host);
+        }),
+    ),
+    Fault(
+        "socket-shared",
+        |host| host.config_with("/run/linux.qmp", "/run/windows.qmp"),
+        Hand(config_again),
+    ),
+];
+
+const PORTS: &[Fault] = &[
+    Fault("port-missing", |host| host.config_with("usb1/1-2", "usb1/1-9"), Hand(config_again)),
+    Fault(
+        "port-bus-moved",
+        |host| {
+            let config = host::config().replace("usb2/2-", "usb6/6-").replace("usb1/1-", "usb5/5-");
+            host.write("/etc/hotplugger/config.yaml", &config);
+        },
+        Remedy,
+    ),
+    Fault(
+        "port-no-controller",
+        |host| host.config_with("0000:00:14.0/usb1/1-2", "0000:00:1d.0/usb1/1-2"),
+        Hand(config_again),
+    ),
+    Fault("port-half", |host| host.config_with(&format!("      - {PCI}/usb2/2-1\n"), ""), Remedy),
+    Fault(
+        "port-halves-apart",
+        |host| {
+            let config = host::config();
+            let config = config.replace("usb1/1-1", "x").replace("usb1/1-2", "usb1/1-1");
+            host.write("/etc/hotplugger/config.yaml", &config.replace('x', "usb1/1-2"));
+        },
+        Hand(config_again),
+    ),
+    Fault(
+        "port-nested",
+        |host| host.config_with("usb1/1-2\n", &format!("usb1/1-2\n      - {PCI}/usb1/1-1/1-1.3\n")),
+        Hand(config_again),
+    ),
+];
+
+const RULES: &[Fault] = &[
+    Fault(
+        "rule-none",
+        |host| host.remove("/etc/udev/rules.d/99-hotplugger.rules"),
+        // The remedy is `hotplugger install`; below another root it wants to be told so.
+        Hand(|host| host.install()),
+    ),
+    Fault(
+        "rule-masked",
+        |host| {
+            host.write("/usr/lib/udev/rules.d/99-hotplugger.rules", RULE);
+            host.remove("/etc/udev/rules.d/99-hotplugger.rules");
+            symlink("/dev/null", host.path("/etc/udev/rules.d/99-hotplugger.rules")).unwrap();
+        },
+        Remedy,
+    ),
+    Fault(
+        "rule-old",
+        |host| {
+            host.write_rule(
+                "SUBSYSTEM==\"usb\", ACTION==\"add\", RUN+=\"/usr/bin/hotplugger\"\n\
+                 SUBSYSTEM==\"usb\", ACTION==\"remove\", RUN+=\"/usr/bin/hotplugger\"\n",
+            );
+        },
+        Hand(rule_again),
+    ),
+    Fault(
+        "rule-never-attaches",
+        |host| host.write_rule(&RULE.replace("add|bind|remove", "remove")),
+        Hand(rule_again),
+    ),
+    Fault(
+        "rule-never-detaches",
+        |host| host.write_rule(&RULE.replace("add|bind|remove", "add|bind")),
+        Hand(rule_again),
+    ),
+    Fault(
+        "rule-twice",
+        |host| {
+            let rule = "SUBSYSTEM==\"usb\", RUN+=\"/usr/bin/hotplugger\"\n";
+            host.write("/etc/udev/rules.d/50-old.rules", rule);
+        },
+        Hand(|host| host.remove("/etc/udev/rules.d/50-old.rules")),
+    ),
+    Fault("udevd-stopped", Host::stop_udevd, Hand(Host::start_udevd)),
+    Fault("program-missing", |host| host.remove("/usr/bin/hotplugger"), Remedy),
+    Fault(
+        "program-not-executable",
+        |host| {
+            host.copy_program();
+            host.chmod("/usr/bin/hotplugger", 0o644);
+        },
+        Remedy,
+    ),
+    Fault("program-writable", |host| host.chmod("/usr/bin", 0o777), Remedy),
+    Fault(
+        "program-other",
+        |host| {
+            host.remove("/usr/bin/hotplugger");
+            host.write("/usr/bin/hotplugger", "#!/bin/sh\n");
+            host.chmod("/usr/bin/hotplugger", 0o755);
+        },
+        Remedy,
+    ),
+];
+
+const STATE: &[Fault] = &[
+    Fault("tmp-unsafe", |host| host.chmod("/tmp", 0o777), Remedy),
+    Fault("state-unsafe", |host| host.write("/tmp/hotplugger/x", ""), Remedy),
+    Fault("state-unsafe", |host| symlink("/etc", host.path("/tmp/hotplugger")).unwrap(), Remedy),
+];
+
+const SOCKETS: &[Fault] = &[
+    Fault("socket-folder-writable", |host| host.chmod("/run", 0o777), Remedy),
+    Fault(
+        "socket-stale",
+        |host| drop(UnixListener::bind(host.path("/run/windows.qmp")).unwrap()),
+        Remedy,
+    ),
+    Fault("socket-not-qmp", |host| host.write("/run/windows.qmp", ""), Hand(no_socket)),
+    Fault(
+        "socket-not-qmp",
+        |host| server::serve(&host.path("/run/windows.qmp"), "QEMU 7.2 monitor", server::sound),
+        Hand(no_socket),
+    ),
+    Fault(
+        "qemu-old",
+        |host| {
+            let old = r#"{"QMP": {"version": {"qemu": {"major": 4, "minor": 2, "micro": 1}}}}"#;
+            server::serve(&host.path("/run/windows.qmp"), old, server::sound);
+        },
+        Hand(no_socket),
+    ),
+    Fault(
+        "qemu-no-usb-host",
+        |host| {
+            let socket = host.path("/run/windows.qmp");
+            server::serve(&socket, r#"{"QMP": {}}"#, server::without_usb_host);
+        },
+        Hand(no_socket),
+    ),
+];
+
+const GUESTS: &[Fault] = &[
+    Fault(
+        "socket-busy",
+        |host| {
+            host.start_qemu(&[XHCI]);
+            let client = UnixStream::connect(host.path("/run/windows.qmp")).unwrap();
+            // QEMU takes it before the check comes.
+            thread::sleep(Duration::from_millis(300));
+            host.kept.push(Box::new(client));
+            let (report, _) = host.check();
+            let what = found(&report, "socket-busy").next().unwrap()["what"].as_str().unwrap();
+            let this = format!("(process {}) holds the socket", std::process::id());
+            assert!(what.contains(&this), "{what}");
+        },
+        Hand(|host| host.kept.clear()),
+    ),
+    Fault(
+        "qemu-stopped",
+        |host| {
+            let pid = host.start_qemu(&[XHCI]);
+            run(&format!("kill -STOP {pid}"));
+        },
+        Remedy,
+    ),
+    Fault("guest-no-controller", |host| _ = host.start_qemu(&[]), Hand(qemu_again)),
+    Fault("guest-no-xhci", |host| _ = host.start_qemu(&["usb-ehci,id=xhci0"]), Hand(qemu_again)),
+    Fault(
+        "guest-no-bus",
+        |host| _ = host.start_qemu(&["qemu-xhci,id=usb,p2=15,p3=15"]),
+        Hand(qemu_again),
+    ),
+];
+
+const ACCESS: &[Fault] = &[
+    Fault(
+        "node-denied",
+        |host| {
+            let pid = host.start_qemu(&[XHCI]);
+            host.make_proc(pid, Path::new("/"), "unconfined\n");
+        },
+        // As udev would make the node with the remedy's rule: open to QEMU.
+        Hand(|host| host.chmod("/dev/bus/usb/001/005", 0o666)),
+    ),
+    Fault(
+        "node-hidden",
+        |host| {
+            let pid = host.start_qemu(&[XHCI]);
+            host.chmod("/dev/bus/usb/001/005", 0o666);
+            host.make_proc(pid, &host.path("/run"), "unconfined\n");
+        },
+        Hand(|host| {
+            let process = fs::read_dir(host.path("/proc")).unwrap().next().unwrap().unwrap();
+            let root = process.path().join("root");
+            fs::remove_file(&root).unwrap();
+            symlink("/", root).unwrap();
+        }),
+    ),
+    Fault(
+        "apparmor",
+        |host| {
+            let pid = host.start_qemu(&[XHCI]);
+            host.chmod("/dev/bus/usb/001/005", 0o666);
+            host.make_proc(pid, Path::new("/"), "libvirt-1234 (enforce)\n");
+        },
+        Hand(|host| {
+            let process = fs::read_dir(host.path("/proc")).unwrap().next().unwrap().unwrap();
+            fs::write(process.path().join("attr/current"), "libvirt-1234 (complain)\n").unwrap();
+        }),
+    ),
+    Fault(
+        "not-authorized",
+        |host| host.write(&format!("{}/authorized", Host::keyboard()), "0\n"),
+        Remedy,
+    ),
+];
+
+#[test]
+fn faults_of_the_config_are_found_and_mended() {
+    plant_each(CONFIG);
+}
+
+#[test]
+fn faults_of_ports_are_found_and_mended() {
+    plant_each(PORTS);
+}
+
+#[test]
+fn faults_of_the_rule_are_found_and_mended() {
+    plant_each(RULES);
+}
+
+#[test]
+fn faults_of_the_state_folder_are_found_and_mended() {
+    plant_each(STATE);
+}
+
+#[test]
+fn faults_of_sockets_are_found_and_mended() {
+    plant_each(SOCKETS);
+}
+
+#[test]
+fn faults_of_guests_are_found_and_mended() {
+    plant_each(GUESTS);
+}
+
+#[test]
+fn faults_of_access_are_found_and_mended() {
+    plant_each(ACCESS);
+}
+
+fn plant_each(faults: &[Fault]) {
+    for Fault(code, plant, mend) in faults {
+        let mut host = Host::new();
+        plant(&mut host);
+        let (report, success) = host.check();
+        let findings: Vec<&Value> = found(&report, code).collect();
+        assert!(!findings.is_empty(), "{code} is not found: {report:#}");
+        let is_fault = findings.iter().any(|finding| finding["level"] == "fault");
+        assert!(!(is_fault && success), "{code} is a fault, and the exit status 0");
+        for finding in findings {
+            assert!(!finding["remedy"].is_null(), "{code} has no remedy: {finding:#}");
+            match mend {
+                Remedy => apply(&host, &finding["remedy"]),
+                Hand(_) => {}
+            }
+        }
+        if let Hand(hand) = mend {
+            hand(&mut host);
+        }
+        let output = host.run(&[]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.starts_with("all is well: "), "{code} is not cleared:\n{text}");
+        assert_eq!((text.lines().count(), output.status.code()), (1, Some(0)), "{code}: {text}");
+    }
+}
+
+fn found<'a>(report: &'a Value, code: &'a str) -> impl Iterator<Item = &'a Value> {
+    report["findings"].as_array().unwrap().iter().filter(move |finding| finding["code"] == code)
+}
+
+fn apply(host: &Host, remedy: &Value) {
+    match remedy["kind"].as_str().unwrap() {
+        "command" => run(remedy["run"].as_str().unwrap()),
+        "edit" => {
+            let file = remedy["file"].as_str().unwrap();
+            assert_eq!(Path::new(file), host.path("/etc/hotplugger/config.yaml"));
+            let text = fs::read_to_string(file).unwrap();
+            fs::write(file, edit(&text, remedy)).unwrap();
+        }
+        other => panic!("{other} cannot be applied: {remedy:#}"),
+    }
+}
+
+/// Does what an `edit` says: a line of a machine's `ports:` goes, comes, or both.
+fn edit(text: &str, remedy: &Value) -> String {
+    let mut vm = "";
+    let mut edited = String::new();
+    for line in text.lines() {
+        if line.starts_with("  ") && !line.starts_with("   ") {
+            vm = line.trim().trim_end_matches(':');
+        }
+        let here = remedy["vm"] == vm;
+        let goes = here && remedy["remove"] == line.trim();
+        let comes = goes || here && remedy["remove"].is_null() && line.trim() == "ports:";
+        if !goes {
+            edited.extend([line, "\n"]);
+        }
+        if let (true, Some(add)) = (comes, remedy["add"].as_str()) {
+            edited.extend(["      ", add, "\n"]);
+        }
+    }
+    assert_ne!(text, edited, "{remedy:#}");
+    edited
+}
+
+fn run(command: &str) {
+    let status = Command::new("sh").args(["-c", command]).status().unwrap();
+    assert!(status.success(), "{command}");
+}
+
+#[test]
+fn a_sound_host_gets_one_line() {
+    let mut host = Host::new();
+    host.start_qemu(&[XHCI]);
+    let output = host.run(&[]);
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "all is well: 2 virtual machines (1 off), 4 ports, rule, state (2 notes with -v)\n"
+    );
+    assert!(output.status.success() && output.stderr.is_empty());
+    assert!(!host.path("/tmp/hotplugger").exists(), "the check has made the state folder");
+    let told = String::from_utf8(host.run(&["-v"]).stdout).unwrap();
+    for part in ["ok      ", "note    ", "QEMU ", "xhci0.0", "may open it", "all is well"] {
+        assert!(told.contains(part), "{part} is missing:\n{told}");
+    }
+    assert!(!told.contains('\u{1b}'), "{told:?}");
+}
+
+#[test]
+fn a_line_of_the_config_is_shown_and_marked() {
+    let host = Host::new();
+    host.config_with("timeout:", "timeuot:");
+    let output = host.run(&[]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    let config = host.path("/etc/hotplugger/config.yaml");
+    assert!(told.contains(&format!("fault   {}:4:5: ", config.display())), "{told}");
+    assert!(told.contains("          4 |     timeuot: 2\n            |     ^^^^^^^^\n"), "{told}");
+    assert!(told.ends_with("1 fault\n"), "{told}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+/// The example in the documentation is what such a host gives.
+#[test]
+fn the_json_is_as_documented() {
+    let host = Host::new();
+    let config = format!(
+        "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    \
+         ports: [{PCI}/usb1/1-1]\n"
+    );
+    host.write("/etc/hotplugger/config.yaml", &config);
+    let json = String::from_utf8(host.run(&["--json"]).stdout).unwrap();
+    let json = json.replace(host.path("/").to_str().unwrap(), "/");
+    let section = include_str!("../../docs/json-check.md").split("## `check --json`").nth(1);
+    let example = section.and_then(|section| section.split("```json\n").nth(1));
+    let example = example.and_then(|example| example.split("```").next());
+    assert_eq!(example, Some(json.as_str()), "docs/json-check.md must have:\n{json}");
+}
+
+/// Every code the program can say is documented.
+#[test]
+fn the_codes_are_as_documented() {
+    let documented = include_str!("../../docs/json-check.md");
+    for Fault(code, ..) in [CONFIG, PORTS, RULES, STATE, SOCKETS, GUESTS, ACCESS].concat() {
+        assert!(documented.contains(&format!("`{code}`")), "{code}");
+    }
+}
+
+#[test]
+fn notes_are_no_faults() {
+    let mut host = Host::new();
+    host.start_qemu(&["qemu-xhci,id=xhci0"]);
+    host.write("/tmp/hotplugger/port-1-3.json", "{}");
+    host.chmod("/tmp/hotplugger", 0o700);
+    host.config_with("usb1/1-2\n", &format!("usb1/1-2\n      - {PCI}/usb1/1-2/1-2.3\n"));
+    let (report, success) = host.check();
+    assert!(success, "{report:#}");
+    assert_eq!((&report["sound"], &report["counts"]["warning"]), (&true.into(), &0.into()));
+    for code in [
+        "guest-few-ports",
+        "guest-paused",
+        "state-leftovers",
+        "port-hub-away",
+        "port-redundant",
+        "vm-off",
+    ] {
+        assert_eq!(found(&report, code).count(), 1, "{code}: {report:#}");
+    }
+    for code in ["state-leftovers", "port-redundant"] {
+        apply(&host, &found(&report, code).next().unwrap()["remedy"]);
+    }
+    let (report, _) = host.check();
+    assert_eq!(
+        found(&report, "state-leftovers").chain(found(&report, "port-redundant")).count(),
+        0
+    );
+}
+
+#[test]
+fn what_only_root_sees_is_said_once() {
+    let mut host = Host::new();
+    host.start_qemu(&[XHCI]);
+    host.write("/tmp/hotplugger/port-1-1.json", "{}");
+    host.chmod("/tmp/hotplugger", 0o700);
+    let Some(output) = host.run_as_nobody() else { return };
+    let told = String::from_utf8(output.stdout).unwrap();
+    let last = told.lines().last().unwrap();
+    let folder = host.path("/tmp/hotplugger");
+    let unseen = format!("what is in {}, the socket and QEMU of `windows`", folder.display());
+    assert_eq!(last, format!("not seen without root: {unseen}"), "{told}");
+    assert!(
+        told.starts_with("nothing wrong in what can be seen (") && output.status.success(),
+        "{told}"
+    );
+
+    host.chmod("/etc/hotplugger/config.yaml", 0o600);
+    let told = String::from_utf8(host.run_as_nobody().unwrap().stdout).unwrap();
+    assert!(told.contains("not seen without root: the config "), "{told}");
+    assert!(!told.contains("fault"), "{told}");
+}
