@@ -439,16 +439,16 @@ fn the_json_is_as_documented() {
     host.write("/etc/hotplugger/config.yaml", &config);
     let json = String::from_utf8(host.run(&["--json"]).stdout).unwrap();
     let json = json.replace(host.path("/").to_str().unwrap(), "/");
-    let section = include_str!("../../docs/json-check.md").split("## `check --json`").nth(1);
+    let section = include_str!("../../docs/json.md").split("## `check --json`").nth(1);
     let example = section.and_then(|section| section.split("```json\n").nth(1));
     let example = example.and_then(|example| example.split("```").next());
-    assert_eq!(example, Some(json.as_str()), "docs/json-check.md must have:\n{json}");
+    assert_eq!(example, Some(json.as_str()), "docs/json.md must have:\n{json}");
 }
 
 /// Every code the program can say is documented.
 #[test]
 fn the_codes_are_as_documented() {
-    let documented = include_str!("../../docs/json-check.md");
+    let documented = include_str!("../../docs/json.md");
     for Fault(code, ..) in [CONFIG, PORTS, RULES, STATE, SOCKETS, GUESTS, ACCESS].concat() {
         assert!(documented.contains(&format!("`{code}`")), "{code}");
     }
