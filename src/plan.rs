@@ -177,6 +177,7 @@ mod tests {
             vm: vm.to_owned(),
             socket: socket.into(),
             id: "hotplugger-1-1-5".parse().unwrap(),
+            device: "Stick (46f4:0001)".to_owned(),
             at: Monotonic(30),
         });
         record
