@@ -165,8 +165,8 @@ fn refusal(device: &UsbDevice) -> Option<&'static str> {
         Some("it is a hub; what is plugged into it is attached, the hub never")
     } else if !device.authorized {
         Some(
-            "the host has not authorized it (USBGuard, or `authorized` in sysfs); plug it again \
-             once it is",
+            "the host has not authorized it (USBGuard, or `authorized` in sysfs); it is attached \
+             when it is",
         )
     } else {
         None
