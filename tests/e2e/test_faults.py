@@ -75,7 +75,7 @@ class FaultsTest(AttachCase):
                     'sed -i "s/^    ports:/    prots:/" /etc/hotplugger/config.yaml')
         self.plug_and_settle()
         for line in self.lines():
-            self.assertIn('/etc/hotplugger/config.yaml:5:5: ', line)
+            self.assertIn('/etc/hotplugger/config.yaml:6:5: ', line)
             self.assertIn('prots', line)
 
     def test_the_rule_is_sound(self):
