@@ -255,7 +255,7 @@ fn one_that_lies_about_the_kind_of_things() {
         ("qom-list", Value::Null, "does not speak QMP: qom-list: "),
         ("qom-get", json!("true"), "`attached` is no bool, but a string"),
         ("qom-get", json!({}), "`attached` is no bool, but an object"),
-        ("human-monitor-command", json!(7), "info usb is not answered with text"),
+        ("human-monitor-command", json!(7), "info qtree is not answered with text"),
     ] {
         let liar = move |session: &mut Session| {
             session.greet()?;
