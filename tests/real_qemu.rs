@@ -165,8 +165,8 @@ fn each_speed_gets_a_port_that_takes_it() {
     let full = put(&mut qmp, Speed::FULL).unwrap_err().to_string();
     assert_eq!(
         full,
-        "uhci.0 and xhci.0 have no free port; ehci.0 takes no devices of 12 Mb/s; start QEMU with \
-         -device qemu-xhci,id=xhci,p2=15,p3=15 for its xhci"
+        "the guest's uhci.0 and xhci.0 have no free port; ehci.0 takes no devices of 12 Mb/s; start QEMU with \
+         -device qemu-xhci,id=xhci,p2=15,p3=15 in place of its xhci"
     );
     for port in 2..=6 {
         assert_eq!(put(&mut qmp, Speed::HIGH).unwrap(), waiting("ehci.0", port));

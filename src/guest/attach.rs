@@ -386,7 +386,8 @@ mod tests {
         let said = attach(&mut qmp, &wanted(&[], &|| true)).unwrap_err().to_string();
         assert_eq!(
             said,
-            "xhci0.0 has no free port; start QEMU with -device qemu-xhci,id=xhci1,p2=15,p3=15"
+            "the guest's xhci0.0 has no free port; start QEMU with -device \
+             qemu-xhci,id=xhci1,p2=15,p3=15"
         );
     }
 

@@ -120,7 +120,9 @@ impl ModelGuest {
             said: Vec::new(),
             objects: BTreeMap::new(),
         };
-        objects.iter().for_each(|id| guest.hold(id));
+        for id in objects {
+            guest.hold(id);
+        }
         guest
     }
 

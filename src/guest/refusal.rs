@@ -79,7 +79,7 @@ pub fn mend(buses: &[GuestBus]) -> String {
         bus.controller.ends_with("xhci") && bus.id.is_some() && usb2.min(usb3) < 15
     });
     if let Some(GuestBus { controller, id: Some(id), .. }) = small {
-        return format!("-device {controller},id={id},p2=15,p3=15 for its {id}");
+        return format!("-device {controller},id={id},p2=15,p3=15 in place of its {id}");
     }
     let used = |id: &str| {
         let of = |bus: &GuestBus| bus.id.as_deref() == Some(id) || bus.name == format!("{id}.0");
@@ -124,9 +124,10 @@ impl fmt::Display for AttachError {
                 let names: Vec<&str> = full.iter().map(|refusal| refusal.name()).collect();
                 let full = match names.as_slice() {
                     [] => None,
-                    [one] => Some(format!("{one} has no free port")),
+                    [one] => Some(format!("the guest's {one} has no free port")),
                     [some @ .., last] => {
-                        Some(format!("{} and {last} have no free port", some.join(", ")))
+                        let some = some.join(", ");
+                        Some(format!("the guest's {some} and {last} have no free port"))
                     }
                 };
                 let mut parts: Vec<String> = others.iter().map(ToString::to_string).collect();
@@ -145,13 +146,13 @@ impl std::error::Error for AttachError {}
 
 impl Refusal {
     fn name(&self) -> &str {
-        self.bus.as_deref().unwrap_or("the guest's USB bus")
+        self.bus.as_deref().unwrap_or("USB bus")
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bus = self.name();
+        let bus = self.bus.as_deref().unwrap_or("the guest's USB bus");
         match &self.why {
             Why::Full => write!(f, "{bus} has no free port"),
             Why::NoSuchBus => write!(
@@ -199,7 +200,7 @@ mod tests {
         let full = [bus("xhci0.0", "qemu-xhci", 15), bus("xhci1.0", "qemu-xhci", 15)];
         assert_eq!(mend(&full), "-device qemu-xhci,id=xhci2,p2=15,p3=15");
         let small = [bus("xhci0.0", "qemu-xhci", 15), bus("usb.0", "nec-usb-xhci", 4)];
-        assert_eq!(mend(&small), "-device nec-usb-xhci,id=usb,p2=15,p3=15 for its usb");
+        assert_eq!(mend(&small), "-device nec-usb-xhci,id=usb,p2=15,p3=15 in place of its usb");
     }
 
     #[test]
@@ -215,8 +216,8 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "xhci0.0 and xhci1.0 have no free port; ehci.0 takes no devices of 12 Mb/s; start QEMU \
-             with -device qemu-xhci,id=xhci2"
+            "the guest's xhci0.0 and xhci1.0 have no free port; ehci.0 takes no devices of 12 Mb/s; \
+             start QEMU with -device qemu-xhci,id=xhci2"
         );
     }
 }

@@ -81,7 +81,7 @@ pub fn seats(
             ranked.push((key, at, place));
         }
     }
-    ranked.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    ranked.sort_by_key(|(key, ..)| *key);
     let best = ranked.first().map(|(_, at, _)| *at);
     let own = ranked
         .iter()
