@@ -301,7 +301,7 @@ fn one_with_more_objects_than_any_guest() {
         session.greet()?;
         let command = session.polite_until("qom-list")?;
         let object = json!({ "name": "x".repeat(1000), "type": "child<usb-host>" });
-        session.reply(&command, &json!(vec![object; 300]))?;
+        session.reply(&command, &json!(vec![object; 1200]))?;
         session.polite_until("none").map(drop)
     };
     fails(LONG, huge, "does not speak QMP: a message without end");

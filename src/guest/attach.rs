@@ -132,10 +132,13 @@ pub fn attach(qmp: &mut dyn Qmp, wanted: &Wanted<'_>) -> Result<Attached, Attach
             slow = now;
         }
     }
-    if let Some((seat, _)) = slow
-        && let Tried::Open = try_seat(qmp, wanted, seat)?
-    {
-        return Ok(Attached::Now(seated(qmp, wanted, seat)?));
+    if let Some((seat, _)) = slow {
+        match try_seat(qmp, wanted, seat)? {
+            Tried::Open => return Ok(Attached::Now(seated(qmp, wanted, seat)?)),
+            // The guest was paused in between.
+            Tried::Armed => return Ok(Attached::WhenRunning(seat.guest_port())),
+            Tried::Refused(why) => refusals.push(Refusal { bus: seat.bus.clone(), why }),
+        }
     }
     let speed = wanted.speed.unwrap_or(Speed::HIGH).min(Speed::SUPER);
     for bus in &buses {
