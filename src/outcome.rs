@@ -7,7 +7,7 @@ use std::time::Duration;
 use log::Level;
 
 use crate::device_id::DeviceId;
-use crate::guest::attach::Seat;
+use crate::guest::attach::Seated;
 use crate::port::Port;
 use crate::text::clean;
 use crate::uevent::UsbEvent;
@@ -50,7 +50,7 @@ pub enum End {
     /// The guest has the device.
     Attached {
         /// Where.
-        seat: Seat,
+        seat: Seated,
         /// The times it took.
         times: Times,
     },
@@ -103,7 +103,7 @@ impl Outcome {
         match &self.end {
             End::Failed(_) => Level::Error,
             _ if !self.notes.is_empty() => Level::Warn,
-            End::Refused(_) | End::Attached { seat: Seat { slow: true, .. }, .. } => Level::Warn,
+            End::Refused(_) | End::Attached { seat: Seated { slow: true, .. }, .. } => Level::Warn,
             End::Idle(_) | End::Recorded | End::AttachedBefore => Level::Debug,
             _ => Level::Info,
         }
@@ -215,7 +215,7 @@ impl fmt::Display for End {
     }
 }
 
-fn attached(f: &mut fmt::Formatter<'_>, seat: &Seat, times: &Times) -> fmt::Result {
+fn attached(f: &mut fmt::Formatter<'_>, seat: &Seated, times: &Times) -> fmt::Result {
     f.write_str("attached")?;
     if let Some(port) = &seat.place.port {
         f.write_str(" in the guest's port ")?;
@@ -270,13 +270,13 @@ mod tests {
         Outcome::new(Some(subject), end)
     }
 
-    fn seat(slow: bool) -> Seat {
+    fn seat(slow: bool) -> Seated {
         let place = Place {
             port: Some("2".to_owned()),
             speed: Some("480".parse().unwrap()),
             product: Some("Stick".to_owned()),
         };
-        Seat { bus: Some("xhci0.0".to_owned()), place, slow }
+        Seated { bus: Some("xhci0.0".to_owned()), place, slow }
     }
 
     fn times() -> Times {

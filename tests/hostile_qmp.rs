@@ -255,7 +255,7 @@ fn one_that_lies_about_the_kind_of_things() {
         ("qom-list", Value::Null, "does not speak QMP: qom-list: "),
         ("qom-get", json!("true"), "`attached` is no bool, but a string"),
         ("qom-get", json!({}), "`attached` is no bool, but an object"),
-        ("human-monitor-command", json!(7), "info usb is not answered with text"),
+        ("human-monitor-command", json!(7), "info qtree is not answered with text"),
     ] {
         let liar = move |session: &mut Session| {
             session.greet()?;
@@ -301,7 +301,7 @@ fn one_with_more_objects_than_any_guest() {
         session.greet()?;
         let command = session.polite_until("qom-list")?;
         let object = json!({ "name": "x".repeat(1000), "type": "child<usb-host>" });
-        session.reply(&command, &json!(vec![object; 300]))?;
+        session.reply(&command, &json!(vec![object; 1200]))?;
         session.polite_until("none").map(drop)
     };
     fails(LONG, huge, "does not speak QMP: a message without end");

@@ -15,11 +15,14 @@ use std::time::Duration;
 use hotplugger::deadline::Deadline;
 use hotplugger::device_id::DeviceId;
 use hotplugger::guest::attach::{AttachError, Attached, Refusal, Wanted, Why, attach};
+use hotplugger::guest::bus::buses;
 use hotplugger::guest::detach::detach;
+use hotplugger::guest::seat::{GuestPort, Memory};
 use hotplugger::guest::{object, view};
 use hotplugger::port::DevNum;
 use hotplugger::qmp::client::QmpClient;
 use hotplugger::qmp::{Error, Qmp, Stage};
+use hotplugger::speed::Speed;
 use serde_json::{Value, json};
 
 use support::qemu::{CONTROLLER, Qemu};
@@ -34,15 +37,25 @@ fn id(text: &str) -> DeviceId {
     text.parse().unwrap()
 }
 
-/// Attaches [`ID`] to the first of the buses that takes it.
+/// Attaches [`ID`], a high-speed device, to the first of the buses that takes it.
 fn attach_to(qmp: &mut QmpClient, buses: &[&str]) -> Result<Attached, AttachError> {
+    place(qmp, ID, Speed::HIGH, buses)
+}
+
+fn place(
+    qmp: &mut QmpClient,
+    name: &str,
+    speed: Speed,
+    buses: &[&str],
+) -> Result<Attached, AttachError> {
     let hubs: Vec<String> = buses.iter().map(|bus| (*bus).to_owned()).collect();
     attach(
         qmp,
         &Wanted {
-            id: id(ID),
-            speed: Some("480".parse().unwrap()),
+            id: id(name),
+            speed: Some(speed),
             hubs: &hubs,
+            memory: &Memory::default(),
             named: true,
             node: "/dev/bus/usb/001/016".into(),
             still_there: &|| true,
@@ -52,9 +65,14 @@ fn attach_to(qmp: &mut QmpClient, buses: &[&str]) -> Result<Attached, AttachErro
 
 fn no_seat(result: Result<Attached, AttachError>) -> Vec<Refusal> {
     match result {
-        Err(AttachError::NoSeat(refusals)) => refusals,
+        Err(AttachError::NoSeat { refusals, .. }) => refusals,
         other => panic!("{other:?}"),
     }
+}
+
+/// As a paused guest has it.
+fn waiting(bus: &str, port: usize) -> Attached {
+    Attached::WhenRunning(Some(GuestPort { bus: bus.to_owned(), port }))
 }
 
 #[test]
@@ -63,7 +81,7 @@ fn a_paused_guest_gets_an_object_that_waits() {
     let qemu = Qemu::paused(&root, "vm");
     let mut qmp = qemu.connect();
     assert!(!object::is_running(&mut qmp).unwrap());
-    assert_eq!(attach_to(&mut qmp, &[]).unwrap(), Attached::WhenRunning);
+    assert_eq!(attach_to(&mut qmp, &[]).unwrap(), waiting("xhci0.0", 1));
     assert_eq!(object::list(&mut qmp).unwrap(), [id(ID)]);
     assert!(!object::is_attached(&mut qmp, &id(ID)).unwrap());
     // Before the guest goes on: this host may well have such a device.
@@ -81,7 +99,7 @@ fn an_id_that_is_taken_is_no_error_to_attach() {
     qmp.execute("device_add", arguments()).unwrap();
     let error = qmp.execute("device_add", arguments()).unwrap_err();
     assert!(error.refusal().unwrap().starts_with("Duplicate "), "{error}");
-    assert_eq!(attach_to(&mut qmp, &[]).unwrap(), Attached::WhenRunning);
+    assert_eq!(attach_to(&mut qmp, &[]).unwrap(), waiting("xhci0.0", 1));
     assert_eq!(qemu.objects(), [ID]);
 }
 
@@ -113,12 +131,72 @@ fn a_bus_that_is_missing_is_told_from_one_that_is_full() {
         refusals,
         [
             refusal("xhci0", Why::NoSuchBus),
-            refusal("xhci0.0", Why::Full),
             refusal("nowhere.0", Why::NoSuchBus),
+            refusal("xhci0.0", Why::Full),
         ]
     );
-    assert_eq!(no_seat(attach_to(&mut qmp, &[])), [Refusal { bus: None, why: Why::Full }]);
+    assert_eq!(no_seat(attach_to(&mut qmp, &[])), [refusal("xhci0.0", Why::Full)]);
     assert_eq!(object::list(&mut qmp).unwrap(), []);
+}
+
+/// QEMU takes each port that is asked for, says who is in it, and adds no hub, whatever comes last.
+#[test]
+fn each_speed_gets_a_port_that_takes_it() {
+    let root = Root::new();
+    let all = ["usb-ehci,id=ehci", "piix3-usb-uhci,id=uhci", "qemu-xhci,id=xhci,p2=3,p3=2"];
+    let arguments: Vec<&str> = all.iter().flat_map(|device| ["-device", device]).collect();
+    let qemu = Qemu::start(&root, "vm", &[&["-S"], &arguments[..]].concat());
+    let mut qmp = qemu.connect();
+    let mut next = 0;
+    let mut put = |qmp: &mut QmpClient, speed| {
+        next += 1;
+        place(qmp, &format!("hotplugger-1-{next}-5"), speed, &[])
+    };
+    for (speed, bus, port) in [
+        (Speed::LOW, "uhci.0", 1),
+        (Speed::SUPER, "xhci.0", 1),
+        (Speed::FULL, "uhci.0", 2),
+        (Speed::FULL, "xhci.0", 3),
+        (Speed::HIGH, "ehci.0", 1),
+        (Speed::LOW, "xhci.0", 2),
+    ] {
+        assert_eq!(put(&mut qmp, speed).unwrap(), waiting(bus, port), "{speed}");
+    }
+    let full = put(&mut qmp, Speed::FULL).unwrap_err().to_string();
+    assert_eq!(
+        full,
+        "the guest's uhci.0 and xhci.0 have no free port; ehci.0 takes no devices of 12 Mb/s; start QEMU with \
+         -device qemu-xhci,id=xhci,p2=15,p3=15 in place of its xhci"
+    );
+    for port in 2..=6 {
+        assert_eq!(put(&mut qmp, Speed::HIGH).unwrap(), waiting("ehci.0", port));
+    }
+    assert!(put(&mut qmp, Speed::HIGH).is_err());
+    let seen = qemu.monitor("info usb");
+    assert!(!seen.contains("Hub") && seen.lines().count() == 11, "{seen}");
+    // What is freed is there again.
+    assert!(object::delete(&mut qmp, &id("hotplugger-1-3-5")).unwrap());
+    assert_eq!(put(&mut qmp, Speed::FULL).unwrap(), waiting("uhci.0", 2));
+}
+
+/// As libvirt gives a guest USB 2: the EHCI's ports take slow devices by its companions.
+#[test]
+fn an_ehci_with_companions_takes_all_that_is_usb_2() {
+    let root = Root::new();
+    let devices = [
+        "ich9-usb-ehci1,id=usb",
+        "ich9-usb-uhci1,masterbus=usb.0,firstport=0",
+        "ich9-usb-uhci2,masterbus=usb.0,firstport=2",
+    ];
+    let arguments: Vec<&str> = devices.iter().flat_map(|device| ["-device", device]).collect();
+    let qemu = Qemu::start(&root, "vm", &[&["-S"], &arguments[..]].concat());
+    let mut qmp = qemu.connect();
+    let free = |qmp: &mut QmpClient, speed| buses(qmp).unwrap()[0].free(speed);
+    assert_eq!(free(&mut qmp, Speed::FULL), [1, 2, 3, 4]);
+    assert_eq!(free(&mut qmp, Speed::HIGH), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(place(&mut qmp, ID, Speed::FULL, &[]).unwrap(), waiting("usb.0", 1));
+    let emulated = "device_add usb-mouse,usb_version=1,bus=usb.0,port=4";
+    assert_eq!(qemu.monitor(emulated), "", "a full-speed device works there");
 }
 
 #[test]
@@ -192,7 +270,7 @@ fn deleting_is_certain_and_deleting_again_is_no_error() {
     let qemu = Qemu::paused(&root, "vm");
     let mut qmp = qemu.connect();
     for _ in 0..20 {
-        assert_eq!(attach_to(&mut qmp, &[]).unwrap(), Attached::WhenRunning);
+        assert_eq!(attach_to(&mut qmp, &[]).unwrap(), waiting("xhci0.0", 1));
         assert!(object::delete(&mut qmp, &id(ID)).unwrap());
         assert!(!object::delete(&mut qmp, &id(ID)).unwrap());
         assert!(!object::is_attached(&mut qmp, &id(ID)).unwrap());
@@ -205,7 +283,7 @@ fn pretty_printed_messages_are_read() {
     let arguments = [&["-S"], &CONTROLLER[..]].concat();
     let qemu = Qemu::start_speaking(&root, "vm", "-qmp-pretty", &arguments);
     let mut qmp = qemu.connect();
-    assert_eq!(attach_to(&mut qmp, &["xhci0.0"]).unwrap(), Attached::WhenRunning);
+    assert_eq!(attach_to(&mut qmp, &["xhci0.0"]).unwrap(), waiting("xhci0.0", 1));
     let port = "1-3".parse().unwrap();
     assert_eq!(detach(&mut qmp, &port, None).unwrap(), [id(ID)]);
 }

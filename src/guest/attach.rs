@@ -6,7 +6,6 @@
 //! object's `attached` is asked; what the monitor says of USB is asked only where it is not, to
 //! tell why.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,10 +13,14 @@ use serde_json::{Value, json};
 
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
-use crate::qmp::{Error, Qmp};
+use crate::qmp::Qmp;
 use crate::speed::Speed;
 
+use super::bus;
 use super::object;
+pub use super::refusal::{AttachError, Refusal, Why};
+use super::refusal::{mend, without_a_seat};
+use super::seat::{GuestPort, Memory, Seat, seats};
 use super::view::{self, Place};
 
 /// A device to be attached.
@@ -26,8 +29,10 @@ pub struct Wanted<'a> {
     pub id: DeviceId,
     /// Its speed on the host.
     pub speed: Option<Speed>,
-    /// The guest's buses to try, in order; empty for QEMU's choice.
+    /// The guest's buses to use, in order; empty for whichever there are.
     pub hubs: &'a [String],
+    /// What is remembered of the guest's ports.
+    pub memory: &'a Memory,
     /// Whether it has a product name, which QEMU shows only of devices it can open.
     pub named: bool,
     /// Its node, for messages.
@@ -40,16 +45,16 @@ pub struct Wanted<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Attached {
     /// The guest has the device.
-    Now(Seat),
+    Now(Seated),
     /// The guest had it already.
     Before,
-    /// The guest is paused; QEMU opens the device when it goes on.
-    WhenRunning,
+    /// The guest is paused; QEMU opens the device, in this port, when it goes on.
+    WhenRunning(Option<GuestPort>),
 }
 
 /// Where the device sits in the guest.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Seat {
+pub struct Seated {
     /// The bus, if one was asked for.
     pub bus: Option<String>,
     /// Port, speed and product there.
@@ -58,47 +63,18 @@ pub struct Seat {
     pub slow: bool,
 }
 
-/// Why a device was not attached.
-#[derive(Debug)]
-pub enum AttachError {
-    /// The exchange failed.
-    Qmp(Error),
-    /// The device left meanwhile; nothing of it stayed behind.
-    Gone,
-    /// This QEMU has no usb-host.
-    NoUsbHost,
-    /// The guest has no USB controller.
-    NoController,
-    /// QEMU does not see the device.
-    NotSeen {
-        /// Its node.
-        node: PathBuf,
-    },
-    /// No bus took it.
-    NoSeat(Vec<Refusal>),
-}
-
-/// Why a bus did not take the device.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The bus, or QEMU's choice.
-    pub bus: Option<String>,
-    /// Why not.
-    pub why: Why,
-}
-
-/// Reasons of a bus.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Why {
-    /// It has no free port.
-    Full,
-    /// The guest has no bus of that name.
-    NoSuchBus,
-    /// QEMU sees the device and may not open its node.
-    NoPermission(PathBuf),
-    /// QEMU sees the device and did not open it: the bus does not take its speed, or the kernel
-    /// refused.
-    NotOpened(Option<Speed>),
+impl Attached {
+    /// The guest's port that the device has got, if that is known.
+    pub fn guest_port(&self) -> Option<GuestPort> {
+        match self {
+            Self::Now(Seated { bus, place, .. }) => {
+                // What is behind a hub of QEMU's has no port that could be asked for again.
+                Some(GuestPort { bus: bus.clone()?, port: place.port.as_ref()?.parse().ok()? })
+            }
+            Self::WhenRunning(port) => port.clone(),
+            Self::Before => None,
+        }
+    }
 }
 
 /// How long QEMU may take to learn of a device that udevd has told it of.
@@ -107,8 +83,8 @@ const UNTIL_SEEN: Duration = Duration::from_secs(2);
 /// How long between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Attaches the device to the first bus that takes it at its own speed, else to the one on which
-/// it is fastest, and proves it.
+/// Attaches the device in the first of its [`seats`] that takes it at its own speed, else in the
+/// one where it is fastest, and proves it.
 ///
 /// Objects of ours that stand for other devices in the port are deleted first. When it fails,
 /// no object stays behind that could open the device later.
@@ -122,43 +98,75 @@ pub fn attach(qmp: &mut dyn Qmp, wanted: &Wanted<'_>) -> Result<Attached, Attach
     if !(wanted.still_there)() {
         return Err(AttachError::Gone);
     }
-    let buses: Vec<Option<&str>> = match wanted.hubs {
-        [] => vec![None],
-        hubs => hubs.iter().map(|hub| Some(hub.as_str())).collect(),
-    };
-    let mut refusals = Vec::new();
-    let mut slow: Option<(Option<&str>, Option<Speed>)> = None;
-    for &bus in &buses {
-        match try_bus(qmp, wanted, bus)? {
+    let buses = bus::buses_of(qmp, wanted.hubs)?;
+    let seats = seats(&buses, wanted.hubs, wanted.speed, wanted.memory);
+    let mut refusals: Vec<Refusal> = Vec::new();
+    let mut slow: Option<(&Seat, Option<Speed>)> = None;
+    for (number, seat) in seats.iter().enumerate() {
+        let of_bus = refusals.iter().find(|refusal| refusal.bus == seat.bus);
+        if of_bus.is_some_and(|refusal| refusal.why != Why::Full) || !may_be_faster(seat, slow) {
+            continue;
+        }
+        match try_seat(qmp, wanted, seat)? {
             Tried::Open => {}
-            Tried::Armed => return Ok(Attached::WhenRunning),
+            Tried::Armed => return Ok(Attached::WhenRunning(seat.guest_port())),
             Tried::Refused(why) => {
-                refusals.push(Refusal { bus: bus.map(str::to_owned), why });
+                let everywhere = matches!(why, Why::NoPermission(_));
+                refusals.retain(|refusal| refusal.bus != seat.bus);
+                refusals.push(Refusal { bus: seat.bus.clone(), why });
+                if everywhere {
+                    break;
+                }
                 continue;
             }
         }
-        let place = view::place(qmp, &wanted.id)?;
-        if !is_slow(&place, wanted) {
-            return Ok(Attached::Now(Seat { bus: bus.map(str::to_owned), place, slow: false }));
-        }
-        if buses.len() == 1 {
-            return Ok(Attached::Now(Seat { bus: bus.map(str::to_owned), place, slow: true }));
+        let seated = seated(qmp, wanted, seat)?;
+        let now = Some((seat, seated.place.speed));
+        let best = slow.is_none_or(|(_, speed)| seated.place.speed > speed);
+        let last = !seats[number + 1..].iter().any(|later| may_be_faster(later, now));
+        if !seated.slow || (best && last) {
+            return Ok(Attached::Now(seated));
         }
         object::delete(qmp, &wanted.id)?;
-        if slow.is_none_or(|(_, speed)| place.speed > speed) {
-            slow = Some((bus, place.speed));
+        if best {
+            slow = now;
         }
     }
-    if let Some((bus, _)) = slow
-        && let Tried::Open = try_bus(qmp, wanted, bus)?
-    {
-        let place = view::place(qmp, &wanted.id)?;
-        return Ok(Attached::Now(Seat { bus: bus.map(str::to_owned), place, slow: true }));
+    if let Some((seat, _)) = slow {
+        match try_seat(qmp, wanted, seat)? {
+            Tried::Open => return Ok(Attached::Now(seated(qmp, wanted, seat)?)),
+            // The guest was paused in between.
+            Tried::Armed => return Ok(Attached::WhenRunning(seat.guest_port())),
+            Tried::Refused(why) => refusals.push(Refusal { bus: seat.bus.clone(), why }),
+        }
     }
-    Err(AttachError::NoSeat(refusals))
+    let speed = wanted.speed.unwrap_or(Speed::HIGH).min(Speed::SUPER);
+    for bus in &buses {
+        // Those with places were tried, or another one ended it.
+        if !seats.iter().any(|seat| seat.bus.as_ref() == Some(&bus.name)) {
+            let why = without_a_seat(bus, speed);
+            refusals.push(Refusal { bus: Some(bus.name.clone()), why });
+        }
+    }
+    Err(AttachError::NoSeat { refusals, mend: mend(&buses) })
 }
 
-/// How it went with one bus.
+/// Whether the device might be faster in this seat than it was in that one.
+fn may_be_faster(seat: &Seat, than: Option<(&Seat, Option<Speed>)>) -> bool {
+    than.is_none_or(|(slow, speed)| {
+        seat.bus != slow.bus && seat.at.is_none_or(|at| speed.is_none_or(|speed| at > speed))
+    })
+}
+
+/// Where the open device is.
+fn seated(qmp: &mut dyn Qmp, wanted: &Wanted<'_>, seat: &Seat) -> Result<Seated, AttachError> {
+    let mut place = view::place(qmp, &wanted.id)?;
+    place.port = place.port.or_else(|| seat.port.map(|port| port.to_string()));
+    let slow = is_slow(&place, wanted);
+    Ok(Seated { bus: seat.bus.clone(), place, slow })
+}
+
+/// How it went with one seat.
 enum Tried {
     /// QEMU has the device open.
     Open,
@@ -168,12 +176,8 @@ enum Tried {
     Refused(Why),
 }
 
-fn try_bus(
-    qmp: &mut dyn Qmp,
-    wanted: &Wanted<'_>,
-    bus: Option<&str>,
-) -> Result<Tried, AttachError> {
-    if let Some(why) = device_add(qmp, wanted, bus)? {
+fn try_seat(qmp: &mut dyn Qmp, wanted: &Wanted<'_>, seat: &Seat) -> Result<Tried, AttachError> {
+    if let Some(why) = device_add(qmp, wanted, seat)? {
         return Ok(Tried::Refused(why));
     }
     if object::is_attached(qmp, &wanted.id)? {
@@ -182,7 +186,7 @@ fn try_bus(
     if !object::is_running(qmp)? {
         return Ok(Tried::Armed);
     }
-    match explain(qmp, wanted, bus) {
+    match explain(qmp, wanted, seat) {
         Ok(None) => Ok(Tried::Open),
         Ok(Some(why)) => {
             object::delete(qmp, &wanted.id)?;
@@ -200,7 +204,7 @@ fn try_bus(
 fn explain(
     qmp: &mut dyn Qmp,
     wanted: &Wanted<'_>,
-    bus: Option<&str>,
+    seat: &Seat,
 ) -> Result<Option<Why>, AttachError> {
     let end = Deadline::after(UNTIL_SEEN);
     let looks = UNTIL_SEEN.as_millis() / PAUSE.as_millis();
@@ -222,16 +226,18 @@ fn explain(
         // QEMU may have learned of it only now, and looks of itself every two seconds: a new
         // object makes it look at once.
         object::delete(qmp, &wanted.id)?;
-        if let Some(why) = device_add(qmp, wanted, bus)? {
+        if let Some(why) = device_add(qmp, wanted, seat)? {
             return Ok(Some(why));
         }
         if object::is_attached(qmp, &wanted.id)? {
             return Ok(None);
         }
-        return Ok(Some(if wanted.named && !seen.named {
-            Why::NoPermission(wanted.node.clone())
-        } else {
-            Why::NotOpened(wanted.speed)
+        let at =
+            seat.at.filter(|at| wanted.speed.is_some_and(|speed| *at < speed.min(Speed::SUPER)));
+        return Ok(Some(match at {
+            _ if wanted.named && !seen.named => Why::NoPermission(wanted.node.clone()),
+            Some(at) => Why::TooSlow(at),
+            None => Why::NotOpened(wanted.speed),
         }));
     }
     Err(AttachError::NotSeen { node: wanted.node.clone() })
@@ -241,7 +247,7 @@ fn explain(
 fn device_add(
     qmp: &mut dyn Qmp,
     wanted: &Wanted<'_>,
-    bus: Option<&str>,
+    seat: &Seat,
 ) -> Result<Option<Why>, AttachError> {
     let DeviceId { port, devnum } = &wanted.id;
     let mut arguments = json!({
@@ -251,8 +257,12 @@ fn device_add(
         "hostport": port.hostport(),
         "hostaddr": devnum,
     });
-    if let Some(bus) = bus {
-        arguments["bus"] = Value::from(bus);
+    if let Some(bus) = &seat.bus {
+        arguments["bus"] = Value::from(bus.as_str());
+    }
+    if let Some(port) = seat.port {
+        // Text, as QEMU wants it: a port behind a hub is `4.1`.
+        arguments["port"] = Value::from(port.to_string());
     }
     let Err(error) = qmp.execute("device_add", arguments) else { return Ok(None) };
     // QMP has no classes for these; the words are those of QEMU 5 to 10 (`hw/usb/bus.c`:
@@ -282,73 +292,6 @@ fn is_slow(place: &Place, wanted: &Wanted<'_>) -> bool {
     }
 }
 
-impl From<Error> for AttachError {
-    fn from(error: Error) -> Self {
-        Self::Qmp(error)
-    }
-}
-
-impl fmt::Display for AttachError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Qmp(error) => error.fmt(f),
-            Self::Gone => f.write_str("it was pulled meanwhile"),
-            Self::NoUsbHost => f.write_str(
-                "this QEMU has no usb-host device; install your distribution's QEMU package for USB \
-                 host devices",
-            ),
-            Self::NoController => f.write_str(
-                "the guest has no USB controller; start QEMU with -device qemu-xhci,id=xhci0,p2=15,p3=15",
-            ),
-            Self::NotSeen { node } => write!(
-                f,
-                "QEMU does not see it; does QEMU's /dev have {} (namespace, container), and does udev \
-                 run where QEMU runs?",
-                node.display()
-            ),
-            Self::NoSeat(refusals) => {
-                for (index, refusal) in refusals.iter().enumerate() {
-                    if index > 0 {
-                        f.write_str("; ")?;
-                    }
-                    refusal.fmt(f)?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-impl std::error::Error for AttachError {}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bus = self.bus.as_deref().unwrap_or("the guest's USB bus");
-        match &self.why {
-            Why::Full => write!(
-                f,
-                "{bus} has no free port; give its controller more (qemu-xhci: p2=15,p3=15)"
-            ),
-            Why::NoSuchBus => write!(
-                f,
-                "the guest has no bus {bus}; `hubs:` wants a controller's id and `.0`, as in xhci0.0"
-            ),
-            Why::NoPermission(node) => write!(
-                f,
-                "QEMU may not open {}; give the user it runs as access to that node",
-                node.display()
-            ),
-            Why::NotOpened(speed) => {
-                write!(f, "QEMU did not open it on {bus}")?;
-                if let Some(speed) = speed {
-                    write!(f, "; does that bus take {speed}?")?;
-                }
-                f.write_str(" QEMU's own messages say more")
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,11 +299,14 @@ mod tests {
 
     const ID: &str = "hotplugger-1-3-16";
 
+    static FRESH: Memory = Memory { own: None, others: Vec::new() };
+
     fn wanted<'a>(hubs: &'a [String], still_there: &'a dyn Fn() -> bool) -> Wanted<'a> {
         Wanted {
             id: ID.parse().unwrap(),
             speed: Some("5000".parse().unwrap()),
             hubs,
+            memory: &FRESH,
             named: true,
             node: "/dev/bus/usb/001/016".into(),
             still_there,
@@ -376,27 +322,40 @@ mod tests {
         ModelGuest::new(objects, vec![stick])
     }
 
+    fn with(buses: &[(&str, Bus)]) -> ModelGuest {
+        let mut guest = guest(&[]);
+        guest.buses = buses.iter().map(|(name, bus)| ((*name).to_owned(), *bus)).collect();
+        guest
+    }
+
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    fn attached_on(qmp: &mut ModelGuest, hubs: &[String]) -> (Option<String>, bool) {
+    /// Bus, port and whether it is slow there.
+    fn attached_on(qmp: &mut ModelGuest, hubs: &[String]) -> (String, String, bool) {
         match attach(qmp, &wanted(hubs, &|| true)).unwrap() {
-            Attached::Now(seat) => (seat.bus, seat.slow),
+            Attached::Now(Seated { bus, place, slow }) => {
+                (bus.unwrap_or_default(), place.port.unwrap(), slow)
+            }
             other => panic!("{other:?}"),
         }
+    }
+
+    fn on(bus: &str, port: &str) -> (String, String, bool) {
+        (bus.to_owned(), port.to_owned(), false)
     }
 
     #[test]
     fn a_device_is_attached_by_bus_port_and_number_and_proved() {
         let mut qmp = guest(&[]);
-        assert_eq!(attached_on(&mut qmp, &[]), (None, false));
+        assert_eq!(attached_on(&mut qmp, &[]), on("xhci0.0", "1"));
         assert_eq!(qmp.ids(), [ID]);
         let added = qmp.added()[0].clone();
         assert_eq!(added["hostbus"], json!(1));
         assert_eq!(added["hostport"], json!("3"));
         assert_eq!(added["hostaddr"], json!(16));
-        assert_eq!(added.get("bus"), None);
+        assert_eq!((&added["bus"], &added["port"]), (&json!("xhci0.0"), &json!("1")));
         assert!(matches!(attach(&mut qmp, &wanted(&[], &|| true)), Ok(Attached::Before)));
         assert_eq!(qmp.added().len(), 1);
     }
@@ -404,38 +363,75 @@ mod tests {
     #[test]
     fn what_stood_for_earlier_devices_in_the_port_goes_first() {
         let mut qmp = guest(&["hotplugger-1-3-9", "hotplugger-1-3.1-9", "kbd0"]);
-        attached_on(&mut qmp, &[]);
+        // And its port is free again.
+        assert_eq!(attached_on(&mut qmp, &[]), on("xhci0.0", "1"));
         assert_eq!(qmp.ids(), [ID, "hotplugger-1-3.1-9", "kbd0"]);
     }
 
     #[test]
-    fn full_missing_and_slow_buses_are_passed_over() {
+    fn the_port_it_had_last_is_asked_for() {
+        let memory = Memory {
+            own: Some(GuestPort { bus: "xhci0.0".to_owned(), port: 9 }),
+            others: Vec::new(),
+        };
+        let attached =
+            attach(&mut guest(&[]), &Wanted { memory: &memory, ..wanted(&[], &|| true) }).unwrap();
+        assert_eq!(attached.guest_port(), memory.own);
+    }
+
+    #[test]
+    fn a_port_that_another_client_takes_meanwhile_is_passed_over() {
         let mut qmp = guest(&[]);
-        qmp.buses.insert("a.0".to_owned(), Bus::Full);
-        qmp.buses.insert("uhci.0".to_owned(), Bus::Speed("12"));
-        qmp.buses.insert("xhci.0".to_owned(), Bus::Speed("5000"));
+        qmp.raced = vec![("xhci0.0".to_owned(), 1), ("xhci0.0".to_owned(), 2)];
+        assert_eq!(attached_on(&mut qmp, &[]), on("xhci0.0", "3"));
+        qmp = guest(&[]);
+        qmp.raced = (1..=15).map(|port| ("xhci0.0".to_owned(), port)).collect();
+        let said = attach(&mut qmp, &wanted(&[], &|| true)).unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "the guest's xhci0.0 has no free port; start QEMU with -device \
+             qemu-xhci,id=xhci1,p2=15,p3=15"
+        );
+    }
+
+    #[test]
+    fn full_missing_and_slow_buses_are_passed_over() {
+        let mut qmp = with(&[("a.0", Bus::Full), ("uhci.0", Bus::Uhci), ("xhci.0", Bus::Good)]);
         let hubs = names(&["a.0", "nowhere.0", "uhci.0", "xhci.0"]);
-        assert_eq!(attached_on(&mut qmp, &hubs), (Some("xhci.0".to_owned()), false));
+        assert_eq!(attached_on(&mut qmp, &hubs), on("xhci.0", "1"));
         assert_eq!(qmp.ids(), [ID]);
+        assert_eq!(qmp.added().len(), 1, "the first place is the right one");
     }
 
     #[test]
     fn a_slow_bus_is_better_than_none_and_the_fastest_of_them_is_taken() {
-        let mut qmp = guest(&[]);
-        qmp.buses.insert("uhci.0".to_owned(), Bus::Speed("12"));
-        qmp.buses.insert("ehci.0".to_owned(), Bus::Speed("480"));
-        let hubs = names(&["uhci.0", "ehci.0"]);
-        assert_eq!(attached_on(&mut qmp, &hubs), (Some("ehci.0".to_owned()), true));
-        let mut qmp = guest(&[]);
-        qmp.default = Bus::Speed("480");
-        assert_eq!(attached_on(&mut qmp, &[]), (None, true));
+        let mut qmp = with(&[("ehci.0", Bus::Ehci), ("uhci.0", Bus::Uhci)]);
+        let slow = ("ehci.0".to_owned(), "1".to_owned(), true);
+        assert_eq!(attached_on(&mut qmp, &names(&["uhci.0", "ehci.0"])), slow);
+        assert_eq!(qmp.added().len(), 1);
+        // Where nothing is known beforehand, it is tried.
+        let mut qmp = with(&[("a.0", Bus::Unknown), ("b.0", Bus::Ehci), ("c.0", Bus::Uhci)]);
+        qmp.tells = false;
+        let slow = ("b.0".to_owned(), "1".to_owned(), true);
+        assert_eq!(attached_on(&mut qmp, &names(&["a.0", "b.0", "c.0"])), slow);
+        assert_eq!(qmp.ids(), [ID]);
+    }
+
+    #[test]
+    fn what_qemu_does_not_tell_is_left_to_it() {
+        let mut qmp = guest(&["kbd0"]);
+        qmp.tells = false;
+        assert_eq!(attached_on(&mut qmp, &[]), on("", "2"));
+        assert_eq!(qmp.added()[0].get("bus"), None);
+        let mut qmp = with(&[("odd.0", Bus::Unknown)]);
+        let slow = ("odd.0".to_owned(), "1".to_owned(), true);
+        assert_eq!(attached_on(&mut qmp, &[]), slow);
+        assert_eq!(qmp.added()[0].get("port"), None);
     }
 
     #[test]
     fn when_no_bus_takes_it_each_one_says_why_and_nothing_stays() {
-        let mut qmp = guest(&[]);
-        qmp.buses.insert("a.0".to_owned(), Bus::Full);
-        qmp.buses.insert("b.0".to_owned(), Bus::Refuses);
+        let mut qmp = with(&[("a.0", Bus::Full), ("b.0", Bus::Refuses)]);
         let hubs = names(&["a.0", "b.0", "c.0"]);
         let said = attach(&mut qmp, &wanted(&hubs, &|| true)).unwrap_err().to_string();
         for hint in [
@@ -491,7 +487,7 @@ mod tests {
     fn a_paused_guest_gets_it_when_it_goes_on() {
         let mut qmp = guest(&[]);
         qmp.running = false;
-        assert!(matches!(attach(&mut qmp, &wanted(&[], &|| true)), Ok(Attached::WhenRunning)));
+        assert!(matches!(attach(&mut qmp, &wanted(&[], &|| true)), Ok(Attached::WhenRunning(_))));
         assert_eq!(qmp.ids(), [ID]);
     }
 }

@@ -47,31 +47,101 @@ pub struct Occupant {
     pub attached: bool,
 }
 
+impl Takes {
+    /// Whether a device of that speed is as fast there as it is.
+    pub fn takes(self, speed: Speed) -> bool {
+        self.from <= speed && speed <= self.to
+    }
+}
+
 impl GuestBus {
     /// The numbers of the free ports that take a device of that speed.
     pub fn free(&self, speed: Speed) -> Vec<usize> {
         let speed = speed.min(Speed::SUPER);
+        self.vacant().filter(|(_, takes)| takes.takes(speed)).map(|(number, _)| number).collect()
+    }
+
+    /// The numbers of the free ports, and what each takes.
+    pub fn vacant(&self) -> impl Iterator<Item = (usize, Takes)> {
         let taken = |number: usize| {
             let number = number.to_string();
             self.occupants.iter().any(|occupant| occupant.port.split('.').next() == Some(&number))
         };
-        (1..)
-            .zip(&self.ports)
-            .filter(|(number, port)| port.from <= speed && speed <= port.to && !taken(*number))
-            .map(|(number, _)| number)
-            .collect()
+        (1..).zip(self.ports.iter().copied()).filter(move |(number, _)| !taken(*number))
     }
 }
 
 /// Asks QEMU for the guest's USB buses, in the order in which they were made.
 pub fn buses(qmp: &mut dyn Qmp) -> Result<Vec<GuestBus>, Error> {
-    let mut buses = parse_qtree(&monitor(qmp, "info qtree")?);
+    let text = monitor(qmp, "info qtree")?;
+    let mut buses = parse_qtree(&text);
     // QEMU lists the newest first.
     buses.reverse();
+    fill(qmp, &text, buses)
+}
+
+/// The same, but only those that `hubs` name, if they name any; none where QEMU does not say.
+///
+/// It takes one question, and two more for each xHCI among them, whose numbers of ports are the
+/// one thing that the tree does not show (`hw/usb/hcd-xhci-pci.c` has them as aliases). Asking
+/// only where they matter is not worth its rules: with the others they are half of an exchange of
+/// some milliseconds, and each of the answers can change which port is the best.
+pub fn buses_of(qmp: &mut dyn Qmp, hubs: &[String]) -> Result<Vec<GuestBus>, Error> {
+    let text = match monitor(qmp, "info qtree") {
+        Ok(text) => text,
+        Err(Error::Command { .. }) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut buses = parse_qtree(&text);
+    buses.reverse();
+    buses.retain(|bus| hubs.is_empty() || hubs.contains(&bus.name));
+    fill(qmp, &text, buses)
+}
+
+fn fill(qmp: &mut dyn Qmp, text: &str, mut buses: Vec<GuestBus>) -> Result<Vec<GuestBus>, Error> {
+    let companions = parse_companions(text);
     for bus in &mut buses {
         bus.ports = ports(qmp, bus)?;
+        for companion in companions.iter().filter(|companion| companion.bus == bus.name) {
+            let its = bus.ports.iter_mut().skip(companion.first).take(companion.count);
+            its.for_each(|port| port.from = Speed::LOW);
+        }
     }
     Ok(buses)
+}
+
+/// A UHCI or OHCI without a bus of its own: it has ports of an EHCI's bus in common with it, which
+/// then take slow devices too (`hw/usb/hcd-ehci.c`: `ehci_register_companion`).
+#[derive(Debug, PartialEq, Eq)]
+struct Companion {
+    bus: String,
+    first: usize,
+    count: usize,
+}
+
+/// Reads the companions out of `info qtree`: the lines `masterbus = "usb.0"` and
+/// `firstport = 2 (0x2)` below a controller's.
+fn parse_companions(text: &str) -> Vec<Companion> {
+    let mut companions: Vec<Companion> = Vec::new();
+    let (mut kind, mut is_open) = (String::new(), false);
+    for line in text.lines() {
+        let word = line.trim();
+        if let Some((device, _)) = device(word) {
+            (kind, is_open) = (device, false);
+        } else if let Some(bus) = word.strip_prefix("masterbus = \"") {
+            let count = if kind.contains("uhci") { 2 } else { 3 };
+            let bus = clean(bus.trim_end_matches('"'), 64);
+            is_open = kind.contains("hci") && !bus.is_empty();
+            companions.extend(is_open.then_some(Companion { bus, first: 0, count }));
+        } else if let Some(first) = word.strip_prefix("firstport = ")
+            && is_open
+            && let Some(companion) = companions.last_mut()
+        {
+            let first = first.split(' ').next().unwrap_or_default();
+            companion.first = first.parse().unwrap_or(0);
+        }
+    }
+    companions
 }
 
 /// What each port of a controller takes, by its type (`hw/usb/hcd-*.c`).
@@ -229,6 +299,16 @@ mod tests {
         assert_eq!((ours.product.as_str(), ours.attached), ("Foo, port 9", true));
     }
 
+    /// As QEMU 7.2 printed it, but for other properties.
+    #[test]
+    fn companions_are_read() {
+        let text = "      dev: ich9-usb-uhci2, id \"u2\"\r\n        masterbus = \"usb.0\"\r\n        \
+            firstport = 2 (0x2)\r\n      dev: piix3-usb-uhci, id \"\"\r\n        masterbus = \"\"\r\n        \
+            firstport = 0 (0x0)\r\n";
+        let companion = Companion { bus: "usb.0".to_owned(), first: 2, count: 2 };
+        assert_eq!(parse_companions(text), [companion]);
+    }
+
     #[test]
     fn free_ports_fit_the_speed() {
         let mut bus = parse_qtree(QTREE).remove(2);
@@ -243,6 +323,7 @@ mod tests {
         #[test]
         fn any_text_is_survived(text in "( {0,12}(bus: |dev: |type usb-bus|, id \"|addr |, port |, name |\\PC){0,4}\n){0,30}") {
             parse_qtree(&text);
+            parse_companions(&text);
         }
     }
 }

@@ -7,6 +7,8 @@ pub mod bus;
 pub mod detach;
 pub mod model;
 pub mod object;
+pub mod refusal;
+pub mod seat;
 pub mod view;
 
 pub use crate::qmp::Qmp;

@@ -15,17 +15,14 @@ use crate::qmp::Error;
 /// A guest, its objects, and what QEMU knows of the host.
 #[derive(Clone, Debug)]
 pub struct ModelGuest {
-    /// Its usb-host objects, and whether each has its device open.
-    pub objects: BTreeMap<String, bool>,
     /// The devices of the host.
     pub host: Vec<HostDevice>,
-    /// Its buses besides the one that QEMU chooses.
+    /// Its buses; the first is what QEMU chooses.
     pub buses: BTreeMap<String, Bus>,
-    /// Whether a bus that is not among them behaves as QEMU's choice does, instead of not being
-    /// there.
-    pub any_bus: bool,
-    /// The bus that QEMU chooses.
-    pub default: Bus,
+    /// Whether QEMU tells of the buses.
+    pub tells: bool,
+    /// Ports that another client takes as soon as they have been told of.
+    pub raced: Vec<(String, usize)>,
     /// After how many looks QEMU sees the host's devices.
     pub sees_after: u32,
     /// Whether QEMU may open them.
@@ -34,7 +31,18 @@ pub struct ModelGuest {
     pub running: bool,
     /// The commands it was sent, and their arguments.
     pub said: Vec<(&'static str, Value)>,
-    speeds: BTreeMap<String, String>,
+    objects: BTreeMap<String, Object>,
+}
+
+/// A usb-host object.
+#[derive(Clone, Debug)]
+struct Object {
+    bus: String,
+    port: usize,
+    /// In Mb/s, as the guest was told.
+    speed: String,
+    /// Whether it has its device open.
+    open: bool,
 }
 
 /// A device of the host.
@@ -49,33 +57,90 @@ pub struct HostDevice {
 }
 
 /// How a bus of the guest behaves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bus {
-    /// Takes any device at its own speed.
+    /// An xHCI of 15 ports that takes any device at its own speed.
     Good,
-    /// Has no free port.
+    /// An xHCI of one port, and that is taken.
     Full,
-    /// Gives any device that speed.
-    Speed(&'static str),
-    /// Takes the object, and QEMU does not open the device.
+    /// A UHCI.
+    Uhci,
+    /// An EHCI that gives any device its own speed.
+    Ehci,
+    /// An xHCI of 15 ports that takes the object, and QEMU does not open the device.
     Refuses,
+    /// A controller that nobody has heard of, with 4 ports of 12 Mb/s.
+    Unknown,
+}
+
+impl Bus {
+    /// QEMU's name of its controller.
+    fn controller(self) -> &'static str {
+        match self {
+            Self::Good | Self::Full | Self::Refuses => "qemu-xhci",
+            Self::Uhci => "piix3-usb-uhci",
+            Self::Ehci => "usb-ehci",
+            Self::Unknown => "usb-tomorrow",
+        }
+    }
+
+    fn ports(self) -> usize {
+        match self {
+            Self::Good | Self::Refuses => 15,
+            Self::Full => 1,
+            Self::Uhci => 2,
+            Self::Ehci => 6,
+            Self::Unknown => 4,
+        }
+    }
+
+    /// The speed that it gives a device of that one.
+    fn gives(self, speed: &str) -> &str {
+        match (self, speed) {
+            (Self::Uhci | Self::Unknown, "480" | "5000" | "10000") => "12",
+            (Self::Ehci, "5000" | "10000") => "480",
+            (_, "10000") => "5000",
+            (_, other) => other,
+        }
+    }
 }
 
 impl ModelGuest {
-    /// A guest that runs and has these objects, attached, on a host with these devices.
+    /// A guest that runs, has one good bus, and these objects in it, attached, on a host with these
+    /// devices.
     pub fn new(objects: &[&str], host: Vec<HostDevice>) -> Self {
-        Self {
-            objects: objects.iter().map(|id| ((*id).to_owned(), true)).collect(),
+        let mut guest = Self {
             host,
-            buses: BTreeMap::new(),
-            any_bus: false,
-            default: Bus::Good,
+            buses: BTreeMap::from([("xhci0.0".to_owned(), Bus::Good)]),
+            tells: true,
+            raced: Vec::new(),
             sees_after: 0,
             may_open: true,
             running: true,
             said: Vec::new(),
-            speeds: BTreeMap::new(),
+            objects: BTreeMap::new(),
+        };
+        for id in objects {
+            guest.hold(id);
         }
+        guest
+    }
+
+    /// Gives it an object, attached, on the bus that QEMU chooses.
+    pub fn hold(&mut self, id: &str) {
+        let bus = self.buses.keys().next().cloned().unwrap_or_default();
+        let port = self.first_free(&bus).unwrap_or(1);
+        let object = Object { bus, port, speed: "480".to_owned(), open: true };
+        self.objects.entry(id.to_owned()).or_insert(object);
+    }
+
+    fn is_taken(&self, bus: &str, port: usize) -> bool {
+        self.buses.get(bus) == Some(&Bus::Full)
+            || self.objects.values().any(|object| object.bus == bus && object.port == port)
+    }
+
+    fn first_free(&self, bus: &str) -> Option<usize> {
+        (1..=self.buses.get(bus)?.ports()).find(|port| !self.is_taken(bus, *port))
     }
 
     /// The ids of its objects.
@@ -91,35 +156,42 @@ impl ModelGuest {
 
     fn device_add(&mut self, arguments: &Value) -> Result<Value, Error> {
         let refused = |desc: &str| Err(refusal("device_add", "GenericError", desc));
-        let bus = match arguments["bus"].as_str() {
-            None => self.default,
-            Some(name) => match self.buses.get(name) {
-                Some(bus) => *bus,
-                None if self.any_bus => self.default,
-                None => return refused(&format!("Bus '{name}' not found")),
-            },
+        let chosen = self.buses.keys().next().cloned().unwrap_or_default();
+        let name = arguments["bus"].as_str().map_or(chosen, str::to_owned);
+        let Some(bus) = self.buses.get(&name).copied() else {
+            return refused(&format!("Bus '{name}' not found"));
+        };
+        let port = match arguments["port"].as_str().map(str::parse) {
+            None => self.first_free(&name),
+            Some(port) => {
+                let port = port.unwrap_or(0);
+                let raced = self.raced.contains(&(name.clone(), port));
+                if raced || port > bus.ports() || self.is_taken(&name, port) {
+                    return refused(&format!("usb port {port} (bus {name}) not found (in use?)"));
+                }
+                Some(port)
+            }
+        };
+        let Some(port) = port else {
+            return refused(
+                "tried to attach usb device USB Host Device to a bus with no free ports",
+            );
         };
         let id = text(&arguments["id"]);
         let device = self.host.iter().find(|device| device.id.to_string() == id);
-        let speed = match bus {
-            Bus::Full => {
-                return refused(
-                    "tried to attach usb device USB Host Device to a bus with no free ports",
-                );
-            }
-            Bus::Refuses => None,
-            Bus::Speed(speed) => Some(speed.to_owned()),
-            Bus::Good => device.map(|device| device.speed.clone()),
-        };
-        let opens = speed.is_some() && self.sees_after == 0 && self.may_open && self.running;
-        self.speeds.insert(id.clone(), speed.unwrap_or_default());
-        self.objects.insert(id, opens && device.is_some());
+        let speed = device.map_or("1.5", |device| bus.gives(&device.speed)).to_owned();
+        let opens = bus != Bus::Refuses && self.sees_after == 0 && self.may_open && self.running;
+        let open = opens && device.is_some();
+        self.objects.insert(id, Object { bus: name, port, speed, open });
         Ok(json!({}))
     }
 
     fn monitor(&mut self, line: &str) -> String {
-        if line == "info usb" {
-            return self.objects.keys().map(|id| self.info_usb(id)).collect();
+        match line {
+            "info usb" => return self.objects.keys().map(|id| self.info_usb(id)).collect(),
+            "info qtree" if self.tells => return self.info_qtree(),
+            "info qtree" => return String::new(),
+            _ => {}
         }
         if self.sees_after > 0 {
             self.sees_after -= 1;
@@ -128,11 +200,43 @@ impl ModelGuest {
         self.host.iter().map(|device| self.info_usbhost(device)).collect()
     }
 
+    /// The newest controller first, as QEMU has it.
+    fn info_qtree(&self) -> String {
+        let mut lines = vec!["bus: main-system-bus".to_owned(), "  type System".to_owned()];
+        for (name, bus) in self.buses.iter().rev() {
+            let controller = bus.controller();
+            let id = name.strip_suffix(".0").unwrap_or_default();
+            lines.push(format!("  dev: {controller}, id \"{id}\""));
+            lines.push(format!("    bus: {name}"));
+            lines.push("      type usb-bus".to_owned());
+            if *bus == Bus::Full {
+                lines.push("      dev: usb-kbd, id \"\"".to_owned());
+                lines.push(occupant(1, "12", "QEMU USB Keyboard"));
+            }
+            for (id, object) in self.objects.iter().filter(|(_, object)| object.bus == *name) {
+                lines.push(format!("      dev: usb-host, id \"{id}\""));
+                lines.push(occupant(object.port, &object.speed, self.product(id)));
+            }
+        }
+        lines.join("\r\n")
+    }
+
+    fn product(&self, id: &str) -> &str {
+        let device = self.host.iter().find(|device| device.id.to_string() == id);
+        device.map_or("USB Host Device", |device| &device.product)
+    }
+
     fn info_usb(&self, id: &str) -> String {
-        let speed = self.speeds.get(id).map_or("1.5", String::as_str);
-        let product = self.host.iter().find(|device| device.id.to_string() == id);
-        let product = product.map_or("USB Host Device", |device| &device.product);
-        format!("  Device 0.1, Port 1, Speed {speed} Mb/s, Product {product}, ID: {id}\r\n")
+        let object = self.objects.get(id);
+        let (port, speed) = object.map_or((0, "1.5"), |object| (object.port, &object.speed));
+        let product = self.product(id);
+        format!("  Device 0.1, Port {port}, Speed {speed} Mb/s, Product {product}, ID: {id}\r\n")
+    }
+
+    /// The number of ports that the controller at that path has of each speed.
+    fn ports(&self, path: &str) -> Option<usize> {
+        let id = path.strip_prefix("/machine/peripheral/")?;
+        self.buses.get(&format!("{id}.0")).map(|bus| bus.ports())
     }
 
     fn info_usbhost(&self, device: &HostDevice) -> String {
@@ -159,8 +263,11 @@ impl Qmp for ModelGuest {
             }
             "qom-get" => {
                 let path = text(&arguments["path"]);
+                if ["p2", "p3"].contains(&text(&arguments["property"]).as_str()) {
+                    return self.ports(&path).map(|ports| json!(ports)).ok_or_else(not_found);
+                }
                 let id = path.rsplit('/').next().unwrap_or_default();
-                self.objects.get(id).map(|open| json!(open)).ok_or_else(not_found)
+                self.objects.get(id).map(|object| json!(object.open)).ok_or_else(not_found)
             }
             "device_add" => self.device_add(&arguments),
             "device_del" => {
@@ -177,6 +284,10 @@ impl Qmp for ModelGuest {
     fn pause(&mut self, _: Duration) -> Result<(), Error> {
         Ok(())
     }
+}
+
+fn occupant(port: usize, speed: &str, product: &str) -> String {
+    format!("        addr 0.1, port {port}, speed {speed}, name {product}, attached")
 }
 
 fn text(value: &Value) -> String {

@@ -4,6 +4,7 @@ use super::{Hook, not_kept, recall};
 use crate::config::VirtualMachine;
 use crate::device_id::DeviceId;
 use crate::guest::attach::{AttachError, Attached, Wanted, attach};
+use crate::guest::seat::GuestPort;
 use crate::outcome::{End, Idle, Outcome, Subject, Times};
 use crate::qmp::Error;
 use crate::settle::{Settle, Settled};
@@ -79,13 +80,14 @@ impl Attach<'_> {
             settling: settled.since(started),
             exchange: now.since(settled),
         };
-        if attached.is_ok() {
+        if let Ok(attached) = &attached {
+            notes.extend(attached.guest_port().and_then(|seat| self.note_seat(&seat)));
             notes.extend(self.note_attached(record, id, device.label()));
         }
         let how = match attached {
             Ok(Attached::Now(seat)) => End::Attached { seat, times },
             Ok(Attached::Before) => End::AttachedBefore,
-            Ok(Attached::WhenRunning) => End::WhenRunning,
+            Ok(Attached::WhenRunning(_)) => End::WhenRunning,
             Err(ExchangeError::Guest(AttachError::Gone)) => self.left(),
             Err(error) => match error.not_running() {
                 Some(error) => End::NotRunning(error.to_string()),
@@ -103,10 +105,12 @@ impl Attach<'_> {
                 now.is_some_and(|now| now.devnum == id.devnum && refusal(&now).is_none())
             })
         };
+        let memory = self.world.memory(&self.vm.name, &id.port);
         let wanted = Wanted {
             id: id.clone(),
             speed: device.speed,
             hubs: &self.vm.hubs,
+            memory: &memory,
             named: device.product.is_some(),
             node: sysfs::node(device.busnum, device.devnum),
             still_there: &still_there,
@@ -128,6 +132,11 @@ impl Attach<'_> {
             known.newest_interface = known.newest_interface.max(self.event.seqnum);
             *stored = Some(known);
         }))
+    }
+
+    /// Notes which port of the guest it has, for the next device in its port.
+    fn note_seat(&self, seat: &GuestPort) -> Option<String> {
+        not_kept(self.world.remember_seat(&self.vm.name, &self.event.port, seat))
     }
 
     /// Notes where the device is; what siblings have noted meanwhile stays.

@@ -23,9 +23,9 @@ pub enum FrameError {
 }
 
 impl Framer {
-    /// The largest object that is taken. The largest reply that is asked for, `info usbhost`, has
-    /// 200 bytes a device.
-    pub const MAX_BYTES: usize = 256 * 1024;
+    /// The largest object that is taken. The largest reply that is asked for, `info qtree`, has
+    /// about 1 KiB a device of the guest, and a guest may have hundreds.
+    pub const MAX_BYTES: usize = 1024 * 1024;
 
     /// Adds bytes as they came.
     pub fn push(&mut self, bytes: &[u8]) {

@@ -57,7 +57,7 @@ impl StateDir {
     }
 
     /// Opens the folder to look into it; none if there is none, or we may not.
-    pub(super) fn look(root: &Root) -> Option<Self> {
+    pub(crate) fn look(root: &Root) -> Option<Self> {
         let folder = open_in(root, "/tmp", Missing::Leave)
             .or_else(|_| open_in(root, "/run", Missing::Leave))
             .ok()?;
@@ -130,6 +130,11 @@ impl StateDir {
 }
 
 impl Records<'_> {
+    /// The folder they are in.
+    pub(super) fn dir(&self) -> &StateDir {
+        self.dir
+    }
+
     /// The record of the port. A file that is damaged, of another boot or of another version
     /// counts as absent.
     pub fn get(&self, port: &Port) -> Option<Record> {

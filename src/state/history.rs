@@ -64,7 +64,7 @@ pub fn read(root: &Root) -> Vec<Entry> {
 }
 
 impl StateDir {
-    fn read_text(&self, name: &str) -> Option<String> {
+    pub(super) fn read_text(&self, name: &str) -> Option<String> {
         let mut bytes = Vec::new();
         let file = self.open_to_read(name).ok()?;
         file.take(2 * MAX_BYTES).read_to_end(&mut bytes).ok()?;

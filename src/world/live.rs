@@ -9,6 +9,7 @@ use crate::clock::Monotonic;
 use crate::deadline::Deadline;
 use crate::devpath::DevPath;
 use crate::guest::attach::AttachError;
+use crate::guest::seat::{GuestPort, Memory};
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::client::QmpClient;
 use crate::qmp::{Error, Qmp, Stage};
@@ -17,6 +18,7 @@ use crate::settle::{self, Settle, Settled};
 use crate::state::dir::StateDir;
 use crate::state::lock::{Lock, LockError};
 use crate::state::record::{Record, Seen};
+use crate::state::seat;
 use crate::sysfs::{self, UsbDevice};
 
 /// How long a look into the state folder may wait for others, who never hold it longer than a
@@ -96,6 +98,15 @@ impl World for Live<'_> {
             Some(_) => Ok(()),
             None => records.forget(port),
         }
+    }
+
+    fn memory(&self, vm: &str, port: &Port) -> Memory {
+        self.state.as_ref().map(|state| seat::memory(state, vm, port)).unwrap_or_default()
+    }
+
+    fn remember_seat(&self, vm: &str, port: &Port, seat: &GuestPort) -> anyhow::Result<()> {
+        let Some(state) = &self.state else { return Ok(()) };
+        seat::keep(&state.records(&Deadline::after(STATE_TIMEOUT))?, vm, port, seat)
     }
 
     fn exchange(

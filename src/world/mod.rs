@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
 use crate::guest::attach::AttachError;
+use crate::guest::seat::{GuestPort, Memory};
 use crate::plan::Plan;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp};
@@ -61,6 +62,16 @@ pub trait World {
         port: &Port,
         change: &mut dyn FnMut(&mut Option<Record>),
     ) -> anyhow::Result<()>;
+
+    /// What is remembered of the VM's ports, for that port of the host.
+    fn memory(&self, vm: &str, port: &Port) -> Memory;
+
+    /// Remembers that port of the VM for that port of the host.
+    ///
+    /// # Errors
+    ///
+    /// It could not be stored; then the next device there may get another port.
+    fn remember_seat(&self, vm: &str, port: &Port, seat: &GuestPort) -> anyhow::Result<()>;
 
     /// Lets `talk` have an exchange with the QEMU behind the socket, while no other hotplugger has
     /// one. `timeout` is for all of it, the wait for the others included.

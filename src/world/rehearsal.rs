@@ -17,15 +17,17 @@ use crate::clock::Monotonic;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest::attach::AttachError;
-use crate::guest::model::{HostDevice, ModelGuest};
+use crate::guest::model::{Bus, HostDevice, ModelGuest};
+use crate::guest::seat::{GuestPort, Memory};
 use crate::plan::Plan;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::Qmp;
 use crate::root::Root;
 use crate::settle::{Settle, Settled};
 use crate::speed::Speed;
-use crate::state::dir;
+use crate::state::dir::{self, StateDir};
 use crate::state::record::{Record, Seen};
+use crate::state::seat;
 use crate::sysfs::{self, UsbDevice};
 
 /// What would be done, one thing after the other.
@@ -82,6 +84,9 @@ pub struct Rehearsal<'a> {
     pulled: RefCell<Option<DeviceId>>,
     records: RefCell<BTreeMap<String, Option<Record>>>,
     guests: RefCell<BTreeMap<PathBuf, ModelGuest>>,
+    /// The buses that the config wants guests to have, by socket.
+    hubs: RefCell<BTreeMap<PathBuf, Vec<String>>>,
+    seats: RefCell<Vec<(String, Port, GuestPort)>>,
     steps: RefCell<Vec<Step>>,
     now: RefCell<Monotonic>,
 }
@@ -96,6 +101,8 @@ impl<'a> Rehearsal<'a> {
             pulled: RefCell::default(),
             records: RefCell::default(),
             guests: RefCell::default(),
+            hubs: RefCell::default(),
+            seats: RefCell::default(),
             steps: RefCell::default(),
             now: RefCell::new(Monotonic::now()),
         }
@@ -146,6 +153,9 @@ impl<'a> Rehearsal<'a> {
 impl World for Rehearsal<'_> {
     fn decided(&self, plan: &Plan<'_>) {
         self.step(Step::Decide { decision: plan.to_string() });
+        if let Plan::Attach { vm, .. } = plan {
+            self.hubs.borrow_mut().insert(vm.socket.clone(), vm.hubs.clone());
+        }
     }
 
     fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
@@ -206,6 +216,26 @@ impl World for Rehearsal<'_> {
         Ok(())
     }
 
+    fn memory(&self, vm: &str, port: &Port) -> Memory {
+        let mut memory = StateDir::look(self.root)
+            .map(|state| seat::memory(&state, vm, port))
+            .unwrap_or_default();
+        for (_, whose, seat) in self.seats.borrow().iter().filter(|(of, ..)| of == vm) {
+            if whose == port {
+                memory.own = Some(seat.clone());
+            } else {
+                memory.others.push(seat.clone());
+            }
+        }
+        memory
+    }
+
+    /// Not a step of its own: it goes with the record.
+    fn remember_seat(&self, vm: &str, port: &Port, seat: &GuestPort) -> anyhow::Result<()> {
+        self.seats.borrow_mut().push((vm.to_owned(), port.clone(), seat.clone()));
+        Ok(())
+    }
+
     fn exchange(
         &self,
         socket: &Path,
@@ -216,17 +246,19 @@ impl World for Rehearsal<'_> {
         let mut guests = self.guests.borrow_mut();
         let guest = guests.entry(socket.to_path_buf()).or_insert_with(|| {
             let mut guest = ModelGuest::new(&[], Vec::new());
-            guest.any_bus = true;
+            if let Some(hubs) = self.hubs.borrow().get(socket).filter(|hubs| !hubs.is_empty()) {
+                guest.buses = hubs.iter().map(|hub| (hub.clone(), Bus::Good)).collect();
+            }
             // What the live program has attached is there to be deleted.
             let attached =
                 dir::peek_all(self.root).into_iter().filter_map(|record| record.attached);
             let here = attached.filter(|attached| attached.socket == socket);
-            guest.objects = here.map(|attached| (attached.id.to_string(), true)).collect();
+            here.for_each(|attached| guest.hold(&attached.id.to_string()));
             guest
         });
         guest.host = self.host_devices();
         if let Some(id) = self.pulled.take() {
-            guest.objects.insert(id.to_string(), true);
+            guest.hold(&id.to_string());
         }
         let said_before = guest.said.len();
         let ended = talk(guest);

@@ -1,0 +1,223 @@
+//! Why a device was not attached, in words that say what to do. Pure.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::bus::GuestBus;
+use crate::qmp::Error;
+use crate::speed::Speed;
+
+/// Why a device was not attached.
+#[derive(Debug)]
+pub enum AttachError {
+    /// The exchange failed.
+    Qmp(Error),
+    /// The device left meanwhile; nothing of it stayed behind.
+    Gone,
+    /// This QEMU has no usb-host.
+    NoUsbHost,
+    /// The guest has no USB controller.
+    NoController,
+    /// QEMU does not see the device.
+    NotSeen {
+        /// Its node.
+        node: PathBuf,
+    },
+    /// No bus took it.
+    NoSeat {
+        /// Each bus, and why not.
+        refusals: Vec<Refusal>,
+        /// The argument of QEMU's that would give it a place.
+        mend: String,
+    },
+}
+
+/// Why a bus did not take the device.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The bus, or QEMU's choice.
+    pub bus: Option<String>,
+    /// Why not.
+    pub why: Why,
+}
+
+/// Reasons of a bus.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It has no free port.
+    Full,
+    /// The guest has no bus of that name.
+    NoSuchBus,
+    /// It takes only what is faster than the device.
+    TooFast(Speed),
+    /// It takes only what is slower, so fast at most, and the device does not work like that.
+    TooSlow(Speed),
+    /// QEMU sees the device and may not open its node.
+    NoPermission(PathBuf),
+    /// QEMU sees the device and did not open it: the bus does not take its speed, or the kernel
+    /// refused.
+    NotOpened(Option<Speed>),
+}
+
+impl Why {
+    /// Whether another controller, or a larger one, would help.
+    fn is_for_want_of_ports(&self) -> bool {
+        matches!(self, Self::Full | Self::TooFast(_) | Self::TooSlow(_))
+    }
+}
+
+/// Why a bus has not one place for a device of that speed.
+pub fn without_a_seat(bus: &GuestBus, speed: Speed) -> Why {
+    if bus.ports.iter().any(|port| port.from <= speed) { Why::Full } else { Why::TooFast(speed) }
+}
+
+/// QEMU's argument that gives a guest with these buses more ports: an xHCI with all that it can
+/// have in the place of a smaller one, else one more.
+pub fn mend(buses: &[GuestBus]) -> String {
+    let small = buses.iter().find(|bus| {
+        let (usb2, usb3) = (count(bus, Speed::HIGH), count(bus, Speed::SUPER));
+        bus.controller.ends_with("xhci") && bus.id.is_some() && usb2.min(usb3) < 15
+    });
+    if let Some(GuestBus { controller, id: Some(id), .. }) = small {
+        return format!("-device {controller},id={id},p2=15,p3=15 in place of its {id}");
+    }
+    let used = |id: &str| {
+        let of = |bus: &GuestBus| bus.id.as_deref() == Some(id) || bus.name == format!("{id}.0");
+        buses.iter().any(of)
+    };
+    let mut ids = (0..).map(|number| format!("xhci{number}"));
+    let id = ids.find(|id| !used(id)).unwrap_or_default();
+    format!("-device qemu-xhci,id={id},p2=15,p3=15")
+}
+
+fn count(bus: &GuestBus, speed: Speed) -> usize {
+    bus.ports.iter().filter(|port| port.takes(speed)).count()
+}
+
+impl From<Error> for AttachError {
+    fn from(error: Error) -> Self {
+        Self::Qmp(error)
+    }
+}
+
+impl fmt::Display for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Qmp(error) => error.fmt(f),
+            Self::Gone => f.write_str("it was pulled meanwhile"),
+            Self::NoUsbHost => f.write_str(
+                "this QEMU has no usb-host device; install your distribution's QEMU package for USB \
+                 host devices",
+            ),
+            Self::NoController => f.write_str(
+                "the guest has no USB controller; start QEMU with -device qemu-xhci,id=xhci0,p2=15,p3=15",
+            ),
+            Self::NotSeen { node } => write!(
+                f,
+                "QEMU does not see it; does QEMU's /dev have {} (namespace, container), and does udev \
+                 run where QEMU runs?",
+                node.display()
+            ),
+            Self::NoSeat { refusals, mend } => {
+                let (full, others): (Vec<&Refusal>, Vec<&Refusal>) =
+                    refusals.iter().partition(|refusal| refusal.why == Why::Full);
+                let names: Vec<&str> = full.iter().map(|refusal| refusal.name()).collect();
+                let full = match names.as_slice() {
+                    [] => None,
+                    [one] => Some(format!("the guest's {one} has no free port")),
+                    [some @ .., last] => {
+                        let some = some.join(", ");
+                        Some(format!("the guest's {some} and {last} have no free port"))
+                    }
+                };
+                let mut parts: Vec<String> = others.iter().map(ToString::to_string).collect();
+                parts.splice(0..0, full);
+                f.write_str(&parts.join("; "))?;
+                if refusals.iter().any(|refusal| refusal.why.is_for_want_of_ports()) {
+                    write!(f, "; start QEMU with {mend}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for AttachError {}
+
+impl Refusal {
+    fn name(&self) -> &str {
+        self.bus.as_deref().unwrap_or("USB bus")
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bus = self.bus.as_deref().unwrap_or("the guest's USB bus");
+        match &self.why {
+            Why::Full => write!(f, "{bus} has no free port"),
+            Why::NoSuchBus => write!(
+                f,
+                "the guest has no bus {bus}; `hubs:` wants a controller's id and `.0`, as in xhci0.0"
+            ),
+            Why::TooFast(speed) => write!(f, "{bus} takes no devices of {speed}"),
+            Why::TooSlow(at) => {
+                write!(f, "{bus} takes no more than {at}, and the device does not work at that")
+            }
+            Why::NoPermission(node) => write!(
+                f,
+                "QEMU may not open {}; give the user it runs as access to that node",
+                node.display()
+            ),
+            Why::NotOpened(speed) => {
+                write!(f, "QEMU did not open it on {bus}")?;
+                if let Some(speed) = speed {
+                    write!(f, "; does that bus take {speed}?")?;
+                }
+                f.write_str(" QEMU's own messages say more")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::bus::Takes;
+
+    fn bus(name: &str, controller: &str, ports: usize) -> GuestBus {
+        GuestBus {
+            name: name.to_owned(),
+            controller: controller.to_owned(),
+            id: name.strip_suffix(".0").map(str::to_owned),
+            ports: vec![Takes { from: Speed::LOW, to: Speed::SUPER }; ports],
+            occupants: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_mends_it_is_a_larger_controller_or_one_more() {
+        assert_eq!(mend(&[]), "-device qemu-xhci,id=xhci0,p2=15,p3=15");
+        let full = [bus("xhci0.0", "qemu-xhci", 15), bus("xhci1.0", "qemu-xhci", 15)];
+        assert_eq!(mend(&full), "-device qemu-xhci,id=xhci2,p2=15,p3=15");
+        let small = [bus("xhci0.0", "qemu-xhci", 15), bus("usb.0", "nec-usb-xhci", 4)];
+        assert_eq!(mend(&small), "-device nec-usb-xhci,id=usb,p2=15,p3=15 in place of its usb");
+    }
+
+    #[test]
+    fn full_buses_are_told_in_one_breath() {
+        let refusal = |bus: &str, why| Refusal { bus: Some(bus.to_owned()), why };
+        let error = AttachError::NoSeat {
+            refusals: vec![
+                refusal("xhci0.0", Why::Full),
+                refusal("ehci.0", Why::TooFast(Speed::FULL)),
+                refusal("xhci1.0", Why::Full),
+            ],
+            mend: "-device qemu-xhci,id=xhci2".to_owned(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "the guest's xhci0.0 and xhci1.0 have no free port; ehci.0 takes no devices of 12 Mb/s; \
+             start QEMU with -device qemu-xhci,id=xhci2"
+        );
+    }
+}
