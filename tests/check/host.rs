@@ -23,7 +23,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_hotplugger");
 /// The two machines of a sound host.
 pub(crate) fn config() -> String {
     format!(
-        "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    timeout: 2\n    \
+        "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    timeout: 6\n    \
          hubs: [xhci0.0]\n    ports:\n      - {PCI}/usb1/1-1\n      - {PCI}/usb2/2-1\n  \
          linux:\n    socket: /run/linux.qmp\n    ports:\n      - {PCI}/usb1/1-2\n      \
          - {PCI}/usb2/2-2\n"
