@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::devpath::{DevPath, is_root_hub};
 use crate::place::{ControllerName, Generation, Place};
-use crate::port::Chain;
+use crate::port::{Chain, Port};
 
 /// The name of a port, and so of all that is below it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -174,6 +174,11 @@ fn devpath(text: &str) -> Result<PortName, String> {
 /// ID_PATH_WITH_USB_REVISION (`udev-builtin-path_id.c`: `handle_usb`) `CONTROLLER-usb-0:CHAIN` and
 /// `CONTROLLER-usbv2-0:CHAIN`, with 0 in the place of the bus number.
 fn stable(text: &str) -> Result<PortName, String> {
+    if text.parse::<Port>().is_ok() {
+        return Err(
+            "is the kernel's short name, whose bus number changes from boot to boot".to_owned()
+        );
+    }
     let no_port = || "names no port".to_owned();
     let (controller, generation, rest) = if let Some((controller, bus)) = text.rsplit_once("/usb") {
         let (number, rest) = bus.split_at_checked(1).unwrap_or((bus, ""));

@@ -96,7 +96,11 @@ const PORTS: &[Fault] = &[
         |host| host.config_with("0000:00:14.0/usb1/1-2", "0000:00:1d.0/usb1/1-2"),
         Hand(config_again),
     ),
-    Fault("port-half", |host| host.config_with(&format!("      - {PCI}/usb2/2-1\n"), ""), Remedy),
+    Fault(
+        "port-twice",
+        |host| host.config_with("usb1/1-2\n", "usb1/1-2\n      - pci-0000:00:14.0/usb2:2\n"),
+        Remedy,
+    ),
     Fault(
         "port-halves-apart",
         |host| {

@@ -39,7 +39,7 @@ fn each_form_is_read() {
 #[test]
 fn what_names_no_port_is_refused() {
     for (bad, hint) in [
-        ("3-3", "no port"),
+        ("3-3", "short name"),
         ("pci-0000:00:14.0", "no port"),
         ("0000:00:14.0/usb2:1", "subsystem"),
         ("pci-0000:00:14.0/usb4:1", "generation"),
