@@ -438,7 +438,7 @@ fn the_json_is_as_documented() {
     let host = Host::new();
     let config = format!(
         "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    \
-         ports: [{PCI}/usb1/1-1]\n"
+         ports: [pci-0000:00:14.0/usb2:1, {PCI}/usb1/1-1]\n"
     );
     host.write("/etc/hotplugger/config.yaml", &config);
     let json = String::from_utf8(host.run(&["--json"]).stdout).unwrap();
