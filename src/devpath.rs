@@ -69,8 +69,13 @@ impl DevPath {
     /// The ports from this one up to the root hub's, if this is a device on a USB bus: `3-1.4`,
     /// `3-1`.
     pub fn ports_up(&self) -> impl Iterator<Item = Self> {
-        let above = iter::successors(Some(self.clone()), Self::parent);
-        above.take_while(|path| path.port().is_some())
+        let first = self.port().map(|port| (self.clone(), port));
+        // No longer than a chain may be, whatever somebody gives for a DEVPATH.
+        let above = iter::successors(first, |(path, port)| {
+            let (path, port) = (path.parent()?, port.parent()?);
+            (path.port().as_ref() == Some(&port)).then_some((path, port))
+        });
+        above.map(|(path, _)| path)
     }
 
     /// The DEVPATH of a device in that port, where this is the host controller.

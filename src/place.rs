@@ -14,7 +14,7 @@ use crate::port::Chain;
 use crate::speed::Speed;
 
 /// The name of a host controller: the subsystem and the sysname of its device,
-/// `pci-0000:00:14.0`, `platform-vhci_hcd.0`. udev's `path_id` begins ID_PATH the same way.
+/// `pci-0000:00:14.0`, `platform-vhci_hcd.0`. udev's `path_id` begins `ID_PATH` the same way.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct ControllerName(String);

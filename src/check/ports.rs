@@ -142,6 +142,10 @@ impl Ports<'_> {
         match self.candidates(controller, port, bus).as_slice() {
             [] => finding.advice("`hotplugger identify` tells the port's name, which stays"),
             [one] => finding.ports(self.path, &vm.name, Some(port), Some(&self.name(one))),
+            // Either stands for both.
+            [one, other] if vm.companions && self.is_pair(one, other) => {
+                finding.ports(self.path, &vm.name, Some(port), Some(&self.name(one)))
+            }
             several => {
                 let several: Vec<String> =
                     several.iter().map(|devpath| self.name(devpath).to_string()).collect();
@@ -187,6 +191,10 @@ impl Ports<'_> {
 
     fn all(&self) -> impl Iterator<Item = (&Entry<'_>, &DevPath)> {
         self.entries.iter().flat_map(|entry| entry.devpaths.iter().map(move |path| (entry, path)))
+    }
+
+    fn is_pair(&self, one: &DevPath, other: &DevPath) -> bool {
+        self.topology.port(one).is_some_and(|port| port.connector.peer.as_ref() == Some(other))
     }
 
     /// The name that no change of bus numbers touches.
@@ -444,6 +452,8 @@ mod tests {
         let findings = found(&[("w", &["usb2/2-2", "usb3/3-2"])]);
         assert_eq!(added(&findings[0]), "- pci-0000:00:14.0/usb3:2");
         let findings = found(&[("w", &["usb1/1-1"])]);
+        assert_eq!(added(&findings[0]), "- pci-0000:00:14.0/usb2:1");
+        let findings = found(&[("w", &["usb1/1-1", "alone"])]);
         assert!(matches!(findings[0].remedy, Some(Remedy::Advice { .. })));
     }
 

@@ -67,7 +67,7 @@ enum Notice<'a> {
         reason: End,
         ports: Vec<&'a str>,
         yaml: String,
-        written: Option<Written>,
+        written: Option<Box<Written>>,
         error: Option<String>,
     },
 }
@@ -180,7 +180,7 @@ impl Identify {
         let yaml = found.yaml(config);
         if self.json {
             let (written, error) = match &written {
-                Ok(written) => (written.clone(), None),
+                Ok(written) => (written.clone().map(Box::new), None),
                 Err(error) => (None, Some(format!("{error:#}"))),
             };
             output.json_line(&Notice::End {

@@ -507,8 +507,7 @@ mod tests {
     #[test]
     fn each_fault_is_told_with_its_place() {
         let ok = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
-        let mut untold = Vec::new();
-        for (text, place, hints) in [
+        untold([
             (config(&format!("{ok}    dellay: 1\n")), "5:5", ["dellay", "`delay`"]),
             (
                 config(&format!("{ok}  windows:\n{ok}")),
@@ -519,30 +518,6 @@ mod tests {
             (config(&format!("{ok}    delay: -1\n")), "5:12", ["-1", "from 0 to 120"]),
             (config(&format!("{ok}    delay: .nan\n")), "5:12", ["NaN", "such as 1 or 0.5"]),
             (config(&format!("{ok}    timeout: 0\n")), "5:14", ["0", "from 0.1 to 60"]),
-            (config(&format!("{ok}    companions: no\n")), "5:17", ["\"no\"", "true or false"]),
-            (
-                config("    socket: /run/qmp\n    ports: [pci-0000:00:14.0/usb9:1]\n"),
-                "4:13",
-                ["usb1, usb2 or usb3", "pci-0000:00:14.0/usb2:3"],
-            ),
-            (
-                config("    socket: /s\n    ports: [pci-a/usb2:1, pci-a-usbv2-0:1]\n"),
-                "4:27",
-                ["pci-a/usb2:1 is listed twice", "leave one out"],
-            ),
-            (
-                config("    socket: /s\n    ports: [/devices/a/usb1/1-1, pci-a-usb-0:1]\n"),
-                "4:34",
-                ["pci-a-usb-0:1 is listed twice", "also as /devices/a/usb1/1-1"],
-            ),
-            (
-                config(
-                    "    socket: /s\n    ports: [pci-a/usb2:1]\n  linux:\n    socket: /l\n    \
-                     ports: [pci-a-usbv2-0:1]\n",
-                ),
-                "7:13",
-                ["`windows` and by `linux`", "pci-a/usb2:1"],
-            ),
             (config(&format!("{ok}    hubs: xhci0.0\n")), "5:11", ["a list", "xhci0.0"]),
             (
                 config(&format!("{ok}    hubs: [a.0, a.0]\n")),
@@ -602,7 +577,44 @@ mod tests {
                 ["`windows` and by `linux`", "leave it with one"],
             ),
             ("virtual_machines:\n\twindows:\n".to_owned(), "2:1", ["token", "tab"]),
-        ] {
+        ]);
+    }
+
+    #[test]
+    fn each_fault_of_names_and_companions_is_told_with_its_place() {
+        let ok = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
+        untold([
+            (config(&format!("{ok}    companions: no\n")), "5:17", ["\"no\"", "true or false"]),
+            (
+                config("    socket: /run/qmp\n    ports: [pci-0000:00:14.0/usb9:1]\n"),
+                "4:13",
+                ["usb1, usb2 or usb3", "pci-0000:00:14.0/usb2:3"],
+            ),
+            (
+                config("    socket: /s\n    ports: [pci-a/usb2:1, pci-a-usbv2-0:1]\n"),
+                "4:27",
+                ["pci-a/usb2:1 is listed twice", "leave one out"],
+            ),
+            (
+                config("    socket: /s\n    ports: [/devices/a/usb1/1-1, pci-a-usb-0:1]\n"),
+                "4:34",
+                ["pci-a-usb-0:1 is listed twice", "also as /devices/a/usb1/1-1"],
+            ),
+            (
+                config(
+                    "    socket: /s\n    ports: [pci-a/usb2:1]\n  linux:\n    socket: /l\n    \
+                     ports: [pci-a-usbv2-0:1]\n",
+                ),
+                "7:13",
+                ["`windows` and by `linux`", "pci-a/usb2:1"],
+            ),
+        ]);
+    }
+
+    /// Fails with all faults that are told otherwise than at this place with these words.
+    fn untold<const FAULTS: usize>(faults: [(String, &str, [&str; 2]); FAULTS]) {
+        let mut untold = Vec::new();
+        for (text, place, hints) in faults {
             let said = error(&text);
             let told = said.starts_with(&format!("{place}: "))
                 && hints.iter().all(|hint| said.contains(hint))

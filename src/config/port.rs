@@ -1,6 +1,6 @@
 //! The names of ports in the config: a DEVPATH, or controller, root hub and chain of ports. Pure.
 //!
-//! Each has one form that it is printed in; udev's ID_PATH is read too. Which port of this boot a
+//! Each has one form that it is printed in; udev's `ID_PATH` is read too. Which port of this boot a
 //! name means is told by comparing it with a [`Place`], component by component, never as text.
 
 use std::fmt;
@@ -170,8 +170,8 @@ fn devpath(text: &str) -> Result<PortName, String> {
     }
 }
 
-/// Reads `CONTROLLER/usb2:CHAIN`, and as udev's `path_id` writes ID_PATH and
-/// ID_PATH_WITH_USB_REVISION (`udev-builtin-path_id.c`: `handle_usb`) `CONTROLLER-usb-0:CHAIN` and
+/// Reads `CONTROLLER/usb2:CHAIN`, and as udev's `path_id` writes `ID_PATH` and
+/// `ID_PATH_WITH_USB_REVISION` (`udev-builtin-path_id.c`: `handle_usb`) `CONTROLLER-usb-0:CHAIN` and
 /// `CONTROLLER-usbv2-0:CHAIN`, with 0 in the place of the bus number.
 fn stable(text: &str) -> Result<PortName, String> {
     if text.parse::<Port>().is_ok() {

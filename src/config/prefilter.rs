@@ -38,7 +38,7 @@ fn may_name(text: &[u8], device: &DevPath) -> bool {
                 // As in DEVPATHs, of this bus or another.
                 Some(b'/') => false,
                 Some(b':') => is_start_of(chain, &rest[1..]),
-                Some(byte) => !of_word(byte),
+                Some(byte) => !of_word(*byte),
                 None => true,
             }
         })
@@ -53,8 +53,8 @@ fn is_start_of(chain: &[u8], text: &[u8]) -> bool {
     numbers.all(|number| own.next().is_some_and(|own| own.to_string().as_bytes() == number))
 }
 
-fn of_word(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || b".-_".contains(byte)
+fn of_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b".-_".contains(&byte)
 }
 
 /// Whether the word stands in the text by itself, not followed by any of `not_before`.
@@ -62,10 +62,10 @@ fn has_word(text: &[u8], word: &[u8], not_before: &[u8]) -> bool {
     let last = text.len().saturating_sub(word.len());
     (0..=last).any(|start| {
         text[start..].starts_with(word)
-            && !text[..start].last().is_some_and(of_word)
+            && !text[..start].last().is_some_and(|byte| of_word(*byte))
             && !text[start + word.len()..]
                 .first()
-                .is_some_and(|byte| of_word(byte) || not_before.contains(byte))
+                .is_some_and(|byte| of_word(*byte) || not_before.contains(byte))
     })
 }
 

@@ -26,13 +26,12 @@ pub fn topology(root: &Root) -> Topology {
         let Some(controller) = devpath.parent() else { continue };
         let hub = read_hub(root, devpath);
         let known = topology.controllers.iter_mut().find(|known| known.devpath == controller);
-        match known {
-            Some(known) => known.root_hubs.push(hub),
-            None => {
-                let name = controller_name(root, &controller);
-                let root_hubs = vec![hub];
-                topology.controllers.push(Controller { devpath: controller, name, root_hubs });
-            }
+        if let Some(known) = known {
+            known.root_hubs.push(hub);
+        } else {
+            let name = controller_name(root, &controller);
+            let root_hubs = vec![hub];
+            topology.controllers.push(Controller { devpath: controller, name, root_hubs });
         }
     }
     topology.controllers.sort_by(|one, other| one.devpath.cmp(&other.devpath));

@@ -65,9 +65,10 @@ class NamesTest(Case):
         self.wait_ids('3-1', '3-2', '1-1')
         moved = self.check()['port-bus-moved']
         self.assertEqual(moved['where'], '/devices/pci0000:00/0000:00:14.0/usb1/1-3')
-        print('    check:', moved['what'], '|', moved['remedy'])
-        # What the doctor says, or an edit by hand, mends it.
-        self.rig.sh('sed -i s,/devices/.*/1-3,pci-0000:00:14.0/usb2:3, /etc/hotplugger/config.yaml')
+        # What the doctor says mends it: the name that stays.
+        remedy = moved['remedy']
+        self.assertEqual(remedy['add'], '- pci-0000:00:14.0/usb2:3')
+        self.rig.sh(f"sed -i 's,{remedy['remove']},{remedy['add']},' /etc/hotplugger/config.yaml")
         self.assertNotIn('port-bus-moved', self.check())
         self.rig.unplug('3')
         self.rig.plug('kbd', '3')
@@ -103,8 +104,8 @@ class NamesTest(Case):
             self.rig.settle()
             self.wait_ids()
 
-    def test_a_stick_behind_a_hub_of_the_other_half(self):
-        # QEMU's hub is a full-speed one and has one half only: the hub port's own number.
+    def test_a_hub_in_the_other_half(self):
+        # QEMU's hub is a full-speed one: it comes up in the USB 2 half.
         self.configure('pci-0000:00:14.0/usb3:2')
         self.rig.plug('hub', '2')
         self.rig.plug('kbd', '2.1')
@@ -112,3 +113,35 @@ class NamesTest(Case):
         self.rig.sh('rm -f /tmp/hotplugger/port-*')
         self.rig.unplug('2')
         self.wait_ids()
+
+    def test_what_udev_calls_a_port_is_its_name(self):
+        self.configure('pci-0000:00:15.0/usb2:1')
+        self.rig.plug('hub', '2')
+        self.rig.plug('kbd', '2.1')
+        self.rig.wait_for(lambda: self.rig.exec('cat /sys/bus/usb/devices/1-2.1/devnum').rc == 0,
+                          what='the keyboard on the host')
+        self.rig.settle()
+        for variable in ('ID_PATH', 'ID_PATH_WITH_USB_REVISION'):
+            name = self.rig.sh(['udevadm', 'info', '-q', 'property', '--value', '--property',
+                                variable, '/sys/bus/usb/devices/1-2.1']).strip()
+            if not name:                    # older than systemd 254
+                continue
+            with self.subTest(name):
+                self.configure(name)
+                self.rig.unplug('2.1')
+                self.rig.plug('kbd', '2.1')
+                self.wait_ids('1-2.1')
+                self.rig.unplug('2.1')
+                self.wait_ids()
+                self.rig.plug('kbd', '2.1')
+                self.wait_ids('1-2.1')
+
+    def test_a_controller_that_is_no_pci_device(self):
+        if self.rig.exec('modprobe vhci_hcd').rc != 0:
+            self.skipTest('the host VM has no vhci_hcd')
+        self.rig.settle()
+        self.configure('platform-vhci_hcd.0/usb2:1')
+        told = self.rig.sh('/usr/bin/hotplugger ports')
+        self.assertRegex(told, r'windows .*platform-vhci_hcd\.0/usb2:1\n')
+        self.assertRegex(told, r'platform-vhci_hcd\.0/usb3:1\n')
+        self.assertIn('port-there', self.check())

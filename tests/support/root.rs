@@ -199,13 +199,12 @@ pub(crate) fn devpath(port: &Port) -> String {
 
 /// The folder of a port, in that of its hub.
 fn port_folder(port: &Port) -> String {
-    match port.parent() {
-        Some(hub) => format!("/sys{}/{hub}:1.0/{hub}-port{}", devpath(&hub), port.number()),
-        None => {
-            let (controller, bus) = ("/sys/devices/pci0000:00/0000:00:14.0", port.bus().0);
-            format!("{controller}/usb{bus}/{bus}-0:1.0/usb{bus}-port{}", port.number())
-        }
+    let number = port.number();
+    if let Some(hub) = port.parent() {
+        return format!("/sys{}/{hub}:1.0/{hub}-port{number}", devpath(&hub));
     }
+    let bus = port.bus().0;
+    format!("/sys/devices/pci0000:00/0000:00:14.0/usb{bus}/{bus}-0:1.0/usb{bus}-port{number}")
 }
 
 fn node(port: &Port, devnum: u8) -> String {
