@@ -25,7 +25,8 @@ pub fn may_match(text: &[u8], device: &DevPath) -> bool {
 }
 
 /// What stands before the chain in a name without a bus number; at its end, if there is no chain.
-const ROOT_HUBS: [&[u8]; 4] = [b"/usb1", b"/usb2", b"/usb3", b"-0"];
+const ROOT_HUBS: [&[u8]; 7] =
+    [b"/usb1", b"/usb2", b"/usb3", b"-usb-0", b"-usbv1-0", b"-usbv2-0", b"-usbv3-0"];
 
 /// Whether a name without a bus number in the text may be at or above the device.
 fn may_name(text: &[u8], device: &DevPath) -> bool {
