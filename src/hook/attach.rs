@@ -4,8 +4,7 @@ use super::{Hook, not_kept, recall};
 use crate::config::VirtualMachine;
 use crate::device_id::DeviceId;
 use crate::guest::attach::{AttachError, Attached, Wanted, attach};
-use crate::outcome::{End, Outcome, Subject, Times};
-use crate::plan::Idle;
+use crate::outcome::{End, Idle, Outcome, Subject, Times};
 use crate::qmp::Error;
 use crate::settle::{Settle, Settled};
 use crate::state::record::{Attachment, Record};
@@ -81,7 +80,7 @@ impl Attach<'_> {
             exchange: now.since(settled),
         };
         if attached.is_ok() {
-            notes.extend(self.note_attached(record, id));
+            notes.extend(self.note_attached(record, id, device.label()));
         }
         let how = match attached {
             Ok(Attached::Now(seat)) => End::Attached { seat, times },
@@ -132,9 +131,9 @@ impl Attach<'_> {
     }
 
     /// Notes where the device is; what siblings have noted meanwhile stays.
-    fn note_attached(&self, record: Record, id: DeviceId) -> Option<String> {
+    fn note_attached(&self, record: Record, id: DeviceId, device: String) -> Option<String> {
         let (vm, socket) = (self.vm.name.clone(), self.vm.socket.clone());
-        let attached = Attachment { vm, socket, id, at: self.world.now() };
+        let attached = Attachment { vm, socket, id, device, at: self.world.now() };
         let port = record.port.clone();
         let mut record = Some(record);
         not_kept(self.world.remember(&port, &mut |stored| {
@@ -166,8 +165,8 @@ fn refusal(device: &UsbDevice) -> Option<&'static str> {
         Some("it is a hub; what is plugged into it is attached, the hub never")
     } else if !device.authorized {
         Some(
-            "the host has not authorized it (USBGuard, or `authorized` in sysfs); plug it again \
-             once it is",
+            "the host has not authorized it (USBGuard, or `authorized` in sysfs); it is attached \
+             when it is",
         )
     } else {
         None
