@@ -65,7 +65,7 @@ pub enum Command {
 
     /// Shows which port a device is plugged into or pulled from, and gives the lines for the config.
     ///
-    /// Plug or pull any device in the port you want: its DEVPATH, the other half of the same
+    /// Plug or pull any device in the port you want: its name, the other half of the same
     /// connector and the virtual machine that has it are shown at once. Enter or Ctrl-C ends. Needs
     /// no root, but for --write.
     Identify(Identify),

@@ -3,6 +3,7 @@
 //! Compared component by component, never as text: `…/3-1` is not above `…/3-10`. Pure.
 
 use std::fmt;
+use std::iter;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,31 @@ impl DevPath {
     /// all that is no USB device.
     pub fn port(&self) -> Option<Port> {
         self.sysname().parse().ok()
+    }
+
+    /// The root hub that it is or is below; none if the path is on no USB bus.
+    pub fn root_hub(&self) -> Option<Self> {
+        let mut above = iter::successors(Some(self.clone()), Self::parent);
+        above.find(|path| is_root_hub(path.sysname()))
+    }
+
+    /// The ports from this one up to the root hub's, if this is a device on a USB bus: `3-1.4`,
+    /// `3-1`.
+    pub fn ports_up(&self) -> impl Iterator<Item = Self> {
+        let first = self.port().map(|port| (self.clone(), port));
+        // No longer than a chain may be, whatever somebody gives for a DEVPATH.
+        let above = iter::successors(first, |(path, port)| {
+            let (path, port) = (path.parent()?, port.parent()?);
+            (path.port().as_ref() == Some(&port)).then_some((path, port))
+        });
+        above.map(|(path, _)| path)
+    }
+
+    /// The DEVPATH of a device in that port, where this is the host controller.
+    pub fn controllers_port(&self, port: &Port) -> Option<Self> {
+        let above: Vec<Port> = iter::successors(Some(port.clone()), Port::parent).collect();
+        let names: Vec<String> = above.iter().rev().map(|port| format!("/{port}")).collect();
+        format!("{self}/usb{}{}", port.bus().0, names.concat()).parse().ok()
     }
 
     /// The components from the root hub (`usb3`) down; empty if the path is on no USB bus.
@@ -153,6 +179,17 @@ mod tests {
             ["usb3", "3-1", "3-1.4"]
         );
         assert_eq!(names("/devices/virtual/net/lo"), [""; 0]);
+    }
+
+    #[test]
+    fn the_way_up_and_down_is_the_same() {
+        let device = path("/devices/pci0000:00/0000:00:14.0/usb3/3-1/3-1.4");
+        let names: Vec<String> = device.ports_up().map(|port| port.sysname().to_owned()).collect();
+        assert_eq!(names, ["3-1.4", "3-1"]);
+        let controller = device.root_hub().unwrap().parent().unwrap();
+        assert_eq!(controller.sysname(), "0000:00:14.0");
+        assert_eq!(controller.controllers_port(&"3-1.4".parse().unwrap()), Some(device));
+        assert_eq!(path("/devices/virtual/net/lo").root_hub(), None);
     }
 
     proptest! {

@@ -16,11 +16,13 @@ use crate::config::Config;
 use crate::config::file::ConfigFile;
 use crate::config::prefilter;
 use crate::outcome::{End, Idle, Outcome, Subject};
+use crate::place::Places;
 use crate::plan::{Plan, plan};
 use crate::port::DevNum;
 use crate::root::Root;
 use crate::state::dir::may_have_record;
 use crate::state::record::{Record, Seen, VERSION};
+use crate::topology::places;
 use crate::uevent::{EventKind, Uevent, UsbEvent, properties};
 use crate::world::World;
 use crate::world::live::Live;
@@ -57,7 +59,7 @@ impl Hook<'_> {
             event.kind == EventKind::DeviceRemove && may_have_record(self.root, &event.port);
         let file = match ConfigFile::find(self.root, self.config) {
             Ok(None) if !known => return idle(Idle::NotConfigured),
-            Ok(Some(file)) if !known && !prefilter::may_match(&file.text, &event.device) => {
+            Ok(Some(file)) if !known && !self.may_concern(&file.text, event) => {
                 return idle(Idle::NotConfigured);
             }
             found => found,
@@ -68,14 +70,15 @@ impl Hook<'_> {
             Err(error) if known => (Config::default(), Some(error)),
             Err(error) => return failed(Subject::of(event), &error),
         };
-        if !known && config.owner(&event.device).is_none() {
+        let places = places::places(self.root, &event.device);
+        if !known && config.owner(&places).is_none() {
             return idle(Idle::NotConfigured);
         }
         let mut outcome = if let Some(world) = self.world {
-            self.decide_and_act(event, &config, world)
+            self.decide_and_act(event, &places, &config, world)
         } else {
             let (world, note) = Live::open(self.root);
-            let mut outcome = self.decide_and_act(event, &config, &world);
+            let mut outcome = self.decide_and_act(event, &places, &config, &world);
             outcome.notes.extend(note);
             outcome
         };
@@ -83,10 +86,26 @@ impl Hook<'_> {
         outcome
     }
 
+    /// Whether a port in the raw config may be the device's, or the other half of its connector's.
+    /// That half is looked up before anything is ruled out, for its number may be another: a few
+    /// microseconds on top of the scans, and no file is opened.
+    fn may_concern(&self, text: &[u8], event: &UsbEvent) -> bool {
+        prefilter::may_match(text, &event.device)
+            || places::peers(self.root, &event.device)
+                .iter()
+                .any(|peer| prefilter::may_match(text, peer))
+    }
+
     /// Plans what to do about the event and does it.
-    fn decide_and_act(&self, event: &UsbEvent, config: &Config, world: &dyn World) -> Outcome {
+    fn decide_and_act(
+        &self,
+        event: &UsbEvent,
+        places: &Places,
+        config: &Config,
+        world: &dyn World,
+    ) -> Outcome {
         let record = recall(world, event);
-        let plan = plan(event, config, record.as_ref());
+        let plan = plan(event, places, config, record.as_ref());
         world.decided(&plan);
         let mut subject = Subject::of(event);
         subject.vm = match &plan {

@@ -18,6 +18,7 @@ pub mod journal;
 pub mod netlink;
 pub mod outcome;
 pub mod output;
+pub mod place;
 pub mod plan;
 pub mod port;
 pub mod qmp;

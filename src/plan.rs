@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::{Config, VirtualMachine};
 use crate::outcome::Idle;
+use crate::place::Places;
 use crate::state::record::Record;
 use crate::uevent::{EventKind, UsbEvent};
 
@@ -41,9 +42,14 @@ pub struct Target<'a> {
     pub timeout: Duration,
 }
 
-/// Decides about an event, with what is remembered of its port.
-pub fn plan<'a>(event: &UsbEvent, config: &'a Config, record: Option<&'a Record>) -> Plan<'a> {
-    let owner = config.owner(&event.device);
+/// Decides about an event, with where its device is and what is remembered of its port.
+pub fn plan<'a>(
+    event: &UsbEvent,
+    places: &Places,
+    config: &'a Config,
+    record: Option<&'a Record>,
+) -> Plan<'a> {
+    let owner = config.owner(places);
     // What is remembered of an earlier device in the port does not hold for this one.
     let record_of_device =
         record.filter(|record| event.devnum.is_none_or(|devnum| devnum == record.devnum));
@@ -122,9 +128,10 @@ impl fmt::Display for Plan<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Config, Duration, EventKind, Idle, Places, Plan, Record, UsbEvent};
     use crate::clock::Monotonic;
     use crate::config::parse::parse;
+    use crate::place::Place;
     use crate::port::DevNum;
     use crate::state::record::Attachment;
     use crate::state::record::tests::record;
@@ -146,6 +153,12 @@ mod tests {
             seqnum: Some(100),
             synthetic: false,
         }
+    }
+
+    /// Decides about a device whose place is its DEVPATH and no more.
+    fn plan<'a>(event: &UsbEvent, config: &'a Config, record: Option<&'a Record>) -> Plan<'a> {
+        let places = Places::of(Place::of(event.device.clone()));
+        super::plan(event, &places, config, record)
     }
 
     fn attached(vm: &str, socket: &str) -> Record {
@@ -217,6 +230,25 @@ mod tests {
         assert_eq!(plan(&add, &config, Some(&record("1-1", 5))), Plan::Nothing(Idle::Known));
         assert!(matches!(plan(&add, &config, Some(&record("1-1", 6))), Plan::Record(_)));
         assert!(matches!(plan(&add, &config, None), Plan::Record(_)));
+    }
+
+    #[test]
+    fn the_other_half_of_a_configured_port_is_attached_and_detached() {
+        let config = config();
+        let place = |path: &str| Place::of(path.parse().unwrap());
+        let places = Places {
+            own: place("/devices/x/usb2/2-1"),
+            companions: vec![place("/devices/x/usb1/1-1")],
+        };
+        let mut bind = event(EventKind::DeviceBind, "1-1");
+        (bind.device, bind.port) = (places.own.devpath.clone(), "2-1".parse().unwrap());
+        assert!(matches!(
+            super::plan(&bind, &places, &config, None),
+            Plan::Attach { vm, .. } if vm.name == "windows"
+        ));
+        let remove = UsbEvent { kind: EventKind::DeviceRemove, ..bind };
+        let asked = super::plan(&remove, &places, &config, None);
+        assert_eq!(vms(&asked), ["windows", "linux"]);
     }
 
     #[test]

@@ -30,8 +30,12 @@ pub struct DevNum(pub u8);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port {
     bus: BusNum,
-    chain: Vec<u8>,
+    chain: Chain,
 }
+
+/// The way from a root hub to a port: the number of the port on each hub, `1.4`. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Chain(Vec<u8>);
 
 /// The text is no port's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +45,42 @@ pub struct NotAPort;
 /// specification, 4.1.1).
 const MAX_CHAIN: usize = 6;
 
+impl Chain {
+    /// The numbers, from the root hub on.
+    pub fn numbers(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(index, number)| {
+            let dot = if index > 0 { "." } else { "" };
+            write!(f, "{dot}{number}")
+        })
+    }
+}
+
+impl FromStr for Chain {
+    type Err = NotAPort;
+
+    fn from_str(text: &str) -> Result<Self, NotAPort> {
+        let chain: Vec<u8> = text.split('.').map(number).collect::<Result<_, _>>()?;
+        if chain.len() > MAX_CHAIN { Err(NotAPort) } else { Ok(Self(chain)) }
+    }
+}
+
 impl Port {
+    /// The port that this chain leads to on a bus.
+    pub fn new(bus: BusNum, chain: Chain) -> Self {
+        Self { bus, chain }
+    }
+
+    /// The chain.
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
     /// The bus.
     pub fn bus(&self) -> BusNum {
         self.bus
@@ -49,19 +88,18 @@ impl Port {
 
     /// QEMU's `hostport`: the port chain joined by dots, `1.4`.
     pub fn hostport(&self) -> String {
-        let numbers: Vec<String> = self.chain.iter().map(u8::to_string).collect();
-        numbers.join(".")
+        self.chain.to_string()
     }
 
     /// The number of the port on its hub.
     pub fn number(&self) -> u8 {
-        self.chain.last().copied().unwrap_or_default()
+        self.chain.0.last().copied().unwrap_or_default()
     }
 
     /// The port that the hub is plugged into, if this one is on a hub that is not a root hub.
     pub fn parent(&self) -> Option<Self> {
-        let (_, upstream) = self.chain.split_last()?;
-        (!upstream.is_empty()).then(|| Self { bus: self.bus, chain: upstream.to_vec() })
+        let (_, upstream) = self.chain.0.split_last()?;
+        (!upstream.is_empty()).then(|| Self { bus: self.bus, chain: Chain(upstream.to_vec()) })
     }
 }
 
@@ -78,11 +116,7 @@ impl FromStr for Port {
     /// no leading zeros, no signs.
     fn from_str(name: &str) -> Result<Self, NotAPort> {
         let (bus, chain) = name.split_once('-').ok_or(NotAPort)?;
-        let chain: Vec<u8> = chain.split('.').map(number).collect::<Result<_, _>>()?;
-        if chain.len() > MAX_CHAIN {
-            return Err(NotAPort);
-        }
-        Ok(Self { bus: BusNum(number(bus)?), chain })
+        Ok(Self { bus: BusNum(number(bus)?), chain: chain.parse()? })
     }
 }
 
@@ -153,7 +187,7 @@ mod tests {
     proptest! {
         #[test]
         fn printing_and_reading_are_inverse(bus in 1..=255u8, chain in prop::collection::vec(1..=255u8, 1..=6)) {
-            let port = Port { bus: BusNum(bus), chain };
+            let port = Port { bus: BusNum(bus), chain: Chain(chain) };
             prop_assert_eq!(port.to_string().parse::<Port>(), Ok(port));
         }
 

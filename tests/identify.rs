@@ -118,13 +118,15 @@ fn what_is_plugged_is_listed_with_its_connector_and_hurts_no_terminal() {
     let told = text(&output.stdout);
     for line in [
         "in port 1-2  hub Hub (05e3:0608), 12 Mb/s".to_owned(),
-        format!("  {PCI}/usb1/1-2  USB 2"),
+        format!("  pci-0000:00:14.0/usb2:2  USB 2  {PCI}/usb1/1-2"),
         format!(
-            "  {PCI}/usb2/2-2  USB 3, the other half of the connector (the kernel's guess, by equal numbers)"
+            "  pci-0000:00:14.0/usb3:2  USB 3  {PCI}/usb2/2-2, the other half of the connector (the kernel's guess, by equal numbers)"
         ),
         "  behind it, 1-2.3: Mouse (046d:c077), 12 Mb/s".to_owned(),
-        format!("      - {PCI}/usb1/1-2 # USB 2: hub Hub (05e3:0608)"),
-        format!("      - {PCI}/usb2/2-2 # USB 3: the other half of 1-2, a guess"),
+        format!("      - pci-0000:00:14.0/usb2:2 # USB 2: hub Hub (05e3:0608); {PCI}/usb1/1-2"),
+        format!(
+            "      - pci-0000:00:14.0/usb3:2 # USB 3: the other half of 1-2, a guess; {PCI}/usb2/2-2"
+        ),
     ] {
         assert!(told.lines().any(|known| known == line), "{line}\n{told}");
     }
@@ -156,7 +158,8 @@ fn ports_are_written_into_the_config_and_nothing_else_changes() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let wheel = "1-4 # wheel\n";
     let added = format!(
-        "{wheel}      - {PCI}/usb1/1-2 # USB 2: hub Hub (05e3:0608)\n      - {PCI}/usb2/2-2 # USB 3: the other half of 1-2, a guess\n"
+        "{wheel}      - pci-0000:00:14.0/usb2:2 # USB 2: hub Hub (05e3:0608); {PCI}/usb1/1-2\n      \
+         - pci-0000:00:14.0/usb3:2 # USB 3: the other half of 1-2, a guess; {PCI}/usb2/2-2\n"
     );
     assert_eq!(machine.config_text(), CONFIG.replace(wheel, &added));
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
@@ -191,7 +194,7 @@ fn what_cannot_be_written_is_told_and_the_lines_are_given() {
         (
             &["1-2", "--write", "linux"][..],
             "virtual_machines:\n  linux:\n    socket: /l\n    ports: [/devices/x/usb9/9-1]\n  w:\n    socket: /w\n    ports:\n    - /devices/pci0000:00/0000:00:14.0/usb2/2-2\n",
-            "usb2/2-2 is listed by `w` already",
+            "usb3:2 is listed by `w` already",
         ),
         (&["1-2", "--write", "linux"][..], "virtual_machines: 3\n", "config.yaml:1:19: "),
     ] {
@@ -203,7 +206,7 @@ fn what_cannot_be_written_is_told_and_the_lines_are_given() {
         assert_eq!(machine.config_text(), config);
         assert!(!machine.path("/etc/hotplugger/config.yaml.bak").exists());
         let layout = stderr.contains("edited safely");
-        let gives = text(&output.stdout).contains(&format!("      - {PCI}/usb1/1-1 # USB 2"));
+        let gives = text(&output.stdout).contains("      - pci-0000:00:14.0/usb2:1 # USB 2");
         assert_eq!(gives, layout, "{}", text(&output.stdout));
     }
     fs::remove_file(machine.path("/etc/hotplugger/config.yaml")).unwrap();

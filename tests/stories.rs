@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `config` | writes `/etc/hotplugger/config.yaml` |
 //! | `write FILE`, `rm FILE`, `chmod MODE FILE` | whatever else is to be done to a file |
+//! | `controller N` | root hubs `usb1` and `usb2` with N ports each, which are each other's other halves |
+//! | `pair PORT PORT` | two ports that are the halves of one connector |
 //! | `plug PORT KIND devnum=N`, `pull PORT` | a keyboard, tablet, audio, storage or hub; no event |
 //! | `attribute PORT NAME VALUE` | writes one of its files in sysfs |
 //! | `udev ACTION NAME [VARIABLE=VALUE…] [&]` | the event of a device or an interface (`1-3:1.0`); with `&` the next step comes at once |
@@ -133,6 +135,8 @@ impl Stage {
                 let mode = u32::from_str_radix(mode, 8).expect("an octal mode");
                 fs::set_permissions(root.path(path), Permissions::from_mode(mode)).unwrap();
             }
+            ["controller", ports] => root.controller(ports.parse().expect("a number of ports")),
+            ["pair", one, other] => root.pair(one, other),
             ["plug", port, kind, devnum] => {
                 let devnum = devnum.strip_prefix("devnum=").expect("devnum=N");
                 root.plug(port, kind, devnum.parse().unwrap());

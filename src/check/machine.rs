@@ -197,6 +197,7 @@ pub(super) mod tests {
                 timeout: VirtualMachine::DEFAULT_TIMEOUT,
                 hubs: Vec::new(),
                 ports: Vec::new(),
+                companions: true,
             },
             socket: "/run/q".into(),
             weakness: None,

@@ -1,54 +1,77 @@
 //! The configured ports against the ports the host has.
 
+use std::fmt;
 use std::path::Path;
 
 use super::finding::Finding;
+use crate::config::port::PortName;
 use crate::config::{Config, VirtualMachine};
 use crate::devpath::{DevPath, is_root_hub};
 use crate::topology::{Controller, Hub, HubPort, Plugged, Topology};
 
 /// Judges all ports of all machines.
 pub fn judge(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> {
-    let ports = Ports { config, path, topology };
-    let mut findings = Vec::new();
+    let mut entries = Vec::new();
     for vm in &config.virtual_machines {
-        for port in &vm.ports {
-            findings.push(ports.there(vm, port));
-            findings.extend(ports.half(vm, port));
-            findings.extend(ports.below(vm, port));
+        for name in &vm.ports {
+            entries.push(Entry { vm, name, devpaths: topology.devpaths(name) });
+        }
+    }
+    let ports = Ports { config, path, topology, entries: &entries };
+    let mut findings = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        findings.extend(ports.twice(index, entry));
+        if entry.devpaths.is_empty() {
+            findings.push(ports.nowhere(entry));
+        }
+        for devpath in &entry.devpaths {
+            findings.push(ports.there(entry, devpath));
+            findings.extend(ports.half(entry, devpath));
+            findings.extend(ports.below(entry, devpath));
         }
     }
     findings
+}
+
+/// An entry of a machine's `ports:`.
+struct Entry<'a> {
+    vm: &'a VirtualMachine,
+    name: &'a PortName,
+    /// The DEVPATHs that it means on this host today, be there such a port or not.
+    devpaths: Vec<DevPath>,
 }
 
 struct Ports<'a> {
     config: &'a Config,
     path: &'a Path,
     topology: &'a Topology,
+    entries: &'a [Entry<'a>],
 }
 
 impl Ports<'_> {
     /// Whether the host has the port.
-    fn there(&self, vm: &VirtualMachine, port: &DevPath) -> Finding {
-        let ok =
-            || Finding::ok("port-there", port, format!("a port of this host, for `{}`", vm.name));
+    fn there(&self, entry: &Entry<'_>, port: &DevPath) -> Finding {
+        let ok = || {
+            let what = format!("a port of this host, for `{}`", entry.vm.name);
+            Finding::ok("port-there", entry.name, what)
+        };
         if self.topology.port(port).is_some() || self.root_hub(port).is_some() {
             return ok();
         }
         let mut above = port.parent();
         while let Some(hub) = above {
             if let Some(of_hub) = self.topology.port(&hub) {
-                return behind_hub(port, of_hub);
+                return behind_hub(entry.name, of_hub);
             }
             if is_root_hub(hub.sysname()) {
                 return match self.root_hub(&hub) {
-                    Some(root_hub) => no_such_port(port, root_hub),
-                    None => self.no_such_bus(vm, port, &hub),
+                    Some(root_hub) => no_such_port(entry.name, root_hub),
+                    None => self.no_such_bus(entry.vm, port, &hub),
                 };
             }
             above = hub.parent();
         }
-        self.no_such_bus(vm, port, port)
+        self.no_such_bus(entry.vm, port, port)
     }
 
     fn root_hub(&self, devpath: &DevPath) -> Option<&Hub> {
@@ -56,22 +79,55 @@ impl Ports<'_> {
         hubs.into_iter().find(|hub| hub.devpath == *devpath)
     }
 
+    /// A name without a bus number that means no port of this host.
+    fn nowhere(&self, entry: &Entry<'_>) -> Finding {
+        let PortName::Stable { controller, generation, .. } = entry.name else {
+            return self.no_controller(entry.name);
+        };
+        let known = self.topology.controllers.iter();
+        let known = known.filter(|known| known.name.as_ref() == Some(controller)).count();
+        match generation {
+            Some(generation) if known > 0 => Finding::fault(
+                "port-missing",
+                entry.name,
+                format!("{controller} has no root hub for USB {} now", generation.number()),
+            )
+            .advice("`hotplugger ports` shows the host's ports with their names"),
+            _ => self.no_controller(entry.name),
+        }
+    }
+
+    fn no_controller(&self, port: &impl fmt::Display) -> Finding {
+        let what = if self.topology.controllers.is_empty() {
+            "this host has no USB controller"
+        } else {
+            "this host has no such USB controller"
+        };
+        Finding::fault("port-no-controller", port, what).advice(format!(
+            "`hotplugger ports` shows the host's ports, `hotplugger identify` the one that a \
+             device is plugged into; write that one to {}",
+            self.path.display()
+        ))
+    }
+
+    /// Whether an entry before means the same port.
+    fn twice(&self, index: usize, entry: &Entry<'_>) -> Option<Finding> {
+        let same =
+            |first: &&Entry<'_>| !first.devpaths.is_empty() && first.devpaths == entry.devpaths;
+        let first = self.entries[..index].iter().find(same)?;
+        let finding = Finding::warning(
+            "port-twice",
+            entry.name,
+            format!("it is the same port as {}, which `{}` has", first.name, first.vm.name),
+        );
+        Some(finding.ports(self.path, &entry.vm.name, Some(entry.name), None::<&DevPath>))
+    }
+
     fn no_such_bus(&self, vm: &VirtualMachine, port: &DevPath, bus: &DevPath) -> Finding {
         let controller = bus.parent().and_then(|of_bus| {
             self.topology.controllers.iter().find(|known| known.devpath == of_bus)
         });
-        let Some(controller) = controller else {
-            let what = if self.topology.controllers.is_empty() {
-                "this host has no USB controller"
-            } else {
-                "this host has no such USB controller"
-            };
-            return Finding::fault("port-no-controller", port, what).advice(format!(
-                "`hotplugger ports` shows the host's ports, `hotplugger identify` the one that a \
-                 device is plugged into; write that one to {}",
-                self.path.display()
-            ));
-        };
+        let Some(controller) = controller else { return self.no_controller(port) };
         let has: Vec<&str> = controller.root_hubs.iter().map(|hub| hub.devpath.sysname()).collect();
         let finding = Finding::fault(
             "port-bus-moved",
@@ -84,10 +140,15 @@ impl Ports<'_> {
             ),
         );
         match self.candidates(controller, port, bus).as_slice() {
-            [] => finding.advice("`hotplugger identify` tells the port's DEVPATH of today"),
-            [one] => finding.ports(self.path, &vm.name, Some(port), Some(one)),
+            [] => finding.advice("`hotplugger identify` tells the port's name, which stays"),
+            [one] => finding.ports(self.path, &vm.name, Some(port), Some(&self.name(one))),
+            // Either stands for both.
+            [one, other] if vm.companions && self.is_pair(one, other) => {
+                finding.ports(self.path, &vm.name, Some(port), Some(&self.name(one)))
+            }
             several => {
-                let several: Vec<&str> = several.iter().map(DevPath::as_str).collect();
+                let several: Vec<String> =
+                    several.iter().map(|devpath| self.name(devpath).to_string()).collect();
                 finding.advice(format!(
                     "it is probably {}; `hotplugger identify` tells",
                     several.join(" or ")
@@ -128,13 +189,22 @@ impl Ports<'_> {
         candidates.into_iter().map(|(_, moved)| moved).collect()
     }
 
-    fn all(&self) -> impl Iterator<Item = (&VirtualMachine, &DevPath)> {
-        let vms = self.config.virtual_machines.iter();
-        vms.flat_map(|vm| vm.ports.iter().map(move |port| (vm, port)))
+    fn all(&self) -> impl Iterator<Item = (&Entry<'_>, &DevPath)> {
+        self.entries.iter().flat_map(|entry| entry.devpaths.iter().map(move |path| (entry, path)))
+    }
+
+    fn is_pair(&self, one: &DevPath, other: &DevPath) -> bool {
+        self.topology.port(one).is_some_and(|port| port.connector.peer.as_ref() == Some(other))
+    }
+
+    /// The name that no change of bus numbers touches.
+    fn name(&self, devpath: &DevPath) -> PortName {
+        PortName::recommended(&self.topology.place(devpath))
     }
 
     /// Whether the other half of the connector goes the same way.
-    fn half(&self, vm: &VirtualMachine, port: &DevPath) -> Option<Finding> {
+    fn half(&self, entry: &Entry<'_>, port: &DevPath) -> Option<Finding> {
+        let vm = entry.vm;
         let connector = &self.topology.port(port)?.connector;
         let peer = connector.peer.as_ref()?;
         let guessed = if connector.peer_guessed {
@@ -142,31 +212,40 @@ impl Ports<'_> {
         } else {
             ""
         };
-        match self.config.owner(peer) {
+        match self.config.owner(&self.topology.places(peer)) {
+            // Only with `companions: false`.
             None => {
-                let faster = self.speed(peer) > self.speed(port);
+                let faster =
+                    self.topology.place(peer).generation > self.topology.place(port).generation;
                 let what = if faster {
                     "this is the USB 2 half of a connector; USB 3 devices come in its other half"
                 } else {
                     "this is the USB 3 half of a connector; other devices come in its USB 2 half"
                 };
                 Some(
-                    Finding::warning(
+                    Finding::note(
                         "port-half",
-                        port,
+                        entry.name,
                         format!("{what}, which belongs to no virtual machine{guessed}"),
                     )
-                    .ports(self.path, &vm.name, None::<&DevPath>, Some(peer)),
+                    .ports(
+                        self.path,
+                        &vm.name,
+                        None::<&DevPath>,
+                        Some(&self.name(peer)),
+                    ),
                 )
             }
             Some(owner) if owner.name != vm.name && port < peer => Some(
                 Finding::warning(
                     "port-halves-apart",
-                    port,
+                    entry.name,
                     format!(
-                        "it goes to `{}`, and the other half of the same connector, {peer}, to \
+                        "it goes to `{}`, and the other half of the same connector, {}, to \
                          `{}`{guessed}",
-                        vm.name, owner.name
+                        vm.name,
+                        self.name(peer),
+                        owner.name
                     ),
                 )
                 .advice("give both halves to the same virtual machine"),
@@ -175,30 +254,25 @@ impl Ports<'_> {
         }
     }
 
-    /// The speed of the bus.
-    fn speed(&self, port: &DevPath) -> Option<crate::speed::Speed> {
-        let hubs = self.topology.controllers.iter().flat_map(|controller| &controller.root_hubs);
-        hubs.into_iter().find(|hub| port.is_at_or_below(&hub.devpath))?.speed
-    }
-
     /// Whether another configured port contains this one.
-    fn below(&self, vm: &VirtualMachine, port: &DevPath) -> Vec<Finding> {
+    fn below(&self, entry: &Entry<'_>, port: &DevPath) -> Vec<Finding> {
         let above = self.all().filter(|(_, above)| *above != port && port.is_at_or_below(above));
-        let finding = |(owner, above): (&VirtualMachine, &DevPath)| {
-            if owner.name == vm.name {
+        let finding = |(other, _): (&Entry<'_>, &DevPath)| {
+            let (own, above) = (entry.vm, other.name);
+            if other.vm.name == own.name {
                 return Finding::note(
                     "port-redundant",
-                    port,
-                    format!("{above}, which `{}` has too, brings all below it", vm.name),
+                    entry.name,
+                    format!("{above}, which `{}` has too, brings all below it", own.name),
                 )
-                .ports(self.path, &vm.name, Some(port), None::<&DevPath>);
+                .ports(self.path, &own.name, Some(entry.name), None::<&DevPath>);
             }
             Finding::warning(
                 "port-nested",
-                port,
+                entry.name,
                 format!(
                     "it is below {above}: what is in it goes to `{}`, all else there to `{}`",
-                    vm.name, owner.name
+                    own.name, other.vm.name
                 ),
             )
             .advice("if that is not meant, leave one of the two out")
@@ -207,7 +281,7 @@ impl Ports<'_> {
     }
 }
 
-fn behind_hub(port: &DevPath, above: &HubPort) -> Finding {
+fn behind_hub(port: &PortName, above: &HubPort) -> Finding {
     let what = match &above.plugged {
         Some(Plugged::Hub(device, hub)) => {
             format!("the {} in {} has {} ports only", device.label(), above.port, hub.ports.len())
@@ -220,14 +294,14 @@ fn behind_hub(port: &DevPath, above: &HubPort) -> Finding {
     Finding::note("port-hub-away", port, what)
 }
 
-fn no_such_port(port: &DevPath, root_hub: &Hub) -> Finding {
+fn no_such_port(port: &PortName, root_hub: &Hub) -> Finding {
     let last = root_hub.ports.iter().map(|port| port.port.number()).max().unwrap_or_default();
     Finding::fault(
         "port-missing",
         port,
         format!("{} has no such port, it has 1 to {last}", root_hub.devpath.sysname()),
     )
-    .advice("`hotplugger identify` tells the DEVPATH of the port that a device is plugged into")
+    .advice("`hotplugger identify` tells the name of the port that a device is plugged into")
 }
 
 /// The port with `bus` replaced, and the root hub's port it is at or below, if it is in one.
@@ -303,6 +377,7 @@ mod tests {
         Topology {
             controllers: vec![Controller {
                 devpath: PCI.parse().unwrap(),
+                name: "pci-0000:00:14.0".parse().ok(),
                 root_hubs: vec![hub("usb3", "480", usb2), hub("usb4", "5000", usb3)],
             }],
         }
@@ -312,19 +387,29 @@ mod tests {
         let config = Config {
             virtual_machines: vms
                 .iter()
-                .map(|(name, ports)| VirtualMachine {
-                    name: (*name).to_owned(),
+                .map(|(vm, ports)| VirtualMachine {
+                    name: (*vm).to_owned(),
                     socket: "/run/q".into(),
                     delay: VirtualMachine::DEFAULT_DELAY,
                     timeout: VirtualMachine::DEFAULT_TIMEOUT,
                     hubs: Vec::new(),
-                    ports: ports.iter().map(|port| path(port)).collect(),
+                    ports: ports
+                        .iter()
+                        .filter(|port| **port != "alone")
+                        .map(|port| name(port))
+                        .collect(),
+                    companions: !ports.contains(&"alone"),
                 })
                 .collect(),
         };
         let mut findings = judge(&config, Path::new("/c.yaml"), &topology());
         findings.retain(|finding| finding.level > Level::Ok);
         findings
+    }
+
+    /// A name, or the DEVPATH of what is below the controller.
+    fn name(text: &str) -> PortName {
+        text.parse().unwrap_or_else(|_| PortName::DevPath(path(text)))
     }
 
     fn codes(findings: &[Finding]) -> Vec<&str> {
@@ -346,10 +431,11 @@ mod tests {
 
     #[test]
     fn one_half_is_told_the_other() {
-        let findings = found(&[("w", &["usb3/3-1"])]);
+        assert_eq!(found(&[("w", &["usb3/3-1"])]), []);
+        let findings = found(&[("w", &["usb3/3-1", "alone"])]);
         assert_eq!(codes(&findings), ["port-half"]);
         assert!(findings[0].what.contains("USB 2 half") && findings[0].what.contains("guessed"));
-        assert_eq!(added(&findings[0]), format!("- {PCI}/usb4/4-1"));
+        assert_eq!(added(&findings[0]), "- pci-0000:00:14.0/usb3:1");
         assert_eq!(
             codes(&found(&[("w", &["usb3/3-1"]), ("l", &["usb4/4-1"])])),
             ["port-halves-apart"]
@@ -360,12 +446,14 @@ mod tests {
     fn buses_that_moved_are_found_again() {
         let findings = found(&[("w", &["usb1/1-1", "usb2/2-1"])]);
         assert_eq!(codes(&findings), ["port-bus-moved", "port-bus-moved"]);
-        assert_eq!(added(&findings[0]), format!("- {PCI}/usb3/3-1"));
-        assert_eq!(added(&findings[1]), format!("- {PCI}/usb4/4-1"));
+        assert_eq!(added(&findings[0]), "- pci-0000:00:14.0/usb2:1");
+        assert_eq!(added(&findings[1]), "- pci-0000:00:14.0/usb3:1");
         // One of the two numbers is another half's today.
         let findings = found(&[("w", &["usb2/2-2", "usb3/3-2"])]);
-        assert_eq!(added(&findings[0]), format!("- {PCI}/usb4/4-2"));
+        assert_eq!(added(&findings[0]), "- pci-0000:00:14.0/usb3:2");
         let findings = found(&[("w", &["usb1/1-1"])]);
+        assert_eq!(added(&findings[0]), "- pci-0000:00:14.0/usb2:1");
+        let findings = found(&[("w", &["usb1/1-1", "alone"])]);
         assert!(matches!(findings[0].remedy, Some(Remedy::Advice { .. })));
     }
 
@@ -384,6 +472,7 @@ mod tests {
                 timeout: VirtualMachine::DEFAULT_TIMEOUT,
                 hubs: Vec::new(),
                 ports: vec!["/devices/pci0000:00/0000:00:15.0/usb3/3-1".parse().unwrap()],
+                companions: true,
             }],
         };
         let findings = judge(&config, Path::new("/c.yaml"), &topology());
@@ -398,5 +487,23 @@ mod tests {
         assert!(findings[0].what.contains("goes to `l`, all else there to `w`"));
         let findings = found(&[("w", &["usb3/3-2", "usb4/4-2", "usb3/3-2/3-2.1"])]);
         assert_eq!(codes(&findings), ["port-redundant"]);
+    }
+
+    #[test]
+    fn names_without_a_bus_are_judged_as_what_they_mean_today() {
+        assert_eq!(found(&[("w", &["pci-0000:00:14.0/usb2:1", "pci-0000:00:14.0-usb-0:2"])]), []);
+        let findings = found(&[("w", &["pci-0000:00:14.0/usb2:1", "usb3/3-1"])]);
+        assert_eq!(codes(&findings), ["port-twice"]);
+        assert!(findings[0].what.contains("pci-0000:00:14.0/usb2:1"));
+        for (port, code) in [
+            ("pci-0000:00:14.0/usb2:9", "port-missing"),
+            ("pci-0000:00:14.0/usb1:1", "port-missing"),
+            ("pci-0000:00:15.0/usb2:1", "port-no-controller"),
+            ("pci-0000:00:14.0/usb2:2.7", "port-hub-away"),
+        ] {
+            assert_eq!(codes(&found(&[("w", &[port])])), [code], "{port}");
+        }
+        let nested = [("w", &["pci-0000:00:14.0/usb2:2"][..]), ("l", &["usb3/3-2/3-2.1"])];
+        assert_eq!(codes(&found(&nested)), ["port-nested"]);
     }
 }

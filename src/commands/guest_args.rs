@@ -117,6 +117,7 @@ mod tests {
             timeout: VirtualMachine::DEFAULT_TIMEOUT,
             hubs: hubs.iter().map(|hub| (*hub).to_owned()).collect(),
             ports: Vec::new(),
+            companions: true,
         }
     }
 

@@ -22,7 +22,7 @@ use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::journal;
 use crate::output::{Line, Output, Tone};
-use crate::topology::read;
+use crate::topology::{places, read};
 use found::Found;
 use live::Live;
 use plugged::plugged;
@@ -67,7 +67,7 @@ enum Notice<'a> {
         reason: End,
         ports: Vec<&'a str>,
         yaml: String,
-        written: Option<Written>,
+        written: Option<Box<Written>>,
         error: Option<String>,
     },
 }
@@ -92,8 +92,8 @@ impl Identify {
             );
         }
         let config = self.config(context)?;
-        let bus_speed = |devpath: &_| read::bus_speed(context.root, devpath);
-        let reporter = Reporter { config: &config, bus_speed: &bus_speed };
+        let places = |devpath: &_| places::places(context.root, devpath);
+        let reporter = Reporter { config: &config, places: &places };
         let mut found = Found::default();
         let mut see = |sighting: &Sighting, output: &mut Output| -> Result<usize> {
             let report = reporter.report(sighting);
@@ -180,12 +180,12 @@ impl Identify {
         let yaml = found.yaml(config);
         if self.json {
             let (written, error) = match &written {
-                Ok(written) => (written.clone(), None),
+                Ok(written) => (written.clone().map(Box::new), None),
                 Err(error) => (None, Some(format!("{error:#}"))),
             };
             output.json_line(&Notice::End {
                 reason: end,
-                ports: found.ports().map(|port| port.devpath.as_str()).collect(),
+                ports: found.ports().map(|port| port.devpath().as_str()).collect(),
                 yaml: if found.count() > 0 { yaml.join("\n") + "\n" } else { String::new() },
                 written,
                 error,

@@ -1,13 +1,12 @@
 //! `ports`: the host's USB ports as a tree, with what is in them and whose they are.
 
-use std::collections::BTreeSet;
-
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
 use super::{Context, Verdict};
 use crate::config::Config;
+use crate::config::port::PortName;
 use crate::devpath::DevPath;
 use crate::output::{Line, Output, Tone};
 use crate::speed::Speed;
@@ -34,12 +33,15 @@ struct Listing {
 #[derive(Debug, Serialize)]
 struct ListedController {
     devpath: String,
+    name: Option<String>,
     buses: Vec<ListedHub>,
 }
 
 #[derive(Debug, Serialize)]
 struct ListedHub {
     devpath: String,
+    /// Without a bus number.
+    name: String,
     speed: Option<String>,
     ports: Vec<ListedPort>,
 }
@@ -48,6 +50,8 @@ struct ListedHub {
 struct ListedPort {
     port: String,
     devpath: String,
+    /// Without a bus number: what the config should have.
+    name: String,
     peer: Option<String>,
     peer_guessed: bool,
     connect_type: Option<String>,
@@ -70,7 +74,9 @@ struct ListedDevice {
 
 #[derive(Debug, Serialize)]
 struct Missing {
-    devpath: String,
+    /// If it is named by one.
+    devpath: Option<String>,
+    name: String,
     vm: String,
 }
 
@@ -110,40 +116,33 @@ impl Knowledge {
     fn listing(&self, topology: &Topology) -> Listing {
         let controllers = topology.controllers.iter().map(|controller| ListedController {
             devpath: controller.devpath.to_string(),
-            buses: controller.root_hubs.iter().map(|hub| self.hub(hub)).collect(),
+            name: controller.name.as_ref().map(ToString::to_string),
+            buses: controller.root_hubs.iter().map(|hub| self.hub(hub, topology)).collect(),
         });
-        let existing: BTreeSet<&DevPath> = topology
-            .ports()
-            .into_iter()
-            .map(|port| &port.devpath)
-            .chain(
-                topology
-                    .controllers
-                    .iter()
-                    .flat_map(|controller| controller.root_hubs.iter().map(|hub| &hub.devpath)),
-            )
-            .collect();
+        let existing = topology.all_places();
         let configured = self
             .config
             .virtual_machines
             .iter()
             .flat_map(|vm| vm.ports.iter().map(move |port| (port, vm.name.clone())));
-        let missing = configured.filter(|(port, _)| !existing.contains(port));
+        let missing = configured.filter(|(port, _)| !existing.iter().any(|place| port.is(place)));
         Listing {
             controllers: controllers.collect(),
-            missing: missing.map(|(port, vm)| Missing { devpath: port.to_string(), vm }).collect(),
+            missing: missing.map(|(port, vm)| Missing::new(port, vm)).collect(),
         }
     }
 
-    fn hub(&self, hub: &Hub) -> ListedHub {
+    fn hub(&self, hub: &Hub, topology: &Topology) -> ListedHub {
         ListedHub {
             devpath: hub.devpath.to_string(),
+            name: PortName::recommended(&topology.place(&hub.devpath)).to_string(),
             speed: hub.speed.map(Speed::number),
-            ports: hub.ports.iter().map(|port| self.port(port)).collect(),
+            ports: hub.ports.iter().map(|port| self.port(port, topology)).collect(),
         }
     }
 
-    fn port(&self, port: &HubPort) -> ListedPort {
+    fn port(&self, port: &HubPort, topology: &Topology) -> ListedPort {
+        let places = topology.places(&port.devpath);
         let device = port.plugged.as_ref().map(|plugged| {
             let device = plugged.device();
             let attached = self.attached.iter().find(|(devpath, devnum, _)| {
@@ -159,25 +158,33 @@ impl Knowledge {
             }
         });
         let hub = match &port.plugged {
-            Some(Plugged::Hub(_, hub)) => Some(self.hub(hub)),
+            Some(Plugged::Hub(_, hub)) => Some(self.hub(hub, topology)),
             _ => None,
         };
         ListedPort {
             port: port.port.to_string(),
             devpath: port.devpath.to_string(),
+            name: PortName::recommended(&places.own).to_string(),
             peer: port.connector.peer.as_ref().map(ToString::to_string),
             peer_guessed: port.connector.peer_guessed,
             connect_type: port.connector.connect_type.clone(),
             position: port.connector.position.clone(),
-            vm: self.config.owner(&port.devpath).map(|vm| vm.name.clone()),
+            vm: self.config.owner(&places).map(|vm| vm.name.clone()),
             device,
             hub,
         }
     }
 }
 
+impl Missing {
+    fn new(port: &PortName, vm: String) -> Self {
+        let name = port.to_string();
+        Self { devpath: port.is_devpath().then(|| name.clone()), name, vm }
+    }
+}
+
 fn rows(listing: &Listing) -> Vec<Vec<Line>> {
-    let heads = ["PORT", "DEVICE", "SPEED", "VM", "", "SOCKET"];
+    let heads = ["PORT", "DEVICE", "SPEED", "VM", "", "SOCKET", "NAME"];
     let mut rows = vec![heads.iter().map(|head| Line::from((Tone::Faint, *head))).collect()];
     for controller in &listing.controllers {
         for bus in &controller.buses {
@@ -187,6 +194,10 @@ fn rows(listing: &Listing) -> Vec<Vec<Line>> {
                 Line::from((Tone::Strong, name)),
                 Line::from((Tone::Faint, controller.devpath.as_str())),
                 Line::from((Tone::Faint, speed)),
+                Line::from(""),
+                Line::from(""),
+                Line::from(""),
+                Line::from(bus.name.as_str()),
             ]);
             hub_rows(bus, "", &mut rows);
         }
@@ -194,7 +205,7 @@ fn rows(listing: &Listing) -> Vec<Vec<Line>> {
     for missing in &listing.missing {
         rows.push(vec![
             Line::from((Tone::Warning, "missing")),
-            Line::from((Tone::Warning, missing.devpath.as_str())),
+            Line::from((Tone::Warning, missing.name.as_str())),
             Line::from(""),
             Line::from(missing.vm.as_str()),
         ]);
@@ -236,6 +247,7 @@ fn port_row(port: &ListedPort, indent: &str) -> Vec<Line> {
         Line::from(port.vm.as_deref().unwrap_or_default()),
         attached,
         Line::from((Tone::Faint, socket(port))),
+        Line::from(port.name.as_str()),
     ]
 }
 

@@ -69,7 +69,10 @@ struct Object {
 /// A configured port.
 #[derive(Debug, Serialize)]
 struct Port {
-    devpath: String,
+    /// None if it is named otherwise and the host has no such port now.
+    devpath: Option<String>,
+    /// As the config names it.
+    name: String,
     exists: bool,
     /// What is in it or behind it.
     devices: Vec<String>,
@@ -148,7 +151,7 @@ fn machine_lines(machine: &Machine, output: &mut Output) -> Result<()> {
             (true, []) => Line::from((Tone::Faint, "empty")),
             (true, devices) => Line::from(devices.join("; ")),
         };
-        rows.push(vec![Line::from("  port"), Line::from(port.devpath.as_str()), content]);
+        rows.push(vec![Line::from("  port"), Line::from(port.name.as_str()), content]);
     }
     output.table(&rows)?;
     Ok(())

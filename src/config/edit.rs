@@ -10,14 +10,14 @@ use std::fmt;
 
 use super::Config;
 use super::parse::{ConfigError, parse};
-use crate::devpath::DevPath;
+use super::port::PortName;
 use list::List;
 
 /// A port to add.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewPort {
-    /// Its DEVPATH.
-    pub devpath: DevPath,
+    /// Its name.
+    pub name: PortName,
     /// What is written behind it, for people; empty for nothing.
     pub comment: String,
 }
@@ -39,7 +39,7 @@ pub enum EditError {
     /// There is no such virtual machine, but these.
     NoSuchVm(String, Vec<String>),
     /// This port is already listed by this virtual machine.
-    Taken(DevPath, String),
+    Taken(PortName, String),
     /// The text has a layout that only a person can edit.
     Layout(String),
 }
@@ -55,15 +55,15 @@ pub fn add_ports(text: &str, vm: &str, ports: &[NewPort]) -> Result<Insertion, E
     let mut wanted = read(text, vm).map_err(EditError::Config)?;
     for port in ports {
         let mut owners = wanted.virtual_machines.iter();
-        if let Some(owner) = owners.find(|vm| vm.ports.contains(&port.devpath)) {
-            return Err(EditError::Taken(port.devpath.clone(), owner.name.clone()));
+        if let Some(owner) = owners.find(|vm| vm.ports.contains(&port.name)) {
+            return Err(EditError::Taken(port.name.clone(), owner.name.clone()));
         }
     }
     let names = wanted.virtual_machines.iter().map(|vm| vm.name.clone()).collect();
     let Some(owner) = wanted.virtual_machines.iter_mut().find(|known| known.name == vm) else {
         return Err(EditError::NoSuchVm(vm.to_owned(), names));
     };
-    owner.ports.extend(ports.iter().map(|port| port.devpath.clone()));
+    owner.ports.extend(ports.iter().map(|port| port.name.clone()));
     let insertion = List::find(text, vm).map_err(EditError::Layout)?.insertion(ports);
     match parse(&insertion.apply(text)) {
         Ok(config) if config == wanted => Ok(insertion),
@@ -73,12 +73,12 @@ pub fn add_ports(text: &str, vm: &str, ports: &[NewPort]) -> Result<Insertion, E
 
 /// Fills the empty list with a port that no host has, and takes it out of the config again.
 fn with_empty_list(text: &str, vm: &str) -> Option<Config> {
-    let devpath: DevPath = "/devices/none/usb255/255-255".parse().ok()?;
-    let filler = NewPort { devpath: devpath.clone(), comment: String::new() };
+    let name: PortName = "/devices/none/usb255/255-255".parse().ok()?;
+    let filler = NewPort { name: name.clone(), comment: String::new() };
     let list = List::find(text, vm).ok().filter(List::is_empty)?;
     let mut config = parse(&list.insertion(&[filler]).apply(text)).ok()?;
     let owner = config.virtual_machines.iter_mut().find(|known| known.name == vm)?;
-    (owner.ports == [devpath]).then(|| owner.ports.clear())?;
+    (owner.ports == [name]).then(|| owner.ports.clear())?;
     Some(config)
 }
 
@@ -91,21 +91,23 @@ impl Insertion {
 }
 
 impl NewPort {
-    /// The entry as a block list has it, from the DEVPATH on.
+    /// The entry as a block list has it, from the name on.
     pub fn entry(&self) -> String {
-        let port = scalar(&self.devpath);
+        let port = scalar(&self.name);
         if self.comment.is_empty() { port } else { format!("{port} # {}", comment(&self.comment)) }
     }
 }
 
-/// The DEVPATH as YAML reads it back, in block and flow lists.
-fn scalar(devpath: &DevPath) -> String {
+/// The name as YAML reads it back, in block and flow lists.
+fn scalar(name: &PortName) -> String {
+    let text = name.to_string();
     let plain =
         |character: char| character.is_ascii_alphanumeric() || "/.:-_@+".contains(character);
-    if devpath.as_str().chars().all(plain) {
-        devpath.to_string()
+    let begins = |character: char| character.is_ascii_alphabetic() || character == '/';
+    if text.starts_with(begins) && text.chars().all(plain) {
+        text
     } else {
-        format!("'{}'", devpath.as_str().replace('\'', "''"))
+        format!("'{}'", text.replace('\'', "''"))
     }
 }
 

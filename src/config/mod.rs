@@ -1,19 +1,21 @@
 //! The configuration: which ports belong to which virtual machine.
 //!
-//! These are the values and what they mean; [`parse`] makes them from YAML text, [`edit`] adds
+//! These are the values and what they mean, [`port`] the names of ports; [`parse`] makes them from YAML text, [`edit`] adds
 //! ports to that text, [`file`](mod@file) finds, checks and reads it, [`write`](mod@write) replaces it,
 //! [`prefilter`] tells cheaply that it cannot matter.
 
 pub mod edit;
 pub mod file;
 pub mod parse;
+pub mod port;
 pub mod prefilter;
 pub mod write;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::devpath::DevPath;
+use crate::place::{Place, Places};
+use port::{Fit, PortName};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,7 +38,10 @@ pub struct VirtualMachine {
     /// The guest's USB buses to use, in this order (`xhci0.0`); empty for QEMU's choice.
     pub hubs: Vec<String>,
     /// The ports, each with all that is below it.
-    pub ports: Vec<DevPath>,
+    pub ports: Vec<PortName>,
+    /// Whether the other halves of its ports' connectors are its too, where no other name has
+    /// them.
+    pub companions: bool,
 }
 
 impl VirtualMachine {
@@ -47,94 +52,47 @@ impl VirtualMachine {
 }
 
 impl Config {
-    /// The virtual machine whose port a device at `devpath` is in: of all ports at or above it,
-    /// the longest wins.
-    pub fn owner(&self, devpath: &DevPath) -> Option<&VirtualMachine> {
-        let owned = |vm: &VirtualMachine| {
-            vm.ports
-                .iter()
-                .filter(|port| devpath.is_at_or_below(port))
-                .map(|port| port.components().count())
-                .max()
-        };
+    /// The virtual machine that a device in these places belongs to: of all ports at or above it
+    /// the longest wins. Of equally long ones a name of its own half wins over one of both halves,
+    /// and that over one of the other half of the connector; of equal ones the first in the file.
+    pub fn owner(&self, places: &Places) -> Option<&VirtualMachine> {
         self.virtual_machines
             .iter()
-            .filter_map(|vm| owned(vm).map(|length| (length, vm)))
+            .filter_map(|vm| vm.claim(places).map(|claim| (claim, vm)))
             // Of equals the first stays: `max_by_key` would take the last.
             .reduce(|best, next| if next.0 > best.0 { next } else { best })
             .map(|(_, vm)| vm)
     }
+
+    /// The virtual machine that lists this very place, in whatever form.
+    pub fn lists(&self, place: &Place) -> Option<&VirtualMachine> {
+        self.virtual_machines.iter().find(|vm| vm.ports.iter().any(|port| port.is(place)))
+    }
+}
+
+/// How good a virtual machine's claim to a device is; the greater is the better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    /// How many port numbers the name has.
+    length: usize,
+    /// Whether it is to the place itself, not to the other half.
+    own: bool,
+    /// Whether the name is of one half.
+    one_half: bool,
+}
+
+impl VirtualMachine {
+    fn claim(&self, places: &Places) -> Option<Claim> {
+        let companions = places.companions.iter().filter(|_| self.companions);
+        let all =
+            std::iter::once((true, &places.own)).chain(companions.map(|place| (false, place)));
+        let claims = all.flat_map(|(own, place)| {
+            let fits = self.ports.iter().filter_map(|port| port.fit(place));
+            fits.map(move |Fit { length, one_half }| Claim { length, own, one_half })
+        });
+        claims.max()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn vm(name: &str, ports: &[&str]) -> VirtualMachine {
-        VirtualMachine {
-            name: name.to_owned(),
-            socket: "/run/qmp".into(),
-            delay: VirtualMachine::DEFAULT_DELAY,
-            timeout: VirtualMachine::DEFAULT_TIMEOUT,
-            hubs: Vec::new(),
-            ports: ports
-                .iter()
-                .map(|port| format!("/devices/pci0000:00/0000:00:14.0/{port}").parse().unwrap())
-                .collect(),
-        }
-    }
-
-    fn owner(config: &Config, device: &str) -> Option<String> {
-        let devpath = format!("/devices/pci0000:00/0000:00:14.0/{device}").parse().unwrap();
-        config.owner(&devpath).map(|vm| vm.name.clone())
-    }
-
-    #[test]
-    fn port_1_1_leaves_1_10_alone() {
-        let config = Config { virtual_machines: vec![vm("windows", &["usb1/1-1"])] };
-        assert_eq!(owner(&config, "usb1/1-1"), Some("windows".to_owned()));
-        assert_eq!(owner(&config, "usb1/1-1/1-1.2/1-1.2.3"), Some("windows".to_owned()));
-        assert_eq!(owner(&config, "usb1/1-10"), None);
-        assert_eq!(owner(&config, "usb1/1-11/1-11.1"), None);
-    }
-
-    #[test]
-    fn the_longest_port_wins_whatever_the_order() {
-        let mut config = Config {
-            virtual_machines: vec![
-                vm("windows", &["usb1/1-1"]),
-                vm("linux", &["usb1/1-1/1-1.4", "usb1/1-2"]),
-            ],
-        };
-        for _ in 0..2 {
-            assert_eq!(owner(&config, "usb1/1-1/1-1.4/1-1.4.1"), Some("linux".to_owned()));
-            assert_eq!(owner(&config, "usb1/1-1/1-1.3"), Some("windows".to_owned()));
-            assert_eq!(owner(&config, "usb1/1-1"), Some("windows".to_owned()));
-            config.virtual_machines.reverse();
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_owner_is_what_a_look_at_each_component_says(
-            ports in prop::collection::vec(prop::collection::vec(1..3u8, 1..4), 0..6),
-            device in prop::collection::vec(1..3u8, 1..5),
-        ) {
-            let below = |chain: &[u8]| (1..=chain.len()).map(|length| {
-                let numbers: Vec<String> = chain[..length].iter().map(u8::to_string).collect();
-                format!("1-{}", numbers.join("."))
-            }).collect::<Vec<_>>();
-            let config = Config {
-                virtual_machines: ports.iter().enumerate().map(|(index, chain)| {
-                    vm(&index.to_string(), &[&format!("usb1/{}", below(chain).join("/"))])
-                }).collect(),
-            };
-            let longest = (1..=device.len()).rev().find_map(|length| {
-                ports.iter().position(|chain| chain[..] == device[..length])
-            });
-            let found = owner(&config, &format!("usb1/{}", below(&device).join("/")));
-            prop_assert_eq!(found, longest.map(|index| index.to_string()));
-        }
-    }
-}
+mod tests;

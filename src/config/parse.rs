@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::port::PortName;
 use super::{Config, VirtualMachine};
-use crate::devpath::{DevPath, is_root_hub};
 
 /// What is wrong with a config, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
 
 /// A port that two virtual machines list.
 struct PortOfTwo<'a> {
-    port: &'a DevPath,
+    port: &'a PortName,
     first: &'a str,
     second: &'a str,
 }
@@ -54,13 +54,16 @@ impl PortOfTwo<'_> {
     /// The error, placed where the port stands in the text for the second time.
     fn at_second_mention(&self, text: &str) -> ConfigError {
         let ends = |rest: &str| {
-            !rest.starts_with(|next: char| next.is_ascii_digit() || "./-".contains(next))
+            !rest.starts_with(|next: char| next.is_ascii_digit() || "./-:".contains(next))
         };
-        let mention = text
-            .match_indices(self.port.as_str())
-            .filter(|(start, port)| ends(&text[start + port.len()..]))
-            .nth(1)
-            .map(|(start, _)| &text[..start]);
+        let mut mentions: Vec<usize> = Vec::new();
+        for spelling in self.port.spellings() {
+            let found = text.match_indices(&spelling);
+            let found = found.filter(|(start, port)| ends(&text[start + port.len()..]));
+            mentions.extend(found.map(|(start, _)| start));
+        }
+        mentions.sort_unstable();
+        let mention = mentions.get(1).map(|start| &text[..*start]);
         ConfigError {
             line: mention.map(|before| before.matches('\n').count() + 1),
             column: mention
@@ -117,13 +120,14 @@ struct File {
 #[derive(serde::Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:` and `hubs:`"
+    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:` and `companions:`"
 )]
 struct Fields {
     socket: Socket,
     delay: Option<Seconds<0, 120_000>>,
     timeout: Option<Seconds<100, 60_000>>,
     hubs: Option<List<Bus>>,
+    companions: Option<Switch>,
     ports: List<ConfiguredPort>,
 }
 
@@ -148,7 +152,7 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VirtualMachines, A::Error> {
         let mut vms: Vec<VirtualMachine> = Vec::new();
         while let Some(name) = map.next_key_seed(NewName { known: &vms })? {
-            let Fields { socket, delay, timeout, hubs, ports } = map.next_value()?;
+            let Fields { socket, delay, timeout, hubs, companions, ports } = map.next_value()?;
             vms.push(VirtualMachine {
                 name,
                 socket: socket.0,
@@ -157,6 +161,7 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
                 hubs: hubs
                     .map(|hubs| hubs.0.into_iter().map(|bus| bus.0).collect())
                     .unwrap_or_default(),
+                companions: companions.is_none_or(|switch| switch.0),
                 ports: ports.0.into_iter().map(|port| port.0).collect(),
             });
         }
@@ -202,6 +207,10 @@ trait Scalar: Sized + PartialEq + fmt::Display {
     /// What is to be written, for error messages.
     const EXPECTED: &str;
     fn read(text: &str) -> Result<Self, String>;
+    /// Whether a list with one of them needs no other.
+    fn is_same(&self, other: &Self) -> bool {
+        self == other
+    }
 }
 
 /// A list of scalars with at least one element and none twice.
@@ -262,10 +271,15 @@ impl<T: Scalar> Visitor<'_> for NewEntry<'_, T> {
         let entry = T::read(text).map_err(|problem| {
             E::custom(format_args!("`{text}` {problem}; write {}", T::EXPECTED))
         })?;
-        if self.known.contains(&entry) {
-            return Err(E::custom(format_args!("{entry} is listed twice: leave one out")));
+        match self.known.iter().find(|known| known.is_same(&entry)) {
+            Some(known) if *known == entry => {
+                Err(E::custom(format_args!("{entry} is listed twice: leave one out")))
+            }
+            Some(known) => Err(E::custom(format_args!(
+                "{entry} is listed twice, also as {known}: leave one out"
+            ))),
+            None => Ok(entry),
         }
-        Ok(entry)
     }
 }
 
@@ -327,35 +341,47 @@ impl fmt::Display for Bus {
 
 /// An entry of `ports:`.
 #[derive(PartialEq)]
-struct ConfiguredPort(DevPath);
+struct ConfiguredPort(PortName);
 
 impl Scalar for ConfiguredPort {
-    const EXPECTED: &str = "a port's DEVPATH, such as /devices/pci0000:00/0000:00:14.0/usb3/3-3";
+    const EXPECTED: &str = "a port's name, such as pci-0000:00:14.0/usb2:3, or its DEVPATH, such \
+        as /devices/pci0000:00/0000:00:14.0/usb3/3-3";
 
     fn read(text: &str) -> Result<Self, String> {
-        if text.starts_with("/sys/") {
-            return Err("begins with /sys, which a DEVPATH leaves out".to_owned());
-        }
-        let devpath: DevPath = text.parse().map_err(|error| format!("{error}"))?;
-        if is_root_hub(devpath.sysname()) {
-            return Ok(Self(devpath));
-        }
-        let Some(port) = devpath.port() else {
-            return Err("does not end with a USB port such as 3-3".to_owned());
-        };
-        // Behind a hub the path has the hub's own port before it, else it could never match.
-        let above =
-            port.parent().map_or_else(|| format!("usb{}", port.bus().0), |hub| hub.to_string());
-        match devpath.parent() {
-            Some(parent) if parent.sysname() == above => Ok(Self(devpath)),
-            _ => Err(format!("can be no device's path: what stands before {port} must be {above}")),
-        }
+        text.parse().map(Self).map_err(|error| format!("{error}"))
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.0.is_same(&other.0)
     }
 }
 
 impl fmt::Display for ConfiguredPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// A key that is on or off.
+struct Switch(bool);
+
+impl<'de> Deserialize<'de> for Switch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SwitchVisitor;
+
+        impl Visitor<'_> for SwitchVisitor {
+            type Value = Switch;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true or false")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Switch, E> {
+                Ok(Switch(on))
+            }
+        }
+
+        deserializer.deserialize_any(SwitchVisitor)
     }
 }
 
@@ -454,7 +480,7 @@ mod tests {
         let vm = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
         let vm = parse(&config(vm)).unwrap().virtual_machines.remove(0);
         assert_eq!((vm.delay, vm.timeout), (Duration::from_secs(1), Duration::from_secs(5)));
-        assert!(vm.hubs.is_empty());
+        assert!(vm.hubs.is_empty() && vm.companions);
         for (delay, millis) in [("0", 0), ("0.25", 250), ("\"2\"", 2000), ("120", 120_000)] {
             let vm = format!(
                 "    socket: /run/qmp\n    delay: {delay}\n    ports: [/devices/x/usb1/1-1]\n"
@@ -481,8 +507,7 @@ mod tests {
     #[test]
     fn each_fault_is_told_with_its_place() {
         let ok = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
-        let mut untold = Vec::new();
-        for (text, place, hints) in [
+        untold([
             (config(&format!("{ok}    dellay: 1\n")), "5:5", ["dellay", "`delay`"]),
             (
                 config(&format!("{ok}  windows:\n{ok}")),
@@ -552,7 +577,44 @@ mod tests {
                 ["`windows` and by `linux`", "leave it with one"],
             ),
             ("virtual_machines:\n\twindows:\n".to_owned(), "2:1", ["token", "tab"]),
-        ] {
+        ]);
+    }
+
+    #[test]
+    fn each_fault_of_names_and_companions_is_told_with_its_place() {
+        let ok = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
+        untold([
+            (config(&format!("{ok}    companions: no\n")), "5:17", ["\"no\"", "true or false"]),
+            (
+                config("    socket: /run/qmp\n    ports: [pci-0000:00:14.0/usb9:1]\n"),
+                "4:13",
+                ["usb1, usb2 or usb3", "pci-0000:00:14.0/usb2:3"],
+            ),
+            (
+                config("    socket: /s\n    ports: [pci-a/usb2:1, pci-a-usbv2-0:1]\n"),
+                "4:27",
+                ["pci-a/usb2:1 is listed twice", "leave one out"],
+            ),
+            (
+                config("    socket: /s\n    ports: [/devices/a/usb1/1-1, pci-a-usb-0:1]\n"),
+                "4:34",
+                ["pci-a-usb-0:1 is listed twice", "also as /devices/a/usb1/1-1"],
+            ),
+            (
+                config(
+                    "    socket: /s\n    ports: [pci-a/usb2:1]\n  linux:\n    socket: /l\n    \
+                     ports: [pci-a-usbv2-0:1]\n",
+                ),
+                "7:13",
+                ["`windows` and by `linux`", "pci-a/usb2:1"],
+            ),
+        ]);
+    }
+
+    /// Fails with all faults that are told otherwise than at this place with these words.
+    fn untold<const FAULTS: usize>(faults: [(String, &str, [&str; 2]); FAULTS]) {
+        let mut untold = Vec::new();
+        for (text, place, hints) in faults {
             let said = error(&text);
             let told = said.starts_with(&format!("{place}: "))
                 && hints.iter().all(|hint| said.contains(hint))

@@ -1,10 +1,12 @@
 //! The host's USB ports as a tree: controllers, their root hubs, ports, and what is plugged.
 //!
-//! These are the values; [`read`] makes them from sysfs.
+//! These are the values; [`read`] makes them from sysfs. [`places`] looks at one device only.
 
+pub mod places;
 pub mod read;
 
 use crate::devpath::DevPath;
+use crate::place::ControllerName;
 use crate::port::Port;
 use crate::speed::Speed;
 use crate::sysfs::UsbDevice;
@@ -21,6 +23,8 @@ pub struct Topology {
 pub struct Controller {
     /// Its DEVPATH.
     pub devpath: DevPath,
+    /// Its name, which bus numbers do not change.
+    pub name: Option<ControllerName>,
     /// Its root hubs, by bus number.
     pub root_hubs: Vec<Hub>,
 }

@@ -1,13 +1,12 @@
 //! Reads the tree of USB ports from sysfs. Needs no privilege.
 
 use std::fs;
-use std::iter;
 use std::path::{Path, PathBuf};
 
+use super::places::controller_name;
 use super::{Connector, Controller, Hub, HubPort, Plugged, Topology};
 use crate::devpath::{DevPath, is_root_hub};
 use crate::root::Root;
-use crate::speed::Speed;
 use crate::sysfs::{self, attribute};
 use crate::text::clean;
 
@@ -27,11 +26,12 @@ pub fn topology(root: &Root) -> Topology {
         let Some(controller) = devpath.parent() else { continue };
         let hub = read_hub(root, devpath);
         let known = topology.controllers.iter_mut().find(|known| known.devpath == controller);
-        match known {
-            Some(known) => known.root_hubs.push(hub),
-            None => {
-                topology.controllers.push(Controller { devpath: controller, root_hubs: vec![hub] });
-            }
+        if let Some(known) = known {
+            known.root_hubs.push(hub);
+        } else {
+            let name = controller_name(root, &controller);
+            let root_hubs = vec![hub];
+            topology.controllers.push(Controller { devpath: controller, name, root_hubs });
         }
     }
     topology.controllers.sort_by(|one, other| one.devpath.cmp(&other.devpath));
@@ -46,13 +46,6 @@ pub fn port(root: &Root, devpath: &DevPath) -> Option<HubPort> {
     folder.and_then(|(number, folder)| read_port(root, &hub, number, &folder))
 }
 
-/// The speed of the root hub that a port is on or behind.
-pub fn bus_speed(root: &Root, devpath: &DevPath) -> Option<Speed> {
-    let is_bus = |path: &DevPath| is_root_hub(path.sysname());
-    let bus = iter::successors(Some(devpath.clone()), DevPath::parent).find(is_bus)?;
-    attribute(sysfs::folder(root, &bus).join("speed")).ok()?.parse().ok()
-}
-
 fn read_hub(root: &Root, devpath: DevPath) -> Hub {
     let folder = sysfs::folder(root, &devpath);
     let ports = port_folders(root, &devpath)
@@ -64,7 +57,7 @@ fn read_hub(root: &Root, devpath: DevPath) -> Hub {
 }
 
 /// The folders of a hub's ports: `<hub>/<interface>/<hub>-port<number>`.
-fn port_folders(root: &Root, hub: &DevPath) -> Vec<(u8, PathBuf)> {
+pub(super) fn port_folders(root: &Root, hub: &DevPath) -> Vec<(u8, PathBuf)> {
     let prefix = format!("{}-port", hub.sysname());
     let mut ports: Vec<(u8, PathBuf)> = entries(&sysfs::folder(root, hub))
         .into_iter()
@@ -139,6 +132,7 @@ fn entries(folder: &Path) -> Vec<(String, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::port::PortName;
     use std::os::unix::fs::symlink;
 
     /// A controller with a USB 2 and a USB 3 root hub of two ports each, paired; a hub in 1-1.
@@ -220,7 +214,9 @@ mod tests {
         let (_dir, root) = host();
         let devpath: DevPath = "/devices/pci0000:00/0000:00:14.0/usb1/1-1/1-1.4".parse().unwrap();
         assert_eq!(port(&root, &devpath).as_ref(), topology(&root).port(&devpath));
-        assert_eq!(bus_speed(&root, &devpath), "480".parse().ok());
+        let name = PortName::recommended(&super::super::places::place(&root, &devpath));
+        assert_eq!(name.to_string(), "pci-0000:00:14.0/usb2:1.4");
+        assert_eq!(name, PortName::recommended(&topology(&root).place(&devpath)));
         let none = "/devices/pci0000:00/0000:00:14.0/usb1/1-9".parse().unwrap();
         assert_eq!(port(&root, &none), None);
     }

@@ -96,7 +96,11 @@ const PORTS: &[Fault] = &[
         |host| host.config_with("0000:00:14.0/usb1/1-2", "0000:00:1d.0/usb1/1-2"),
         Hand(config_again),
     ),
-    Fault("port-half", |host| host.config_with(&format!("      - {PCI}/usb2/2-1\n"), ""), Remedy),
+    Fault(
+        "port-twice",
+        |host| host.config_with("usb1/1-2\n", "usb1/1-2\n      - pci-0000:00:14.0/usb2:2\n"),
+        Remedy,
+    ),
     Fault(
         "port-halves-apart",
         |host| {
@@ -423,7 +427,7 @@ fn a_line_of_the_config_is_shown_and_marked() {
     let told = String::from_utf8(output.stdout).unwrap();
     let config = host.path("/etc/hotplugger/config.yaml");
     assert!(told.contains(&format!("fault   {}:4:5: ", config.display())), "{told}");
-    assert!(told.contains("          4 |     timeuot: 2\n            |     ^^^^^^^^\n"), "{told}");
+    assert!(told.contains("          4 |     timeuot: 6\n            |     ^^^^^^^^\n"), "{told}");
     assert!(told.ends_with("1 fault\n"), "{told}");
     assert_eq!(output.status.code(), Some(1));
 }
@@ -434,7 +438,7 @@ fn the_json_is_as_documented() {
     let host = Host::new();
     let config = format!(
         "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    \
-         ports: [{PCI}/usb1/1-1]\n"
+         ports: [pci-0000:00:14.0/usb2:1, {PCI}/usb1/1-1]\n"
     );
     host.write("/etc/hotplugger/config.yaml", &config);
     let json = String::from_utf8(host.run(&["--json"]).stdout).unwrap();

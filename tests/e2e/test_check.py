@@ -20,14 +20,14 @@ class CheckTest(AttachCase):
         self.assertIn('all is well: 1 virtual machine, 2 ports, rule, state', lines[0])
 
     def test_a_missing_half_and_a_missing_rule_are_found(self):
-        self.install(delay=0)
+        self.install(delay=0, companions='false')
         self.rig.sh('sed -i /usb2/d /etc/hotplugger/config.yaml; '
                     'rm /etc/udev/rules.d/99-hotplugger.rules')
         findings = json.loads(self.check('--json').out)['findings']
         codes = {finding['code']: finding for finding in findings}
         self.assertEqual(codes['rule-none']['remedy']['run'], 'hotplugger install')
         self.assertEqual(codes['port-half']['remedy']['add'],
-                         '- /devices/pci0000:00/0000:00:14.0/usb2/2-1')
+                         '- pci-0000:00:14.0/usb3:1')
         self.rig.sh('/usr/bin/hotplugger install')
         codes = [finding['code'] for finding in json.loads(self.check('--json').out)['findings']]
         self.assertIn('rule-installed', codes)

@@ -77,7 +77,8 @@ class IdentifyTest(Case):
         self.assertEqual(keyboard[1]['device']['product'], 'QEMU USB Keyboard')
         self.assertEqual((keyboard[1]['usb'], keyboard[1]['vm']), (2, None))
         self.assertEqual(keyboard[1]['peer'], {
-            'devpath': kbd3, 'port': '2-1', 'usb': 3, 'vm': None, 'guessed': True})
+            'devpath': kbd3, 'name': 'pci-0000:00:14.0/usb3:1', 'port': '2-1', 'usb': 3, 'vm': None,
+            'guessed': True})
         self.assertEqual((pulled[1]['event'], pulled[1]['devpath']), ('pull', kbd2))
         self.assertEqual(pulled[1]['device'], keyboard[1]['device'])
         self.assertEqual((stick[1]['event'], stick[1]['devpath']), ('plug', stick3))

@@ -95,18 +95,27 @@ impl Root {
     pub(crate) fn controller(&self, ports: u8) {
         let controller = "/sys/devices/pci0000:00/0000:00:14.0";
         make_folder(&self.path("/sys/bus/usb/devices"));
-        for (bus, peer, speed) in [(1, 2, "480\n"), (2, 1, "5000\n")] {
+        for (bus, speed) in [(1, "480\n"), (2, "5000\n")] {
             let hub = format!("{controller}/usb{bus}");
             self.write(&format!("{hub}/speed"), speed);
             let link = self.path(format!("/sys/bus/usb/devices/usb{bus}"));
             symlink(self.path(&hub), link).unwrap();
-            for port in 1..=ports {
-                let folder = format!("{hub}/{bus}-0:1.0/usb{bus}-port{port}");
-                self.write(&format!("{folder}/connect_type"), "unknown\n");
-                self.write(&format!("{folder}/location"), "0x00000000\n");
-                let other = format!("{controller}/usb{peer}/{peer}-0:1.0/usb{peer}-port{port}");
-                symlink(self.path(other), self.path(folder).join("peer")).unwrap();
-            }
+        }
+        for port in 1..=ports {
+            self.pair(&format!("1-{port}"), &format!("2-{port}"));
+        }
+    }
+
+    /// Makes two ports the halves of one connector.
+    pub(crate) fn pair(&self, one: &str, other: &str) {
+        for (port, peer) in [(one, other), (other, one)] {
+            let folder = port_folder(&port.parse().expect("a port such as 1-3.1"));
+            self.write(&format!("{folder}/connect_type"), "unknown\n");
+            self.write(&format!("{folder}/location"), "0x00000000\n");
+            let peer = port_folder(&peer.parse().expect("a port such as 1-3.1"));
+            let link = self.path(folder).join("peer");
+            let _ = fs::remove_file(&link);
+            symlink(self.path(peer), link).unwrap();
         }
     }
 
@@ -186,6 +195,16 @@ pub(crate) fn devpath(port: &Port) -> String {
         |hub| devpath(&hub),
     );
     format!("{above}/{port}")
+}
+
+/// The folder of a port, in that of its hub.
+fn port_folder(port: &Port) -> String {
+    let number = port.number();
+    if let Some(hub) = port.parent() {
+        return format!("/sys{}/{hub}:1.0/{hub}-port{number}", devpath(&hub));
+    }
+    let bus = port.bus().0;
+    format!("/sys/devices/pci0000:00/0000:00:14.0/usb{bus}/{bus}-0:1.0/usb{bus}-port{number}")
 }
 
 fn node(port: &Port, devnum: u8) -> String {

@@ -1,9 +1,11 @@
 //! The ports that were found, each connector once, and the lines for the config. Pure.
 
-use super::report::Report;
+use super::report::{Place, Report};
 use crate::config::Config;
 use crate::config::edit::NewPort;
+use crate::config::port::PortName;
 use crate::devpath::DevPath;
+use crate::place::Places;
 
 /// What was found so far.
 #[derive(Debug, Default)]
@@ -14,7 +16,32 @@ pub(super) struct Found {
 /// A connector: one port, or two halves.
 #[derive(Debug)]
 struct Connector {
-    ports: Vec<NewPort>,
+    ports: Vec<FoundPort>,
+}
+
+/// A port that was found.
+#[derive(Clone, Debug)]
+pub(super) struct FoundPort {
+    pub(super) places: Places,
+    pub(super) new: NewPort,
+}
+
+impl FoundPort {
+    fn new(place: &Place, comment: &str) -> Self {
+        let mut new = NewPort { name: place.name.clone(), comment: String::new() };
+        new.comment = commented(&new.name, place, comment);
+        Self { places: place.places.clone(), new }
+    }
+
+    /// The DEVPATH.
+    pub(super) fn devpath(&self) -> &DevPath {
+        &self.places.own.devpath
+    }
+}
+
+/// The comment, and the DEVPATH where the name does not tell it.
+fn commented(name: &PortName, place: &Place, comment: &str) -> String {
+    if name.is_devpath() { comment.to_owned() } else { format!("{comment}; {}", place.devpath) }
 }
 
 impl Found {
@@ -25,26 +52,24 @@ impl Found {
         let peer = report.peer.as_ref().map(|peer| &peer.place.devpath);
         let known = self.connectors.iter_mut().find(|known| {
             known.ports.iter().any(|port| {
-                devpath.is_at_or_below(&port.devpath)
-                    || peer.is_some_and(|peer| *peer == port.devpath)
+                devpath.is_at_or_below(port.devpath())
+                    || peer.is_some_and(|peer| peer == port.devpath())
             })
         });
         if let Some(known) = known {
             // A device in the second half, too: say so.
-            let half = known.ports.iter_mut().skip(1).find(|port| port.devpath == *devpath);
+            let half = known.ports.iter_mut().skip(1).find(|port| port.devpath() == devpath);
             if let (Some(half), Some(_)) = (half, &report.device) {
-                half.comment = comment(report);
+                half.new.comment = commented(&half.new.name, &report.place, &comment(report));
             }
             return;
         }
-        let mut ports = vec![NewPort { devpath: devpath.clone(), comment: comment(report) }];
+        let mut ports = vec![FoundPort::new(&report.place, &comment(report))];
         if let Some(peer) = &report.peer {
             let version = peer.place.usb.map(|usb| format!("USB {usb}: ")).unwrap_or_default();
             let guess = if peer.guessed { ", a guess" } else { "" };
-            ports.push(NewPort {
-                devpath: peer.place.devpath.clone(),
-                comment: format!("{version}the other half of {}{guess}", report.place.name()),
-            });
+            let comment = format!("{version}the other half of {}{guess}", report.place.sysname());
+            ports.push(FoundPort::new(&peer.place, &comment));
         }
         self.connectors.push(Connector { ports });
     }
@@ -55,26 +80,22 @@ impl Found {
     }
 
     /// All their ports.
-    pub(super) fn ports(&self) -> impl Iterator<Item = &NewPort> {
+    pub(super) fn ports(&self) -> impl Iterator<Item = &FoundPort> {
         self.connectors.iter().flat_map(|connector| &connector.ports)
     }
 
     /// The YAML to paste; a port that is listed already is a comment in it.
     pub(super) fn yaml(&self, config: &Config) -> Vec<String> {
-        let entry = |port: &NewPort| match owner(config, &port.devpath) {
-            None => format!("      - {}", port.entry()),
-            Some(vm) => format!("      # - {} (`{vm}` has it already)", port.entry()),
+        let entry = |port: &FoundPort| match config.lists(&port.places.own) {
+            None => format!("      - {}", port.new.entry()),
+            Some(vm) => {
+                format!("      # - {} (`{}` has it already)", port.new.entry(), vm.name)
+            }
         };
         let mut lines = vec!["    ports:".to_owned()];
         lines.extend(self.ports().map(entry));
         lines
     }
-}
-
-/// The virtual machine that lists exactly this port.
-fn owner<'a>(config: &'a Config, devpath: &DevPath) -> Option<&'a str> {
-    let owner = config.virtual_machines.iter().find(|vm| vm.ports.contains(devpath));
-    owner.map(|vm| vm.name.as_str())
 }
 
 /// What is written behind the port: `USB 2: QEMU USB Keyboard (0627:0001); back, upper`.

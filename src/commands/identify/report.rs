@@ -6,8 +6,10 @@ use serde::Serialize;
 
 use super::watch::{Event, Sighting};
 use crate::config::Config;
+use crate::config::port::PortName;
 use crate::devpath::DevPath;
 use crate::output::{Line, Tone};
+use crate::place::{Generation, Places};
 use crate::port::Port;
 use crate::speed::Speed;
 use crate::sysfs::UsbDevice;
@@ -33,6 +35,10 @@ pub(super) struct Report {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Place {
     pub(super) devpath: DevPath,
+    /// Its name without a bus number: what `ports:` should have.
+    pub(super) name: PortName,
+    #[serde(skip)]
+    pub(super) places: Places,
     pub(super) port: Option<Port>,
     /// The USB version of its root hub: 1, 2 or 3.
     pub(super) usb: Option<u8>,
@@ -73,8 +79,8 @@ pub(super) struct Device {
 pub(super) struct Reporter<'a> {
     /// Who has which port.
     pub(super) config: &'a Config,
-    /// The speed of the bus that a port is on.
-    pub(super) bus_speed: &'a dyn Fn(&DevPath) -> Option<Speed>,
+    /// Where a port is.
+    pub(super) places: &'a dyn Fn(&DevPath) -> Places,
 }
 
 impl Reporter<'_> {
@@ -101,16 +107,14 @@ impl Reporter<'_> {
     }
 
     fn place(&self, devpath: &DevPath) -> Place {
-        let usb = |speed: Speed| match speed {
-            _ if speed >= Speed::SUPER => 3,
-            _ if speed >= Speed::HIGH => 2,
-            _ => 1,
-        };
+        let places = (self.places)(devpath);
         Place {
             devpath: devpath.clone(),
             port: devpath.port(),
-            usb: (self.bus_speed)(devpath).map(usb),
-            vm: self.config.owner(devpath).map(|vm| vm.name.clone()),
+            name: PortName::recommended(&places.own),
+            usb: places.own.generation.map(Generation::number),
+            vm: self.config.owner(&places).map(|vm| vm.name.clone()),
+            places,
         }
     }
 }
@@ -140,7 +144,7 @@ impl Device {
 
 impl Place {
     /// The kernel's short name of the port, `3-1.4`.
-    pub(super) fn name(&self) -> &str {
+    pub(super) fn sysname(&self) -> &str {
         self.devpath.sysname()
     }
 }
@@ -155,16 +159,16 @@ impl Report {
         };
         let device = self.device.as_ref().map_or("unknown device".to_owned(), Device::with_speed);
         let head =
-            Line::default().with(tone, word).plain(" ").with(Tone::Strong, self.place.name());
+            Line::default().with(tone, word).plain(" ").with(Tone::Strong, self.place.sysname());
         let mut lines = vec![head.plain(format!("  {device}"))];
-        let half = Line::from("  ").with(Tone::Strong, self.place.devpath.as_str());
+        let half = Line::from("  ").with(Tone::Strong, self.place.name.to_string());
         lines.push(self.place.describe(half));
         lines.push(match &self.peer {
             None => {
                 Line::default().with(Tone::Faint, "  the other half of the connector: none known")
             }
             Some(peer) => {
-                let line = Line::from("  ").plain(peer.place.devpath.as_str());
+                let line = Line::from("  ").plain(peer.place.name.to_string());
                 let line = peer.place.describe(line).plain(", the other half of the connector");
                 let guess =
                     if peer.guessed { " (the kernel's guess, by equal numbers)" } else { "" };
@@ -182,7 +186,7 @@ impl Report {
         }
         lines.extend(self.behind.iter().map(|behind| {
             let device = behind.device.as_ref().map_or(String::new(), Device::with_speed);
-            Line::from(format!("  behind it, {}: {device}", behind.place.name()))
+            Line::from(format!("  behind it, {}: {device}", behind.place.sysname()))
         }));
         lines
     }
@@ -194,6 +198,10 @@ impl Place {
         let line = match self.usb {
             Some(usb) => line.with(Tone::Faint, format!("  USB {usb}")),
             None => line,
+        };
+        let line = match &self.name {
+            PortName::Stable { .. } => line.with(Tone::Faint, format!("  {}", self.devpath)),
+            PortName::DevPath(_) => line,
         };
         match &self.vm {
             Some(vm) => line.plain(", ").with(Tone::Warning, format!("{vm} has it already")),

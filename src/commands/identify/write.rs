@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use super::found::Found;
+use super::found::{Found, FoundPort};
 use crate::commands::Context;
 use crate::config::edit::{self, EditError, NewPort};
 use crate::config::file::ConfigFile;
+use crate::config::port::PortName;
 use crate::config::{Config, write};
 use crate::devpath::DevPath;
 
@@ -20,6 +21,8 @@ pub(super) struct Written {
     /// Where the old text is; none if nothing had to be written.
     backup: Option<PathBuf>,
     added: Vec<DevPath>,
+    /// What was written for those.
+    names: Vec<PortName>,
     /// The ports that the virtual machine had already.
     had: Vec<DevPath>,
 }
@@ -48,17 +51,22 @@ pub(super) fn add(context: &Context<'_>, vm: &str, found: &Found) -> Result<Writ
         error => anyhow::anyhow!("{}: {error}", file.path.display()),
     };
     let config = edit::read(text, vm).map_err(|error| at(EditError::Config(error)))?;
-    // What is listed by another one is refused by the edit.
-    let has = |port: &NewPort| config.owner(&port.devpath).is_some_and(|owner| owner.name == vm);
-    let (had, new): (Vec<NewPort>, Vec<NewPort>) = found.ports().cloned().partition(has);
-    let devpaths = |ports: Vec<NewPort>| ports.into_iter().map(|port| port.devpath).collect();
+    let has = |port: &FoundPort| config.owner(&port.places).is_some_and(|owner| owner.name == vm);
+    let (had, found): (Vec<FoundPort>, Vec<FoundPort>) = found.ports().cloned().partition(has);
+    let taken = found.iter().find_map(|port| Some((port, config.lists(&port.places.own)?)));
+    if let Some((port, owner)) = taken {
+        return Err(at(EditError::Taken(port.new.name.clone(), owner.name.clone())));
+    }
+    let devpaths = |ports: &[FoundPort]| ports.iter().map(|port| port.devpath().clone()).collect();
+    let new: Vec<NewPort> = found.iter().map(|port| port.new.clone()).collect();
     let mut backup = None;
     if !new.is_empty() {
         let insertion = edit::add_ports(text, vm, &new).map_err(at)?;
         backup = Some(write::replace(&file, &insertion.apply(text))?);
     }
-    let (had, added) = (devpaths(had), devpaths(new));
-    Ok(Written { vm: vm.to_owned(), file: file.path.clone(), backup, added, had })
+    let (had, added) = (devpaths(&had), devpaths(&found));
+    let names = new.into_iter().map(|port| port.name).collect();
+    Ok(Written { vm: vm.to_owned(), file: file.path.clone(), backup, added, names, had })
 }
 
 fn find(context: &Context<'_>) -> Result<ConfigFile> {
@@ -76,7 +84,7 @@ impl Written {
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> =
             self.had.iter().map(|port| format!("{} has it already: {port}", self.vm)).collect();
-        lines.extend(self.added.iter().map(|port| format!("added to {}: {port}", self.vm)));
+        lines.extend(self.names.iter().map(|port| format!("added to {}: {port}", self.vm)));
         let backup = self.backup.as_ref().map(|path| format!("; the old text: {}", path.display()));
         let file = self.file.display();
         lines.push(match backup {

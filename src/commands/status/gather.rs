@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Bus, Machine, Object, Port};
 use crate::clock::Monotonic;
+use crate::config::port::PortName;
 use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
@@ -16,7 +17,7 @@ use crate::speed::Speed;
 use crate::state::dir;
 use crate::state::record::Record;
 use crate::topology::read::topology;
-use crate::topology::{Plugged, Topology};
+use crate::topology::{HubPort, Plugged, Topology};
 
 /// Milliseconds since 1970.
 pub(super) fn now() -> u64 {
@@ -47,7 +48,7 @@ fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Rec
         problem: None,
         buses: Vec::new(),
         attached: Vec::new(),
-        ports: vm.ports.iter().map(|port| configured_port(port, topology)).collect(),
+        ports: vm.ports.iter().map(|port| configured_port(vm, port, topology)).collect(),
     };
     match ask(root, vm) {
         Ok((running, buses)) => {
@@ -96,18 +97,25 @@ fn attached(bus: &GuestBus, records: &[Record]) -> Vec<Object> {
     ours.collect()
 }
 
-fn configured_port(devpath: &crate::devpath::DevPath, topology: &Topology) -> Port {
-    let ports = topology.ports();
-    let inside = ports.iter().filter(|port| port.devpath.is_at_or_below(devpath));
-    let devices = inside.filter_map(|port| match &port.plugged {
-        Some(Plugged::Device(device)) => Some(format!("{} {}", port.port, device.label())),
-        _ => None,
-    });
-    let root_hubs = topology.controllers.iter().flat_map(|controller| &controller.root_hubs);
+fn configured_port(vm: &VirtualMachine, name: &PortName, topology: &Topology) -> Port {
+    let inside = |port: &&HubPort| {
+        let places = topology.places(&port.devpath);
+        name.fit(&places.own).is_some()
+            || vm.companions && places.companions.iter().any(|place| name.fit(place).is_some())
+    };
+    let devices =
+        topology.ports().into_iter().filter(inside).filter_map(|port| match &port.plugged {
+            Some(Plugged::Device(device)) => Some(format!("{} {}", port.port, device.label())),
+            _ => None,
+        });
+    let place = topology.all_places().into_iter().find(|place| name.is(place));
     Port {
-        devpath: devpath.to_string(),
-        exists: ports.iter().any(|port| port.devpath == *devpath)
-            || root_hubs.into_iter().any(|hub| hub.devpath == *devpath),
+        devpath: match name {
+            PortName::DevPath(devpath) => Some(devpath.to_string()),
+            PortName::Stable { .. } => place.as_ref().map(|place| place.devpath.to_string()),
+        },
+        name: name.to_string(),
+        exists: place.is_some(),
         devices: devices.collect(),
     }
 }

@@ -127,7 +127,7 @@ impl List {
                 Insertion { at: *at, text: entries.collect() }
             }
             Self::Flow { at, separator, .. } => {
-                let entries: Vec<String> = ports.iter().map(|port| scalar(&port.devpath)).collect();
+                let entries: Vec<String> = ports.iter().map(|port| scalar(&port.name)).collect();
                 let separator = if ports.is_empty() { "" } else { separator };
                 Insertion { at: *at, text: format!("{separator}{}", entries.join(", ")) }
             }

@@ -3,12 +3,12 @@ use proptest::prelude::*;
 
 const PCI: &str = "/devices/pci0000:00/0000:00:14.0";
 
-fn port(number: u8) -> DevPath {
+fn port(number: u8) -> PortName {
     format!("{PCI}/usb1/1-{number}").parse().unwrap()
 }
 
 fn new(number: u8, comment: &str) -> NewPort {
-    NewPort { devpath: port(number), comment: comment.to_owned() }
+    NewPort { name: port(number), comment: comment.to_owned() }
 }
 
 fn added(text: &str, vm: &str) -> Result<String, EditError> {
@@ -195,7 +195,7 @@ proptest! {
         back.replace_range(insertion.at..insertion.at + insertion.text.len(), "");
         prop_assert_eq!(&back, &text);
         let mut wanted = parse(&text).unwrap();
-        wanted.virtual_machines[vm].ports.extend(ports.into_iter().map(|port| port.devpath));
+        wanted.virtual_machines[vm].ports.extend(ports.into_iter().map(|port| port.name));
         prop_assert_eq!(parse(&edited).unwrap(), wanted);
         // Block lists: whole lines are added, and none is changed.
         if insertion.text.contains("- /") {

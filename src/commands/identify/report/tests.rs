@@ -1,6 +1,7 @@
 use super::super::found::Found;
 use super::*;
 use crate::config::parse::parse;
+use crate::place::{Generation, Place, Places};
 use crate::port::{BusNum, DevNum};
 use crate::topology::{Connector, Hub, Plugged};
 
@@ -34,12 +35,20 @@ fn report(event: Event, port: &HubPort) -> Report {
     let config =
         parse(&format!("virtual_machines:\n  w:\n    socket: /s\n    ports: [{PCI}/usb2/2-1]\n"))
             .unwrap();
-    let bus_speed = |path: &DevPath| {
-        if path.as_str().contains("usb2") { Some(Speed::SUPER) } else { Some(Speed::HIGH) }
+    let place = |path: &DevPath| Place {
+        devpath: path.clone(),
+        controller: "pci-0000:00:14.0".parse().ok(),
+        generation: Generation::from_number(if path.as_str().contains("usb2") { "3" } else { "2" }),
+    };
+    let peer = port.connector.peer.clone();
+    let places = |path: &DevPath| {
+        let other = peer.iter().chain([&port.devpath]).find(|other| *other != path);
+        let other = other.filter(|_| peer.is_some() && path.port().unwrap().parent().is_none());
+        Places { own: place(path), companions: other.map(place).into_iter().collect() }
     };
     let behind = port.behind().into_iter().cloned().collect();
     let sighting = Sighting { event, port: port.clone(), behind };
-    Reporter { config: &config, bus_speed: &bus_speed }.report(&sighting)
+    Reporter { config: &config, places: &places }.report(&sighting)
 }
 
 #[test]
@@ -52,9 +61,10 @@ fn the_object_has_the_documented_shape() {
     let wanted = serde_json::json!({
         "event": "plug",
         "devpath": "/devices/pci0000:00/0000:00:14.0/usb1/1-1",
+        "name": "pci-0000:00:14.0/usb2:1",
         "port": "1-1",
         "usb": 2,
-        "vm": null,
+        "vm": "w",
         "hub": null,
         "device": {
             "product": "Hub", "vendor_id": "046d", "product_id": "c52b",
@@ -62,12 +72,14 @@ fn the_object_has_the_documented_shape() {
         },
         "peer": {
             "devpath": "/devices/pci0000:00/0000:00:14.0/usb2/2-1",
+            "name": "pci-0000:00:14.0/usb3:1",
             "port": "2-1", "usb": 3, "vm": "w", "guessed": true
         },
         "connect_type": "hotplug",
         "position": "back, upper",
         "behind": [{
             "devpath": "/devices/pci0000:00/0000:00:14.0/usb1/1-1/1-1.4",
+            "name": "pci-0000:00:14.0/usb2:1.4",
             "port": "1-1.4", "usb": 2, "vm": null,
             "device": {
                 "product": "Mouse", "vendor_id": "046d", "product_id": "c52b",
@@ -99,10 +111,14 @@ fn each_connector_is_found_once() {
         found.yaml(&config),
         [
             "    ports:".to_owned(),
-            format!("      - {PCI}/usb1/1-1 # USB 2: Keyboard (046d:c52b); back, upper"),
-            format!("      - {PCI}/usb2/2-1 # USB 3: Keyboard (046d:c52b); back, upper"),
             format!(
-                "      # - {PCI}/usb1/1-10 # USB 2: Keyboard (046d:c52b); back, upper (`w` has it already)"
+                "      - pci-0000:00:14.0/usb2:1 # USB 2: Keyboard (046d:c52b); back, upper; {PCI}/usb1/1-1"
+            ),
+            format!(
+                "      - pci-0000:00:14.0/usb3:1 # USB 3: Keyboard (046d:c52b); back, upper; {PCI}/usb2/2-1"
+            ),
+            format!(
+                "      # - pci-0000:00:14.0/usb2:10 # USB 2: Keyboard (046d:c52b); back, upper; {PCI}/usb1/1-10 (`w` has it already)"
             ),
         ]
     );
@@ -114,16 +130,24 @@ fn a_guessed_half_is_told_as_one() {
     let seen = report(Event::Pull, &port("usb1/1-1", Some("usb2/2-1"), None));
     found.add(&seen);
     let yaml = found.yaml(&Config::default());
-    assert_eq!(yaml[1], format!("      - {PCI}/usb1/1-1 # USB 2: a device; back, upper"));
-    assert_eq!(yaml[2], format!("      - {PCI}/usb2/2-1 # USB 3: the other half of 1-1, a guess"));
+    assert_eq!(
+        yaml[1],
+        format!("      - pci-0000:00:14.0/usb2:1 # USB 2: a device; back, upper; {PCI}/usb1/1-1")
+    );
+    assert_eq!(
+        yaml[2],
+        format!(
+            "      - pci-0000:00:14.0/usb3:1 # USB 3: the other half of 1-1, a guess; {PCI}/usb2/2-1"
+        )
+    );
     let lines: Vec<String> = seen.lines().iter().map(ToString::to_string).collect();
     assert_eq!(
         lines,
         [
             "pulled 1-1  unknown device".to_owned(),
-            format!("  {PCI}/usb1/1-1  USB 2"),
+            format!("  pci-0000:00:14.0/usb2:1  USB 2  {PCI}/usb1/1-1, w has it already"),
             format!(
-                "  {PCI}/usb2/2-1  USB 3, w has it already, the other half of the connector (the kernel's guess, by equal numbers)"
+                "  pci-0000:00:14.0/usb3:1  USB 3  {PCI}/usb2/2-1, w has it already, the other half of the connector (the kernel's guess, by equal numbers)"
             ),
             "  connector: back, upper; hotplug".to_owned(),
         ]

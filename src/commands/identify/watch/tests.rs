@@ -142,7 +142,7 @@ impl Source for Script {
         }
         let root_hubs = vec![hub(PCI.parse().unwrap(), ports)];
         let devpath = "/devices/pci0000:00/0000:00:14.0".parse().unwrap();
-        Topology { controllers: vec![Controller { devpath, root_hubs }] }
+        Topology { controllers: vec![Controller { devpath, name: None, root_hubs }] }
     }
 }
 

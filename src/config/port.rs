@@ -1,0 +1,234 @@
+//! The names of ports in the config: a DEVPATH, or controller, root hub and chain of ports. Pure.
+//!
+//! Each has one form that it is printed in; udev's `ID_PATH` is read too. Which port of this boot a
+//! name means is told by comparing it with a [`Place`], component by component, never as text.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use crate::devpath::{DevPath, is_root_hub};
+use crate::place::{ControllerName, Generation, Place};
+use crate::port::{Chain, Port};
+
+/// The name of a port, and so of all that is below it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PortName {
+    /// The DEVPATH that a device in it has, or that of a whole root hub.
+    DevPath(DevPath),
+    /// A name that bus numbers do not change.
+    Stable {
+        /// The host controller.
+        controller: ControllerName,
+        /// Its root hub; none for those of every generation.
+        generation: Option<Generation>,
+        /// The chain of ports; none for the whole root hub.
+        chain: Option<Chain>,
+    },
+}
+
+/// How closely a name fits a place; the greater fits better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fit {
+    /// How many port numbers it names: 0 is a whole root hub.
+    pub length: usize,
+    /// Whether it names one half of the connector only.
+    pub one_half: bool,
+}
+
+/// What is wrong with a text that should name a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortNameError(String);
+
+impl PortName {
+    /// The name to recommend for a place, which no change of bus numbers touches; the DEVPATH where
+    /// the controller is not known.
+    pub fn recommended(place: &Place) -> Self {
+        match (&place.controller, place.generation) {
+            (Some(controller), Some(generation)) => Self::Stable {
+                controller: controller.clone(),
+                generation: Some(generation),
+                chain: place.chain(),
+            },
+            _ => Self::DevPath(place.devpath.clone()),
+        }
+    }
+
+    /// How this port, or a port above it, is the place's; none if it is not.
+    pub fn fit(&self, place: &Place) -> Option<Fit> {
+        match self {
+            Self::DevPath(port) => place
+                .devpath
+                .is_at_or_below(port)
+                .then(|| Fit { length: self.chain().len(), one_half: true }),
+            Self::Stable { controller, generation, .. } => {
+                let other = |wanted: Generation| place.generation.is_some_and(|own| own != wanted);
+                if place.controller.as_ref() != Some(controller) || generation.is_some_and(other) {
+                    return None;
+                }
+                let (above, chain) = (self.chain(), place.chain());
+                chain
+                    .as_ref()
+                    .map_or(&[][..], Chain::numbers)
+                    .starts_with(&above)
+                    .then(|| Fit { length: above.len(), one_half: generation.is_some() })
+            }
+        }
+    }
+
+    /// Whether this names the place itself, not one above it.
+    pub fn is(&self, place: &Place) -> bool {
+        let length = place.chain().map_or(0, |chain| chain.numbers().len());
+        self.fit(place).is_some_and(|fit| fit.length == length)
+    }
+
+    /// Whether both are the same port, or one is a half of the other, as far as the names tell:
+    /// the generation of a DEVPATH's bus they do not tell.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let controllers = |one: &Self, other: &Self| match (one, other) {
+            (Self::DevPath(path), Self::Stable { controller, generation: None, .. }) => {
+                let above = path.root_hub().and_then(|hub| hub.parent());
+                above.is_some_and(|above| above.sysname() == controller.sysname())
+            }
+            (
+                Self::Stable { controller, generation: None, .. },
+                Self::Stable { controller: same, .. },
+            ) => controller == same,
+            _ => false,
+        };
+        self == other
+            || self.chain() == other.chain()
+                && (controllers(self, other) || controllers(other, self))
+    }
+
+    /// Whether it may mean another port, or none, after a boot.
+    pub fn is_devpath(&self) -> bool {
+        matches!(self, Self::DevPath(_))
+    }
+
+    /// The texts that may stand for it in a config.
+    pub fn spellings(&self) -> Vec<String> {
+        let id_path = match self {
+            Self::Stable { controller, generation: Some(generation), chain } => {
+                let chain = chain.as_ref().map(|chain| format!(":{chain}")).unwrap_or_default();
+                Some(format!("{controller}-usbv{}-0{chain}", generation.number()))
+            }
+            _ => None,
+        };
+        [self.to_string()].into_iter().chain(id_path).collect()
+    }
+
+    fn chain(&self) -> Vec<u8> {
+        let chain = match self {
+            Self::DevPath(devpath) => devpath.port().map(|port| port.chain().numbers().to_vec()),
+            Self::Stable { chain, .. } => chain.as_ref().map(|chain| chain.numbers().to_vec()),
+        };
+        chain.unwrap_or_default()
+    }
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DevPath(devpath) => devpath.fmt(f),
+            Self::Stable { controller, generation, chain } => {
+                match generation {
+                    Some(generation) => write!(f, "{controller}/usb{}", generation.number())?,
+                    None => write!(f, "{controller}-usb-0")?,
+                }
+                chain.as_ref().map_or(Ok(()), |chain| write!(f, ":{chain}"))
+            }
+        }
+    }
+}
+
+impl FromStr for PortName {
+    type Err = PortNameError;
+
+    fn from_str(text: &str) -> Result<Self, PortNameError> {
+        if text.starts_with('/') { devpath(text) } else { stable(text) }.map_err(PortNameError)
+    }
+}
+
+fn devpath(text: &str) -> Result<PortName, String> {
+    if text.starts_with("/sys/") {
+        return Err("begins with /sys, which a DEVPATH leaves out".to_owned());
+    }
+    let devpath: DevPath = text.parse().map_err(|error| format!("{error}"))?;
+    if is_root_hub(devpath.sysname()) {
+        return Ok(PortName::DevPath(devpath));
+    }
+    let Some(port) = devpath.port() else {
+        return Err("does not end with a USB port such as 3-3".to_owned());
+    };
+    // Behind a hub the path has the hub's own port before it, else it could never match.
+    let above = port.parent().map_or_else(|| format!("usb{}", port.bus().0), |hub| hub.to_string());
+    match devpath.parent() {
+        Some(parent) if parent.sysname() == above => Ok(PortName::DevPath(devpath)),
+        _ => Err(format!("can be no device's path: what stands before {port} must be {above}")),
+    }
+}
+
+/// Reads `CONTROLLER/usb2:CHAIN`, and as udev's `path_id` writes `ID_PATH` and
+/// `ID_PATH_WITH_USB_REVISION` (`udev-builtin-path_id.c`: `handle_usb`) `CONTROLLER-usb-0:CHAIN` and
+/// `CONTROLLER-usbv2-0:CHAIN`, with 0 in the place of the bus number.
+fn stable(text: &str) -> Result<PortName, String> {
+    if text.parse::<Port>().is_ok() {
+        return Err(
+            "is the kernel's short name, whose bus number changes from boot to boot".to_owned()
+        );
+    }
+    let no_port = || "names no port".to_owned();
+    let (controller, generation, rest) = if let Some((controller, bus)) = text.rsplit_once("/usb") {
+        let (number, rest) = bus.split_at_checked(1).unwrap_or((bus, ""));
+        let generation = Generation::from_number(number).ok_or_else(|| {
+            "must have usb1, usb2 or usb3 behind the controller: the generation of the root hub, \
+             not the number of the bus"
+                .to_owned()
+        })?;
+        (controller, Some(generation), rest)
+    } else {
+        // A chain has no letters, so the last one is udev's.
+        let (controller, bus) = text.rsplit_once("-usb").ok_or_else(no_port)?;
+        let (generation, rest) = match bus.strip_prefix('v').map(|bus| bus.split_at_checked(1)) {
+            None => (None, bus),
+            Some(Some((number, rest))) => {
+                (Some(Generation::from_number(number).ok_or_else(no_port)?), rest)
+            }
+            Some(None) => return Err(no_port()),
+        };
+        (controller, generation, rest.strip_prefix("-0").ok_or_else(no_port)?)
+    };
+    let chain = match rest.strip_prefix(':') {
+        None if rest.is_empty() => None,
+        None => return Err(no_port()),
+        Some(chain) if chain.contains(':') => {
+            return Err("names an interface: leave out what is behind the last colon".to_owned());
+        }
+        Some(chain) => Some(chain.parse().map_err(|_| {
+            format!("does not end with the numbers of ports such as 1.4, but `{chain}`")
+        })?),
+    };
+    let controller = controller.parse().map_err(|_| {
+        "does not begin with a controller's subsystem and name, such as pci-0000:00:14.0".to_owned()
+    })?;
+    Ok(PortName::Stable { controller, generation, chain })
+}
+
+impl Serialize for PortName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for PortNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for PortNameError {}
+
+#[cfg(test)]
+pub(super) mod tests;

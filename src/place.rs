@@ -1,0 +1,177 @@
+//! Where a device is, told without its bus number too: the host controller, which of its root hubs,
+//! the chain of ports. Pure.
+//!
+//! Bus numbers are given out in the order in which controllers appear, so that they change from boot
+//! to boot; the controller's own name and the USB generation of the root hub do not.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use crate::devpath::DevPath;
+use crate::port::Chain;
+use crate::speed::Speed;
+
+/// The name of a host controller: the subsystem and the sysname of its device,
+/// `pci-0000:00:14.0`, `platform-vhci_hcd.0`. udev's `path_id` begins `ID_PATH` the same way.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ControllerName(String);
+
+/// The text is no controller's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAController;
+
+/// Which of a controller's root hubs: an xHCI has one for USB 2 and one for USB 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Generation {
+    /// 12 Mb/s: OHCI, UHCI.
+    Usb1,
+    /// 480 Mb/s.
+    Usb2,
+    /// 5000 Mb/s and more.
+    Usb3,
+}
+
+/// A place where a device is or was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The DEVPATH that a device there has.
+    pub devpath: DevPath,
+    /// The host controller; none if nobody looked or it cannot be told.
+    pub controller: Option<ControllerName>,
+    /// The root hub's generation; none if the root hub is gone, and then it may be any.
+    pub generation: Option<Generation>,
+}
+
+/// The place of a device, and those that are the same connector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Its own.
+    pub own: Place,
+    /// The other halves of the connectors that it and the hubs above it are in, nearest first. What
+    /// is below a hub's other half counts as that half here: none is longer than the own place.
+    pub companions: Vec<Place>,
+}
+
+impl ControllerName {
+    /// The name of a controller in that subsystem. Without one the form of a PCI address tells:
+    /// the device may be gone, and with it what links to its subsystem. Others have `device`.
+    pub fn new(subsystem: Option<&str>, sysname: &str) -> Option<Self> {
+        let other = if is_pci_address(sysname) { "pci" } else { "device" };
+        format!("{}-{sysname}", subsystem.unwrap_or(other)).parse().ok()
+    }
+
+    /// The controller's own name in its subsystem, the one that its DEVPATH ends with.
+    pub fn sysname(&self) -> &str {
+        self.0.split_once('-').map_or("", |(_, sysname)| sysname)
+    }
+}
+
+/// Whether it reads `0000:00:14.0`.
+fn is_pci_address(sysname: &str) -> bool {
+    let mut parts = sysname.split([':', '.']);
+    let hex = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    parts.clone().count() == 4 && parts.all(hex) && sysname.matches('.').count() == 1
+}
+
+impl FromStr for ControllerName {
+    type Err = NotAController;
+
+    fn from_str(text: &str) -> Result<Self, NotAController> {
+        let (subsystem, sysname) = text.split_once('-').ok_or(NotAController)?;
+        let is_bad = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+        // sysfs names have at most NAME_MAX bytes (`limits.h`).
+        if subsystem.is_empty() || sysname.is_empty() || text.len() > 512 || text.contains(is_bad) {
+            return Err(NotAController);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ControllerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Generation {
+    /// The generation of a root hub with that speed.
+    pub fn of_root_hub(speed: Speed) -> Self {
+        match speed {
+            _ if speed >= Speed::SUPER => Self::Usb3,
+            _ if speed >= Speed::HIGH => Self::Usb2,
+            _ => Self::Usb1,
+        }
+    }
+
+    /// 1, 2 or 3.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Usb1 => 1,
+            Self::Usb2 => 2,
+            Self::Usb3 => 3,
+        }
+    }
+
+    /// The generation with that number.
+    pub fn from_number(number: &str) -> Option<Self> {
+        match number {
+            "1" => Some(Self::Usb1),
+            "2" => Some(Self::Usb2),
+            "3" => Some(Self::Usb3),
+            _ => None,
+        }
+    }
+}
+
+impl Place {
+    /// The place of which only the DEVPATH is known.
+    pub fn of(devpath: DevPath) -> Self {
+        Self { devpath, controller: None, generation: None }
+    }
+
+    /// The chain of ports; none for a root hub.
+    pub fn chain(&self) -> Option<Chain> {
+        self.devpath.port().map(|port| port.chain().clone())
+    }
+}
+
+impl Places {
+    /// The place of a device of whose connector nothing is known.
+    pub fn of(own: Place) -> Self {
+        Self { own, companions: Vec::new() }
+    }
+
+    /// Gathers the places: `place` tells of a DEVPATH, `peer` the other half of a port.
+    pub fn gather(
+        devpath: &DevPath,
+        place: impl Fn(&DevPath) -> Place,
+        peer: impl Fn(&DevPath) -> Option<DevPath>,
+    ) -> Self {
+        let companions = devpath.ports_up().filter_map(|port| peer(&port));
+        Self { own: place(devpath), companions: companions.map(|peer| place(&peer)).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_named_by_subsystem_or_form() {
+        let name = |subsystem, sysname| {
+            ControllerName::new(subsystem, sysname).map(|name| name.to_string())
+        };
+        assert_eq!(name(Some("pci"), "0000:00:14.0").unwrap(), "pci-0000:00:14.0");
+        assert_eq!(name(Some("platform"), "vhci_hcd.0").unwrap(), "platform-vhci_hcd.0");
+        assert_eq!(name(None, "0000:3e:00.0").unwrap(), "pci-0000:3e:00.0");
+        assert_eq!(name(None, "xhci-hcd.1.auto").unwrap(), "device-xhci-hcd.1.auto");
+        let name: ControllerName = "platform-xhci-hcd.1.auto".parse().unwrap();
+        assert_eq!(name.sysname(), "xhci-hcd.1.auto");
+        for bad in ["", "pci", "-x", "pci-", "pci-a/b", "pci-a b"] {
+            assert_eq!(bad.parse::<ControllerName>(), Err(NotAController), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Reads where a device is, and which other ports are the same connector, from a few links of sysfs.
+//!
+//! Works on `remove` too: what is asked belongs to the controller and to the hubs above the device,
+//! and those are mostly still there.
+
+use std::fs;
+use std::path::Path;
+
+use super::read::port_folders;
+use super::{Controller, Hub, Topology};
+use crate::config::port::PortName;
+use crate::devpath::{DevPath, is_root_hub};
+use crate::place::{ControllerName, Generation, Place, Places};
+use crate::port::{BusNum, Port};
+use crate::root::Root;
+use crate::speed::Speed;
+use crate::sysfs::{self, attribute};
+
+/// Reads the places of a device.
+pub fn places(root: &Root, devpath: &DevPath) -> Places {
+    Places::gather(devpath, |devpath| place(root, devpath), |port| peer(root, port))
+}
+
+/// Reads the other halves of the connectors a device is behind, nearest first. It costs one
+/// readlink(2) for each port on the way to the root hub, of a link that the kernel makes up from
+/// memory: some microseconds for each, where the program's start takes hundreds.
+pub fn peers(root: &Root, devpath: &DevPath) -> Vec<DevPath> {
+    devpath.ports_up().filter_map(|port| peer(root, &port)).collect()
+}
+
+/// Reads the controller and the root hub's generation.
+pub fn place(root: &Root, devpath: &DevPath) -> Place {
+    let bare = Place::of(devpath.clone());
+    let Some((hub, controller)) = devpath.root_hub().and_then(|hub| {
+        let controller = hub.parent()?;
+        Some((hub, controller))
+    }) else {
+        return bare;
+    };
+    let folder = sysfs::folder(root, &hub);
+    let generation = match attribute(folder.join("speed")).map(|speed| speed.parse::<Speed>()) {
+        Ok(Ok(speed)) => Some(Generation::of_root_hub(speed)),
+        // It went away, and the device with it: any of the controller's may have been the one.
+        Err(_) if !folder.exists() => None,
+        _ => return bare,
+    };
+    Place { controller: controller_name(root, &controller), generation, ..bare }
+}
+
+/// The controller's name, by the subsystem that its device is in.
+pub fn controller_name(root: &Root, controller: &DevPath) -> Option<ControllerName> {
+    let link = fs::read_link(sysfs::folder(root, controller).join("subsystem")).ok();
+    let subsystem = link.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+    ControllerName::new(subsystem, controller.sysname())
+}
+
+/// The other half of the connector of a port. Both are on the same controller
+/// (`drivers/usb/core/port.c`: `find_and_link_peer`), so that the link's name tells all.
+fn peer(root: &Root, port: &DevPath) -> Option<DevPath> {
+    let hub = port.parent()?;
+    let number = port.port()?.number();
+    let folder = sysfs::folder(root, &hub);
+    let stem = match hub.sysname().strip_prefix("usb") {
+        Some(bus) if is_root_hub(hub.sysname()) => format!("{bus}-0"),
+        _ => hub.sysname().to_owned(),
+    };
+    let link = |interface: &Path| {
+        fs::read_link(interface.join(format!("{}-port{number}/peer", hub.sysname()))).ok()
+    };
+    let first = folder.join(format!("{stem}:1.0"));
+    let controller = port.root_hub()?.parent()?;
+    let target = match link(&first) {
+        Some(target) => target,
+        None if first.exists() => return None,
+        None if folder.exists() => {
+            // A hub in another than its first configuration.
+            let (_, folder) =
+                port_folders(root, &hub).into_iter().find(|(port, _)| *port == number)?;
+            link(folder.parent()?)?
+        }
+        // The hub is gone with the device. Hubs' ports are paired by equal numbers if their hubs
+        // are a pair (the same function), so what was the other half can still be told.
+        None => {
+            let upstream = peer(root, &hub)?;
+            return controller
+                .controllers_port(&format!("{}.{number}", upstream.sysname()).parse().ok()?);
+        }
+    };
+    let (hub, number) = target.file_name()?.to_str()?.rsplit_once("-port")?;
+    let port = match hub.strip_prefix("usb") {
+        Some(bus) => Port::new(BusNum(bus.parse().ok()?), number.parse().ok()?),
+        None => format!("{hub}.{number}").parse().ok()?,
+    };
+    controller.controllers_port(&port)
+}
+
+impl Topology {
+    /// The places of a device, as [`places`] reads them.
+    pub fn places(&self, devpath: &DevPath) -> Places {
+        Places::gather(
+            devpath,
+            |devpath| self.place(devpath),
+            |port| self.port(port)?.connector.peer.clone(),
+        )
+    }
+
+    /// The place with that DEVPATH.
+    pub fn place(&self, devpath: &DevPath) -> Place {
+        let hub = devpath.root_hub();
+        let known = self.controllers.iter().find_map(|controller| {
+            let root_hub =
+                controller.root_hubs.iter().find(|known| Some(&known.devpath) == hub.as_ref())?;
+            Some((controller.name.clone()?, Generation::of_root_hub(root_hub.speed?)))
+        });
+        let (controller, generation) = known.unzip();
+        Place { devpath: devpath.clone(), controller, generation }
+    }
+
+    /// The DEVPATHs that a device in that port, or the root hub, has today; whether there is such a
+    /// port is not looked at. None if the controller is not there.
+    pub fn devpaths(&self, name: &PortName) -> Vec<DevPath> {
+        let (controller, generation, chain) = match name {
+            PortName::DevPath(devpath) => return vec![devpath.clone()],
+            PortName::Stable { controller, generation, chain } => (controller, generation, chain),
+        };
+        let known = self.controllers.iter().filter(|known| known.name.as_ref() == Some(controller));
+        let hubs = known.flat_map(|known| known.root_hubs.iter().map(move |hub| (known, hub)));
+        let meant = hubs.filter(|(_, hub)| {
+            generation.is_none_or(|wanted| hub.speed.map(Generation::of_root_hub) == Some(wanted))
+        });
+        let devpath = |(known, hub): (&Controller, &Hub)| {
+            let bus = hub.devpath.sysname().strip_prefix("usb")?.parse().ok()?;
+            match chain {
+                Some(chain) => {
+                    known.devpath.controllers_port(&Port::new(BusNum(bus), chain.clone()))
+                }
+                None => Some(hub.devpath.clone()),
+            }
+        };
+        meant.filter_map(devpath).collect()
+    }
+
+    /// The root hubs and all ports.
+    pub fn all_places(&self) -> Vec<Place> {
+        let hubs = self.controllers.iter().flat_map(|controller| &controller.root_hubs);
+        let hubs = hubs.map(|hub| &hub.devpath);
+        let ports = self.ports().into_iter().map(|port| &port.devpath);
+        hubs.chain(ports).map(|devpath| self.place(devpath)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    const PCI: &str = "/devices/pci0000:00/0000:00:14.0";
+
+    fn path(below: &str) -> DevPath {
+        format!("{PCI}/{below}").parse().unwrap()
+    }
+
+    /// Root hub port 2 of usb1 is paired with port 5 of usb2; there is a hub with both halves.
+    fn host() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let sys = root.path(format!("/sys{PCI}"));
+        for (folder, peer) in [
+            ("usb1/1-0:1.0/usb1-port2", "../../../usb2/2-0:1.0/usb2-port5"),
+            ("usb2/2-0:1.0/usb2-port5", "../../../usb1/1-0:1.0/usb1-port2"),
+            ("usb2/2-5/2-5:1.0/2-5-port3", "../../../../usb1/1-2/1-2:1.0/1-2-port3"),
+        ] {
+            fs::create_dir_all(sys.join(folder)).unwrap();
+            symlink(peer, sys.join(folder).join("peer")).unwrap();
+        }
+        fs::write(sys.join("usb1/speed"), "480\n").unwrap();
+        fs::write(sys.join("usb2/speed"), "10000\n").unwrap();
+        symlink("../../../bus/pci", sys.join("subsystem")).unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn a_device_behind_a_hub_is_in_two_connectors() {
+        let (_dir, root) = host();
+        let places = places(&root, &path("usb2/2-5/2-5.3"));
+        assert_eq!(places.own.controller.as_ref().unwrap().to_string(), "pci-0000:00:14.0");
+        assert_eq!(places.own.generation, Some(Generation::Usb3));
+        let others: Vec<_> = places.companions.iter().map(|place| place.devpath.clone()).collect();
+        assert_eq!(others, [path("usb1/1-2/1-2.3"), path("usb1/1-2")]);
+        assert_eq!(places.companions[0].generation, Some(Generation::Usb2));
+        assert_eq!(peers(&root, &path("usb2/2-4")), []);
+    }
+
+    #[test]
+    fn what_was_behind_a_hub_that_is_gone_is_told_by_its_numbers() {
+        let (_dir, root) = host();
+        fs::remove_dir_all(root.path(format!("/sys{PCI}/usb2/2-5"))).unwrap();
+        let wanted = [path("usb1/1-2/1-2.3"), path("usb1/1-2")];
+        assert_eq!(peers(&root, &path("usb2/2-5/2-5.3")), wanted);
+        fs::remove_dir_all(root.path(format!("/sys{PCI}"))).unwrap();
+        let gone = places(&root, &path("usb2/2-5"));
+        assert_eq!(gone.own.controller.unwrap().to_string(), "pci-0000:00:14.0");
+        assert_eq!((gone.own.generation, gone.companions), (None, vec![]));
+    }
+}
