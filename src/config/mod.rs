@@ -1,10 +1,11 @@
 //! The configuration: which ports belong to which virtual machine.
 //!
 //! These are the values and what they mean; [`parse`] makes them from YAML text, [`edit`] adds
-//! ports to that text, [`file`](mod@file) finds, checks and reads it, [`write`](mod@write) replaces it,
+//! ports to that text, [`exclude`](mod@exclude) what stays with the host, [`file`](mod@file) finds, checks and reads it, [`write`](mod@write) replaces it,
 //! [`prefilter`] tells cheaply that it cannot matter.
 
 pub mod edit;
+pub mod exclude;
 pub mod file;
 pub mod parse;
 pub mod prefilter;
@@ -13,13 +14,17 @@ pub mod write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::exclude::Exclusion;
 use crate::devpath::DevPath;
+use crate::sysfs::UsbDevice;
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The virtual machines, in the order of the file.
     pub virtual_machines: Vec<VirtualMachine>,
+    /// What goes to none of them.
+    pub exclude: Vec<Exclusion>,
 }
 
 /// One virtual machine and its ports.
@@ -35,6 +40,10 @@ pub struct VirtualMachine {
     pub timeout: Duration,
     /// The guest's USB buses to use, in this order (`xhci0.0`); empty for QEMU's choice.
     pub hubs: Vec<String>,
+    /// What does not go to it, beside what goes to none.
+    pub exclude: Vec<Exclusion>,
+    /// Whether the host's drivers are kept off a device while it settles.
+    pub hands_off: bool,
     /// The ports, each with all that is below it.
     pub ports: Vec<DevPath>,
 }
@@ -47,6 +56,19 @@ impl VirtualMachine {
 }
 
 impl Config {
+    /// The entry that keeps a device from this virtual machine; of both lists the machine's own
+    /// comes first.
+    pub fn exclusion<'a>(
+        &'a self,
+        vm: &'a VirtualMachine,
+        devpath: &DevPath,
+        device: &UsbDevice,
+        interfaces: &[u8],
+    ) -> Option<&'a Exclusion> {
+        let mut entries = vm.exclude.iter().chain(&self.exclude);
+        entries.find(|entry| entry.is_of(devpath, device, interfaces))
+    }
+
     /// The virtual machine whose port a device at `devpath` is in: of all ports at or above it,
     /// the longest wins.
     pub fn owner(&self, devpath: &DevPath) -> Option<&VirtualMachine> {
@@ -78,6 +100,8 @@ mod tests {
             delay: VirtualMachine::DEFAULT_DELAY,
             timeout: VirtualMachine::DEFAULT_TIMEOUT,
             hubs: Vec::new(),
+            exclude: Vec::new(),
+            hands_off: true,
             ports: ports
                 .iter()
                 .map(|port| format!("/devices/pci0000:00/0000:00:14.0/{port}").parse().unwrap())
@@ -92,7 +116,8 @@ mod tests {
 
     #[test]
     fn port_1_1_leaves_1_10_alone() {
-        let config = Config { virtual_machines: vec![vm("windows", &["usb1/1-1"])] };
+        let config =
+            Config { virtual_machines: vec![vm("windows", &["usb1/1-1"])], ..Config::default() };
         assert_eq!(owner(&config, "usb1/1-1"), Some("windows".to_owned()));
         assert_eq!(owner(&config, "usb1/1-1/1-1.2/1-1.2.3"), Some("windows".to_owned()));
         assert_eq!(owner(&config, "usb1/1-10"), None);
@@ -106,6 +131,7 @@ mod tests {
                 vm("windows", &["usb1/1-1"]),
                 vm("linux", &["usb1/1-1/1-1.4", "usb1/1-2"]),
             ],
+            ..Config::default()
         };
         for _ in 0..2 {
             assert_eq!(owner(&config, "usb1/1-1/1-1.4/1-1.4.1"), Some("linux".to_owned()));
@@ -129,6 +155,7 @@ mod tests {
                 virtual_machines: ports.iter().enumerate().map(|(index, chain)| {
                     vm(&index.to_string(), &[&format!("usb1/{}", below(chain).join("/"))])
                 }).collect(),
+                ..Config::default()
             };
             let longest = (1..=device.len()).rev().find_map(|length| {
                 ports.iter().position(|chain| chain[..] == device[..length])

@@ -2,6 +2,8 @@
 //!
 //! What is wrong is refused while it is read, so that the YAML reader knows the line and column.
 
+mod exclude;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -9,6 +11,7 @@ use std::time::Duration;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use self::exclude::Exclude;
 use super::{Config, VirtualMachine};
 use crate::devpath::{DevPath, is_root_hub};
 
@@ -27,10 +30,11 @@ pub struct ConfigError {
 pub fn parse(text: &str) -> Result<Config, ConfigError> {
     let file: Option<File> =
         serde_yaml::from_str(text).map_err(|error| ConfigError::new(&error, text))?;
-    let virtual_machines = file.and_then(|file| file.virtual_machines).unwrap_or_default().0;
+    let File { virtual_machines, exclude } = file.unwrap_or_default();
+    let virtual_machines = virtual_machines.unwrap_or_default().0;
     match port_of_two(&virtual_machines) {
         Some(error) => Err(error.at_second_mention(text)),
-        None => Ok(Config { virtual_machines }),
+        None => Ok(Config { virtual_machines, exclude: exclude.unwrap_or_default().0 }),
     }
 }
 
@@ -105,25 +109,28 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-#[derive(serde::Deserialize)]
+#[derive(Default, serde::Deserialize)]
 #[serde(
     deny_unknown_fields,
     expecting = "`virtual_machines:`, and the virtual machines indented below it"
 )]
 struct File {
     virtual_machines: Option<VirtualMachines>,
+    exclude: Option<Exclude>,
 }
 
 #[derive(serde::Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:` and `hubs:`"
+    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:`, `exclude:` and `hands_off:`"
 )]
 struct Fields {
     socket: Socket,
     delay: Option<Seconds<0, 120_000>>,
     timeout: Option<Seconds<100, 60_000>>,
     hubs: Option<List<Bus>>,
+    exclude: Option<Exclude>,
+    hands_off: Option<Switch>,
     ports: List<ConfiguredPort>,
 }
 
@@ -148,7 +155,8 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VirtualMachines, A::Error> {
         let mut vms: Vec<VirtualMachine> = Vec::new();
         while let Some(name) = map.next_key_seed(NewName { known: &vms })? {
-            let Fields { socket, delay, timeout, hubs, ports } = map.next_value()?;
+            let Fields { socket, delay, timeout, hubs, exclude, hands_off, ports } =
+                map.next_value()?;
             vms.push(VirtualMachine {
                 name,
                 socket: socket.0,
@@ -157,6 +165,8 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
                 hubs: hubs
                     .map(|hubs| hubs.0.into_iter().map(|bus| bus.0).collect())
                     .unwrap_or_default(),
+                exclude: exclude.unwrap_or_default().0,
+                hands_off: hands_off.is_none_or(|switch| switch.0),
                 ports: ports.0.into_iter().map(|port| port.0).collect(),
             });
         }
@@ -359,6 +369,29 @@ impl fmt::Display for ConfiguredPort {
     }
 }
 
+/// `true` or `false`.
+struct Switch(bool);
+
+impl<'de> Deserialize<'de> for Switch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SwitchVisitor;
+
+        impl Visitor<'_> for SwitchVisitor {
+            type Value = Switch;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`true` or `false`")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Switch, E> {
+                Ok(Switch(on))
+            }
+        }
+
+        deserializer.deserialize_any(SwitchVisitor)
+    }
+}
+
 /// A number of seconds between `MIN` and `MAX` milliseconds.
 struct Seconds<const MIN: u64, const MAX: u64>(Duration);
 
@@ -454,7 +487,7 @@ mod tests {
         let vm = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
         let vm = parse(&config(vm)).unwrap().virtual_machines.remove(0);
         assert_eq!((vm.delay, vm.timeout), (Duration::from_secs(1), Duration::from_secs(5)));
-        assert!(vm.hubs.is_empty());
+        assert!(vm.hubs.is_empty() && vm.exclude.is_empty() && vm.hands_off);
         for (delay, millis) in [("0", 0), ("0.25", 250), ("\"2\"", 2000), ("120", 120_000)] {
             let vm = format!(
                 "    socket: /run/qmp\n    delay: {delay}\n    ports: [/devices/x/usb1/1-1]\n"
@@ -499,6 +532,7 @@ mod tests {
                 "5:17",
                 ["a.0 is listed twice", "leave one out"],
             ),
+            (config(&format!("{ok}    hands_off: no\n")), "5:16", ["no", "`true` or `false`"]),
             (config("    socket: /run/qmp\n    ports:\n"), "4:11", ["a list", "/devices/"]),
             (config("    socket: /run/qmp\n    ports: []\n"), "4:12", ["a list", "/devices/"]),
             (config("    socket: /run/qmp\n    ports: [3-3]\n"), "4:13", ["`3-3`", "/devices/"]),
