@@ -8,7 +8,6 @@ use log::Level;
 
 use crate::device_id::DeviceId;
 use crate::guest::attach::Seat;
-use crate::plan::Idle;
 use crate::port::Port;
 use crate::text::clean;
 use crate::uevent::UsbEvent;
@@ -67,6 +66,19 @@ pub enum End {
     Detached(Vec<DeviceId>),
     /// The event could not be handled; what went wrong and what to do.
     Failed(String),
+}
+
+/// Why nothing is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// The event can mean nothing for any port.
+    NoUsbDevice,
+    /// No port of the config is at or above the device.
+    NotConfigured,
+    /// It is known already.
+    Known,
+    /// A newer interface of the device attaches it.
+    LeftToNewerInterface,
 }
 
 /// Where the time went.
@@ -229,6 +241,17 @@ fn attached(f: &mut fmt::Formatter<'_>, seat: &Seat, times: &Times) -> fmt::Resu
         settling.as_secs_f64(),
         exchange.as_secs_f64()
     )
+}
+
+impl fmt::Display for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoUsbDevice => "no event of a USB device that is no hub",
+            Self::NotConfigured => "in no configured port",
+            Self::Known => "known already",
+            Self::LeftToNewerInterface => "left to a newer interface's event",
+        })
+    }
 }
 
 #[cfg(test)]

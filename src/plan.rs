@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{Config, VirtualMachine};
+use crate::outcome::Idle;
 use crate::state::record::Record;
 use crate::uevent::{EventKind, UsbEvent};
 
@@ -27,19 +28,6 @@ pub enum Plan<'a> {
     },
     /// Delete what stands for the device in those guests, and forget it.
     Detach(Vec<Target<'a>>),
-}
-
-/// Why nothing is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idle {
-    /// The event can mean nothing for any port.
-    NoUsbDevice,
-    /// No port of the config is at or above the device.
-    NotConfigured,
-    /// It is known already.
-    Known,
-    /// A newer interface of the device attaches it.
-    LeftToNewerInterface,
 }
 
 /// A guest in which a device may be.
@@ -132,17 +120,6 @@ impl fmt::Display for Plan<'_> {
     }
 }
 
-impl fmt::Display for Idle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoUsbDevice => "no event of a USB device that is no hub",
-            Self::NotConfigured => "in no configured port",
-            Self::Known => "known already",
-            Self::LeftToNewerInterface => "left to a newer interface's event",
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +154,7 @@ mod tests {
             vm: vm.to_owned(),
             socket: socket.into(),
             id: "hotplugger-1-1-5".parse().unwrap(),
+            device: "Stick (46f4:0001)".to_owned(),
             at: Monotonic(30),
         });
         record

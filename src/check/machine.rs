@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::access::{Node, Process};
 use super::finding::Finding;
+use super::process::{Node, Process};
 use crate::config::VirtualMachine;
 use crate::device_id::DeviceId;
 use crate::guest::bus::GuestBus;

@@ -12,6 +12,7 @@ pub mod guest;
 pub mod look;
 pub mod machine;
 pub mod ports;
+pub mod process;
 pub mod program;
 pub mod report;
 pub mod rule;

@@ -7,8 +7,7 @@ use super::{Hook, not_kept, recall};
 use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
 use crate::guest::attach::{AttachError, Attached, Wanted, attach};
-use crate::outcome::{End, Outcome, Subject, Times};
-use crate::plan::Idle;
+use crate::outcome::{End, Idle, Outcome, Subject, Times};
 use crate::qmp::Error;
 use crate::settle::{Settle, Settled};
 use crate::state::record::{Attachment, Record};
@@ -116,7 +115,7 @@ impl Attach<'_> {
             exchange: now.since(settled),
         };
         if attached.is_ok() {
-            notes.extend(self.note_attached(record, id));
+            notes.extend(self.note_attached(record, id, device.label()));
         }
         let how = match attached {
             Ok(Attached::Now(seat)) => End::Attached { seat, times },
@@ -180,9 +179,9 @@ impl Attach<'_> {
     }
 
     /// Notes where the device is; what siblings have noted meanwhile stays.
-    fn note_attached(&self, record: Record, id: DeviceId) -> Option<String> {
+    fn note_attached(&self, record: Record, id: DeviceId, device: String) -> Option<String> {
         let (vm, socket) = (self.vm.name.clone(), self.vm.socket.clone());
-        let attached = Attachment { vm, socket, id, at: self.world.now() };
+        let attached = Attachment { vm, socket, id, device, at: self.world.now() };
         let port = record.port.clone();
         let mut record = Some(record);
         not_kept(self.world.remember(&port, &mut |stored| {

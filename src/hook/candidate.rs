@@ -39,8 +39,8 @@ impl<'a> Candidate<'a> {
             return Some(why.to_owned());
         }
         if !device.authorized {
-            let why = "the host has not authorized it (USBGuard, or `authorized` in sysfs); plug \
-                       it again once it is";
+            let why = "the host has not authorized it (USBGuard, or `authorized` in sysfs); it is \
+                       attached when it is";
             return Some(why.to_owned());
         }
         let interfaces = self.world.interfaces(self.devpath);

@@ -18,6 +18,9 @@ pub(super) fn detach(
     world: &dyn World,
     record: Option<&Record>,
 ) -> Outcome {
+    let of_device = |record: &&Record| event.devnum.is_none_or(|devnum| devnum == record.devnum);
+    let attached = record.filter(of_device).and_then(|record| record.attached.as_ref());
+    subject.device = attached.map(|attached| attached.device.clone());
     let mut deleted = Vec::new();
     let mut errors = Vec::new();
     for target in targets {
@@ -40,7 +43,7 @@ pub(super) fn detach(
         Outcome { subject: Some(subject), end: End::Detached(deleted), notes: errors }
     };
     // A record of the device that came after stays.
-    if record.is_none_or(|record| event.devnum.is_none_or(|devnum| devnum == record.devnum)) {
+    if record.is_none_or(|record| of_device(&record)) {
         outcome.notes.extend(not_kept(world.remember(&event.port, &mut |stored| *stored = None)));
     }
     outcome

@@ -56,6 +56,8 @@ pub struct Attachment {
     pub socket: PathBuf,
     /// The object's id there.
     pub id: DeviceId,
+    /// What to call the device, since sysfs no longer tells when it is gone.
+    pub device: String,
     /// When it was proved attached.
     pub at: Monotonic,
 }

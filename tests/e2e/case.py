@@ -23,8 +23,9 @@ class Case(unittest.TestCase):
 
     def install(self, ports=None, **settings):
         """Installs hotplugger with a config for these ports, {'windows': ['1']} by default;
-        settings are the virtual machine's (delay=0.2)."""
-        text = product.config(ports or {'windows': ['1']}, **settings)
+        settings are the virtual machine's (delay=0.2).  QEMU gets more time than it needs on
+        hardware: all is emulated here, on a machine that may be busy."""
+        text = product.config(ports or {'windows': ['1']}, **{'timeout': 30, **settings})
         product.install(self.rig, self.binary, text)
 
     def _keep_evidence(self):

@@ -19,7 +19,6 @@ virtual_machines:
   windows:
     socket: {SOCKET}
     ports:
-      - /devices/pci0000:00/0000:00:15.0/usb3/3-8
 '''
 
 
@@ -34,7 +33,8 @@ class Walk:
 
     def say(self, *paragraphs):
         """Prose between the steps."""
-        self.text += [*paragraphs, '']
+        for paragraph in paragraphs:
+            self.text += [paragraph, '']
 
     def run(self, command, expected=0):
         """Types a command; its output goes into the transcript."""
@@ -62,8 +62,8 @@ class Walk:
         self.say('## Find the port', 'Which port is it? `identify` needs no root. A keyboard is '
                  'plugged into the one that is wanted:')
         self.identify()
-        self.say('## Write it down', 'The virtual machine and its socket go into the config, with a '
-                 'port for a start, and `identify` adds the one that was found:')
+        self.say('## Write it down', 'The virtual machine and its socket go into the config, and '
+                 '`identify` adds the port, here that of the device that is plugged:')
         host.put(CONFIG.encode(), '/etc/hotplugger/config.yaml')
         self.run('cat /etc/hotplugger/config.yaml')
         self.run('hotplugger identify --plugged 1-1 --write windows')
@@ -85,7 +85,23 @@ class Walk:
         host.wait_for(lambda: not self.guest.ids(), 60, what='the guest without the keyboard')
         host.settle()
         self.run('journalctl -t hotplugger -o cat -n 1')
+        self.look_around()
         return '\n'.join(self.text).rstrip() + '\n'
+
+    def look_around(self):
+        """The other commands."""
+        self.host.plug('kbd', '1')
+        self.host.wait_for(lambda: self.guest.attached(), 60)
+        self.host.settle()
+        self.say('## Look around', 'All ports of the host (here only the first ones), and what an '
+                 'event would do, without doing it:')
+        self.run('hotplugger ports | head -n 6')
+        self.run('hotplugger simulate 1-1 --action remove')
+        self.say('What the virtual machine needs to be started with, for a shell and for libvirt:')
+        self.run('hotplugger qemu-args windows')
+        self.run('hotplugger libvirt-xml windows')
+        self.say('And away with it; the config stays:')
+        self.run('hotplugger uninstall')
 
     def identify(self):
         """Runs identify while a keyboard is plugged."""

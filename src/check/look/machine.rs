@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::{holder, owners, process};
-use crate::check::access::{Node, parse_list};
 use crate::check::machine::{Answer, Holders, MachineLook};
+use crate::check::process::{Node, parse_list};
 use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;

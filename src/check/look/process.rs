@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::check::access::Process;
 use crate::check::grabbers::Daemons;
+use crate::check::process::Process;
 use crate::root::Root;
 use crate::sysfs::attribute;
 use crate::text::clean;

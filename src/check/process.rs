@@ -1,0 +1,180 @@
+//! A process that opens device nodes, and the nodes: may it?
+
+use std::path::PathBuf;
+
+use crate::device_id::DeviceId;
+use crate::devpath::DevPath;
+
+/// QEMU's process, as /proc has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// The user as which it opens files.
+    pub user: u32,
+    /// The groups as which it does.
+    pub groups: Vec<u32>,
+    /// Whether it may open any file (`CAP_DAC_OVERRIDE`).
+    pub opens_all: bool,
+    /// The `AppArmor` profile that is enforced on it.
+    pub profile: Option<String>,
+}
+
+/// A device's node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its path.
+    pub path: PathBuf,
+    /// What is behind it.
+    pub device: String,
+    /// Its port's DEVPATH.
+    pub devpath: DevPath,
+    /// The id it has in a guest.
+    pub id: DeviceId,
+    /// Its owner.
+    pub owner: u32,
+    /// Its group.
+    pub group: u32,
+    /// Its mode.
+    pub mode: u32,
+    /// Its access list beyond the mode; empty if it has none.
+    pub list: Vec<Entry>,
+    /// Whether QEMU's own /dev has it; none if that cannot be seen.
+    pub visible: Option<bool>,
+}
+
+/// An entry of a POSIX access list (acl(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// To whom it applies.
+    pub who: Who,
+    /// The permission bits, as in a mode.
+    pub permissions: u32,
+}
+
+/// To whom an entry applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// A user.
+    User(u32),
+    /// The node's group.
+    OwningGroup,
+    /// A group.
+    Group(u32),
+    /// The most that users, groups and the owning group are given.
+    Mask,
+}
+
+/// To read and to write.
+const BOTH: u32 = 0o6;
+
+impl Process {
+    /// Whether it may read and write the node.
+    pub(super) fn may_open(&self, node: &Node) -> bool {
+        let both = |permissions: u32| permissions & BOTH == BOTH;
+        if self.opens_all {
+            return true;
+        }
+        if self.user == node.owner {
+            return both(node.mode >> 6);
+        }
+        let of = |who: Who| node.list.iter().find(|entry| entry.who == who);
+        let mask = of(Who::Mask).map_or(BOTH, |entry| entry.permissions);
+        if let Some(entry) = of(Who::User(self.user)) {
+            return both(entry.permissions & mask);
+        }
+        // With an access list the mode's group bits are the mask.
+        let owning = of(Who::OwningGroup).map_or(node.mode >> 3, |entry| entry.permissions);
+        let groups: Vec<u32> = self
+            .groups
+            .iter()
+            .filter_map(|group| of(Who::Group(*group)))
+            .map(|entry| entry.permissions)
+            .chain(self.groups.contains(&node.group).then_some(owning))
+            .collect();
+        if groups.is_empty() {
+            both(node.mode)
+        } else {
+            groups.into_iter().any(|permissions| both(permissions & mask))
+        }
+    }
+}
+
+/// Reads the `system.posix_acl_access` attribute (`include/uapi/linux/posix_acl_xattr.h`).
+pub fn parse_list(attribute: &[u8]) -> Vec<Entry> {
+    let Some(entries) = attribute.strip_prefix(&[2, 0, 0, 0]) else { return Vec::new() };
+    let entry = |bytes: &[u8]| {
+        let [tag, _, permissions, _, id @ ..] = bytes else { return None };
+        let id = u32::from_le_bytes(id.try_into().ok()?);
+        let who = match tag {
+            0x02 => Who::User(id),
+            0x04 => Who::OwningGroup,
+            0x08 => Who::Group(id),
+            0x10 => Who::Mask,
+            _ => return None,
+        };
+        Some(Entry { who, permissions: u32::from(*permissions) })
+    };
+    entries.chunks_exact(8).filter_map(entry).collect()
+}
+
+#[cfg(test)]
+pub(in crate::check) mod tests {
+    use super::*;
+
+    pub(in crate::check) fn node(owner: u32, group: u32, mode: u32) -> Node {
+        Node {
+            path: "/dev/bus/usb/001/005".into(),
+            device: "Stick".to_owned(),
+            devpath: "/devices/x/usb1/1-1".parse().unwrap(),
+            id: "hotplugger-1-1-5".parse().unwrap(),
+            owner,
+            group,
+            mode,
+            list: Vec::new(),
+            visible: Some(true),
+        }
+    }
+
+    pub(in crate::check) fn qemu() -> Process {
+        Process { pid: 9, user: 64055, groups: vec![64055, 109], ..Process::default() }
+    }
+
+    #[test]
+    fn owner_group_and_others_count_in_this_order() {
+        let may = |node: Node| qemu().may_open(&node);
+        assert!(!may(node(0, 0, 0o664)));
+        assert!(may(node(0, 0, 0o666)));
+        assert!(may(node(0, 109, 0o660)));
+        assert!(!may(node(0, 109, 0o646)));
+        assert!(may(node(64055, 0, 0o600)));
+        assert!(!may(node(64055, 109, 0o066)));
+        let root = Process { user: 0, opens_all: true, ..Process::default() };
+        assert!(root.may_open(&node(7, 7, 0)));
+    }
+
+    /// As `setfacl -m u:64055:rw` and `-m m::r` write it.
+    #[test]
+    fn access_lists_count_below_their_mask() {
+        let mut bytes = vec![2, 0, 0, 0];
+        for (tag, permissions, id) in
+            [(1u16, 6u16, !0u32), (2, 6, 64055), (4, 4, !0), (16, 6, !0), (32, 4, !0)]
+        {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend(permissions.to_le_bytes());
+            bytes.extend(id.to_le_bytes());
+        }
+        let mut node = node(0, 0, 0o664);
+        node.list = parse_list(&bytes);
+        assert_eq!(node.list.len(), 3);
+        assert!(qemu().may_open(&node));
+        for entry in &mut node.list {
+            if entry.who == Who::Mask {
+                entry.permissions = 4;
+            }
+        }
+        assert!(!qemu().may_open(&node));
+        assert_eq!(parse_list(b"\x03\0\0\0nonsense"), []);
+        assert_eq!(parse_list(b"\x02\0\0\0short"), []);
+    }
+}
