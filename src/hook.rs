@@ -4,6 +4,7 @@
 //! carries out what it says, and each branch ends in one [`Outcome`].
 
 mod attach;
+mod candidate;
 mod detach;
 
 use std::collections::BTreeMap;
@@ -11,10 +12,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use self::candidate::{Candidate, Owner};
 use crate::clock::Monotonic;
-use crate::config::Config;
 use crate::config::file::ConfigFile;
 use crate::config::prefilter;
+use crate::config::Config;
 use crate::outcome::{End, Idle, Outcome, Subject};
 use crate::place::Places;
 use crate::plan::{Plan, plan};
@@ -115,9 +117,11 @@ impl Hook<'_> {
         };
         match plan {
             Plan::Nothing(why) => Outcome::new(None, End::Idle(why)),
-            Plan::Record(_) => self.record(event, subject, world),
+            Plan::Record(vm) => self.record(event, subject, Owner { config, vm, places }, world),
             Plan::Attach { vm, settle, unless_newer } => {
-                let attach = attach::Attach { hook: self, event, vm, world, settle, unless_newer };
+                let owner = Owner { config, vm, places };
+                let attach =
+                    attach::Attach { hook: self, event, owner, vm, world, settle, unless_newer };
                 attach.run(subject, record.clone())
             }
             Plan::Detach(targets) => {
@@ -127,9 +131,22 @@ impl Hook<'_> {
     }
 
     /// Remembers the device.
-    fn record(&self, event: &UsbEvent, subject: Subject, world: &dyn World) -> Outcome {
+    fn record(
+        &self,
+        event: &UsbEvent,
+        subject: Subject,
+        owner: Owner<'_>,
+        world: &dyn World,
+    ) -> Outcome {
         let mut outcome = Outcome::new(Some(subject), End::Recorded);
         if let Some(devnum) = event.devnum {
+            // Only a device that was plugged is sure to have another event, which attaches it or
+            // gives it back.
+            if !event.synthetic {
+                let candidate = Candidate::new(world, owner, devnum);
+                outcome.notes.extend(candidate.keep_host_off());
+            }
+            // From here on it is quiet: the events of the unbinding have been sent.
             let record = self.new_record(event, devnum, world, world.seen());
             outcome.notes.extend(keep(world, &record));
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
-use crate::netlink::{Heard, UeventSocket};
+use crate::netlink::{self, UeventSocket};
 use crate::uevent::{Action, Uevent};
 
 /// How long a device has to be quiet, and since when it has been.
@@ -17,6 +17,8 @@ pub struct Settle<'a> {
     device: &'a DevPath,
     delay: Duration,
     quiet_since: Monotonic,
+    /// Whether the host's drivers are kept off it.
+    hands_off: bool,
     /// The moment after which no further event is waited out.
     cap: Monotonic,
 }
@@ -26,6 +28,17 @@ pub struct Settle<'a> {
 pub enum Settled {
     /// The device has been quiet for its delay, or the cap was reached.
     Quiet,
+    /// The device is gone.
+    Removed,
+}
+
+/// What a uevent means for a device that settles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// No more than quiet or unrest.
+    Noted,
+    /// A driver of the host's has come to one of its interfaces.
+    Driver,
     /// The device is gone.
     Removed,
 }
@@ -43,7 +56,14 @@ impl<'a> Settle<'a> {
         quiet_since: Monotonic,
         now: Monotonic,
     ) -> Self {
-        Self { device, delay, quiet_since, cap: now.after((delay * 3).min(LONGEST)) }
+        let cap = now.after((delay * 3).min(LONGEST));
+        Self { device, delay, quiet_since, hands_off: false, cap }
+    }
+
+    /// With the host's drivers kept off, what they make of the device is no unrest of its own.
+    #[must_use]
+    pub fn hands_off(self, hands_off: bool) -> Self {
+        Self { hands_off, ..self }
     }
 
     /// When the device may be attached.
@@ -52,15 +72,25 @@ impl<'a> Settle<'a> {
     }
 
     /// Takes note of what the kernel sent at `now`: an event of the device or of what is below it
-    /// starts the clock anew. Returns whether the device is gone.
-    pub fn hear(&mut self, uevent: &Uevent, now: Monotonic) -> bool {
+    /// starts the clock anew.
+    ///
+    /// What is unbound or removed below it does not: that is the end of something, our own
+    /// unbinding for one, and whatever takes its place is heard.
+    pub fn hear(&mut self, uevent: &Uevent, now: Monotonic) -> Heard {
+        let leaves = matches!(uevent.action, Action::Remove | Action::Unbind);
         if uevent.action == Action::Remove && self.device.is_at_or_below(&uevent.devpath) {
-            return true;
+            return Heard::Removed;
         }
-        if uevent.devpath.is_at_or_below(self.device) && !uevent.synthetic {
+        if !uevent.devpath.is_at_or_below(self.device) || uevent.synthetic || leaves {
+            return Heard::Noted;
+        }
+        let of_device = uevent.devpath == *self.device;
+        let of_interface = uevent.devpath.parent().as_ref() == Some(self.device);
+        let of_driver = !of_device && (!of_interface || uevent.action == Action::Bind);
+        if !(of_driver && self.hands_off) {
             self.quiet_since = now;
         }
-        false
+        if of_interface && uevent.action == Action::Bind { Heard::Driver } else { Heard::Noted }
     }
 
     /// Takes note that uevents were lost, which may have been the device's.
@@ -70,27 +100,36 @@ impl<'a> Settle<'a> {
 }
 
 /// Waits until the device has settled. Ends on the clock, not on a poll; returns at once when
-/// nothing is left to wait for.
-pub fn wait(mut settle: Settle<'_>) -> io::Result<Settled> {
+/// nothing is left to wait for. `driver_came` is called whenever a driver of the host's may have
+/// come.
+pub fn wait(mut settle: Settle<'_>, driver_came: &mut dyn FnMut()) -> io::Result<Settled> {
     if settle.due() <= Monotonic::now() {
         return Ok(Settled::Quiet);
     }
     let Ok(socket) = UeventSocket::open() else {
         // Without ears there is still the time.
         thread::sleep(settle.due().since(Monotonic::now()));
+        driver_came();
         return Ok(Settled::Quiet);
     };
+    // One may have come before there were ears.
+    driver_came();
     loop {
         let now = Monotonic::now();
         if settle.due() <= now {
             return Ok(Settled::Quiet);
         }
         match socket.next(settle.due().since(now))? {
-            Heard::Uevent(uevent) if settle.hear(&uevent, Monotonic::now()) => {
-                return Ok(Settled::Removed);
+            netlink::Heard::Uevent(uevent) => match settle.hear(&uevent, Monotonic::now()) {
+                Heard::Removed => return Ok(Settled::Removed),
+                Heard::Driver => driver_came(),
+                Heard::Noted => {}
+            },
+            netlink::Heard::Lost => {
+                settle.lost(Monotonic::now());
+                driver_came();
             }
-            Heard::Lost => settle.lost(Monotonic::now()),
-            Heard::Uevent(_) | Heard::Nothing => {}
+            netlink::Heard::Nothing => {}
         }
     }
 }
@@ -125,22 +164,41 @@ mod tests {
     fn its_own_events_restart_the_clock_and_others_do_not() {
         let device = "/devices/x/usb1/1-1".parse().unwrap();
         let mut settle = Settle::new(&device, SECOND, seconds(10), seconds(10));
-        assert!(!settle.hear(&uevent("add", "/devices/x/usb1/1-1/1-1:1.0/host0"), seconds(11)));
+        let mut hear = |action, path, at| settle.hear(&uevent(action, path), seconds(at));
+        assert_eq!(hear("add", "/devices/x/usb1/1-1/1-1:1.0/host0", 11), Heard::Noted);
+        assert_eq!(hear("add", "/devices/x/usb1/1-10", 12), Heard::Noted);
+        assert_eq!(hear("remove", "/devices/x/usb1/1-10", 12), Heard::Noted);
+        assert_eq!(hear("unbind", "/devices/x/usb1/1-1/1-1:1.0", 12), Heard::Noted);
+        assert_eq!(hear("remove", "/devices/x/usb1/1-1/1-1:1.0/host0", 12), Heard::Noted);
         assert_eq!(settle.due(), seconds(12));
-        assert!(!settle.hear(&uevent("add", "/devices/x/usb1/1-10"), seconds(12)));
-        assert!(!settle.hear(&uevent("remove", "/devices/x/usb1/1-10"), seconds(12)));
-        assert!(!settle.hear(&uevent("remove", "/devices/x/usb1/1-1/1-1:1.0"), seconds(12)));
+        let bind = uevent("bind", "/devices/x/usb1/1-1/1-1:1.0");
+        assert_eq!(settle.hear(&bind, seconds(12)), Heard::Driver);
         assert_eq!(settle.due(), seconds(13));
         settle.lost(seconds(13));
         assert_eq!(settle.due(), seconds(13), "the cap holds: 10 s and three times the delay");
     }
 
     #[test]
+    fn with_the_hosts_hands_off_its_drivers_do_not_restart_the_clock() {
+        let device = "/devices/x/usb1/1-1".parse().unwrap();
+        let mut settle = Settle::new(&device, SECOND, seconds(10), seconds(10)).hands_off(true);
+        let mut hear = |action, path, at| settle.hear(&uevent(action, path), seconds(at));
+        assert_eq!(hear("bind", "/devices/x/usb1/1-1/1-1:1.0", 11), Heard::Driver);
+        assert_eq!(hear("add", "/devices/x/usb1/1-1/1-1:1.0/host0", 11), Heard::Noted);
+        assert_eq!(settle.due(), seconds(11));
+        settle.hear(&uevent("add", "/devices/x/usb1/1-1/1-1:1.1"), seconds(11));
+        assert_eq!(settle.due(), seconds(12));
+        settle.hear(&uevent("change", "/devices/x/usb1/1-1"), seconds(12));
+        assert_eq!(settle.due(), seconds(13));
+    }
+
+    #[test]
     fn the_removal_of_the_device_or_of_its_hub_ends_the_wait() {
         let device = "/devices/x/usb1/1-1/1-1.4".parse().unwrap();
         let mut settle = Settle::new(&device, SECOND, seconds(10), seconds(10));
-        assert!(settle.hear(&uevent("remove", "/devices/x/usb1/1-1/1-1.4"), seconds(10)));
-        assert!(settle.hear(&uevent("remove", "/devices/x/usb1/1-1"), seconds(10)));
+        for gone in ["/devices/x/usb1/1-1/1-1.4", "/devices/x/usb1/1-1"] {
+            assert_eq!(settle.hear(&uevent("remove", gone), seconds(10)), Heard::Removed);
+        }
     }
 
     #[test]

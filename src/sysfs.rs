@@ -33,6 +33,8 @@ pub struct UsbDevice {
     pub speed: Option<Speed>,
     /// `product`, the device's own word for itself, cleaned; none if it has none.
     pub product: Option<String>,
+    /// `serial`, for comparisons: as the device says it.
+    pub serial: Option<String>,
 }
 
 impl UsbDevice {
@@ -81,11 +83,12 @@ pub fn usb_device(root: &Root, devpath: &DevPath) -> io::Result<Option<UsbDevice
         product_id,
         speed: text("speed")?.and_then(|value| value.parse().ok()),
         product: text("product")?.map(|name| clean(&name, 64)).filter(|name| !name.is_empty()),
+        serial: text("serial")?.map(|serial| serial.trim().to_owned()),
     }))
 }
 
 /// Whether the error is that of a file, or of a device behind it, that is not there (any more).
-fn is_gone(error: &io::Error) -> bool {
+pub(crate) fn is_gone(error: &io::Error) -> bool {
     let gone = [Errno::NOENT, Errno::NODEV, Errno::NXIO, Errno::NOTDIR];
     Errno::from_io_error(error).is_some_and(|errno| gone.contains(&errno))
 }

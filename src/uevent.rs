@@ -43,7 +43,9 @@ pub enum Action {
     Remove,
     /// A driver has it; for a `usb_device` the last event of a plug (kernel 4.14 and later).
     Bind,
-    /// `change`, `unbind`, `move`, `online`, `offline` and what may come: never acted on.
+    /// A driver has let it go; never acted on.
+    Unbind,
+    /// `change`, `move`, `online`, `offline` and what may come: never acted on.
     Other,
 }
 
@@ -158,6 +160,7 @@ impl Action {
     pub fn from_name(name: &str) -> Self {
         match name {
             "add" => Self::Add,
+            "unbind" => Self::Unbind,
             "remove" => Self::Remove,
             "bind" => Self::Bind,
             _ => Self::Other,

@@ -12,6 +12,9 @@
 //! | `pair PORT PORT` | two ports that are the halves of one connector |
 //! | `plug PORT KIND devnum=N`, `pull PORT` | a keyboard, tablet, audio, storage or hub; no event |
 //! | `attribute PORT NAME VALUE` | writes one of its files in sysfs |
+//! | `driver INTERFACE NAME\|none` | binds a driver of the host's to an interface (`1-3:1.0`), which appears with it |
+//! | `disk PORT NAME NUMBER` | gives the device a block device: `sda 8:0` |
+//! | `cat FILE` | what is in a file |
 //! | `udev ACTION NAME [VARIABLE=VALUE…] [&]` | the event of a device or an interface (`1-3:1.0`); with `&` the next step comes at once |
 //! | `wait` | for all that were begun with `&`, in their order |
 //! | `await FILE` | until the file is there |
@@ -142,6 +145,12 @@ impl Stage {
                 root.plug(port, kind, devnum.parse().unwrap());
             }
             ["pull", port] => root.pull(port),
+            ["driver", interface, driver] => root.bind_driver(interface, driver),
+            ["disk", port, name, number] => root.add_disk(port, name, number),
+            ["cat", path] => {
+                let text = fs::read_to_string(root.path(path)).unwrap();
+                return or_nothing(text.lines().map(str::to_owned).collect());
+            }
             ["attribute", port, name, value] => root.set_attribute(port, name, value),
             ["udev", action, name, ref rest @ ..] => return self.udev(action, name, rest),
             ["wait"] => return self.begun.drain(..).flat_map(|run| told(&run.end())).collect(),

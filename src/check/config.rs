@@ -45,7 +45,7 @@ pub struct ConfigFileLook {
     pub unknown_to_udev: bool,
 }
 
-static NOTHING: Config = Config { virtual_machines: Vec::new() };
+static NOTHING: Config = Config { virtual_machines: Vec::new(), exclude: Vec::new() };
 
 impl ConfigLook {
     /// What is configured; nothing if the file cannot be understood.

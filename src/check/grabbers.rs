@@ -81,6 +81,7 @@ mod tests {
                 product_id: 2,
                 speed: None,
                 product: None,
+                serial: None,
             },
             storage,
         };

@@ -196,6 +196,8 @@ pub(super) mod tests {
                 delay: VirtualMachine::DEFAULT_DELAY,
                 timeout: VirtualMachine::DEFAULT_TIMEOUT,
                 hubs: Vec::new(),
+                exclude: Vec::new(),
+                hands_off: true,
                 ports: Vec::new(),
                 companions: true,
             },

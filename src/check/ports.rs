@@ -355,6 +355,7 @@ mod tests {
             product_id: 2,
             speed: None,
             product: None,
+            serial: None,
         };
         let inner = Hub {
             devpath: path("usb3/3-2"),
@@ -399,8 +400,11 @@ mod tests {
                         .map(|port| name(port))
                         .collect(),
                     companions: !ports.contains(&"alone"),
+                    exclude: Vec::new(),
+                    hands_off: true,
                 })
                 .collect(),
+            ..Config::default()
         };
         let mut findings = judge(&config, Path::new("/c.yaml"), &topology());
         findings.retain(|finding| finding.level > Level::Ok);
@@ -471,9 +475,12 @@ mod tests {
                 delay: VirtualMachine::DEFAULT_DELAY,
                 timeout: VirtualMachine::DEFAULT_TIMEOUT,
                 hubs: Vec::new(),
+                exclude: Vec::new(),
+                hands_off: true,
                 ports: vec!["/devices/pci0000:00/0000:00:15.0/usb3/3-1".parse().unwrap()],
                 companions: true,
             }],
+            ..Config::default()
         };
         let findings = judge(&config, Path::new("/c.yaml"), &topology());
         assert_eq!(codes(&findings), ["port-no-controller"]);

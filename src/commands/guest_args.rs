@@ -116,6 +116,8 @@ mod tests {
             delay: VirtualMachine::DEFAULT_DELAY,
             timeout: VirtualMachine::DEFAULT_TIMEOUT,
             hubs: hubs.iter().map(|hub| (*hub).to_owned()).collect(),
+            exclude: Vec::new(),
+            hands_off: true,
             ports: Vec::new(),
             companions: true,
         }

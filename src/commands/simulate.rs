@@ -147,6 +147,8 @@ fn show(played: &[Played], json: bool, output: &mut Output) -> Result<()> {
 fn words(step: &Step) -> (&'static str, String) {
     match step {
         Step::Decide { decision } => ("decide", decision.clone()),
+        Step::Unbind { interface, driver } => ("unbind", format!("{driver} from {interface}")),
+        Step::Probe { interface } => ("probe", format!("{interface}, for a driver of the host")),
         Step::Settle { seconds } => ("settle", format!("{seconds} s, if it stays quiet")),
         Step::Connect { socket } => ("connect", display(socket)),
         Step::Qmp(sent) => ("QMP", serde_json::to_string(sent).unwrap_or_default()),

@@ -1,10 +1,12 @@
 //! The configuration: which ports belong to which virtual machine.
 //!
-//! These are the values and what they mean, [`port`] the names of ports; [`parse`] makes them from YAML text, [`edit`] adds
-//! ports to that text, [`file`](mod@file) finds, checks and reads it, [`write`](mod@write) replaces it,
+//! These are the values and what they mean, [`port`] the names of ports, [`exclude`](mod@exclude)
+//! what stays with the host; [`parse`] makes them from YAML text, [`edit`] adds ports to that text,
+//! [`file`](mod@file) finds, checks and reads it, [`write`](mod@write) replaces it,
 //! [`prefilter`] tells cheaply that it cannot matter.
 
 pub mod edit;
+pub mod exclude;
 pub mod file;
 pub mod parse;
 pub mod port;
@@ -14,14 +16,18 @@ pub mod write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::exclude::Exclusion;
+use self::port::{Fit, PortName};
 use crate::place::{Place, Places};
-use port::{Fit, PortName};
+use crate::sysfs::UsbDevice;
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The virtual machines, in the order of the file.
     pub virtual_machines: Vec<VirtualMachine>,
+    /// What goes to none of them.
+    pub exclude: Vec<Exclusion>,
 }
 
 /// One virtual machine and its ports.
@@ -37,6 +43,10 @@ pub struct VirtualMachine {
     pub timeout: Duration,
     /// The guest's USB buses to use, in this order (`xhci0.0`); empty for QEMU's choice.
     pub hubs: Vec<String>,
+    /// What does not go to it, beside what goes to none.
+    pub exclude: Vec<Exclusion>,
+    /// Whether the host's drivers are kept off a device while it settles.
+    pub hands_off: bool,
     /// The ports, each with all that is below it.
     pub ports: Vec<PortName>,
     /// Whether the other halves of its ports' connectors are its too, where no other name has
@@ -52,6 +62,19 @@ impl VirtualMachine {
 }
 
 impl Config {
+    /// The entry that keeps a device from this virtual machine; of both lists the machine's own
+    /// comes first.
+    pub fn exclusion<'a>(
+        &'a self,
+        vm: &'a VirtualMachine,
+        places: &Places,
+        device: &UsbDevice,
+        interfaces: &[u8],
+    ) -> Option<&'a Exclusion> {
+        let mut entries = vm.exclude.iter().chain(&self.exclude);
+        entries.find(|entry| entry.is_of(places, device, interfaces))
+    }
+
     /// The virtual machine that a device in these places belongs to: of all ports at or above it
     /// the longest wins. Of equally long ones a name of its own half wins over one of both halves,
     /// and that over one of the other half of the connector; of equal ones the first in the file.

@@ -2,6 +2,8 @@
 //!
 //! What is wrong is refused while it is read, so that the YAML reader knows the line and column.
 
+mod exclude;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -9,6 +11,7 @@ use std::time::Duration;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use self::exclude::Exclude;
 use super::port::PortName;
 use super::{Config, VirtualMachine};
 
@@ -27,10 +30,11 @@ pub struct ConfigError {
 pub fn parse(text: &str) -> Result<Config, ConfigError> {
     let file: Option<File> =
         serde_yaml::from_str(text).map_err(|error| ConfigError::new(&error, text))?;
-    let virtual_machines = file.and_then(|file| file.virtual_machines).unwrap_or_default().0;
+    let File { virtual_machines, exclude } = file.unwrap_or_default();
+    let virtual_machines = virtual_machines.unwrap_or_default().0;
     match port_of_two(&virtual_machines) {
         Some(error) => Err(error.at_second_mention(text)),
-        None => Ok(Config { virtual_machines }),
+        None => Ok(Config { virtual_machines, exclude: exclude.unwrap_or_default().0 }),
     }
 }
 
@@ -108,19 +112,20 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-#[derive(serde::Deserialize)]
+#[derive(Default, serde::Deserialize)]
 #[serde(
     deny_unknown_fields,
     expecting = "`virtual_machines:`, and the virtual machines indented below it"
 )]
 struct File {
     virtual_machines: Option<VirtualMachines>,
+    exclude: Option<Exclude>,
 }
 
 #[derive(serde::Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:` and `companions:`"
+    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:` and `hands_off:`"
 )]
 struct Fields {
     socket: Socket,
@@ -128,6 +133,8 @@ struct Fields {
     timeout: Option<Seconds<100, 60_000>>,
     hubs: Option<List<Bus>>,
     companions: Option<Switch>,
+    exclude: Option<Exclude>,
+    hands_off: Option<Switch>,
     ports: List<ConfiguredPort>,
 }
 
@@ -152,7 +159,8 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VirtualMachines, A::Error> {
         let mut vms: Vec<VirtualMachine> = Vec::new();
         while let Some(name) = map.next_key_seed(NewName { known: &vms })? {
-            let Fields { socket, delay, timeout, hubs, companions, ports } = map.next_value()?;
+            let Fields { socket, delay, timeout, hubs, companions, exclude, hands_off, ports } =
+                map.next_value()?;
             vms.push(VirtualMachine {
                 name,
                 socket: socket.0,
@@ -162,6 +170,8 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
                     .map(|hubs| hubs.0.into_iter().map(|bus| bus.0).collect())
                     .unwrap_or_default(),
                 companions: companions.is_none_or(|switch| switch.0),
+                exclude: exclude.unwrap_or_default().0,
+                hands_off: hands_off.is_none_or(|switch| switch.0),
                 ports: ports.0.into_iter().map(|port| port.0).collect(),
             });
         }
@@ -362,7 +372,7 @@ impl fmt::Display for ConfiguredPort {
     }
 }
 
-/// A key that is on or off.
+/// `true` or `false`.
 struct Switch(bool);
 
 impl<'de> Deserialize<'de> for Switch {
@@ -373,7 +383,7 @@ impl<'de> Deserialize<'de> for Switch {
             type Value = Switch;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("true or false")
+                f.write_str("`true` or `false`")
             }
 
             fn visit_bool<E: de::Error>(self, on: bool) -> Result<Switch, E> {
@@ -481,6 +491,7 @@ mod tests {
         let vm = parse(&config(vm)).unwrap().virtual_machines.remove(0);
         assert_eq!((vm.delay, vm.timeout), (Duration::from_secs(1), Duration::from_secs(5)));
         assert!(vm.hubs.is_empty() && vm.companions);
+        assert!(vm.exclude.is_empty() && vm.hands_off);
         for (delay, millis) in [("0", 0), ("0.25", 250), ("\"2\"", 2000), ("120", 120_000)] {
             let vm = format!(
                 "    socket: /run/qmp\n    delay: {delay}\n    ports: [/devices/x/usb1/1-1]\n"
@@ -524,6 +535,7 @@ mod tests {
                 "5:17",
                 ["a.0 is listed twice", "leave one out"],
             ),
+            (config(&format!("{ok}    hands_off: no\n")), "5:16", ["no", "`true` or `false`"]),
             (config("    socket: /run/qmp\n    ports:\n"), "4:11", ["a list", "/devices/"]),
             (config("    socket: /run/qmp\n    ports: []\n"), "4:12", ["a list", "/devices/"]),
             (config("    socket: /run/qmp\n    ports: [3-3]\n"), "4:13", ["`3-3`", "/devices/"]),
@@ -584,7 +596,7 @@ mod tests {
     fn each_fault_of_names_and_companions_is_told_with_its_place() {
         let ok = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
         untold([
-            (config(&format!("{ok}    companions: no\n")), "5:17", ["\"no\"", "true or false"]),
+            (config(&format!("{ok}    companions: no\n")), "5:17", ["\"no\"", "`true` or `false`"]),
             (
                 config("    socket: /run/qmp\n    ports: [pci-0000:00:14.0/usb9:1]\n"),
                 "4:13",

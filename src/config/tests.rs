@@ -13,11 +13,16 @@ fn vm(name: &str, ports: &[&str]) -> VirtualMachine {
         hubs: Vec::new(),
         ports: ports.iter().map(|port| port.replace('@', PCI).parse().unwrap()).collect(),
         companions: true,
+        exclude: Vec::new(),
+        hands_off: true,
     }
 }
 
 fn config(vms: &[(&str, &[&str])]) -> Config {
-    Config { virtual_machines: vms.iter().map(|(name, ports)| vm(name, ports)).collect() }
+    Config {
+        virtual_machines: vms.iter().map(|(name, ports)| vm(name, ports)).collect(),
+        ..Config::default()
+    }
 }
 
 /// A place below the controller: `usb1` is its USB 2 root hub, `usb2` its USB 3 one.
@@ -122,6 +127,7 @@ proptest! {
                     _ => format!("pci-0000:00:14.0-usbv2-0:{}", dots(chain)),
                 }])
             }).collect(),
+            ..Config::default()
         };
         let longest = (1..=device.len()).rev().find_map(|length| {
             ports.iter().position(|(chain, _)| chain[..] == device[..length])

@@ -1,5 +1,8 @@
 //! The attaching events: settle, check, attach, prove, record.
 
+use std::cell::RefCell;
+
+use super::candidate::{Candidate, Owner};
 use super::{Hook, not_kept, recall};
 use crate::config::VirtualMachine;
 use crate::device_id::DeviceId;
@@ -17,6 +20,7 @@ use crate::world::{ExchangeError, World};
 pub(super) struct Attach<'a> {
     pub(super) hook: &'a Hook<'a>,
     pub(super) event: &'a UsbEvent,
+    pub(super) owner: Owner<'a>,
     pub(super) vm: &'a VirtualMachine,
     pub(super) world: &'a dyn World,
     pub(super) settle: bool,
@@ -39,8 +43,32 @@ impl Attach<'_> {
             return end(&subject, self.left());
         }
         subject.device = Some(device.label());
-        if let Some(why) = refusal(&device) {
-            return end(&subject, End::Refused(why.to_owned()));
+        let candidate = Candidate::new(world, self.owner, devnum);
+        let in_guest = record
+            .as_ref()
+            .is_some_and(|record| record.devnum == devnum && record.attached.is_some());
+        let mut outcome = self.attach(subject, record, &device, id, &candidate);
+        let with_host =
+            matches!(outcome.end, End::Refused(_) | End::NotRunning(_) | End::Failed(_));
+        if with_host && !in_guest {
+            outcome.notes.extend(candidate.give_back());
+        }
+        outcome
+    }
+
+    /// Attaches the device that is there.
+    fn attach(
+        &self,
+        subject: Subject,
+        record: Option<Record>,
+        device: &UsbDevice,
+        id: DeviceId,
+        candidate: &Candidate<'_>,
+    ) -> Outcome {
+        let end = |subject: &Subject, end| Outcome::new(Some(subject.clone()), end);
+        let (world, devnum) = (self.world, id.devnum);
+        if let Some(why) = candidate.refusal(device) {
+            return end(&subject, End::Refused(why));
         }
         if !world.has_socket(&self.vm.socket) {
             // Without a wait: meanwhile the host could not use the device.
@@ -49,8 +77,12 @@ impl Attach<'_> {
             return end(&subject, End::NotRunning(error.to_string()));
         }
 
-        let seen = world.seen();
         let mut notes = Vec::new();
+        // One that is thought to be attached is the guest's already.
+        if self.settle {
+            notes.extend(candidate.keep_host_off());
+        }
+        let seen = world.seen();
         let record = record
             .filter(|record| record.devnum == devnum)
             .unwrap_or_else(|| self.hook.new_record(self.event, devnum, world, seen));
@@ -61,8 +93,9 @@ impl Attach<'_> {
         let started = world.now();
         if self.settle {
             let quiet_since = record.quiet_since(seen);
-            let settle = Settle::new(&self.event.device, self.vm.delay, quiet_since, started);
-            match world.settle(settle) {
+            let settle = Settle::new(&self.event.device, self.vm.delay, quiet_since, started)
+                .hands_off(self.vm.hands_off);
+            match world.settle(settle, &mut || notes.extend(candidate.keep_host_off())) {
                 Ok(Settled::Quiet) => {}
                 Ok(Settled::Removed) => return end(&subject, self.left()),
                 Err(error) => notes.push(format!("not settled: {error}")),
@@ -73,7 +106,8 @@ impl Attach<'_> {
         }
 
         let settled = world.now();
-        let attached = self.exchange(&id, &device);
+        let refused = RefCell::new(None);
+        let attached = self.exchange(&id, device, candidate, &refused);
         let now = world.now();
         let times = Times {
             since_plug: now.since(record.plugged),
@@ -88,7 +122,10 @@ impl Attach<'_> {
             Ok(Attached::Now(seat)) => End::Attached { seat, times },
             Ok(Attached::Before) => End::AttachedBefore,
             Ok(Attached::WhenRunning(_)) => End::WhenRunning,
-            Err(ExchangeError::Guest(AttachError::Gone)) => self.left(),
+            Err(ExchangeError::Guest(AttachError::Gone)) => match refused.take() {
+                Some(why) => End::Refused(why),
+                None => self.left(),
+            },
             Err(error) => match error.not_running() {
                 Some(error) => End::NotRunning(error.to_string()),
                 None => End::Failed(format!("not attached: {error}")),
@@ -97,13 +134,23 @@ impl Attach<'_> {
         Outcome { subject: Some(subject), end: how, notes }
     }
 
-    fn exchange(&self, id: &DeviceId, device: &UsbDevice) -> Result<Attached, ExchangeError> {
+    /// Has the device attached by QEMU; if it may not be any more, `refused` says why.
+    fn exchange(
+        &self,
+        id: &DeviceId,
+        device: &UsbDevice,
+        candidate: &Candidate<'_>,
+        refused: &RefCell<Option<String>>,
+    ) -> Result<Attached, ExchangeError> {
         let still_there = || {
             // What cannot be told now was there a moment ago.
             let now = self.world.usb_device(&self.event.device);
-            now.map_or(true, |now| {
-                now.is_some_and(|now| now.devnum == id.devnum && refusal(&now).is_none())
-            })
+            let Ok(now) = now else { return true };
+            let Some(now) = now.filter(|now| now.devnum == id.devnum) else { return false };
+            let refusal = candidate.refusal(&now);
+            let may_go = refusal.is_none();
+            refused.replace(refusal);
+            may_go
         };
         let memory = self.world.memory(&self.vm.name, &id.port);
         let wanted = Wanted {
@@ -165,19 +212,5 @@ impl Attach<'_> {
     fn a_newer_one_came(&self) -> bool {
         recall(self.world, self.event)
             .is_some_and(|record| record.newest_interface > self.event.seqnum)
-    }
-}
-
-/// Why a device may not go to a guest, whoever owns its port.
-fn refusal(device: &UsbDevice) -> Option<&'static str> {
-    if device.is_hub() {
-        Some("it is a hub; what is plugged into it is attached, the hub never")
-    } else if !device.authorized {
-        Some(
-            "the host has not authorized it (USBGuard, or `authorized` in sysfs); it is attached \
-             when it is",
-        )
-    } else {
-        None
     }
 }

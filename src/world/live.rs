@@ -8,8 +8,10 @@ use super::{ExchangeError, World};
 use crate::clock::Monotonic;
 use crate::deadline::Deadline;
 use crate::devpath::DevPath;
+use crate::drivers::{self, Interface};
 use crate::guest::attach::AttachError;
 use crate::guest::seat::{GuestPort, Memory};
+use crate::in_use::{self, Disks};
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::client::QmpClient;
 use crate::qmp::{Error, Qmp, Stage};
@@ -76,8 +78,24 @@ impl World for Live<'_> {
         self.root.path(socket).exists()
     }
 
-    fn settle(&self, settle: Settle<'_>) -> io::Result<Settled> {
-        settle::wait(settle)
+    fn interfaces(&self, devpath: &DevPath) -> Vec<Interface> {
+        drivers::interfaces(self.root, devpath)
+    }
+
+    fn disks(&self, devpath: &DevPath) -> Disks {
+        in_use::read(self.root, devpath)
+    }
+
+    fn unbind_drivers(&self, devpath: &DevPath) -> io::Result<usize> {
+        drivers::unbind(self.root, devpath).map(|unbound| unbound.len())
+    }
+
+    fn probe_drivers(&self, devpath: &DevPath) -> io::Result<()> {
+        drivers::probe(self.root, devpath)
+    }
+
+    fn settle(&self, settle: Settle<'_>, driver_came: &mut dyn FnMut()) -> io::Result<Settled> {
+        settle::wait(settle, driver_came)
     }
 
     fn remember(

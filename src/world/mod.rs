@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
+use crate::drivers::Interface;
 use crate::guest::attach::AttachError;
 use crate::guest::seat::{GuestPort, Memory};
+use crate::in_use::Disks;
 use crate::plan::Plan;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp};
@@ -48,8 +50,29 @@ pub trait World {
     /// Whether there is anything at the socket's path; a virtual machine without it does not run.
     fn has_socket(&self, socket: &Path) -> bool;
 
-    /// Waits until the device has settled.
-    fn settle(&self, settle: Settle<'_>) -> io::Result<Settled>;
+    /// The interfaces of the device's active configuration.
+    fn interfaces(&self, devpath: &DevPath) -> Vec<Interface>;
+
+    /// The host's block devices and what it uses, if the device has a disk.
+    fn disks(&self, devpath: &DevPath) -> Disks;
+
+    /// Takes the device's interfaces from the host's drivers; returns how many.
+    ///
+    /// # Errors
+    ///
+    /// A driver keeps its interface.
+    fn unbind_drivers(&self, devpath: &DevPath) -> io::Result<usize>;
+
+    /// Lets the host's drivers have the interfaces that have none.
+    ///
+    /// # Errors
+    ///
+    /// The kernel was not to be asked.
+    fn probe_drivers(&self, devpath: &DevPath) -> io::Result<()>;
+
+    /// Waits until the device has settled. `driver_came` is called when a driver of the host's may
+    /// have come to one of its interfaces.
+    fn settle(&self, settle: Settle<'_>, driver_came: &mut dyn FnMut()) -> io::Result<Settled>;
 
     /// Lets `change` read and change what is remembered of the port, while nobody else does. None
     /// is nothing remembered.

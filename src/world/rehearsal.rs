@@ -4,7 +4,7 @@
 //! nothing is wrong. Each step is kept to be shown.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,9 +16,11 @@ use super::{ExchangeError, World};
 use crate::clock::Monotonic;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
+use crate::drivers::{self, Interface};
 use crate::guest::attach::AttachError;
 use crate::guest::model::{Bus, HostDevice, ModelGuest};
 use crate::guest::seat::{GuestPort, Memory};
+use crate::in_use::{self, Disks};
 use crate::plan::Plan;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::Qmp;
@@ -38,6 +40,18 @@ pub enum Step {
     Decide {
         /// The decision.
         decision: String,
+    },
+    /// A driver of the host's is unbound from an interface.
+    Unbind {
+        /// The interface.
+        interface: String,
+        /// The driver.
+        driver: String,
+    },
+    /// The kernel is to find a driver for an interface again.
+    Probe {
+        /// The interface.
+        interface: String,
     },
     /// A wait for quiet.
     Settle {
@@ -83,6 +97,8 @@ pub struct Rehearsal<'a> {
     plugged: RefCell<BTreeMap<DevPath, UsbDevice>>,
     pulled: RefCell<Option<DeviceId>>,
     records: RefCell<BTreeMap<String, Option<Record>>>,
+    /// Interfaces from which the host's drivers were unbound.
+    unbound: RefCell<BTreeSet<String>>,
     guests: RefCell<BTreeMap<PathBuf, ModelGuest>>,
     /// The buses that the config wants guests to have, by socket.
     hubs: RefCell<BTreeMap<PathBuf, Vec<String>>>,
@@ -100,6 +116,7 @@ impl<'a> Rehearsal<'a> {
             plugged: RefCell::default(),
             pulled: RefCell::default(),
             records: RefCell::default(),
+            unbound: RefCell::default(),
             guests: RefCell::default(),
             hubs: RefCell::default(),
             seats: RefCell::default(),
@@ -190,7 +207,41 @@ impl World for Rehearsal<'_> {
         self.suppose_running || self.root.path(socket).exists()
     }
 
-    fn settle(&self, settle: Settle<'_>) -> io::Result<Settled> {
+    fn interfaces(&self, devpath: &DevPath) -> Vec<Interface> {
+        let unbound = self.unbound.borrow();
+        let mut interfaces = drivers::interfaces(self.root, devpath);
+        for interface in interfaces.iter_mut().filter(|one| unbound.contains(&one.name)) {
+            interface.driver = None;
+        }
+        interfaces
+    }
+
+    fn disks(&self, devpath: &DevPath) -> Disks {
+        in_use::read(self.root, devpath)
+    }
+
+    fn unbind_drivers(&self, devpath: &DevPath) -> io::Result<usize> {
+        let interfaces = self.interfaces(devpath);
+        let mut unbound = self.unbound.borrow_mut();
+        let before = unbound.len();
+        for interface in interfaces.into_iter().filter(Interface::is_the_hosts) {
+            unbound.insert(interface.name.clone());
+            let driver = interface.driver.unwrap_or_default();
+            self.step(Step::Unbind { interface: interface.name, driver });
+        }
+        Ok(unbound.len() - before)
+    }
+
+    fn probe_drivers(&self, devpath: &DevPath) -> io::Result<()> {
+        let interfaces = self.interfaces(devpath);
+        for interface in interfaces.into_iter().filter(|one| one.driver.is_none()) {
+            self.unbound.borrow_mut().remove(&interface.name);
+            self.step(Step::Probe { interface: interface.name });
+        }
+        Ok(())
+    }
+
+    fn settle(&self, settle: Settle<'_>, _: &mut dyn FnMut()) -> io::Result<Settled> {
         let wait = settle.due().since(self.now());
         self.step(Step::Settle { seconds: format!("{:.3}", wait.as_secs_f64()) });
         *self.now.borrow_mut() = self.now().after(wait);

@@ -163,6 +163,34 @@ impl Root {
         self.write(&format!("/sys{}/{name}", devpath(&port)), format!("{value}\n"));
     }
 
+    /// Binds a driver of the host's to an interface (`1-3:1.0`), which appears if it is not there.
+    /// As no kernel looks on, the driver stays when it is unbound; `none` takes it away.
+    pub(crate) fn bind_driver(&self, interface: &str, driver: &str) {
+        let port: Port = interface.split(':').next().unwrap().parse().expect("a port's interface");
+        let folder = format!("/sys{}/{interface}", devpath(&port));
+        if !self.path(format!("{folder}/bInterfaceClass")).exists() {
+            self.write(&format!("{folder}/bInterfaceClass"), "03\n");
+        }
+        self.write("/sys/bus/usb/drivers_probe", "");
+        let link = self.path(format!("{folder}/driver"));
+        let _ = fs::remove_file(&link);
+        if driver != "none" {
+            let driver = format!("/sys/bus/usb/drivers/{driver}");
+            self.write(&format!("{driver}/unbind"), "");
+            symlink(self.path(driver), link).unwrap();
+        }
+    }
+
+    /// Gives the device in a port a block device such as `sda` with the number `8:0`.
+    pub(crate) fn add_disk(&self, port: &str, name: &str, number: &str) {
+        let port: Port = port.parse().expect("a port such as 1-3.1");
+        let place = format!("{}/{port}:1.0/host0/block/{name}", devpath(&port));
+        self.write(&format!("/sys{place}/dev"), format!("{number}\n"));
+        make_folder(&self.path("/sys/class/block"));
+        let link = self.path(format!("/sys/class/block/{name}"));
+        symlink(format!("../..{place}"), link).unwrap();
+    }
+
     /// The next uevent: of the device in a port (`1-3.1`), or of one of its interfaces
     /// (`1-3.1:1.0`). Pulled devices still have one: `remove`.
     pub(crate) fn event(&mut self, action: &str, node_name: &str) -> Event {

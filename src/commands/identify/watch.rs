@@ -122,7 +122,7 @@ impl Watch {
                 self.pending.retain(|pending| !pending.devpath.is_at_or_below(devpath));
                 self.later(devpath, Event::Pull, now.after(wait));
             }
-            Action::Bind | Action::Other => {}
+            Action::Bind | Action::Unbind | Action::Other => {}
         }
     }
 

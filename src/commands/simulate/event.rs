@@ -102,6 +102,7 @@ impl Event {
             product_id: id(),
             speed: None,
             product: self.get("ID_MODEL").map(|model| clean(&model.replace('_', " "), 64)),
+            serial: self.get("ID_SERIAL_SHORT").map(str::to_owned),
         })
     }
 }

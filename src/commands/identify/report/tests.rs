@@ -17,6 +17,7 @@ fn device(product: &str, class: u8) -> UsbDevice {
         product_id: 0xc52b,
         speed: "12".parse().ok(),
         product: Some(product.to_owned()),
+        serial: None,
     }
 }
 

@@ -119,6 +119,7 @@ impl Source for Script {
             product_id: 2,
             speed: None,
             product: None,
+            serial: None,
         };
         let port = |name: &str, plugged| HubPort {
             port: name.parse().unwrap(),

@@ -1,0 +1,162 @@
+//! The host's drivers of a USB device's interfaces: which they are, taking the device from them and
+//! giving it back. All writes to sysfs are here.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+
+use crate::devpath::DevPath;
+use crate::root::Root;
+use crate::sysfs::{attribute, folder, is_gone};
+
+/// An interface of the active configuration.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Interface {
+    /// The kernel's name, `1-3:1.0`.
+    pub name: String,
+    /// `bInterfaceClass`.
+    pub class: u8,
+    /// The driver that is bound to it.
+    pub driver: Option<String>,
+}
+
+impl Interface {
+    /// Whether a driver of the host has it. `usbfs` is no such driver: it stands for a program
+    /// that has claimed the interface, QEMU for one.
+    pub fn is_the_hosts(&self) -> bool {
+        self.driver.as_ref().is_some_and(|driver| driver != "usbfs")
+    }
+}
+
+/// The interfaces of the device at `devpath`, by name; none of one that is not there.
+pub fn interfaces(root: &Root, devpath: &DevPath) -> Vec<Interface> {
+    let Ok(entries) = fs::read_dir(folder(root, devpath)) else { return Vec::new() };
+    let prefix = format!("{}:", devpath.sysname());
+    let mut interfaces: Vec<Interface> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let name = entry.file_name().into_string().ok()?;
+            let path = name.starts_with(&prefix).then(|| entry.path())?;
+            let class = attribute(path.join("bInterfaceClass")).ok()?;
+            let driver = fs::read_link(path.join("driver")).ok();
+            let driver = driver.and_then(|link| Some(link.file_name()?.to_str()?.to_owned()));
+            Some(Interface { name, class: u8::from_str_radix(&class, 16).ok()?, driver })
+        })
+        .collect();
+    interfaces.sort();
+    interfaces
+}
+
+/// Takes the device from the host's drivers; returns which lost an interface.
+///
+/// One that goes away meanwhile is none; a driver may let go of several interfaces at once.
+///
+/// # Errors
+///
+/// The first of a driver that stays; the others are unbound all the same.
+pub fn unbind(root: &Root, devpath: &DevPath) -> io::Result<Vec<Interface>> {
+    let mut unbound = Vec::new();
+    let mut failed = Ok(());
+    for interface in interfaces(root, devpath).into_iter().filter(Interface::is_the_hosts) {
+        let file = folder(root, devpath).join(&interface.name).join("driver/unbind");
+        match put(&file, &interface.name) {
+            Ok(()) => unbound.push(interface),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => {
+                let of = interface.driver.unwrap_or_default();
+                let told = format!("{of} keeps {}: {error}", interface.name);
+                failed = failed.and(Err(io::Error::new(error.kind(), told)));
+            }
+        }
+    }
+    failed.map(|()| unbound)
+}
+
+/// Lets the kernel look for drivers for the interfaces that have none.
+///
+/// # Errors
+///
+/// The kernel was not to be asked. That it found no driver is no error.
+pub fn probe(root: &Root, devpath: &DevPath) -> io::Result<()> {
+    let idle = interfaces(root, devpath);
+    for interface in idle.iter().filter(|interface| interface.driver.is_none()) {
+        // `drivers/base/bus.c`: `drivers_probe_store` answers EINVAL for a device that is gone.
+        match put(&root.path("/sys/bus/usb/drivers_probe"), &interface.name) {
+            Err(error) if !is_gone(&error) && error.kind() != io::ErrorKind::InvalidInput => {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn put(file: &std::path::Path, text: &str) -> io::Result<()> {
+    File::options().append(true).open(file)?.write_all(format!("{text}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A headset: two interfaces with drivers, one without, one that a program has.
+    fn host() -> (tempfile::TempDir, Root, DevPath) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let devpath: DevPath = "/devices/x/usb1/1-3".parse().unwrap();
+        let drivers = root.path("/sys/bus/usb/drivers");
+        for (interface, class, driver) in [
+            ("1-3:1.0", "01", "snd-usb-audio"),
+            ("1-3:1.1", "03", "usbhid"),
+            ("1-3:1.2", "ff", ""),
+            ("1-3:1.3", "ff", "usbfs"),
+            ("ep_00", "08", "none"),
+        ] {
+            let folder = folder(&root, &devpath).join(interface);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("bInterfaceClass"), format!("{class}\n")).unwrap();
+            if !driver.is_empty() {
+                fs::create_dir_all(drivers.join(driver)).unwrap();
+                fs::write(drivers.join(driver).join("unbind"), "").unwrap();
+                symlink(drivers.join(driver), folder.join("driver")).unwrap();
+            }
+        }
+        fs::write(root.path("/sys/bus/usb/drivers_probe"), "").unwrap();
+        (dir, root, devpath)
+    }
+
+    #[test]
+    fn the_hosts_drivers_lose_their_interfaces_and_programs_keep_theirs() {
+        let (_dir, root, devpath) = host();
+        assert_eq!(interfaces(&root, &devpath).len(), 4);
+        let unbound = unbind(&root, &devpath).unwrap();
+        let names: Vec<&str> = unbound.iter().map(|interface| interface.name.as_str()).collect();
+        assert_eq!(names, ["1-3:1.0", "1-3:1.1"]);
+        let written = |driver: &str| {
+            fs::read_to_string(root.path(format!("/sys/bus/usb/drivers/{driver}/unbind"))).unwrap()
+        };
+        assert_eq!(written("snd-usb-audio"), "1-3:1.0\n");
+        assert_eq!(written("usbhid"), "1-3:1.1\n");
+        assert_eq!(written("usbfs"), "");
+    }
+
+    #[test]
+    fn only_interfaces_without_a_driver_are_given_back() {
+        let (_dir, root, devpath) = host();
+        probe(&root, &devpath).unwrap();
+        let probed = fs::read_to_string(root.path("/sys/bus/usb/drivers_probe")).unwrap();
+        assert_eq!(probed, "1-3:1.2\n");
+    }
+
+    #[test]
+    fn a_device_that_is_gone_has_nothing_to_take_or_give() {
+        let (_dir, root, _) = host();
+        let gone = "/devices/x/usb1/1-4".parse().unwrap();
+        assert_eq!(unbind(&root, &gone).unwrap(), []);
+        probe(&root, &gone).unwrap();
+        // A driver's module that is unloaded this very moment.
+        let devpath = "/devices/x/usb1/1-3".parse().unwrap();
+        fs::remove_file(root.path("/sys/bus/usb/drivers/usbhid/unbind")).unwrap();
+        assert_eq!(unbind(&root, &devpath).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,295 @@
+//! Whether the host uses a disk of a USB device: mounted, swapped on, or part of a set that is.
+//!
+//! Decided from what [`read`] gathers from sysfs and proc. What the kernel tells nobody there is
+//! not seen: a member of an imported ZFS pool (it has no `holders`), and mounts that only a
+//! container's mount namespace has.
+
+mod read;
+
+pub use read::read;
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::devpath::DevPath;
+use crate::text::clean;
+
+/// What the host's block devices are, and what it uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Disks {
+    /// All block devices, partitions too.
+    pub blocks: Vec<Block>,
+    /// What is mounted; none if that cannot be read.
+    pub mounts: Option<Vec<Mount>>,
+    /// What is swapped on.
+    pub swaps: Vec<Source>,
+    /// The names of the block devices of each btrfs file system that is mounted somewhere.
+    pub btrfs: Vec<Vec<String>>,
+}
+
+/// A block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The kernel's name: `sda1`.
+    pub name: String,
+    /// Its place; a partition's is below its disk's.
+    pub devpath: DevPath,
+    /// Major and minor number, `8:1`.
+    pub number: String,
+    /// The name of a device-mapper device below `/dev/mapper`.
+    pub mapped: Option<String>,
+    /// The names of the devices that are made of it: device-mapper, md.
+    pub holders: Vec<String>,
+}
+
+/// A mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// The number of its device. btrfs and bcachefs have one of their own.
+    pub number: String,
+    /// What is mounted.
+    pub sources: Vec<Source>,
+    /// Where.
+    pub at: String,
+}
+
+/// A file by which something names a block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its path.
+    pub path: String,
+    /// The number of the block device there, if one is.
+    pub number: Option<String>,
+}
+
+/// What a disk is used for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It is mounted.
+    Mounted {
+        /// The block device, the device's own.
+        block: String,
+        /// Where.
+        at: String,
+    },
+    /// The host swaps on it.
+    Swap {
+        /// The block device, the device's own.
+        block: String,
+    },
+    /// It has disks and nobody can tell what is mounted.
+    Unknown,
+}
+
+/// What the host uses a disk of the device at `devpath` for, if it does.
+pub fn in_use(devpath: &DevPath, disks: &Disks) -> Option<Use> {
+    let own = disks.blocks.iter().filter(|block| block.devpath.is_at_or_below(devpath));
+    own.into_iter().find_map(|block| {
+        let Some(mounts) = &disks.mounts else { return Some(Use::Unknown) };
+        let made_of_it = made_of(block, disks);
+        let is_one = |source: &Source| made_of_it.iter().any(|block| block.is_at(source));
+        if disks.swaps.iter().any(is_one) {
+            return Some(Use::Swap { block: block.name.clone() });
+        }
+        let mounted = mounts.iter().find(|mount| {
+            made_of_it.iter().any(|block| block.number == mount.number)
+                || mount.sources.iter().any(is_one)
+        })?;
+        Some(Use::Mounted { block: block.name.clone(), at: mounted.at.clone() })
+    })
+}
+
+/// The block device and all that is made of it: device-mapper and md devices on it and theirs in
+/// turn, the partitions of those, the other devices of a btrfs file system.
+fn made_of<'a>(block: &'a Block, disks: &'a Disks) -> Vec<&'a Block> {
+    let mut seen = BTreeSet::from([block.name.as_str()]);
+    let mut found = vec![block];
+    let mut next = 0;
+    while let Some(&one) = found.get(next) {
+        next += 1;
+        let with_it = disks.btrfs.iter().filter(|devices| devices.contains(&one.name)).flatten();
+        let names: Vec<&String> = one.holders.iter().chain(with_it).collect();
+        let upper = disks.blocks.iter().filter(|upper| {
+            // Partitions of a device that is made of the block are part of it; those of the disk
+            // itself are looked at one by one.
+            let is_partition = next > 1 && upper.devpath.is_at_or_below(&one.devpath);
+            names.contains(&&upper.name) || is_partition
+        });
+        for upper in upper {
+            if seen.insert(&upper.name) {
+                found.push(upper);
+            }
+        }
+    }
+    found
+}
+
+impl Block {
+    /// Whether the file names this block device. Its name is enough where the file is not to be
+    /// looked at, as in another mount namespace's `/dev`.
+    fn is_at(&self, source: &Source) -> bool {
+        if let Some(number) = &source.number {
+            return *number == self.number;
+        }
+        let below = |folder: &str| source.path.strip_prefix(folder);
+        below("/dev/") == Some(&self.name)
+            || self.mapped.as_deref().is_some_and(|name| below("/dev/mapper/") == Some(name))
+    }
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mounted { block, at } => write!(
+                f,
+                "the host uses its disk, {} is mounted at {}; unmount it and plug it again",
+                clean(block, 32),
+                clean(at, 128)
+            ),
+            Self::Swap { block } => write!(
+                f,
+                "the host swaps on its disk, {}; swap it off and plug it again",
+                clean(block, 32)
+            ),
+            Self::Unknown => f.write_str(
+                "it has a disk, and whether the host uses it cannot be told: /proc/self/mountinfo \
+                 is not to be read",
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const STICK: &str = "/devices/x/usb2/2-1";
+
+    fn block(name: &str, place: &str, number: &str, holders: &[&str]) -> Block {
+        Block {
+            name: name.to_owned(),
+            devpath: format!("/devices/{place}").parse().unwrap(),
+            number: number.to_owned(),
+            mapped: None,
+            holders: holders.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    /// A stick with two partitions; on the second one a mapped device, with the host's disk beside.
+    fn disks() -> Disks {
+        let scsi = "x/usb2/2-1/2-1:1.0/host0/target0:0:0/0:0:0:0/block/sda";
+        let mut luks = block("dm-0", "virtual/block/dm-0", "253:0", &[]);
+        luks.mapped = Some("secret".to_owned());
+        Disks {
+            blocks: vec![
+                block("sda", scsi, "8:0", &[]),
+                block("sda1", &format!("{scsi}/sda1"), "8:1", &[]),
+                block("sda2", &format!("{scsi}/sda2"), "8:2", &["dm-0"]),
+                block("sdb", "x/usb2/2-10/2-10:1.0/block/sdb", "8:16", &[]),
+                luks,
+            ],
+            mounts: Some(Vec::new()),
+            ..Disks::default()
+        }
+    }
+
+    fn source(path: &str, number: Option<&str>) -> Source {
+        Source { path: path.to_owned(), number: number.map(str::to_owned) }
+    }
+
+    fn mount(number: &str, path: &str) -> Vec<Mount> {
+        let sources = vec![source(path, None)];
+        vec![Mount { number: number.to_owned(), sources, at: "/media/x".to_owned() }]
+    }
+
+    fn used(disks: &Disks) -> Option<String> {
+        in_use(&STICK.parse().unwrap(), disks).map(|it| match it {
+            Use::Mounted { block, at } => format!("{block} {at}"),
+            Use::Swap { block } => format!("{block} swap"),
+            Use::Unknown => "unknown".to_owned(),
+        })
+    }
+
+    #[test]
+    fn mounts_and_swap_of_its_own_count_and_of_others_do_not() {
+        let mut disks = disks();
+        assert_eq!(used(&disks), None);
+        disks.mounts = Some(mount("8:16", "/dev/sdb"));
+        disks.swaps = vec![source("/dev/sdb", None), source("/swapfile", None)];
+        assert_eq!(used(&disks), None);
+        disks.mounts = Some(mount("8:1", "/dev/disk/by-label/x"));
+        assert_eq!(used(&disks).as_deref(), Some("sda1 /media/x"));
+        disks.mounts = Some(mount("8:0", "/dev/sda"));
+        assert_eq!(used(&disks).as_deref(), Some("sda /media/x"));
+        disks.swaps = vec![source("/dev/sda2", None)];
+        disks.mounts = Some(Vec::new());
+        assert_eq!(used(&disks).as_deref(), Some("sda2 swap"));
+        disks.swaps = vec![source("/dev/disk/by-uuid/1", Some("8:2"))];
+        assert_eq!(used(&disks).as_deref(), Some("sda2 swap"));
+        disks.mounts = None;
+        assert_eq!(used(&disks).as_deref(), Some("unknown"));
+    }
+
+    #[test]
+    fn what_is_made_of_it_counts_to_any_depth() {
+        let mut disks = disks();
+        disks.swaps = vec![source("/dev/mapper/secret", None)];
+        assert_eq!(used(&disks).as_deref(), Some("sda2 swap"));
+        disks.swaps.clear();
+        disks.blocks[4].holders = vec!["md0".to_owned()];
+        disks.blocks.push(block("md0", "virtual/block/md0", "9:0", &["dm-0"]));
+        disks.blocks.push(block("md0p1", "virtual/block/md0/md0p1", "259:0", &[]));
+        assert_eq!(used(&disks), None, "and a circle ends");
+        disks.mounts = Some(mount("259:0", "/dev/md0p1"));
+        assert_eq!(used(&disks).as_deref(), Some("sda2 /media/x"));
+    }
+
+    #[test]
+    fn a_file_system_with_a_number_of_its_own_is_known_by_its_source_and_its_members() {
+        let mut disks = disks();
+        disks.mounts = Some(mount("0:45", "/dev/sda1"));
+        assert_eq!(used(&disks).as_deref(), Some("sda1 /media/x"));
+        disks.mounts = Some(mount("0:45", "/dev/sdb"));
+        assert_eq!(used(&disks), None);
+        disks.btrfs = vec![vec!["sdb".to_owned(), "sda1".to_owned()]];
+        assert_eq!(used(&disks).as_deref(), Some("sda1 /media/x"));
+    }
+
+    #[test]
+    fn a_mount_point_cannot_steer_the_terminal() {
+        let at = "/media/\u{1b}[2J\n".to_owned();
+        let told = Use::Mounted { block: "sda1".to_owned(), at }.to_string();
+        assert!(told.contains("sda1 is mounted at /media/\u{fffd}[2J"), "{told}");
+    }
+
+    proptest! {
+        /// However devices stand on one another, a mount is found exactly when a path of holders
+        /// leads to it.
+        #[test]
+        fn a_mount_is_found_when_a_path_of_holders_leads_to_it(
+            edges in prop::collection::vec((0..6usize, 0..6usize), 0..12),
+            mounted in 0..6usize,
+        ) {
+            let blocks = (0..6).map(|at| {
+                let holders = edges.iter().filter(|(from, _)| *from == at);
+                let place = if at == 0 { "x/usb2/2-1/block/b0".to_owned() } else { format!("virtual/block/b{at}") };
+                Block {
+                    name: format!("b{at}"),
+                    devpath: format!("/devices/{place}").parse().unwrap(),
+                    number: format!("9:{at}"),
+                    mapped: None,
+                    holders: holders.map(|(_, to)| format!("b{to}")).collect(),
+                }
+            }).collect();
+            let disks = Disks { blocks, mounts: Some(mount(&format!("9:{mounted}"), "none")), ..Disks::default() };
+            let mut reached = [true, false, false, false, false, false];
+            for _ in 0..6 {
+                for (from, to) in &edges {
+                    reached[*to] |= reached[*from];
+                }
+            }
+            prop_assert_eq!(used(&disks).is_some(), reached[mounted]);
+        }
+    }
+}
