@@ -14,9 +14,9 @@ use anyhow::Result;
 
 use self::candidate::{Candidate, Owner};
 use crate::clock::Monotonic;
+use crate::config::Config;
 use crate::config::file::ConfigFile;
 use crate::config::prefilter;
-use crate::config::Config;
 use crate::outcome::{End, Idle, Outcome, Subject};
 use crate::place::Places;
 use crate::plan::{Plan, plan};

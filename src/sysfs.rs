@@ -3,12 +3,13 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
+use crate::place::ControllerName;
 use crate::port::{BusNum, DevNum};
 use crate::root::Root;
 use crate::speed::Speed;
@@ -111,6 +112,13 @@ pub fn plugged_at(root: &Root, busnum: BusNum, devnum: DevNum) -> Option<Monoton
 /// The device's node, `/dev/bus/usb/003/025`.
 pub fn node(busnum: BusNum, devnum: DevNum) -> PathBuf {
     format!("/dev/bus/usb/{:03}/{:03}", busnum.0, devnum.0).into()
+}
+
+/// The controller's name, by the subsystem that its device is in.
+pub fn controller_name(root: &Root, controller: &DevPath) -> Option<ControllerName> {
+    let link = fs::read_link(folder(root, controller).join("subsystem")).ok();
+    let subsystem = link.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+    ControllerName::new(subsystem, controller.sysname())
 }
 
 /// The device's folder.

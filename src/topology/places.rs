@@ -10,7 +10,7 @@ use super::read::port_folders;
 use super::{Controller, Hub, Topology};
 use crate::config::port::PortName;
 use crate::devpath::{DevPath, is_root_hub};
-use crate::place::{ControllerName, Generation, Place, Places};
+use crate::place::{Generation, Place, Places};
 use crate::port::{BusNum, Port};
 use crate::root::Root;
 use crate::speed::Speed;
@@ -44,14 +44,7 @@ pub fn place(root: &Root, devpath: &DevPath) -> Place {
         Err(_) if !folder.exists() => None,
         _ => return bare,
     };
-    Place { controller: controller_name(root, &controller), generation, ..bare }
-}
-
-/// The controller's name, by the subsystem that its device is in.
-pub fn controller_name(root: &Root, controller: &DevPath) -> Option<ControllerName> {
-    let link = fs::read_link(sysfs::folder(root, controller).join("subsystem")).ok();
-    let subsystem = link.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
-    ControllerName::new(subsystem, controller.sysname())
+    Place { controller: sysfs::controller_name(root, &controller), generation, ..bare }
 }
 
 /// The other half of the connector of a port. Both are on the same controller

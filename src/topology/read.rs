@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::places::controller_name;
 use super::{Connector, Controller, Hub, HubPort, Plugged, Topology};
 use crate::devpath::{DevPath, is_root_hub};
 use crate::root::Root;
@@ -29,7 +28,7 @@ pub fn topology(root: &Root) -> Topology {
         if let Some(known) = known {
             known.root_hubs.push(hub);
         } else {
-            let name = controller_name(root, &controller);
+            let name = sysfs::controller_name(root, &controller);
             let root_hubs = vec![hub];
             topology.controllers.push(Controller { devpath: controller, name, root_hubs });
         }
