@@ -106,7 +106,8 @@ pub fn plugged_at(root: &Root, busnum: BusNum, devnum: DevNum) -> Option<Monoton
     let metadata = fs::metadata(root.path(node(busnum, devnum))).ok()?;
     let seconds = u64::try_from(metadata.mtime()).ok()?;
     let nanos = u64::try_from(metadata.mtime_nsec()).ok()?;
-    Monotonic::at_realtime(seconds * 1_000_000 + nanos / 1000)
+    // Whoever owns the node can set it to the end of time.
+    Monotonic::at_realtime(seconds.checked_mul(1_000_000)?.checked_add(nanos / 1000)?)
 }
 
 /// The device's node, `/dev/bus/usb/003/025`.

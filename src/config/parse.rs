@@ -4,6 +4,7 @@
 
 mod exclude;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -28,6 +29,10 @@ pub struct ConfigError {
 
 /// Parses the text of a config file.
 pub fn parse(text: &str) -> Result<Config, ConfigError> {
+    if is_deeply_nested(text) {
+        let message = "too many brackets within brackets".to_owned();
+        return Err(ConfigError { line: None, column: None, message });
+    }
     let file: Option<File> =
         serde_yaml::from_str(text).map_err(|error| ConfigError::new(&error, text))?;
     let File { virtual_machines, exclude } = file.unwrap_or_default();
@@ -38,6 +43,21 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
     }
 }
 
+/// Whether far more brackets are open somewhere than any config has: for each further one the YAML
+/// reader looks at all that are, so that 1 MiB of them would take it minutes. Those in comments and
+/// strings count as well, they are few.
+fn is_deeply_nested(text: &str) -> bool {
+    let mut open = 0_usize;
+    text.bytes().any(|byte| {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        open > 200
+    })
+}
+
 /// A port that two virtual machines list.
 struct PortOfTwo<'a> {
     port: &'a PortName,
@@ -46,11 +66,11 @@ struct PortOfTwo<'a> {
 }
 
 fn port_of_two(vms: &[VirtualMachine]) -> Option<PortOfTwo<'_>> {
-    vms.iter().enumerate().find_map(|(index, second)| {
-        vms[..index].iter().find_map(|first| {
-            let port = second.ports.iter().find(|port| first.ports.contains(port))?;
-            Some(PortOfTwo { port, first: &first.name, second: &second.name })
-        })
+    let mut owners: BTreeMap<&PortName, &str> = BTreeMap::new();
+    let mut listed = vms.iter().flat_map(|vm| vm.ports.iter().map(|port| (port, &*vm.name)));
+    listed.find_map(|(port, second)| {
+        let first = owners.insert(port, second)?;
+        Some(PortOfTwo { port, first, second })
     })
 }
 
@@ -161,6 +181,9 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
         while let Some(name) = map.next_key_seed(NewName { known: &vms })? {
             let Fields { socket, delay, timeout, hubs, companions, exclude, hands_off, ports } =
                 map.next_value()?;
+            if vms.len() == MOST_ENTRIES {
+                return Err(too_many());
+            }
             vms.push(VirtualMachine {
                 name,
                 socket: socket.0,
@@ -223,6 +246,14 @@ trait Scalar: Sized + PartialEq + fmt::Display {
     }
 }
 
+/// No list is longer: each entry is compared with those before it, and no host has more ports.
+const MOST_ENTRIES: usize = 255;
+
+/// The error of a list with more.
+fn too_many<E: de::Error>() -> E {
+    E::custom(format_args!("more than {MOST_ENTRIES} entries: no host has so many ports"))
+}
+
 /// A list of scalars with at least one element and none twice.
 struct List<T>(Vec<T>);
 
@@ -240,6 +271,9 @@ impl<'de, T: Scalar> Deserialize<'de> for List<T> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T>, A::Error> {
                 let mut list = Vec::new();
                 while let Some(entry) = seq.next_element_seed(NewEntry { known: &list })? {
+                    if list.len() == MOST_ENTRIES {
+                        return Err(too_many());
+                    }
                     list.push(entry);
                 }
                 if list.is_empty() {

@@ -1,0 +1,39 @@
+//! A QMP server that gives the replies of a script, one after the other.
+
+use std::time::Duration;
+
+use hotplugger::qmp::{Error, Qmp, Stage};
+use serde_json::Value;
+
+/// The rest of the script: replies with NUL between them.
+pub struct Script<'a> {
+    replies: std::str::Split<'a, char>,
+}
+
+impl<'a> Script<'a> {
+    pub fn new(text: &'a str) -> Self {
+        Self { replies: text.split('\0') }
+    }
+}
+
+impl Qmp for Script<'_> {
+    /// A reply is JSON, an error whose class and words follow `!` or, as it is, the monitor's text.
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        if command == "device_del" || command == "device_add" {
+            let id = arguments["id"].as_str().expect("an id");
+            assert!(id.starts_with("hotplugger-1-3-"), "{command} of {id}");
+        }
+        let over = Error::Timeout { stage: Stage::Command(command), budget: Duration::ZERO };
+        let reply = self.replies.next().ok_or(over)?;
+        if let Some(error) = reply.strip_prefix('!') {
+            let (class, desc) = error.split_once(' ').unwrap_or((error, ""));
+            let (class, desc) = (class.to_owned(), desc.to_owned());
+            return Err(Error::Command { command, class, desc });
+        }
+        Ok(serde_json::from_str(reply).unwrap_or_else(|_| Value::from(reply)))
+    }
+
+    fn pause(&mut self, _: Duration) -> Result<(), Error> {
+        Ok(())
+    }
+}
