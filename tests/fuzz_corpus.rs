@@ -5,7 +5,9 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     missing_docs,
+    unreachable_pub,
     reason = "tests, and code that only tests and fuzzers run"
 )]
 

@@ -59,8 +59,9 @@ fn a_greeting_of_1_gb() {
     let counted = Arc::clone(&sent);
     let run = run("25", move |session| {
         session.send(r#"{"QMP": {"version": ""#)?;
+        let block = vec![b'x'; 1 << 16];
         while counted.load(Ordering::SeqCst) < 1_000_000_000 {
-            session.send([b'x'; 1 << 16])?;
+            session.send(&block)?;
             counted.fetch_add(1 << 16, Ordering::SeqCst);
         }
         session.send("\"}}\r\n")

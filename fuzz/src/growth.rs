@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hotplugger_fuzz::TARGETS;
+use hotplugger_fuzz::{TARGETS, Target};
 
 /// In bytes. The largest is the most that is read of any input.
 const SIZES: [usize; 4] = [16 << 10, 64 << 10, 256 << 10, 1 << 20];
@@ -58,14 +58,10 @@ fn main() {
             files.filter_map(|file| fs::read(file.path()).ok()).collect();
         patterns.extend(PATTERNS.map(|pattern| pattern.as_bytes().to_vec()));
         patterns.retain(|pattern| !pattern.is_empty());
-        let slowest = patterns.iter().map(|pattern| (growth(run, pattern), pattern)).max_by(
-            |((_, one, _), _), ((_, other, _), _)| one.cmp(other),
-        );
-        if only.is_some() {
-            for pattern in &patterns {
-                eprintln!("{:?} {}", growth(run, pattern), pattern.escape_ascii().to_string().chars().take(30).collect::<String>());
-            }
-        }
+        let slowest = patterns
+            .iter()
+            .map(|pattern| (growth(run, pattern), pattern))
+            .max_by(|((_, one, _), _), ((_, other, _), _)| one.cmp(other));
         let Some(((size, time, power), pattern)) = slowest else { continue };
         let pattern: String = pattern.escape_ascii().to_string().chars().take(60).collect();
         let time = format!("{:.2} ms", time.as_secs_f64() * 1e3);
@@ -74,7 +70,7 @@ fn main() {
 }
 
 /// The largest size tried, the time it took, and the power of the last step.
-fn growth(run: fn(&[u8]), pattern: &[u8]) -> (usize, Duration, f64) {
+fn growth(run: Target, pattern: &[u8]) -> (usize, Duration, f64) {
     let mut last = (0, Duration::ZERO, 0.0);
     for size in SIZES {
         let taken = time(run, pattern, size);
@@ -88,7 +84,7 @@ fn growth(run: fn(&[u8]), pattern: &[u8]) -> (usize, Duration, f64) {
 }
 
 /// Of the faster of two runs.
-fn time(run: fn(&[u8]), pattern: &[u8], size: usize) -> Duration {
+fn time(run: Target, pattern: &[u8], size: usize) -> Duration {
     let input: Vec<u8> = pattern.iter().copied().cycle().take(size).collect();
     let one = || {
         let start = Instant::now();

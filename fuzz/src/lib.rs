@@ -15,8 +15,11 @@ pub mod state;
 pub mod sysfs;
 pub mod usbhost;
 
+/// What takes an input.
+pub type Target = fn(&[u8]);
+
 /// All of them, by name.
-pub const TARGETS: [(&str, fn(&[u8])); 9] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("environment", environment::run),
     ("packet", packet::run),
     ("config", config::run),

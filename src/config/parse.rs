@@ -3,6 +3,7 @@
 //! What is wrong is refused while it is read, so that the YAML reader knows the line and column.
 
 mod exclude;
+mod limits;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use self::exclude::Exclude;
+use self::limits::{MOST_ENTRIES, is_deeply_nested, too_many};
 use super::port::PortName;
 use super::{Config, VirtualMachine};
 
@@ -41,21 +43,6 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
         Some(error) => Err(error.at_second_mention(text)),
         None => Ok(Config { virtual_machines, exclude: exclude.unwrap_or_default().0 }),
     }
-}
-
-/// Whether far more brackets are open somewhere than any config has: for each further one the YAML
-/// reader looks at all that are, so that 1 MiB of them would take it minutes. Those in comments and
-/// strings count as well, they are few.
-fn is_deeply_nested(text: &str) -> bool {
-    let mut open = 0_usize;
-    text.bytes().any(|byte| {
-        match byte {
-            b'[' | b'{' => open += 1,
-            b']' | b'}' => open = open.saturating_sub(1),
-            _ => {}
-        }
-        open > 200
-    })
 }
 
 /// A port that two virtual machines list.
@@ -244,14 +231,6 @@ trait Scalar: Sized + PartialEq + fmt::Display {
     fn is_same(&self, other: &Self) -> bool {
         self == other
     }
-}
-
-/// No list is longer: each entry is compared with those before it, and no host has more ports.
-const MOST_ENTRIES: usize = 255;
-
-/// The error of a list with more.
-fn too_many<E: de::Error>() -> E {
-    E::custom(format_args!("more than {MOST_ENTRIES} entries: no host has so many ports"))
 }
 
 /// A list of scalars with at least one element and none twice.

@@ -137,8 +137,7 @@ fn parse_companions(text: &str) -> Vec<Companion> {
         } else if let Some(bus) = word.strip_prefix("masterbus = \"") {
             let count = if kind.contains("uhci") { 2 } else { 3 };
             let bus = clean(bus.trim_end_matches('"'), 64);
-            is_open =
-                kind.contains("hci") && !bus.is_empty() && companions.len() < MOST_BUSES;
+            is_open = kind.contains("hci") && !bus.is_empty() && companions.len() < MOST_BUSES;
             companions.extend(is_open.then_some(Companion { bus, first: 0, count }));
         } else if let Some(first) = word.strip_prefix("firstport = ")
             && is_open

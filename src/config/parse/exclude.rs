@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{ConfiguredPort, MOST_ENTRIES, Scalar, too_many};
+use super::limits::{MOST_ENTRIES, too_many};
+use super::{ConfiguredPort, Scalar};
 use crate::config::exclude::{CLASS_NAMES, Exclusion};
 
 const EXPECTED: &str = "`0627:0001` (vendor and product id), `class: 08`, `serial: XYZ` or a \
