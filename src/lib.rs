@@ -31,6 +31,7 @@ pub mod state;
 pub mod sysfs;
 pub mod text;
 pub mod topology;
+pub mod transfer;
 pub mod trust;
 pub mod uevent;
 pub mod world;

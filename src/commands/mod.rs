@@ -1,5 +1,6 @@
 //! The commands for people, one file each: its arguments and what it does with them.
 
+pub mod by_hand;
 pub mod check;
 pub mod guest_args;
 pub mod identify;

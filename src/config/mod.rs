@@ -75,16 +75,35 @@ impl Config {
         entries.find(|entry| entry.is_of(places, device, interfaces))
     }
 
-    /// The virtual machine that a device in these places belongs to: of all ports at or above it
-    /// the longest wins. Of equally long ones a name of its own half wins over one of both halves,
-    /// and that over one of the other half of the connector; of equal ones the first in the file.
-    pub fn owner(&self, places: &Places) -> Option<&VirtualMachine> {
-        self.virtual_machines
-            .iter()
-            .filter_map(|vm| vm.claim(places).map(|claim| (claim, vm)))
-            // Of equals the first stays: `max_by_key` would take the last.
-            .reduce(|best, next| if next.0 > best.0 { next } else { best })
-            .map(|(_, vm)| vm)
+    /// The virtual machines that a device in these places may go to, the first that runs before
+    /// the others.
+    ///
+    /// Of all ports at or above it the longest wins, and of equally long ones those of its own half
+    /// of the connector; whoever lists one of these is in. A name of that half alone comes before
+    /// one of both halves, and of equal ones the first in the file.
+    pub fn owners(&self, places: &Places) -> Vec<&VirtualMachine> {
+        let claims = self.virtual_machines.iter().filter_map(|vm| Some((vm.claim(places)?, vm)));
+        let mut claims: Vec<_> = claims.collect();
+        // Stable: equal ones stay in the order of the file.
+        claims.sort_by(|(one, _), (other, _)| other.cmp(one));
+        let best = claims.first().map(|(claim, _)| (claim.length, claim.own));
+        let shared = |claim: &Claim| Some((claim.length, claim.own)) == best;
+        claims.into_iter().filter(|(claim, _)| shared(claim)).map(|(_, vm)| vm).collect()
+    }
+
+    /// The names of [`Config::owners`].
+    pub fn owner_names(&self, places: &Places) -> Vec<String> {
+        self.owners(places).into_iter().map(|vm| vm.name.clone()).collect()
+    }
+
+    /// Whether a device in these places may go to a virtual machine.
+    pub fn is_configured(&self, places: &Places) -> bool {
+        self.virtual_machines.iter().any(|vm| vm.claim(places).is_some())
+    }
+
+    /// The virtual machine of that name.
+    pub fn vm(&self, name: &str) -> Option<&VirtualMachine> {
+        self.virtual_machines.iter().find(|vm| vm.name == name)
     }
 
     /// The virtual machine that lists this very place, in whatever form.

@@ -31,53 +31,10 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
     let file: Option<File> =
         serde_yaml::from_str(text).map_err(|error| ConfigError::new(&error, text))?;
     let File { virtual_machines, exclude } = file.unwrap_or_default();
-    let virtual_machines = virtual_machines.unwrap_or_default().0;
-    match port_of_two(&virtual_machines) {
-        Some(error) => Err(error.at_second_mention(text)),
-        None => Ok(Config { virtual_machines, exclude: exclude.unwrap_or_default().0 }),
-    }
-}
-
-/// A port that two virtual machines list.
-struct PortOfTwo<'a> {
-    port: &'a PortName,
-    first: &'a str,
-    second: &'a str,
-}
-
-fn port_of_two(vms: &[VirtualMachine]) -> Option<PortOfTwo<'_>> {
-    vms.iter().enumerate().find_map(|(index, second)| {
-        vms[..index].iter().find_map(|first| {
-            let port = second.ports.iter().find(|port| first.ports.contains(port))?;
-            Some(PortOfTwo { port, first: &first.name, second: &second.name })
-        })
+    Ok(Config {
+        virtual_machines: virtual_machines.unwrap_or_default().0,
+        exclude: exclude.unwrap_or_default().0,
     })
-}
-
-impl PortOfTwo<'_> {
-    /// The error, placed where the port stands in the text for the second time.
-    fn at_second_mention(&self, text: &str) -> ConfigError {
-        let ends = |rest: &str| {
-            !rest.starts_with(|next: char| next.is_ascii_digit() || "./-:".contains(next))
-        };
-        let mut mentions: Vec<usize> = Vec::new();
-        for spelling in self.port.spellings() {
-            let found = text.match_indices(&spelling);
-            let found = found.filter(|(start, port)| ends(&text[start + port.len()..]));
-            mentions.extend(found.map(|(start, _)| start));
-        }
-        mentions.sort_unstable();
-        let mention = mentions.get(1).map(|start| &text[..*start]);
-        ConfigError {
-            line: mention.map(|before| before.matches('\n').count() + 1),
-            column: mention
-                .map(|before| before.chars().rev().take_while(|c| *c != '\n').count() + 1),
-            message: format!(
-                "port {} is listed by `{}` and by `{}`: leave it with one of them",
-                self.port, self.first, self.second
-            ),
-        }
-    }
 }
 
 impl ConfigError {
@@ -581,13 +538,6 @@ mod tests {
                 ["string", "`socket:` and `ports:`"],
             ),
             ("vms:\n".to_owned(), "1:1", ["vms", "virtual_machines"]),
-            (
-                config(&format!(
-                    "{ok}  linux:\n    socket: /run/l\n    ports: [/devices/x/usb1/1-1]\n"
-                )),
-                "7:13",
-                ["`windows` and by `linux`", "leave it with one"],
-            ),
             ("virtual_machines:\n\twindows:\n".to_owned(), "2:1", ["token", "tab"]),
         ]);
     }
@@ -611,14 +561,6 @@ mod tests {
                 config("    socket: /s\n    ports: [/devices/a/usb1/1-1, pci-a-usb-0:1]\n"),
                 "4:34",
                 ["pci-a-usb-0:1 is listed twice", "also as /devices/a/usb1/1-1"],
-            ),
-            (
-                config(
-                    "    socket: /s\n    ports: [pci-a/usb2:1]\n  linux:\n    socket: /l\n    \
-                     ports: [pci-a-usbv2-0:1]\n",
-                ),
-                "7:13",
-                ["`windows` and by `linux`", "pci-a/usb2:1"],
             ),
         ]);
     }

@@ -1,0 +1,35 @@
+//! A device's way between the host and a guest: [`attach`] and [`detach`], and what is remembered
+//! of it. [`candidate`] knows what may go, and keeps the host off it until it does.
+
+pub mod attach;
+pub mod candidate;
+pub mod detach;
+
+use anyhow::Result;
+
+use crate::devpath::DevPath;
+use crate::port::Port;
+use crate::state::record::{Attachment, Record};
+use crate::world::World;
+
+/// What is remembered of the device at `devpath`, as far as it still holds.
+pub fn recall(world: &dyn World, port: &Port, devpath: &DevPath) -> Option<Record> {
+    let mut found = None;
+    // State is disposable: what cannot be read was never there.
+    let _ = world.remember(port, &mut |record| found.clone_from(record));
+    let mut record = found.filter(|record| record.devpath == *devpath)?;
+    // A QEMU that was started anew has nothing of what the one before it had.
+    let same = |attached: &Attachment| world.socket_file(&attached.socket) == attached.socket_file;
+    record.attached = record.attached.filter(same);
+    Some(record)
+}
+
+/// Stores a record; a failure is worth a note and no more.
+pub fn keep(world: &dyn World, record: &Record) -> Option<String> {
+    let stored = world.remember(&record.port, &mut |stored| *stored = Some(record.clone()));
+    not_kept(stored)
+}
+
+fn not_kept(stored: Result<()>) -> Option<String> {
+    stored.err().map(|error| format!("state not kept: {error:#}"))
+}
