@@ -18,12 +18,12 @@ use crate::plan::{Plan, plan};
 use crate::port::DevNum;
 use crate::root::Root;
 use crate::state::dir::may_have_record;
-use crate::state::record::{Record, Seen, VERSION};
+use crate::state::record::{Record, Seen};
 use crate::topology::places;
 use crate::transfer::attach::{Attach, Wish};
 use crate::transfer::candidate::{Candidate, Owner};
 use crate::transfer::detach::detach;
-use crate::transfer::{keep, recall};
+use crate::transfer::{keep, new_record, recall};
 use crate::uevent::{EventKind, Uevent, UsbEvent, properties};
 use crate::world::World;
 use crate::world::live::Live;
@@ -161,7 +161,7 @@ impl Hook<'_> {
                     port: &event.port,
                     devnum: event.devnum,
                     new_record: &|devnum, seen| self.new_record(event, devnum, world, seen),
-                    wish: Wish::Config {
+                    wish: Wish::Event {
                         settle,
                         interface: unless_newer.then_some(event.seqnum.unwrap_or(0)),
                     },
@@ -203,36 +203,18 @@ impl Hook<'_> {
         world: &dyn World,
         seen: Seen,
     ) -> Record {
-        Record {
-            version: VERSION,
-            boot_id: world.boot_id().to_owned(),
-            port: event.port.clone(),
-            devpath: event.device.clone(),
-            devnum,
-            plugged: self.plugged(event, devnum, world, seen.at),
-            seen,
-            newest_interface: None,
-            attached: None,
-            detached_by_hand: false,
-            properties: match event.kind {
-                EventKind::InterfaceAdd => BTreeMap::new(),
-                _ => properties((self.variables)()),
-            },
-        }
+        let record = new_record(world, &event.port, &event.device, devnum, seen);
+        let (plugged, properties) = match event.kind {
+            EventKind::InterfaceAdd => (None, BTreeMap::new()),
+            _ => (self.initialized(), properties((self.variables)())),
+        };
+        let plugged = plugged.unwrap_or(record.plugged).min(record.plugged);
+        Record { plugged, properties, ..record }
     }
 
-    /// When the kernel added the device: what its node says, else when udev first saw it.
-    fn plugged(
-        &self,
-        event: &UsbEvent,
-        devnum: DevNum,
-        world: &dyn World,
-        now: Monotonic,
-    ) -> Monotonic {
-        let node = world.plugged_at(event.port.bus(), devnum);
-        let udev = (self.variable)("USEC_INITIALIZED").and_then(|micros| micros.parse().ok());
-        let udev = udev.filter(|_| event.kind != EventKind::InterfaceAdd).map(Monotonic);
-        [node, udev].into_iter().flatten().fold(now, Monotonic::min)
+    /// When udev first saw the device.
+    fn initialized(&self) -> Option<Monotonic> {
+        (self.variable)("USEC_INITIALIZED")?.parse().ok().map(Monotonic)
     }
 }
 

@@ -403,6 +403,7 @@ mod tests {
                     companions: !ports.contains(&"alone"),
                     exclude: Vec::new(),
                     hands_off: true,
+                    reclaim: false,
                 })
                 .collect(),
             ..Config::default()
@@ -478,6 +479,7 @@ mod tests {
                 hubs: Vec::new(),
                 exclude: Vec::new(),
                 hands_off: true,
+                reclaim: false,
                 ports: vec!["/devices/pci0000:00/0000:00:15.0/usb3/3-1".parse().unwrap()],
                 companions: true,
             }],

@@ -82,7 +82,7 @@ struct File {
 #[derive(serde::Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:` and `hands_off:`"
+    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:`, `hands_off:` and `reclaim:`"
 )]
 struct Fields {
     socket: Socket,
@@ -92,6 +92,7 @@ struct Fields {
     companions: Option<Switch>,
     exclude: Option<Exclude>,
     hands_off: Option<Switch>,
+    reclaim: Option<Switch>,
     ports: List<ConfiguredPort>,
 }
 
@@ -116,8 +117,17 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VirtualMachines, A::Error> {
         let mut vms: Vec<VirtualMachine> = Vec::new();
         while let Some(name) = map.next_key_seed(NewName { known: &vms })? {
-            let Fields { socket, delay, timeout, hubs, companions, exclude, hands_off, ports } =
-                map.next_value()?;
+            let Fields {
+                socket,
+                delay,
+                timeout,
+                hubs,
+                companions,
+                exclude,
+                hands_off,
+                reclaim,
+                ports,
+            } = map.next_value()?;
             vms.push(VirtualMachine {
                 name,
                 socket: socket.0,
@@ -129,6 +139,7 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
                 companions: companions.is_none_or(|switch| switch.0),
                 exclude: exclude.unwrap_or_default().0,
                 hands_off: hands_off.is_none_or(|switch| switch.0),
+                reclaim: reclaim.is_some_and(|switch| switch.0),
                 ports: ports.0.into_iter().map(|port| port.0).collect(),
             });
         }
@@ -448,7 +459,7 @@ mod tests {
         let vm = parse(&config(vm)).unwrap().virtual_machines.remove(0);
         assert_eq!((vm.delay, vm.timeout), (Duration::from_secs(1), Duration::from_secs(5)));
         assert!(vm.hubs.is_empty() && vm.companions);
-        assert!(vm.exclude.is_empty() && vm.hands_off);
+        assert!(vm.exclude.is_empty() && vm.hands_off && !vm.reclaim);
         for (delay, millis) in [("0", 0), ("0.25", 250), ("\"2\"", 2000), ("120", 120_000)] {
             let vm = format!(
                 "    socket: /run/qmp\n    delay: {delay}\n    ports: [/devices/x/usb1/1-1]\n"
