@@ -16,8 +16,14 @@ _hotplugger() {
             ",$1")
                 cmd="hotplugger"
                 ;;
+            hotplugger,attach)
+                cmd="hotplugger__subcmd__attach"
+                ;;
             hotplugger,check)
                 cmd="hotplugger__subcmd__check"
+                ;;
+            hotplugger,detach)
+                cmd="hotplugger__subcmd__detach"
                 ;;
             hotplugger,help)
                 cmd="hotplugger__subcmd__help"
@@ -31,6 +37,9 @@ _hotplugger() {
             hotplugger,libvirt-xml)
                 cmd="hotplugger__subcmd__libvirt__subcmd__xml"
                 ;;
+            hotplugger,move)
+                cmd="hotplugger__subcmd__move"
+                ;;
             hotplugger,ports)
                 cmd="hotplugger__subcmd__ports"
                 ;;
@@ -43,14 +52,23 @@ _hotplugger() {
             hotplugger,status)
                 cmd="hotplugger__subcmd__status"
                 ;;
+            hotplugger,sync)
+                cmd="hotplugger__subcmd__sync"
+                ;;
             hotplugger,udev)
                 cmd="hotplugger__subcmd__udev"
                 ;;
             hotplugger,uninstall)
                 cmd="hotplugger__subcmd__uninstall"
                 ;;
+            hotplugger__subcmd__help,attach)
+                cmd="hotplugger__subcmd__help__subcmd__attach"
+                ;;
             hotplugger__subcmd__help,check)
                 cmd="hotplugger__subcmd__help__subcmd__check"
+                ;;
+            hotplugger__subcmd__help,detach)
+                cmd="hotplugger__subcmd__help__subcmd__detach"
                 ;;
             hotplugger__subcmd__help,help)
                 cmd="hotplugger__subcmd__help__subcmd__help"
@@ -64,6 +82,9 @@ _hotplugger() {
             hotplugger__subcmd__help,libvirt-xml)
                 cmd="hotplugger__subcmd__help__subcmd__libvirt__subcmd__xml"
                 ;;
+            hotplugger__subcmd__help,move)
+                cmd="hotplugger__subcmd__help__subcmd__move"
+                ;;
             hotplugger__subcmd__help,ports)
                 cmd="hotplugger__subcmd__help__subcmd__ports"
                 ;;
@@ -75,6 +96,9 @@ _hotplugger() {
                 ;;
             hotplugger__subcmd__help,status)
                 cmd="hotplugger__subcmd__help__subcmd__status"
+                ;;
+            hotplugger__subcmd__help,sync)
+                cmd="hotplugger__subcmd__help__subcmd__sync"
                 ;;
             hotplugger__subcmd__help,udev)
                 cmd="hotplugger__subcmd__help__subcmd__udev"
@@ -89,12 +113,34 @@ _hotplugger() {
 
     case "${cmd}" in
         hotplugger)
-            opts="-v -h -V --config --verbose --help --version udev ports status simulate install uninstall check identify qemu-args libvirt-xml help"
+            opts="-v -h -V --config --verbose --help --version udev ports status attach detach move sync simulate install uninstall check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__attach)
+            opts="-v -h --vm --config --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --vm)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -124,8 +170,30 @@ _hotplugger() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hotplugger__subcmd__detach)
+            opts="-v -h --vm --config --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --vm)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hotplugger__subcmd__help)
-            opts="udev ports status simulate install uninstall check identify qemu-args libvirt-xml help"
+            opts="udev ports status attach detach move sync simulate install uninstall check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -138,7 +206,35 @@ _hotplugger() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hotplugger__subcmd__help__subcmd__attach)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hotplugger__subcmd__help__subcmd__check)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__help__subcmd__detach)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -208,6 +304,20 @@ _hotplugger() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hotplugger__subcmd__help__subcmd__move)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hotplugger__subcmd__help__subcmd__ports)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -251,6 +361,20 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__help__subcmd__status)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__help__subcmd__sync)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -366,6 +490,28 @@ _hotplugger() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hotplugger__subcmd__move)
+            opts="-v -h --vm --config --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --vm)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hotplugger__subcmd__ports)
             opts="-v -h --json --config --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -432,6 +578,28 @@ _hotplugger() {
             fi
             case "${prev}" in
                 --events)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__sync)
+            opts="-v -h --wait --if-started --config --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --wait)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

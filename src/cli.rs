@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::by_hand::{Attach, Detach, Move};
 use crate::commands::check::Check;
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
 use crate::commands::identify::Identify;
@@ -11,6 +12,7 @@ use crate::commands::install::{Install, Uninstall};
 use crate::commands::ports::Ports;
 use crate::commands::simulate::Simulate;
 use crate::commands::status::Status;
+use crate::commands::sync::Sync;
 
 /// Passes USB ports of this host through to virtual machines, whatever is plugged into them.
 ///
@@ -49,6 +51,26 @@ pub enum Command {
 
     /// Prints each virtual machine, what is in its ports and in its guest, and the last events.
     Status(Status),
+
+    /// Attaches what is in a port to a virtual machine.
+    ///
+    /// To the first one of the config that lists the port and runs, or to the one that is named.
+    Attach(Attach),
+
+    /// Detaches what is in a port: it stays with the host until it is pulled or attached by hand.
+    Detach(Detach),
+
+    /// Moves what is in a port to another virtual machine.
+    ///
+    /// To the next one of the config that lists the port and runs, or to the one that is named.
+    Move(Move),
+
+    /// Attaches what is plugged in and not yet in its virtual machine, and deletes from it what is
+    /// gone.
+    ///
+    /// For when a virtual machine has started, and whenever in doubt: what is as it should be is
+    /// left alone.
+    Sync(Sync),
 
     /// Prints what an event would do, and touches neither state nor QEMU.
     Simulate(Simulate),

@@ -3,28 +3,27 @@
 //! Read, plan, apply, record. What is decided is `plan`'s; this file fetches what it needs and
 //! carries out what it says, and each branch ends in one [`Outcome`].
 
-mod attach;
-mod candidate;
-mod detach;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
 
-use self::candidate::{Candidate, Owner};
 use crate::clock::Monotonic;
-use crate::config::Config;
 use crate::config::file::ConfigFile;
 use crate::config::prefilter;
+use crate::config::{Config, VirtualMachine};
 use crate::outcome::{End, Idle, Outcome, Subject};
 use crate::place::Places;
 use crate::plan::{Plan, plan};
 use crate::port::DevNum;
 use crate::root::Root;
 use crate::state::dir::may_have_record;
-use crate::state::record::{Record, Seen, VERSION};
+use crate::state::record::{Record, Seen};
 use crate::topology::places;
+use crate::transfer::attach::{Attach, Wish};
+use crate::transfer::candidate::{Candidate, Owner};
+use crate::transfer::detach::detach;
+use crate::transfer::{keep, new_record, recall};
 use crate::uevent::{EventKind, Uevent, UsbEvent, properties};
 use crate::world::World;
 use crate::world::live::Live;
@@ -73,7 +72,7 @@ impl Hook<'_> {
             Err(error) => return failed(Subject::of(event), &error),
         };
         let places = places::places(self.root, &event.device);
-        if !known && config.owner(&places).is_none() {
+        if !known && !config.is_configured(&places) {
             return idle(Idle::NotConfigured);
         }
         let mut outcome = if let Some(world) = self.world {
@@ -98,7 +97,8 @@ impl Hook<'_> {
                 .any(|peer| prefilter::may_match(text, peer))
     }
 
-    /// Plans what to do about the event and does it.
+    /// Plans what to do about the event and does it. A virtual machine that turns out not to run
+    /// after all is left out then, if there is another one.
     fn decide_and_act(
         &self,
         event: &UsbEvent,
@@ -106,9 +106,43 @@ impl Hook<'_> {
         config: &Config,
         world: &dyn World,
     ) -> Outcome {
-        let record = recall(world, event);
-        let plan = plan(event, places, config, record.as_ref());
-        world.decided(&plan);
+        let mut down: Vec<String> = Vec::new();
+        let mut said = Vec::new();
+        loop {
+            let record = recall(world, &event.port, &event.device);
+            let runs = |vm: &VirtualMachine| !down.contains(&vm.name) && world.runs(&vm.socket);
+            let plan = plan(event, places, config, record.as_ref(), &runs);
+            world.decided(&plan);
+            let vm = match &plan {
+                Plan::Attach { vm, .. } => vm.name.clone(),
+                _ => return self.act(event, places, config, world, plan, record.as_ref()),
+            };
+            let outcome = self.act(event, places, config, world, plan, record.as_ref());
+            let End::NotRunning(why) = &outcome.end else { return outcome };
+            let again = down.contains(&vm);
+            if !again {
+                said.push(why.clone());
+                down.push(vm);
+            }
+            let several = config.owners(places).len() > 1;
+            if again || !several {
+                return match said.len() {
+                    0 | 1 => outcome,
+                    _ => Outcome { end: End::NotRunning(said.join("; ")), ..outcome },
+                };
+            }
+        }
+    }
+
+    fn act(
+        &self,
+        event: &UsbEvent,
+        places: &Places,
+        config: &Config,
+        world: &dyn World,
+        plan: Plan<'_>,
+        record: Option<&Record>,
+    ) -> Outcome {
         let mut subject = Subject::of(event);
         subject.vm = match &plan {
             Plan::Record(vm) | Plan::Attach { vm, .. } => Some(vm.name.clone()),
@@ -119,14 +153,22 @@ impl Hook<'_> {
             Plan::Nothing(why) => Outcome::new(None, End::Idle(why)),
             Plan::Record(vm) => self.record(event, subject, Owner { config, vm, places }, world),
             Plan::Attach { vm, settle, unless_newer } => {
-                let owner = Owner { config, vm, places };
-                let attach =
-                    attach::Attach { hook: self, event, owner, vm, world, settle, unless_newer };
-                attach.run(subject, record.clone())
+                let attach = Attach {
+                    world,
+                    config,
+                    vm,
+                    places,
+                    port: &event.port,
+                    devnum: event.devnum,
+                    new_record: &|devnum, seen| self.new_record(event, devnum, world, seen),
+                    wish: Wish::Event {
+                        settle,
+                        interface: unless_newer.then_some(event.seqnum.unwrap_or(0)),
+                    },
+                };
+                attach.run(subject, record.cloned())
             }
-            Plan::Detach(targets) => {
-                detach::detach(event, subject, &targets, world, record.as_ref())
-            }
+            Plan::Detach(targets) => detach(event, subject, &targets, world, record),
         }
     }
 
@@ -161,35 +203,18 @@ impl Hook<'_> {
         world: &dyn World,
         seen: Seen,
     ) -> Record {
-        Record {
-            version: VERSION,
-            boot_id: world.boot_id().to_owned(),
-            port: event.port.clone(),
-            devpath: event.device.clone(),
-            devnum,
-            plugged: self.plugged(event, devnum, world, seen.at),
-            seen,
-            newest_interface: None,
-            attached: None,
-            properties: match event.kind {
-                EventKind::InterfaceAdd => BTreeMap::new(),
-                _ => properties((self.variables)()),
-            },
-        }
+        let record = new_record(world, &event.port, &event.device, devnum, seen);
+        let (plugged, properties) = match event.kind {
+            EventKind::InterfaceAdd => (None, BTreeMap::new()),
+            _ => (self.initialized(), properties((self.variables)())),
+        };
+        let plugged = plugged.unwrap_or(record.plugged).min(record.plugged);
+        Record { plugged, properties, ..record }
     }
 
-    /// When the kernel added the device: what its node says, else when udev first saw it.
-    fn plugged(
-        &self,
-        event: &UsbEvent,
-        devnum: DevNum,
-        world: &dyn World,
-        now: Monotonic,
-    ) -> Monotonic {
-        let node = world.plugged_at(event.port.bus(), devnum);
-        let udev = (self.variable)("USEC_INITIALIZED").and_then(|micros| micros.parse().ok());
-        let udev = udev.filter(|_| event.kind != EventKind::InterfaceAdd).map(Monotonic);
-        [node, udev].into_iter().flatten().fold(now, Monotonic::min)
+    /// When udev first saw the device.
+    fn initialized(&self) -> Option<Monotonic> {
+        (self.variable)("USEC_INITIALIZED")?.parse().ok().map(Monotonic)
     }
 }
 
@@ -198,24 +223,6 @@ fn trusted(file: Option<&ConfigFile>) -> Result<Config> {
     let Some(file) = file else { return Ok(Config::default()) };
     file.refuse_if_others_can_write()?;
     file.parse()
-}
-
-/// What is remembered of the event's port, as far as it is of the same place.
-fn recall(world: &dyn World, event: &UsbEvent) -> Option<Record> {
-    let mut found = None;
-    // State is disposable: what cannot be read was never there.
-    let _ = world.remember(&event.port, &mut |record| found.clone_from(record));
-    found.filter(|record| record.devpath == event.device)
-}
-
-/// Stores a record; a failure is worth a note and no more.
-fn keep(world: &dyn World, record: &Record) -> Option<String> {
-    let stored = world.remember(&record.port, &mut |stored| *stored = Some(record.clone()));
-    not_kept(stored)
-}
-
-fn not_kept(stored: Result<()>) -> Option<String> {
-    stored.err().map(|error| format!("state not kept: {error:#}"))
 }
 
 fn failed(subject: Subject, error: &anyhow::Error) -> Outcome {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use log::Level;
 
 use crate::device_id::DeviceId;
+use crate::devpath::DevPath;
 use crate::guest::attach::Seated;
-use crate::port::Port;
+use crate::port::{DevNum, Port};
 use crate::text::clean;
 use crate::uevent::UsbEvent;
 
@@ -51,8 +52,8 @@ pub enum End {
     Attached {
         /// Where.
         seat: Seated,
-        /// The times it took.
-        times: Times,
+        /// The times it took since the plug; none if it was attached by hand.
+        times: Option<Times>,
     },
     /// The guest is paused and gets it when it goes on.
     WhenRunning,
@@ -64,6 +65,10 @@ pub enum End {
     Left,
     /// The device is gone, and these objects of it were deleted.
     Detached(Vec<DeviceId>),
+    /// The device is the host's again, and these objects of it were deleted.
+    LetGo(Vec<DeviceId>),
+    /// The host's drivers have the device again, which its virtual machine has left behind.
+    Reclaimed,
     /// The event could not be handled; what went wrong and what to do.
     Failed(String),
 }
@@ -79,6 +84,10 @@ pub enum Idle {
     Known,
     /// A newer interface of the device attaches it.
     LeftToNewerInterface,
+    /// Somebody detached it by hand.
+    DetachedByHand,
+    /// It has gone to another virtual machine meanwhile.
+    Elsewhere,
 }
 
 /// Where the time went.
@@ -114,6 +123,14 @@ impl Outcome {
         !matches!(self.end, End::Failed(_))
     }
 
+    /// Whether a person who wanted the device somewhere has it there.
+    pub fn is_as_wished(&self) -> bool {
+        matches!(
+            self.end,
+            End::Attached { .. } | End::AttachedBefore | End::WhenRunning | End::LetGo(_)
+        )
+    }
+
     /// The journal's fields (systemd.journal-fields(7)): names and values.
     pub fn fields(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![("HOTPLUGGER_OUTCOME", self.end.name().to_owned())];
@@ -126,13 +143,14 @@ impl Outcome {
         if let End::Attached { seat, times } = &self.end {
             let product = seat.place.product.clone();
             fields.extend(product.map(|product| ("HOTPLUGGER_GUEST_PRODUCT", product)));
-            for (name, time) in [
-                ("HOTPLUGGER_SINCE_PLUG_USEC", times.since_plug),
-                ("HOTPLUGGER_SETTLING_USEC", times.settling),
-                ("HOTPLUGGER_EXCHANGE_USEC", times.exchange),
-            ] {
-                fields.push((name, time.as_micros().to_string()));
-            }
+            let times = times.iter().flat_map(|times| {
+                [
+                    ("HOTPLUGGER_SINCE_PLUG_USEC", times.since_plug),
+                    ("HOTPLUGGER_SETTLING_USEC", times.settling),
+                    ("HOTPLUGGER_EXCHANGE_USEC", times.exchange),
+                ]
+            });
+            fields.extend(times.map(|(name, time)| (name, time.as_micros().to_string())));
         }
         fields
     }
@@ -141,12 +159,17 @@ impl Outcome {
 impl Subject {
     /// The subject of an event of which nothing else is known yet.
     pub fn of(event: &UsbEvent) -> Self {
+        Self::new(&event.port, &event.device, event.devnum)
+    }
+
+    /// The subject that a device in that port is.
+    pub fn new(port: &Port, devpath: &DevPath, devnum: Option<DevNum>) -> Self {
         Self {
-            port: event.port.clone(),
-            devpath: event.device.to_string(),
+            port: port.clone(),
+            devpath: devpath.to_string(),
             device: None,
             vm: None,
-            id: event.devnum.map(|devnum| DeviceId { port: event.port.clone(), devnum }),
+            id: devnum.map(|devnum| DeviceId { port: port.clone(), devnum }),
         }
     }
 }
@@ -164,6 +187,8 @@ impl End {
             Self::Refused(_) => "refused",
             Self::Left => "left",
             Self::Detached(_) => "detached",
+            Self::LetGo(_) => "let-go",
+            Self::Reclaimed => "reclaimed",
             Self::Failed(_) => "failed",
         }
     }
@@ -193,14 +218,15 @@ impl fmt::Display for End {
             Self::Idle(idle) => idle.fmt(f),
             Self::Recorded => f.write_str("recorded, attached by a later event"),
             Self::AttachedBefore => f.write_str("attached already"),
-            Self::Attached { seat, times } => attached(f, seat, times),
+            Self::Attached { seat, times } => attached(f, seat, times.as_ref()),
             Self::WhenRunning => {
                 f.write_str("the guest is paused; it gets the device when it goes on")
             }
             Self::NotRunning(why) => {
                 write!(
                     f,
-                    "stays with the host, the virtual machine is {why}; plug it again once it runs"
+                    "stays with the host, the virtual machine is {why}; `hotplugger sync` attaches it once \
+                     it runs"
                 )
             }
             Self::Refused(why) => write!(f, "not attached: {why}"),
@@ -210,12 +236,21 @@ impl fmt::Display for End {
                 f.write_str("gone, detached")?;
                 ids.iter().try_for_each(|id| write!(f, " {id}"))
             }
+            Self::Reclaimed => f.write_str("the host's drivers have it again"),
+            Self::LetGo(ids) => {
+                if !ids.is_empty() {
+                    f.write_str("detached")?;
+                    ids.iter().try_for_each(|id| write!(f, " {id}"))?;
+                    f.write_str("; ")?;
+                }
+                f.write_str("it stays with the host until it is pulled or attached by hand")
+            }
             Self::Failed(why) => f.write_str(why),
         }
     }
 }
 
-fn attached(f: &mut fmt::Formatter<'_>, seat: &Seated, times: &Times) -> fmt::Result {
+fn attached(f: &mut fmt::Formatter<'_>, seat: &Seated, times: Option<&Times>) -> fmt::Result {
     f.write_str("attached")?;
     if let Some(port) = &seat.place.port {
         f.write_str(" in the guest's port ")?;
@@ -233,7 +268,7 @@ fn attached(f: &mut fmt::Formatter<'_>, seat: &Seated, times: &Times) -> fmt::Re
             )?;
         }
     }
-    let Times { since_plug, settling, exchange } = times;
+    let Some(Times { since_plug, settling, exchange }) = times else { return Ok(()) };
     write!(
         f,
         ", {:.3} s after the kernel's add ({:.3} s settling, {:.3} s with QEMU)",
@@ -250,6 +285,8 @@ impl fmt::Display for Idle {
             Self::NotConfigured => "in no configured port",
             Self::Known => "known already",
             Self::LeftToNewerInterface => "left to a newer interface's event",
+            Self::DetachedByHand => "detached by hand, stays with the host until it is pulled",
+            Self::Elsewhere => "attached to another virtual machine meanwhile",
         })
     }
 }
@@ -286,7 +323,7 @@ mod tests {
 
     #[test]
     fn an_attachment_says_where_and_how_fast() {
-        let outcome = outcome(End::Attached { seat: seat(false), times: times() });
+        let outcome = outcome(End::Attached { seat: seat(false), times: Some(times()) });
         assert_eq!(
             outcome.to_string(),
             "windows: port 1-3, Stick (46f4:0001): attached in the guest's port xhci0.0 2 at 480 Mb/s, \
@@ -302,7 +339,7 @@ mod tests {
     #[test]
     fn what_needs_care_is_a_warning_and_what_failed_an_error() {
         assert_eq!(
-            outcome(End::Attached { seat: seat(true), times: times() }).level(),
+            outcome(End::Attached { seat: seat(true), times: Some(times()) }).level(),
             Level::Warn
         );
         assert_eq!(outcome(End::Refused("it is not authorized".to_owned())).level(), Level::Warn);

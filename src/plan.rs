@@ -42,46 +42,78 @@ pub struct Target<'a> {
     pub timeout: Duration,
 }
 
-/// Decides about an event, with where its device is and what is remembered of its port.
+/// Decides about an event, with where its device is and what is remembered of its port. Which of
+/// several virtual machines gets a device depends on which of them `runs`; nobody else is asked.
 pub fn plan<'a>(
     event: &UsbEvent,
     places: &Places,
     config: &'a Config,
     record: Option<&'a Record>,
+    runs: &dyn Fn(&VirtualMachine) -> bool,
 ) -> Plan<'a> {
-    let owner = config.owner(places);
     // What is remembered of an earlier device in the port does not hold for this one.
     let record_of_device =
         record.filter(|record| event.devnum.is_none_or(|devnum| devnum == record.devnum));
-    match (event.kind, owner) {
-        (EventKind::DeviceRemove, _) => {
-            let targets = targets(config, owner, record);
-            if targets.is_empty() && record_of_device.is_none() {
-                Plan::Nothing(Idle::NotConfigured)
-            } else {
-                Plan::Detach(targets)
-            }
-        }
-        (_, None) => Plan::Nothing(Idle::NotConfigured),
-        (EventKind::DeviceAdd, Some(_)) if event.synthetic && record_of_device.is_some() => {
-            Plan::Nothing(Idle::Known)
-        }
-        (EventKind::DeviceAdd, Some(vm)) => Plan::Record(vm),
-        (kind @ (EventKind::DeviceBind | EventKind::InterfaceAdd), Some(vm)) => Plan::Attach {
+    if event.kind == EventKind::DeviceRemove {
+        let targets = targets(config, places, record);
+        return if targets.is_empty() && record_of_device.is_none() {
+            Plan::Nothing(Idle::NotConfigured)
+        } else {
+            Plan::Detach(targets)
+        };
+    }
+    let new = event.kind == EventKind::DeviceAdd && !event.synthetic;
+    let known = record_of_device.filter(|_| !new);
+    let Some(vm) = choose(config, places, known, runs) else {
+        return Plan::Nothing(Idle::NotConfigured);
+    };
+    if known.is_some_and(|record| record.detached_by_hand) {
+        return Plan::Nothing(Idle::DetachedByHand);
+    }
+    match event.kind {
+        EventKind::DeviceAdd if known.is_some() => Plan::Nothing(Idle::Known),
+        EventKind::DeviceAdd => Plan::Record(vm),
+        _ => Plan::Attach {
             vm,
-            settle: record_of_device.is_none_or(|record| record.attached.is_none()),
-            unless_newer: kind == EventKind::InterfaceAdd,
+            settle: !is_in(known, vm),
+            unless_newer: event.kind == EventKind::InterfaceAdd,
         },
     }
 }
 
-/// Where the device of a port may be: where it was attached, be the config as it may; else in its
-/// owner; and if nothing at all is remembered, in any of the others, whose it may have been.
-fn targets<'a>(
+/// The virtual machine that a device goes to: the one it is in, else the first that runs, else the
+/// first.
+pub fn choose<'a>(
     config: &'a Config,
-    owner: Option<&'a VirtualMachine>,
-    record: Option<&'a Record>,
-) -> Vec<Target<'a>> {
+    places: &Places,
+    record: Option<&Record>,
+    runs: &dyn Fn(&VirtualMachine) -> bool,
+) -> Option<&'a VirtualMachine> {
+    let mut vms = config.owners(places);
+    if vms.is_empty() {
+        return None;
+    }
+    // By hand it may have gone to one that does not list the port.
+    let in_it = |vm: &VirtualMachine| is_in(record, vm);
+    if let Some(vm) = config.virtual_machines.iter().find(|vm| in_it(vm)) {
+        vms.retain(|vm| !in_it(vm));
+        vms.insert(0, vm);
+    }
+    match vms[..] {
+        [only] => Some(only),
+        _ => vms.iter().find(|vm| runs(vm)).or(vms.first()).copied(),
+    }
+}
+
+/// Whether that virtual machine is thought to have the device.
+fn is_in(record: Option<&Record>, vm: &VirtualMachine) -> bool {
+    let attached = record.and_then(|record| record.attached.as_ref());
+    attached.is_some_and(|attached| attached.vm == vm.name && attached.socket == vm.socket)
+}
+
+/// Where the device of a port may be: where it was attached, be the config as it may; else in one
+/// of its owners; and if nothing at all is remembered, in any of the others, whose it may have been.
+fn targets<'a>(config: &'a Config, places: &Places, record: Option<&'a Record>) -> Vec<Target<'a>> {
     if let Some(attachment) = record.and_then(|record| record.attached.as_ref()) {
         let configured = config.virtual_machines.iter().find(|vm| vm.socket == attachment.socket);
         return vec![Target {
@@ -90,13 +122,16 @@ fn targets<'a>(
             timeout: configured.map_or(VirtualMachine::DEFAULT_TIMEOUT, |vm| vm.timeout),
         }];
     }
-    let Some(owner) = owner else { return Vec::new() };
-    let others = config.virtual_machines.iter().filter(|vm| vm.name != owner.name);
-    let others = others.take_while(|_| record.is_none());
-    std::iter::once(owner)
-        .chain(others)
-        .map(|vm| Target { vm: &vm.name, socket: &vm.socket, timeout: vm.timeout })
-        .collect()
+    let mut vms = config.owners(places);
+    if !vms.is_empty() && record.is_none() {
+        let others = config.virtual_machines.iter();
+        let others: Vec<_> =
+            others.filter(|vm| vms.iter().all(|owner| owner.name != vm.name)).collect();
+        vms.extend(others);
+    }
+    let target =
+        |vm: &'a VirtualMachine| Target { vm: &vm.name, socket: &vm.socket, timeout: vm.timeout };
+    vms.into_iter().map(target).collect()
 }
 
 impl fmt::Display for Plan<'_> {
@@ -128,7 +163,9 @@ impl fmt::Display for Plan<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Config, Duration, EventKind, Idle, Places, Plan, Record, UsbEvent};
+    use super::{
+        Config, Duration, EventKind, Idle, Places, Plan, Record, UsbEvent, VirtualMachine,
+    };
     use crate::clock::Monotonic;
     use crate::config::parse::parse;
     use crate::place::Place;
@@ -158,7 +195,7 @@ mod tests {
     /// Decides about a device whose place is its DEVPATH and no more.
     fn plan<'a>(event: &UsbEvent, config: &'a Config, record: Option<&'a Record>) -> Plan<'a> {
         let places = Places::of(Place::of(event.device.clone()));
-        super::plan(event, &places, config, record)
+        super::plan(event, &places, config, record, &|_| panic!("there is no choice"))
     }
 
     fn attached(vm: &str, socket: &str) -> Record {
@@ -166,6 +203,7 @@ mod tests {
         record.attached = Some(Attachment {
             vm: vm.to_owned(),
             socket: socket.into(),
+            socket_file: None,
             id: "hotplugger-1-1-5".parse().unwrap(),
             device: "Stick (46f4:0001)".to_owned(),
             at: Monotonic(30),
@@ -232,6 +270,66 @@ mod tests {
         assert!(matches!(plan(&add, &config, None), Plan::Record(_)));
     }
 
+    /// Two that list one port, and one that lists none of it.
+    fn shared() -> Config {
+        parse(
+            "virtual_machines:\n  first:\n    socket: /run/1\n    ports: [/devices/x/usb1/1-1]\n  \
+             second:\n    socket: /run/2\n    ports: [/devices/x/usb1/1-1]\n  \
+             third:\n    socket: /run/3\n    ports: [/devices/x/usb1/1-3]\n",
+        )
+        .unwrap()
+    }
+
+    /// Where a device goes with these running.
+    fn goes_to(record: Option<&Record>, running: &[&str]) -> (String, bool) {
+        let config = shared();
+        let bind = event(EventKind::DeviceBind, "1-1");
+        let places = Places::of(Place::of(bind.device.clone()));
+        let runs = |vm: &VirtualMachine| running.contains(&vm.name.as_str());
+        match super::plan(&bind, &places, &config, record, &runs) {
+            Plan::Attach { vm, settle, .. } => (vm.name.clone(), settle),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn of_several_the_first_that_runs_gets_it() {
+        let to = |vm: &str, settle| (vm.to_owned(), settle);
+        assert_eq!(goes_to(None, &["first", "second", "third"]), to("first", true));
+        assert_eq!(goes_to(None, &["second", "third"]), to("second", true));
+        assert_eq!(goes_to(None, &["third"]), to("first", true), "which then says what is wrong");
+        let fresh = record("1-1", 5);
+        assert_eq!(goes_to(Some(&fresh), &["second"]), to("second", true));
+        let in_second = attached("second", "/run/2");
+        assert_eq!(goes_to(Some(&in_second), &["first", "second"]), to("second", false));
+        assert_eq!(goes_to(Some(&in_second), &["first"]), to("first", true));
+        let by_hand = attached("third", "/run/3");
+        assert_eq!(goes_to(Some(&by_hand), &["first", "third"]), to("third", false));
+        let renamed = attached("second", "/run/9");
+        assert_eq!(goes_to(Some(&renamed), &["first", "second"]), to("first", true));
+    }
+
+    #[test]
+    fn what_was_detached_by_hand_stays_until_another_is_plugged() {
+        let config = config();
+        let mut record = record("1-1", 5);
+        record.detached_by_hand = true;
+        for kind in [EventKind::DeviceBind, EventKind::InterfaceAdd] {
+            let stays = Plan::Nothing(Idle::DetachedByHand);
+            assert_eq!(plan(&event(kind, "1-1"), &config, Some(&record)), stays);
+        }
+        let mut add = event(EventKind::DeviceAdd, "1-1");
+        assert!(matches!(plan(&add, &config, Some(&record)), Plan::Record(_)));
+        add.synthetic = true;
+        let stays = Plan::Nothing(Idle::DetachedByHand);
+        assert_eq!(plan(&add, &config, Some(&record)), stays);
+        let mut next = event(EventKind::DeviceBind, "1-1");
+        next.devnum = Some(DevNum(6));
+        assert!(matches!(plan(&next, &config, Some(&record)), Plan::Attach { .. }));
+        let remove = event(EventKind::DeviceRemove, "1-1");
+        assert_eq!(vms(&plan(&remove, &config, Some(&record))), ["windows"]);
+    }
+
     #[test]
     fn the_other_half_of_a_configured_port_is_attached_and_detached() {
         let config = config();
@@ -243,11 +341,11 @@ mod tests {
         let mut bind = event(EventKind::DeviceBind, "1-1");
         (bind.device, bind.port) = (places.own.devpath.clone(), "2-1".parse().unwrap());
         assert!(matches!(
-            super::plan(&bind, &places, &config, None),
+            super::plan(&bind, &places, &config, None, &|_| true),
             Plan::Attach { vm, .. } if vm.name == "windows"
         ));
         let remove = UsbEvent { kind: EventKind::DeviceRemove, ..bind };
-        let asked = super::plan(&remove, &places, &config, None);
+        let asked = super::plan(&remove, &places, &config, None, &|_| true);
         assert_eq!(vms(&asked), ["windows", "linux"]);
     }
 

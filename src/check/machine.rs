@@ -198,6 +198,7 @@ pub(super) mod tests {
                 hubs: Vec::new(),
                 exclude: Vec::new(),
                 hands_off: true,
+                reclaim: false,
                 ports: Vec::new(),
                 companions: true,
             },

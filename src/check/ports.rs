@@ -212,7 +212,8 @@ impl Ports<'_> {
         } else {
             ""
         };
-        match self.config.owner(&self.topology.places(peer)) {
+        let owners = self.config.owners(&self.topology.places(peer));
+        match owners.first() {
             // Only with `companions: false`.
             None => {
                 let faster =
@@ -236,7 +237,7 @@ impl Ports<'_> {
                     ),
                 )
             }
-            Some(owner) if owner.name != vm.name && port < peer => Some(
+            Some(owner) if owners.iter().all(|owner| owner.name != vm.name) && port < peer => Some(
                 Finding::warning(
                     "port-halves-apart",
                     entry.name,
@@ -402,6 +403,7 @@ mod tests {
                     companions: !ports.contains(&"alone"),
                     exclude: Vec::new(),
                     hands_off: true,
+                    reclaim: false,
                 })
                 .collect(),
             ..Config::default()
@@ -477,6 +479,7 @@ mod tests {
                 hubs: Vec::new(),
                 exclude: Vec::new(),
                 hands_off: true,
+                reclaim: false,
                 ports: vec!["/devices/pci0000:00/0000:00:15.0/usb3/3-1".parse().unwrap()],
                 companions: true,
             }],

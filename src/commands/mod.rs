@@ -1,5 +1,6 @@
 //! The commands for people, one file each: its arguments and what it does with them.
 
+pub mod by_hand;
 pub mod check;
 pub mod guest_args;
 pub mod identify;
@@ -7,6 +8,7 @@ pub mod install;
 pub mod ports;
 pub mod simulate;
 pub mod status;
+pub mod sync;
 
 use std::path::Path;
 

@@ -56,7 +56,8 @@ struct ListedPort {
     peer_guessed: bool,
     connect_type: Option<String>,
     position: Option<String>,
-    vm: Option<String>,
+    /// The virtual machines whose port it is; the first that runs gets what is plugged in.
+    vms: Vec<String>,
     device: Option<ListedDevice>,
     hub: Option<ListedHub>,
 }
@@ -169,7 +170,7 @@ impl Knowledge {
             peer_guessed: port.connector.peer_guessed,
             connect_type: port.connector.connect_type.clone(),
             position: port.connector.position.clone(),
-            vm: self.config.owner(&places).map(|vm| vm.name.clone()),
+            vms: self.config.owner_names(&places),
             device,
             hub,
         }
@@ -235,16 +236,19 @@ fn port_row(port: &ListedPort, indent: &str) -> Vec<Line> {
         }
     };
     let attached = port.device.as_ref().and_then(|device| device.attached.as_ref());
-    let attached = match (attached, &port.vm, &port.device, &port.hub) {
-        (Some(_), ..) => Line::from((Tone::Good, "attached")),
-        (None, Some(_), Some(_), None) => Line::from((Tone::Warning, "on the host")),
-        _ => Line::from(""),
+    let attached = match attached {
+        Some(vm) if port.vms == [vm.as_str()] => Line::from((Tone::Good, "attached")),
+        Some(vm) => Line::from((Tone::Good, format!("attached to {vm}"))),
+        None if port.vms.is_empty() || port.device.is_none() || port.hub.is_some() => {
+            Line::from("")
+        }
+        None => Line::from((Tone::Warning, "on the host")),
     };
     vec![
         name,
         device,
         Line::from(speed),
-        Line::from(port.vm.as_deref().unwrap_or_default()),
+        Line::from(port.vms.join(", ")),
         attached,
         Line::from((Tone::Faint, socket(port))),
         Line::from(port.name.as_str()),

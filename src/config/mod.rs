@@ -13,6 +13,7 @@ pub mod port;
 pub mod prefilter;
 pub mod write;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct VirtualMachine {
     pub exclude: Vec<Exclusion>,
     /// Whether the host's drivers are kept off a device while it settles.
     pub hands_off: bool,
+    /// Whether the host's drivers get its devices back when it does not run.
+    pub reclaim: bool,
     /// The ports, each with all that is below it.
     pub ports: Vec<PortName>,
     /// Whether the other halves of its ports' connectors are its too, where no other name has
@@ -75,16 +78,38 @@ impl Config {
         entries.find(|entry| entry.is_of(places, device, interfaces))
     }
 
-    /// The virtual machine that a device in these places belongs to: of all ports at or above it
-    /// the longest wins. Of equally long ones a name of its own half wins over one of both halves,
-    /// and that over one of the other half of the connector; of equal ones the first in the file.
-    pub fn owner(&self, places: &Places) -> Option<&VirtualMachine> {
-        self.virtual_machines
-            .iter()
-            .filter_map(|vm| vm.claim(places).map(|claim| (claim, vm)))
-            // Of equals the first stays: `max_by_key` would take the last.
-            .reduce(|best, next| if next.0 > best.0 { next } else { best })
-            .map(|(_, vm)| vm)
+    /// The virtual machines that a device in these places may go to, the first that runs before
+    /// the others.
+    ///
+    /// Of all ports at or above it the longest wins, and of equally long ones those of its own half
+    /// of the connector; whoever lists one of these is in. A name of that half alone comes before
+    /// one of both halves, and of equal ones the first in the file.
+    pub fn owners(&self, places: &Places) -> Vec<&VirtualMachine> {
+        let claims = self.virtual_machines.iter().filter_map(|vm| Some((vm.claim(places)?, vm)));
+        let mut claims: Vec<_> = claims.collect();
+        // Stable: equal ones stay in the order of the file.
+        claims.sort_by(|(one, _), (other, _)| other.cmp(one));
+        let best = claims.first().map(|(claim, _)| (claim.length, claim.own));
+        let shared = |claim: &Claim| Some((claim.length, claim.own)) == best;
+        claims.into_iter().filter(|(claim, _)| shared(claim)).map(|(_, vm)| vm).collect()
+    }
+
+    /// The names of [`Config::owners`].
+    pub fn owner_names(&self, places: &Places) -> Vec<String> {
+        self.owners(places).into_iter().map(|vm| vm.name.clone()).collect()
+    }
+
+    /// Whether a device in these places may go to a virtual machine.
+    pub fn is_configured(&self, places: &Places) -> bool {
+        self.virtual_machines.iter().any(|vm| vm.claim(places).is_some())
+    }
+
+    /// The virtual machine of that name.
+    pub fn named(&self, name: &str) -> Result<&VirtualMachine, NoSuchMachine> {
+        self.virtual_machines.iter().find(|vm| vm.name == name).ok_or_else(|| NoSuchMachine {
+            name: name.to_owned(),
+            known: self.virtual_machines.iter().map(|vm| vm.name.clone()).collect(),
+        })
     }
 
     /// The virtual machine that lists this very place, in whatever form.
@@ -92,6 +117,24 @@ impl Config {
         self.virtual_machines.iter().find(|vm| vm.ports.iter().any(|port| port.is(place)))
     }
 }
+
+/// The config has no virtual machine of that name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoSuchMachine {
+    /// The name.
+    pub name: String,
+    /// The names that it has.
+    pub known: Vec<String>,
+}
+
+impl fmt::Display for NoSuchMachine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no virtual machine `{}`: the config has ", self.name)?;
+        f.write_str(&if self.known.is_empty() { "none".to_owned() } else { self.known.join(", ") })
+    }
+}
+
+impl std::error::Error for NoSuchMachine {}
 
 /// How good a virtual machine's claim to a device is; the greater is the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

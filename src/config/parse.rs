@@ -5,7 +5,6 @@
 mod exclude;
 mod limits;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -38,53 +37,10 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
     let file: Option<File> =
         serde_yaml::from_str(text).map_err(|error| ConfigError::new(&error, text))?;
     let File { virtual_machines, exclude } = file.unwrap_or_default();
-    let virtual_machines = virtual_machines.unwrap_or_default().0;
-    match port_of_two(&virtual_machines) {
-        Some(error) => Err(error.at_second_mention(text)),
-        None => Ok(Config { virtual_machines, exclude: exclude.unwrap_or_default().0 }),
-    }
-}
-
-/// A port that two virtual machines list.
-struct PortOfTwo<'a> {
-    port: &'a PortName,
-    first: &'a str,
-    second: &'a str,
-}
-
-fn port_of_two(vms: &[VirtualMachine]) -> Option<PortOfTwo<'_>> {
-    let mut owners: BTreeMap<&PortName, &str> = BTreeMap::new();
-    let mut listed = vms.iter().flat_map(|vm| vm.ports.iter().map(|port| (port, &*vm.name)));
-    listed.find_map(|(port, second)| {
-        let first = owners.insert(port, second)?;
-        Some(PortOfTwo { port, first, second })
+    Ok(Config {
+        virtual_machines: virtual_machines.unwrap_or_default().0,
+        exclude: exclude.unwrap_or_default().0,
     })
-}
-
-impl PortOfTwo<'_> {
-    /// The error, placed where the port stands in the text for the second time.
-    fn at_second_mention(&self, text: &str) -> ConfigError {
-        let ends = |rest: &str| {
-            !rest.starts_with(|next: char| next.is_ascii_digit() || "./-:".contains(next))
-        };
-        let mut mentions: Vec<usize> = Vec::new();
-        for spelling in self.port.spellings() {
-            let found = text.match_indices(&spelling);
-            let found = found.filter(|(start, port)| ends(&text[start + port.len()..]));
-            mentions.extend(found.map(|(start, _)| start));
-        }
-        mentions.sort_unstable();
-        let mention = mentions.get(1).map(|start| &text[..*start]);
-        ConfigError {
-            line: mention.map(|before| before.matches('\n').count() + 1),
-            column: mention
-                .map(|before| before.chars().rev().take_while(|c| *c != '\n').count() + 1),
-            message: format!(
-                "port {} is listed by `{}` and by `{}`: leave it with one of them",
-                self.port, self.first, self.second
-            ),
-        }
-    }
 }
 
 impl ConfigError {
@@ -132,7 +88,7 @@ struct File {
 #[derive(serde::Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:` and `hands_off:`"
+    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:`, `hands_off:` and `reclaim:`"
 )]
 struct Fields {
     socket: Socket,
@@ -142,6 +98,7 @@ struct Fields {
     companions: Option<Switch>,
     exclude: Option<Exclude>,
     hands_off: Option<Switch>,
+    reclaim: Option<Switch>,
     ports: List<ConfiguredPort>,
 }
 
@@ -166,8 +123,17 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VirtualMachines, A::Error> {
         let mut vms: Vec<VirtualMachine> = Vec::new();
         while let Some(name) = map.next_key_seed(NewName { known: &vms })? {
-            let Fields { socket, delay, timeout, hubs, companions, exclude, hands_off, ports } =
-                map.next_value()?;
+            let Fields {
+                socket,
+                delay,
+                timeout,
+                hubs,
+                companions,
+                exclude,
+                hands_off,
+                reclaim,
+                ports,
+            } = map.next_value()?;
             if vms.len() == MOST_ENTRIES {
                 return Err(too_many());
             }
@@ -182,6 +148,7 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
                 companions: companions.is_none_or(|switch| switch.0),
                 exclude: exclude.unwrap_or_default().0,
                 hands_off: hands_off.is_none_or(|switch| switch.0),
+                reclaim: reclaim.is_some_and(|switch| switch.0),
                 ports: ports.0.into_iter().map(|port| port.0).collect(),
             });
         }
@@ -504,7 +471,7 @@ mod tests {
         let vm = parse(&config(vm)).unwrap().virtual_machines.remove(0);
         assert_eq!((vm.delay, vm.timeout), (Duration::from_secs(1), Duration::from_secs(5)));
         assert!(vm.hubs.is_empty() && vm.companions);
-        assert!(vm.exclude.is_empty() && vm.hands_off);
+        assert!(vm.exclude.is_empty() && vm.hands_off && !vm.reclaim);
         for (delay, millis) in [("0", 0), ("0.25", 250), ("\"2\"", 2000), ("120", 120_000)] {
             let vm = format!(
                 "    socket: /run/qmp\n    delay: {delay}\n    ports: [/devices/x/usb1/1-1]\n"
@@ -594,13 +561,6 @@ mod tests {
                 ["string", "`socket:` and `ports:`"],
             ),
             ("vms:\n".to_owned(), "1:1", ["vms", "virtual_machines"]),
-            (
-                config(&format!(
-                    "{ok}  linux:\n    socket: /run/l\n    ports: [/devices/x/usb1/1-1]\n"
-                )),
-                "7:13",
-                ["`windows` and by `linux`", "leave it with one"],
-            ),
             ("virtual_machines:\n\twindows:\n".to_owned(), "2:1", ["token", "tab"]),
         ]);
     }
@@ -624,14 +584,6 @@ mod tests {
                 config("    socket: /s\n    ports: [/devices/a/usb1/1-1, pci-a-usb-0:1]\n"),
                 "4:34",
                 ["pci-a-usb-0:1 is listed twice", "also as /devices/a/usb1/1-1"],
-            ),
-            (
-                config(
-                    "    socket: /s\n    ports: [pci-a/usb2:1]\n  linux:\n    socket: /l\n    \
-                     ports: [pci-a-usbv2-0:1]\n",
-                ),
-                "7:13",
-                ["`windows` and by `linux`", "pci-a/usb2:1"],
             ),
         ]);
     }

@@ -107,18 +107,6 @@ impl PortName {
         matches!(self, Self::DevPath(_))
     }
 
-    /// The texts that may stand for it in a config.
-    pub fn spellings(&self) -> Vec<String> {
-        let id_path = match self {
-            Self::Stable { controller, generation: Some(generation), chain } => {
-                let chain = chain.as_ref().map(|chain| format!(":{chain}")).unwrap_or_default();
-                Some(format!("{controller}-usbv{}-0{chain}", generation.number()))
-            }
-            _ => None,
-        };
-        [self.to_string()].into_iter().chain(id_path).collect()
-    }
-
     fn chain(&self) -> Vec<u8> {
         let chain = match self {
             Self::DevPath(devpath) => devpath.port().map(|port| port.chain().numbers().to_vec()),

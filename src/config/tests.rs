@@ -15,6 +15,7 @@ fn vm(name: &str, ports: &[&str]) -> VirtualMachine {
         companions: true,
         exclude: Vec::new(),
         hands_off: true,
+        reclaim: false,
     }
 }
 
@@ -38,9 +39,16 @@ fn place(below: &str) -> Place {
     }
 }
 
-fn owner<'a>(config: &'a Config, device: &str, companions: &[&str]) -> Option<&'a str> {
+fn owners<'a>(config: &'a Config, device: &str, companions: &[&str]) -> Vec<&'a str> {
     let companions = companions.iter().map(|below| place(below)).collect();
-    config.owner(&Places { own: place(device), companions }).map(|vm| vm.name.as_str())
+    let places = Places { own: place(device), companions };
+    let owners: Vec<&str> = config.owners(&places).iter().map(|vm| vm.name.as_str()).collect();
+    assert_eq!(config.is_configured(&places), !owners.is_empty());
+    owners
+}
+
+fn owner<'a>(config: &'a Config, device: &str, companions: &[&str]) -> Option<&'a str> {
+    owners(config, device, companions).first().copied()
 }
 
 #[test]
@@ -98,14 +106,32 @@ fn a_name_of_one_half_wins_over_one_of_both_and_that_over_the_other_half() {
 }
 
 #[test]
+fn a_port_of_several_is_theirs_in_the_order_of_the_file() {
+    let lists: [(&str, &[&str]); 4] = [
+        ("hub", &["@/usb1/1-1"]),
+        ("first", &["@/usb1/1-1/1-1.4"]),
+        ("second", &["pci-0000:00:14.0/usb2:1.4"]),
+        ("half", &["@/usb2/2-1/2-1.4"]),
+    ];
+    let mut config = config(&lists);
+    assert_eq!(owners(&config, "usb1/1-1/1-1.4", &["usb2/2-1/2-1.4"]), ["first", "second"]);
+    assert_eq!(owners(&config, "usb1/1-1/1-1.3", &["usb2/2-1/2-1.3"]), ["hub"]);
+    config.virtual_machines.reverse();
+    assert_eq!(owners(&config, "usb1/1-1/1-1.4", &[]), ["second", "first"]);
+    let both = ("both", &["pci-0000:00:14.0-usb-0:1.4"][..]);
+    let config = self::config(&[both, lists[1]]);
+    assert_eq!(owners(&config, "usb1/1-1/1-1.4", &[]), ["first", "both"]);
+}
+
+#[test]
 fn a_root_hub_that_is_gone_may_have_been_any_of_its_controllers() {
     let config = config(&[("w", &["pci-0000:00:14.0/usb2:1"])]);
     let mut places = Places::of(place("usb2/2-1"));
-    assert_eq!(config.owner(&places), None);
+    assert!(!config.is_configured(&places));
     places.own.generation = None;
-    assert!(config.owner(&places).is_some());
+    assert!(config.is_configured(&places));
     places.own.controller = None;
-    assert_eq!(config.owner(&places), None);
+    assert!(!config.is_configured(&places));
 }
 
 proptest! {

@@ -35,6 +35,20 @@ pub struct QmpClient {
     version: Option<Version>,
 }
 
+/// Whether somebody listens at the socket's path, told without a word to them.
+pub fn listens(path: &Path) -> bool {
+    // With its backlog full, the kernel asks to come again: there is somebody.
+    let connected = open(path).and_then(|(socket, address)| connect(&socket, &address));
+    matches!(connected, Ok(()) | Err(Errno::AGAIN))
+}
+
+/// A socket that does not block, and the address to connect it to.
+fn open(path: &Path) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok((socket, SocketAddrUnix::new(path)?))
+}
+
 impl QmpClient {
     /// Connects to the socket at `path`, takes the greeting and leaves capabilities negotiation.
     ///
@@ -43,11 +57,8 @@ impl QmpClient {
     /// [`Error::NotRunning`] if nobody listens there; [`Error::Timeout`] when the deadline, which
     /// holds for all later commands too, is over.
     pub fn connect(path: &Path, deadline: Deadline) -> Result<Self, Error> {
-        let unusable = |source: io::Error| Error::Socket { socket: path.to_path_buf(), source };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-            .map_err(|error| unusable(error.into()))?;
-        let address = SocketAddrUnix::new(path).map_err(|error| unusable(error.into()))?;
+        let (socket, address) = open(path)
+            .map_err(|error| Error::Socket { socket: path.to_path_buf(), source: error.into() })?;
         let path = path.to_path_buf();
         let framer = Framer::default();
         let mut client = Self { socket, path, deadline, framer, last_id: 0, version: None };

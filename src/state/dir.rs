@@ -82,6 +82,11 @@ impl StateDir {
         self.open_lock(&format!("qmp-{:016x}.lock", fnv1a(path.as_os_str().as_bytes())))
     }
 
+    /// The lock file for what is done about the device in the port.
+    pub fn port_lock(&self, port: &Port) -> Result<File> {
+        self.open_lock(&format!("hold-{port}.lock"))
+    }
+
     fn read(&self, name: &str) -> Option<Record> {
         let file = self.open_to_read(name).ok()?;
         let mut text = Vec::new();

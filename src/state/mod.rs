@@ -2,10 +2,12 @@
 //!
 //! All of it is disposable: with the whole folder deleted, devices are still attached and detached
 //! rightly. [`dir`] keeps the folder safe, [`lock`] is the waiting, [`record`] is what is
-//! written; [`history`] is what was, and [`seat`] where in the guests.
+//! written; [`history`] is what was, [`seat`] where in the guests, and [`socket_file`]
+//! tells a guest from the one before it.
 
 pub mod dir;
 pub mod history;
 pub mod lock;
 pub mod record;
 pub mod seat;
+pub mod socket_file;

@@ -9,6 +9,7 @@ use crate::clock::Monotonic;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::port::{DevNum, Port};
+use crate::state::socket_file::SocketFile;
 
 /// The form of the file; a file of another version counts as absent.
 pub const VERSION: u32 = 1;
@@ -34,6 +35,9 @@ pub struct Record {
     pub newest_interface: Option<u64>,
     /// Where it is attached.
     pub attached: Option<Attachment>,
+    /// Whether it was detached by hand: it stays with the host until it is pulled.
+    #[serde(default)]
+    pub detached_by_hand: bool,
     /// The variables of the uevent.
     pub properties: BTreeMap<String, String>,
 }
@@ -54,6 +58,9 @@ pub struct Attachment {
     pub vm: String,
     /// Its QMP socket, so that `remove` finds it when the config has changed.
     pub socket: PathBuf,
+    /// That socket's file: a QEMU that was started anew has made another one.
+    #[serde(default)]
+    pub socket_file: Option<SocketFile>,
     /// The object's id there.
     pub id: DeviceId,
     /// What to call the device, since sysfs no longer tells when it is gone.
@@ -65,7 +72,8 @@ pub struct Attachment {
 impl Attachment {
     /// Whether this is the same device in the same guest.
     pub fn is_same(&self, other: &Self) -> bool {
-        (&self.vm, &self.socket, &self.id) == (&other.vm, &other.socket, &other.id)
+        (&self.vm, &self.socket, &self.id, self.socket_file)
+            == (&other.vm, &other.socket, &other.id, other.socket_file)
     }
 }
 
@@ -95,6 +103,7 @@ pub(crate) mod tests {
             seen: Seen { at: Monotonic(20), seqnum: Some(100) },
             newest_interface: None,
             attached: None,
+            detached_by_hand: false,
             properties: BTreeMap::new(),
         }
     }

@@ -4,6 +4,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context;
+
 use super::{ExchangeError, World};
 use crate::clock::Monotonic;
 use crate::deadline::Deadline;
@@ -13,7 +15,7 @@ use crate::guest::attach::AttachError;
 use crate::guest::seat::{GuestPort, Memory};
 use crate::in_use::{self, Disks};
 use crate::port::{BusNum, DevNum, Port};
-use crate::qmp::client::QmpClient;
+use crate::qmp::client::{self, QmpClient};
 use crate::qmp::{Error, Qmp, Stage};
 use crate::root::Root;
 use crate::settle::{self, Settle, Settled};
@@ -21,11 +23,16 @@ use crate::state::dir::StateDir;
 use crate::state::lock::{Lock, LockError};
 use crate::state::record::{Record, Seen};
 use crate::state::seat;
+use crate::state::socket_file::SocketFile;
 use crate::sysfs::{self, UsbDevice};
 
 /// How long a look into the state folder may wait for others, who never hold it longer than a
 /// file takes to write.
 const STATE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait for another hotplugger that is busy with the port. Each of its exchanges has
+/// its own, shorter time.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// This machine, below a root.
 #[derive(Debug)]
@@ -48,6 +55,20 @@ impl<'a> Live<'a> {
                 (Self { root, state: None }, Some(format!("no state is kept: {error:#}")))
             }
         }
+    }
+}
+
+impl<'a> Live<'a> {
+    /// The same for a person, who must not act behind the back of what is remembered.
+    ///
+    /// # Errors
+    ///
+    /// There is no state folder to be used.
+    pub fn open_with_state(root: &'a Root) -> anyhow::Result<Self> {
+        if !rustix::process::geteuid().is_root() && !root.is_moved() {
+            anyhow::bail!("only root may attach and detach devices: run it with sudo");
+        }
+        Ok(Self { root, state: Some(StateDir::open(root)?) })
     }
 }
 
@@ -74,8 +95,12 @@ impl World for Live<'_> {
         self.state.as_ref().map_or("", StateDir::boot_id)
     }
 
-    fn has_socket(&self, socket: &Path) -> bool {
-        self.root.path(socket).exists()
+    fn socket_file(&self, socket: &Path) -> Option<SocketFile> {
+        SocketFile::at(self.root, socket)
+    }
+
+    fn runs(&self, socket: &Path) -> bool {
+        client::listens(&self.root.path(socket))
     }
 
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface> {
@@ -116,6 +141,12 @@ impl World for Live<'_> {
             Some(_) => Ok(()),
             None => records.forget(port),
         }
+    }
+
+    fn hold(&self, port: &Port) -> anyhow::Result<Option<Lock>> {
+        let Some(state) = &self.state else { return Ok(None) };
+        let lock = Lock::acquire(state.port_lock(port)?, &Deadline::after(HOLD_TIMEOUT));
+        Ok(Some(lock.with_context(|| format!("port {port}"))?))
     }
 
     fn memory(&self, vm: &str, port: &Port) -> Memory {

@@ -20,7 +20,9 @@ use crate::plan::Plan;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp};
 use crate::settle::{Settle, Settled};
+use crate::state::lock::Lock;
 use crate::state::record::{Record, Seen};
+use crate::state::socket_file::SocketFile;
 use crate::sysfs::UsbDevice;
 
 /// The world around one udev call.
@@ -47,8 +49,11 @@ pub trait World {
     /// The id of this boot.
     fn boot_id(&self) -> &str;
 
-    /// Whether there is anything at the socket's path; a virtual machine without it does not run.
-    fn has_socket(&self, socket: &Path) -> bool;
+    /// The file at the socket's path; a virtual machine without it does not run.
+    fn socket_file(&self, socket: &Path) -> Option<SocketFile>;
+
+    /// Whether somebody listens there. A look at the file costs QEMU nothing, this a connection.
+    fn runs(&self, socket: &Path) -> bool;
 
     /// The interfaces of the device's active configuration.
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface>;
@@ -85,6 +90,15 @@ pub trait World {
         port: &Port,
         change: &mut dyn FnMut(&mut Option<Record>),
     ) -> anyhow::Result<()>;
+
+    /// Keeps other hotpluggers from attaching and detaching what is in the port, until it is
+    /// dropped; none where nobody could tell them. udevd lets a device's events run one after the
+    /// other, so that only what people start has to wait for one, or one for it.
+    ///
+    /// # Errors
+    ///
+    /// One of them did not let go of it.
+    fn hold(&self, port: &Port) -> anyhow::Result<Option<Lock>>;
 
     /// What is remembered of the VM's ports, for that port of the host.
     fn memory(&self, vm: &str, port: &Port) -> Memory;

@@ -28,8 +28,10 @@ use crate::root::Root;
 use crate::settle::{Settle, Settled};
 use crate::speed::Speed;
 use crate::state::dir::{self, StateDir};
+use crate::state::lock::Lock;
 use crate::state::record::{Record, Seen};
 use crate::state::seat;
+use crate::state::socket_file::SocketFile;
 use crate::sysfs::{self, UsbDevice};
 
 /// What would be done, one thing after the other.
@@ -203,8 +205,14 @@ impl World for Rehearsal<'_> {
         ""
     }
 
-    fn has_socket(&self, socket: &Path) -> bool {
-        self.suppose_running || self.root.path(socket).exists()
+    fn socket_file(&self, socket: &Path) -> Option<SocketFile> {
+        let live = SocketFile::at(self.root, socket);
+        live.or_else(|| self.suppose_running.then(SocketFile::default))
+    }
+
+    /// As far as it can be told without a word to it.
+    fn runs(&self, socket: &Path) -> bool {
+        self.socket_file(socket).is_some()
     }
 
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface> {
@@ -265,6 +273,10 @@ impl World for Rehearsal<'_> {
             self.records.borrow_mut().insert(port, after);
         }
         Ok(())
+    }
+
+    fn hold(&self, _: &Port) -> anyhow::Result<Option<Lock>> {
+        Ok(None)
     }
 
     fn memory(&self, vm: &str, port: &Port) -> Memory {

@@ -94,7 +94,8 @@ fn nodes(
     let ports = topology.ports();
     let node = |port: &&crate::topology::HubPort| {
         let Some(Plugged::Device(device)) = &port.plugged else { return None };
-        config.owner(&topology.places(&port.devpath)).filter(|owner| owner.name == vm.name)?;
+        let owners = config.owners(&topology.places(&port.devpath));
+        owners.iter().find(|owner| owner.name == vm.name)?;
         let path = root.path(sysfs::node(device.busnum, device.devnum));
         let metadata = fs::metadata(&path).ok()?;
         let mut list = [0; 1024];

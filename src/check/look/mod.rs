@@ -144,7 +144,9 @@ fn devices(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceLook>
     let ports = topology.ports();
     let looks = ports.iter().filter_map(|port| {
         let Some(Plugged::Device(device)) = &port.plugged else { return None };
-        config.owner(&topology.places(&port.devpath))?;
+        if !config.is_configured(&topology.places(&port.devpath)) {
+            return None;
+        }
         let folder = sysfs::folder(root, &port.devpath);
         let interfaces = fs::read_dir(&folder).into_iter().flatten().filter_map(Result::ok);
         let storage = interfaces

@@ -42,8 +42,8 @@ pub(super) struct Place {
     pub(super) port: Option<Port>,
     /// The USB version of its root hub: 1, 2 or 3.
     pub(super) usb: Option<u8>,
-    /// The virtual machine that has it.
-    pub(super) vm: Option<String>,
+    /// The virtual machines whose port it is.
+    pub(super) vms: Vec<String>,
 }
 
 /// The other half of a connector.
@@ -113,7 +113,7 @@ impl Reporter<'_> {
             port: devpath.port(),
             name: PortName::recommended(&places.own),
             usb: places.own.generation.map(Generation::number),
-            vm: self.config.owner(&places).map(|vm| vm.name.clone()),
+            vms: self.config.owner_names(&places),
             places,
         }
     }
@@ -203,9 +203,13 @@ impl Place {
             PortName::Stable { .. } => line.with(Tone::Faint, format!("  {}", self.devpath)),
             PortName::DevPath(_) => line,
         };
-        match &self.vm {
-            Some(vm) => line.plain(", ").with(Tone::Warning, format!("{vm} has it already")),
-            None => line,
+        match &self.vms[..] {
+            [] => line,
+            [vm] => line.plain(", ").with(Tone::Warning, format!("{vm} has it already")),
+            vms => {
+                let has = format!("{} have it already", vms.join(" and "));
+                line.plain(", ").with(Tone::Warning, has)
+            }
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn add(context: &Context<'_>, vm: &str, found: &Found) -> Result<Writ
         error => anyhow::anyhow!("{}: {error}", file.path.display()),
     };
     let config = edit::read(text, vm).map_err(|error| at(EditError::Config(error)))?;
-    let has = |port: &FoundPort| config.owner(&port.places).is_some_and(|owner| owner.name == vm);
+    let has = |port: &FoundPort| config.owners(&port.places).iter().any(|owner| owner.name == vm);
     let (had, found): (Vec<FoundPort>, Vec<FoundPort>) = found.ports().cloned().partition(has);
     let taken = found.iter().find_map(|port| Some((port, config.lists(&port.places.own)?)));
     if let Some((port, owner)) = taken {

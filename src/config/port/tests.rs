@@ -114,16 +114,12 @@ proptest! {
     fn printing_and_reading_are_inverse(text in any_name()) {
         let name = name(&text);
         prop_assert_eq!(name.to_string().parse::<PortName>(), Ok(name.clone()));
-        prop_assert!(name.spellings().contains(&text));
-        for spelling in name.spellings() {
-            prop_assert_eq!(spelling.parse::<PortName>(), Ok(name.clone()));
-        }
     }
 
     #[test]
     fn any_text_is_refused_or_read_back(text in "(\\PC|usb|-usb-0|/usb2|pci-|[:.1-3/-]){0,12}") {
         if let Ok(name) = text.parse::<PortName>() {
-            prop_assert!(name.spellings().contains(&text));
+            prop_assert_eq!(name.to_string().parse::<PortName>(), Ok(name));
         }
     }
 

@@ -65,7 +65,7 @@ fn the_object_has_the_documented_shape() {
         "name": "pci-0000:00:14.0/usb2:1",
         "port": "1-1",
         "usb": 2,
-        "vm": "w",
+        "vms": ["w"],
         "hub": null,
         "device": {
             "product": "Hub", "vendor_id": "046d", "product_id": "c52b",
@@ -74,14 +74,14 @@ fn the_object_has_the_documented_shape() {
         "peer": {
             "devpath": "/devices/pci0000:00/0000:00:14.0/usb2/2-1",
             "name": "pci-0000:00:14.0/usb3:1",
-            "port": "2-1", "usb": 3, "vm": "w", "guessed": true
+            "port": "2-1", "usb": 3, "vms": ["w"], "guessed": true
         },
         "connect_type": "hotplug",
         "position": "back, upper",
         "behind": [{
             "devpath": "/devices/pci0000:00/0000:00:14.0/usb1/1-1/1-1.4",
             "name": "pci-0000:00:14.0/usb2:1.4",
-            "port": "1-1.4", "usb": 2, "vm": null,
+            "port": "1-1.4", "usb": 2, "vms": [],
             "device": {
                 "product": "Mouse", "vendor_id": "046d", "product_id": "c52b",
                 "speed": "12", "is_hub": false

@@ -1,49 +1,80 @@
-//! The attaching events: settle, check, attach, prove, record.
+//! Attaching: settle, check, attach, prove, record.
 
 use std::cell::RefCell;
 
 use super::candidate::{Candidate, Owner};
-use super::{Hook, not_kept, recall};
-use crate::config::VirtualMachine;
+use super::{not_kept, recall};
+use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
+use crate::devpath::DevPath;
 use crate::guest::attach::{AttachError, Attached, Wanted, attach};
+use crate::guest::object;
 use crate::guest::seat::GuestPort;
 use crate::outcome::{End, Idle, Outcome, Subject, Times};
+use crate::place::Places;
+use crate::port::{DevNum, Port};
 use crate::qmp::Error;
 use crate::settle::{Settle, Settled};
-use crate::state::record::{Attachment, Record};
+use crate::state::record::{Attachment, Record, Seen};
 use crate::sysfs::{self, UsbDevice};
-use crate::uevent::UsbEvent;
 use crate::world::{ExchangeError, World};
 
-/// An event that attaches its device.
-pub(super) struct Attach<'a> {
-    pub(super) hook: &'a Hook<'a>,
-    pub(super) event: &'a UsbEvent,
-    pub(super) owner: Owner<'a>,
-    pub(super) vm: &'a VirtualMachine,
-    pub(super) world: &'a dyn World,
-    pub(super) settle: bool,
-    pub(super) unless_newer: bool,
+/// A device that is to go to a virtual machine.
+pub struct Attach<'a> {
+    /// The world in which it happens.
+    pub world: &'a dyn World,
+    /// The config.
+    pub config: &'a Config,
+    /// The virtual machine.
+    pub vm: &'a VirtualMachine,
+    /// Where the device is.
+    pub places: &'a Places,
+    /// The same, as its port.
+    pub port: &'a Port,
+    /// The number the device must have; none for whichever is there.
+    pub devnum: Option<DevNum>,
+    /// Makes the record of a device that has none.
+    pub new_record: &'a dyn Fn(DevNum, Seen) -> Record,
+    /// Who wants it.
+    pub wish: Wish,
+}
+
+/// Who wants a device attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// The config, at an event.
+    Event {
+        /// Once it has settled; one that is thought to be attached already needs no time.
+        settle: bool,
+        /// With the event of that number, of one of the device's interfaces: unless a newer one
+        /// comes meanwhile, which then attaches.
+        interface: Option<u64>,
+    },
+    /// The config, of a device that has been there for longer than its delay.
+    Sync,
+    /// A person, for whom the port is held: now, whatever is remembered.
+    Hand,
 }
 
 impl Attach<'_> {
-    pub(super) fn run(&self, mut subject: Subject, record: Option<Record>) -> Outcome {
+    /// Attaches it. `record` is what is remembered of the port.
+    pub fn run(&self, mut subject: Subject, record: Option<Record>) -> Outcome {
         let end = |subject: &Subject, end| Outcome::new(Some(subject.clone()), end);
         let world = self.world;
-        let device = match world.usb_device(&self.event.device) {
+        let device = match world.usb_device(self.devpath()) {
             Ok(Some(device)) => device,
             Ok(None) => return end(&subject, self.left()),
             Err(error) => return end(&subject, End::Failed(format!("not attached: {error}"))),
         };
-        let devnum = self.event.devnum.unwrap_or(device.devnum);
-        let id = DeviceId { port: self.event.port.clone(), devnum };
+        let devnum = self.devnum.unwrap_or(device.devnum);
+        let id = DeviceId { port: self.port.clone(), devnum };
         subject.id = Some(id.clone());
         if device.devnum != devnum {
             return end(&subject, self.left());
         }
         subject.device = Some(device.label());
-        let candidate = Candidate::new(world, self.owner, devnum);
+        let owner = Owner { config: self.config, vm: self.vm, places: self.places };
+        let candidate = Candidate::new(world, owner, devnum);
         let in_guest = record
             .as_ref()
             .is_some_and(|record| record.devnum == devnum && record.attached.is_some());
@@ -56,10 +87,18 @@ impl Attach<'_> {
         outcome
     }
 
+    fn devpath(&self) -> &DevPath {
+        &self.places.own.devpath
+    }
+
+    fn settles(&self) -> bool {
+        matches!(self.wish, Wish::Event { settle: true, .. })
+    }
+
     /// Attaches the device that is there.
     fn attach(
         &self,
-        subject: Subject,
+        mut subject: Subject,
         record: Option<Record>,
         device: &UsbDevice,
         id: DeviceId,
@@ -70,7 +109,7 @@ impl Attach<'_> {
         if let Some(why) = candidate.refusal(device) {
             return end(&subject, End::Refused(why));
         }
-        if !world.has_socket(&self.vm.socket) {
+        if world.socket_file(&self.vm.socket).is_none() {
             // Without a wait: meanwhile the host could not use the device.
             let socket = self.vm.socket.clone();
             let error = Error::NotRunning { socket, stale: false };
@@ -79,21 +118,21 @@ impl Attach<'_> {
 
         let mut notes = Vec::new();
         // One that is thought to be attached is the guest's already.
-        if self.settle {
+        if !matches!(self.wish, Wish::Event { settle: false, .. }) {
             notes.extend(candidate.keep_host_off());
         }
         let seen = world.seen();
         let record = record
             .filter(|record| record.devnum == devnum)
-            .unwrap_or_else(|| self.hook.new_record(self.event, devnum, world, seen));
-        if self.unless_newer {
-            notes.extend(self.note_interface(&record));
+            .unwrap_or_else(|| (self.new_record)(devnum, seen));
+        if let Wish::Event { interface: Some(seqnum), .. } = self.wish {
+            notes.extend(self.note_interface(&record, seqnum));
         }
 
         let started = world.now();
-        if self.settle {
+        if self.settles() {
             let quiet_since = record.quiet_since(seen);
-            let settle = Settle::new(&self.event.device, self.vm.delay, quiet_since, started)
+            let settle = Settle::new(self.devpath(), self.vm.delay, quiet_since, started)
                 .hands_off(self.vm.hands_off);
             match world.settle(settle, &mut || notes.extend(candidate.keep_host_off())) {
                 Ok(Settled::Quiet) => {}
@@ -101,11 +140,24 @@ impl Attach<'_> {
                 Err(error) => notes.push(format!("not settled: {error}")),
             }
         }
-        if self.unless_newer && self.a_newer_one_came() {
-            return end(&subject, End::Idle(Idle::LeftToNewerInterface));
-        }
-
         let settled = world.now();
+        let held = match self.wish {
+            Wish::Hand => None,
+            Wish::Event { .. } | Wish::Sync => match world.hold(self.port) {
+                Ok(lock) => lock,
+                Err(error) => {
+                    return end(&subject, End::Failed(format!("not attached: {error:#}")));
+                }
+            },
+        };
+        if let Some(why) = self.overtaken(devnum) {
+            return end(&subject, End::Idle(why));
+        }
+        if let Some(vm) = self.elsewhere(&id) {
+            notes.extend(self.note_attached(vm, record, id, device.label()));
+            subject.vm = Some(vm.name.clone());
+            return Outcome { subject: Some(subject), end: End::AttachedBefore, notes };
+        }
         let refused = RefCell::new(None);
         let attached = self.exchange(&id, device, candidate, &refused);
         let now = world.now();
@@ -116,10 +168,14 @@ impl Attach<'_> {
         };
         if let Ok(attached) = &attached {
             notes.extend(attached.guest_port().and_then(|seat| self.note_seat(&seat)));
-            notes.extend(self.note_attached(record, id, device.label()));
+            notes.extend(self.note_attached(self.vm, record, id, device.label()));
         }
+        drop(held);
         let how = match attached {
-            Ok(Attached::Now(seat)) => End::Attached { seat, times },
+            Ok(Attached::Now(seat)) => {
+                let times = matches!(self.wish, Wish::Event { .. }).then_some(times);
+                End::Attached { seat, times }
+            }
             Ok(Attached::Before) => End::AttachedBefore,
             Ok(Attached::WhenRunning(_)) => End::WhenRunning,
             Err(ExchangeError::Guest(AttachError::Gone)) => match refused.take() {
@@ -144,7 +200,7 @@ impl Attach<'_> {
     ) -> Result<Attached, ExchangeError> {
         let still_there = || {
             // What cannot be told now was there a moment ago.
-            let now = self.world.usb_device(&self.event.device);
+            let now = self.world.usb_device(self.devpath());
             let Ok(now) = now else { return true };
             let Some(now) = now.filter(|now| now.devnum == id.devnum) else { return false };
             let refusal = candidate.refusal(&now);
@@ -170,26 +226,78 @@ impl Attach<'_> {
         Ok(attached?)
     }
 
+    /// Why the device is to be left alone, after all that may have happened while it settled and
+    /// others held its port.
+    fn overtaken(&self, devnum: DevNum) -> Option<Idle> {
+        let record = recall(self.world, self.port, self.devpath())?;
+        match self.wish {
+            Wish::Hand => None,
+            Wish::Event { interface: Some(seqnum), .. }
+                if record.newest_interface > Some(seqnum) =>
+            {
+                Some(Idle::LeftToNewerInterface)
+            }
+            _ if record.devnum != devnum => None,
+            _ if record.detached_by_hand => Some(Idle::DetachedByHand),
+            Wish::Event { .. } | Wish::Sync => {
+                let attached = record.attached?;
+                let elsewhere = attached.socket != self.vm.socket;
+                (elsewhere && self.world.runs(&attached.socket)).then_some(Idle::Elsewhere)
+            }
+        }
+    }
+
+    /// The other virtual machine that has the device, of those that list its port, though nothing
+    /// is remembered of it: somebody deleted the state, or killed us before it was written.
+    fn elsewhere(&self, id: &DeviceId) -> Option<&VirtualMachine> {
+        let known = recall(self.world, self.port, self.devpath());
+        if self.wish == Wish::Hand || known.is_some_and(|record| record.attached.is_some()) {
+            return None;
+        }
+        let mut owners = self.config.owners(self.places);
+        owners.retain(|vm| vm.socket != self.vm.socket && self.world.runs(&vm.socket));
+        owners.into_iter().find(|vm| {
+            let mut has = false;
+            let asked = self.world.exchange(&vm.socket, vm.timeout, &mut |qmp| {
+                has = object::list(qmp)?.contains(id);
+                Ok(())
+            });
+            asked.is_ok() && has
+        })
+    }
+
     /// Notes that this interface has come, so that an older one's event leaves the device to it.
-    fn note_interface(&self, record: &Record) -> Option<String> {
+    fn note_interface(&self, record: &Record, seqnum: u64) -> Option<String> {
         not_kept(self.world.remember(&record.port, &mut |stored| {
             // Siblings run at the same time: what one of them has noted meanwhile counts.
             let known = stored.take().filter(|stored| stored.devnum == record.devnum);
             let mut known = known.unwrap_or_else(|| record.clone());
-            known.newest_interface = known.newest_interface.max(self.event.seqnum);
+            known.newest_interface = known.newest_interface.max(Some(seqnum));
             *stored = Some(known);
         }))
     }
 
     /// Notes which port of the guest it has, for the next device in its port.
     fn note_seat(&self, seat: &GuestPort) -> Option<String> {
-        not_kept(self.world.remember_seat(&self.vm.name, &self.event.port, seat))
+        not_kept(self.world.remember_seat(&self.vm.name, self.port, seat))
     }
 
     /// Notes where the device is; what siblings have noted meanwhile stays.
-    fn note_attached(&self, record: Record, id: DeviceId, device: String) -> Option<String> {
-        let (vm, socket) = (self.vm.name.clone(), self.vm.socket.clone());
-        let attached = Attachment { vm, socket, id, device, at: self.world.now() };
+    fn note_attached(
+        &self,
+        vm: &VirtualMachine,
+        record: Record,
+        id: DeviceId,
+        device: String,
+    ) -> Option<String> {
+        let attached = Attachment {
+            vm: vm.name.clone(),
+            socket: vm.socket.clone(),
+            socket_file: self.world.socket_file(&vm.socket),
+            id,
+            device,
+            at: self.world.now(),
+        };
         let port = record.port.clone();
         let mut record = Some(record);
         not_kept(self.world.remember(&port, &mut |stored| {
@@ -197,6 +305,7 @@ impl Attach<'_> {
             *stored = known.or_else(|| record.take()).map(|mut known| {
                 let before = known.attached.take().filter(|before| before.is_same(&attached));
                 known.attached = Some(before.unwrap_or_else(|| attached.clone()));
+                known.detached_by_hand = false;
                 known
             });
         }))
@@ -205,12 +314,8 @@ impl Attach<'_> {
     /// The device is no longer there: pulled too early, or attached by another of its events
     /// before it was pulled, which `remove` has the word on.
     fn left(&self) -> End {
-        let attached = recall(self.world, self.event).and_then(|record| record.attached);
+        let record = recall(self.world, self.port, self.devpath());
+        let attached = record.and_then(|record| record.attached);
         if attached.is_some() { End::Idle(Idle::Known) } else { End::Left }
-    }
-
-    fn a_newer_one_came(&self) -> bool {
-        recall(self.world, self.event)
-            .is_some_and(|record| record.newest_interface > self.event.seqnum)
     }
 }

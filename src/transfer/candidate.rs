@@ -13,14 +13,17 @@ use crate::world::World;
 
 /// Whose a device is, and where it is.
 #[derive(Clone, Copy)]
-pub(super) struct Owner<'a> {
-    pub(super) config: &'a Config,
-    pub(super) vm: &'a VirtualMachine,
-    pub(super) places: &'a Places,
+pub struct Owner<'a> {
+    /// The config.
+    pub config: &'a Config,
+    /// The virtual machine that is to have it.
+    pub vm: &'a VirtualMachine,
+    /// Where it is.
+    pub places: &'a Places,
 }
 
 /// A device in a port of a virtual machine.
-pub(super) struct Candidate<'a> {
+pub struct Candidate<'a> {
     world: &'a dyn World,
     owner: Owner<'a>,
     vm: &'a VirtualMachine,
@@ -31,13 +34,14 @@ pub(super) struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    pub(super) fn new(world: &'a dyn World, owner: Owner<'a>, devnum: DevNum) -> Self {
+    /// The device with that number, if it is still there.
+    pub fn new(world: &'a dyn World, owner: Owner<'a>, devnum: DevNum) -> Self {
         let Owner { vm, places, .. } = owner;
         Self { world, owner, vm, devpath: &places.own.devpath, devnum, taken: Cell::new(false) }
     }
 
     /// Why the device may not go to the guest, as it is at this moment.
-    pub(super) fn refusal(&self, device: &UsbDevice) -> Option<String> {
+    pub fn refusal(&self, device: &UsbDevice) -> Option<String> {
         if device.is_hub() {
             let why = "it is a hub; what is plugged into it is attached, the hub never";
             return Some(why.to_owned());
@@ -62,8 +66,8 @@ impl<'a> Candidate<'a> {
     ///
     /// A disk would otherwise be read a second after the plug (usb-storage's `delay_use`), which
     /// is cut off in the middle when the guest takes it, or mounted by a desktop.
-    pub(super) fn keep_host_off(&self) -> Option<String> {
-        if !self.vm.hands_off || !self.world.has_socket(&self.vm.socket) {
+    pub fn keep_host_off(&self) -> Option<String> {
+        if !self.vm.hands_off || self.world.socket_file(&self.vm.socket).is_none() {
             return None;
         }
         let device = self.world.usb_device(self.devpath).ok().flatten()?;
@@ -81,7 +85,7 @@ impl<'a> Candidate<'a> {
 
     /// Gives the device back to the host's drivers, and says so. An earlier event's process may
     /// have taken it from them, so that what has no driver counts as taken.
-    pub(super) fn give_back(&self) -> Option<String> {
+    pub fn give_back(&self) -> Option<String> {
         let device = self.world.usb_device(self.devpath).ok().flatten()?;
         if !self.vm.hands_off || device.devnum != self.devnum {
             return None;

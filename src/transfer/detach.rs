@@ -1,17 +1,19 @@
-//! The `remove` event: what stood for the device is deleted, and the port forgotten.
+//! Detaching: what stands for a device is deleted.
 
 use super::not_kept;
 use crate::device_id::DeviceId;
+use crate::devpath::DevPath;
 use crate::guest::detach::detach as detach_port;
 use crate::outcome::{End, Outcome, Subject};
 use crate::plan::Target;
+use crate::port::{DevNum, Port};
 use crate::state::record::Record;
 use crate::uevent::UsbEvent;
 use crate::world::{ExchangeError, World};
 
-/// Detaches the device from the first of the targets that has it. Goes on past errors: one virtual
-/// machine that is stuck keeps no other from letting go.
-pub(super) fn detach(
+/// Detaches the device of a `remove` event from the first of the targets that has it, and forgets
+/// it. Goes on past errors: one virtual machine that is stuck keeps no other from letting go.
+pub fn detach(
     event: &UsbEvent,
     mut subject: Subject,
     targets: &[Target<'_>],
@@ -21,10 +23,12 @@ pub(super) fn detach(
     let of_device = |record: &&Record| event.devnum.is_none_or(|devnum| devnum == record.devnum);
     let attached = record.filter(of_device).and_then(|record| record.attached.as_ref());
     subject.device = attached.map(|attached| attached.device.clone());
+    let leaving =
+        Leaving { world, port: &event.port, devpath: &event.device, devnum: event.devnum };
     let mut deleted = Vec::new();
     let mut errors = Vec::new();
     for target in targets {
-        match detach_from(event, target, world) {
+        match leaving.leave(target) {
             Ok(ids) if ids.is_empty() => {}
             Ok(ids) => {
                 subject.vm = Some(target.vm.to_owned());
@@ -49,22 +53,30 @@ pub(super) fn detach(
     outcome
 }
 
-fn detach_from(
-    event: &UsbEvent,
-    target: &Target<'_>,
-    world: &dyn World,
-) -> Result<Vec<DeviceId>, ExchangeError> {
-    let mut deleted = Vec::new();
-    world.exchange(target.socket, target.timeout, &mut |qmp| {
-        // The next device may be there already, and attached.
-        let present = world
-            .usb_device(&event.device)
-            .ok()
-            .flatten()
-            .map(|device| device.devnum)
-            .filter(|devnum| Some(*devnum) != event.devnum);
-        deleted = detach_port(qmp, &event.port, present)?;
-        Ok(())
-    })?;
-    Ok(deleted)
+/// A device that leaves its guest, be it still in its port or not.
+pub struct Leaving<'a> {
+    /// The world in which it happens.
+    pub world: &'a dyn World,
+    /// The port.
+    pub port: &'a Port,
+    /// The same, as the device's DEVPATH.
+    pub devpath: &'a DevPath,
+    /// The device's number, if it is known.
+    pub devnum: Option<DevNum>,
+}
+
+impl Leaving<'_> {
+    /// Deletes what stands for it and for earlier devices in the port, and waits until the guest
+    /// has none of it. The device that came after stays.
+    pub fn leave(&self, target: &Target<'_>) -> Result<Vec<DeviceId>, ExchangeError> {
+        let mut deleted = Vec::new();
+        self.world.exchange(target.socket, target.timeout, &mut |qmp| {
+            let present = self.world.usb_device(self.devpath).ok().flatten();
+            let present = present.map(|device| device.devnum);
+            let present = present.filter(|devnum| Some(*devnum) != self.devnum);
+            deleted = detach_port(qmp, self.port, present)?;
+            Ok(())
+        })?;
+        Ok(deleted)
+    }
 }

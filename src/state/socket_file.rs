@@ -1,0 +1,27 @@
+//! What tells one file at a socket's path from the next one there: a QEMU that is started anew
+//! makes another one.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::root::Root;
+
+/// A socket's file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketFile {
+    /// Its inode.
+    pub inode: u64,
+    /// When it was made, in nanoseconds since 1970: nobody ever writes to a socket's file.
+    pub made: i64,
+}
+
+impl SocketFile {
+    /// The file that is there now.
+    pub fn at(root: &Root, socket: &Path) -> Option<Self> {
+        let file = root.path(socket).metadata().ok()?;
+        let made = file.mtime().saturating_mul(1_000_000_000).saturating_add(file.mtime_nsec());
+        Some(Self { inode: file.ino(), made })
+    }
+}

@@ -1,0 +1,60 @@
+//! A device's way between the host and a guest: [`attach`] and [`detach`], and what is remembered
+//! of it. [`candidate`] knows what may go, and keeps the host off it until it does.
+
+pub mod attach;
+pub mod candidate;
+pub mod detach;
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use crate::devpath::DevPath;
+use crate::port::{DevNum, Port};
+use crate::state::record::{Attachment, Record, Seen, VERSION};
+use crate::world::World;
+
+/// What is remembered of the device at `devpath`, as far as it still holds.
+pub fn recall(world: &dyn World, port: &Port, devpath: &DevPath) -> Option<Record> {
+    let mut found = None;
+    // State is disposable: what cannot be read was never there.
+    let _ = world.remember(port, &mut |record| found.clone_from(record));
+    let mut record = found.filter(|record| record.devpath == *devpath)?;
+    // A QEMU that was started anew has nothing of what the one before it had.
+    let same = |attached: &Attachment| world.socket_file(&attached.socket) == attached.socket_file;
+    record.attached = record.attached.filter(same);
+    Some(record)
+}
+
+/// What there is to remember of a device at this moment.
+pub fn new_record(
+    world: &dyn World,
+    port: &Port,
+    devpath: &DevPath,
+    devnum: DevNum,
+    seen: Seen,
+) -> Record {
+    Record {
+        version: VERSION,
+        boot_id: world.boot_id().to_owned(),
+        port: port.clone(),
+        devpath: devpath.clone(),
+        devnum,
+        plugged: world.plugged_at(port.bus(), devnum).unwrap_or(seen.at).min(seen.at),
+        seen,
+        newest_interface: None,
+        attached: None,
+        detached_by_hand: false,
+        properties: BTreeMap::new(),
+    }
+}
+
+/// Stores a record; a failure is worth a note and no more.
+pub fn keep(world: &dyn World, record: &Record) -> Option<String> {
+    let stored = world.remember(&record.port, &mut |stored| *stored = Some(record.clone()));
+    not_kept(stored)
+}
+
+fn not_kept(stored: Result<()>) -> Option<String> {
+    stored.err().map(|error| format!("state not kept: {error:#}"))
+}
