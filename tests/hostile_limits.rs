@@ -86,6 +86,22 @@ fn replies_of_very_many_values() {
     }
 }
 
+/// What is wrong with a reply is told without all that is in it.
+#[test]
+fn replies_that_are_one_long_string() {
+    for wrong in
+        ["{\"return\": @, \"id\": 2}", "{\"error\": @}", "{\"error\": {\"class\": 1, @: 2}}"]
+    {
+        let run = run("25", move |session| {
+            session.greet()?;
+            session.polite_until("qom-list")?;
+            session.send(wrong.replace('@', &format!("\"{}\"", "x".repeat(LARGEST - 100))))?;
+            session.fall_silent()
+        });
+        assert_failed(&run, "does not speak QMP: ");
+    }
+}
+
 /// As many as are taken, each as large as can be.
 #[test]
 fn a_reply_of_as_many_values_as_are_taken() {

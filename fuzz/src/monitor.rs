@@ -34,7 +34,7 @@ pub fn run(data: &[u8]) {
             Ok(_) => {}
             Err(error) => {
                 let said = error.to_string();
-                assert!(said.len() < 64 * 1024, "{} bytes", said.len());
+                assert!(said.len() < 16 * 1024, "{} bytes", said.len());
             }
         }
     }

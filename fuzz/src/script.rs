@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hotplugger::qmp::{Error, Qmp, Stage};
+use hotplugger::text::clean;
 use serde_json::Value;
 
 /// The rest of the script: replies with NUL between them.
@@ -27,7 +28,8 @@ impl Qmp for Script<'_> {
         let reply = self.replies.next().ok_or(over)?;
         if let Some(error) = reply.strip_prefix('!') {
             let (class, desc) = error.split_once(' ').unwrap_or((error, ""));
-            let (class, desc) = (class.to_owned(), desc.to_owned());
+            // As the client does.
+            let (class, desc) = (class.to_owned(), clean(desc, 300));
             return Err(Error::Command { command, class, desc });
         }
         Ok(serde_json::from_str(reply).unwrap_or_else(|_| Value::from(reply)))

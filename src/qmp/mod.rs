@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::text::clean;
+
 /// A partner that executes QMP commands.
 pub trait Qmp {
     /// Executes a command and returns its `return` value.
@@ -117,7 +119,10 @@ impl fmt::Display for Error {
                 write!(f, "no answer within {} s: {stage}", budget.as_secs_f64())
             }
             Self::Closed(stage) => write!(f, "QEMU closed the connection while {stage}"),
-            Self::Protocol(what) => write!(f, "what answers does not speak QMP: {what}"),
+            // The JSON reader repeats whole strings of the partner's.
+            Self::Protocol(what) => {
+                write!(f, "what answers does not speak QMP: {}", clean(what, 300))
+            }
             Self::Command { command, desc, .. } => write!(f, "QEMU refused {command}: {desc}"),
         }
     }
