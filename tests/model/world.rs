@@ -189,12 +189,10 @@ struct Connection<'a> {
 impl Connection<'_> {
     fn with<T>(&self, talk: impl FnOnce(&mut ModelGuest) -> Result<T, Error>) -> Result<T, Error> {
         let mut host = self.world.host.borrow_mut();
-        let taken = host.open().into_iter().any(|holder| holder != self.number);
         let broken = || Error::Protocol("the connection is closed".to_owned());
         let guest = host.guests[self.number].as_mut();
         let guest: &mut Guest =
             guest.filter(|guest| guest.start == self.start).ok_or_else(broken)?;
-        guest.qemu.may_open = !taken;
         talk(&mut guest.qemu)
     }
 }
