@@ -178,7 +178,7 @@ mod tests {
         let unfit = |name: &str, socket: &str| PathUnit::of(&vm(name, socket)).unwrap_err();
         assert_eq!(unfit(&"ü".repeat(40), "/run/q"), Unfit::Long);
         assert_eq!(unfit("$HOME", "/run/q"), Unfit::Dollar);
-        for socket in ["/run/q ", "/run/q\\", "/run/../q", "/run/a\nb", "/run/q\u{a0}"] {
+        for socket in ["/run/q ", "/run/q\\", "/run/../q", "/run/a\nb"] {
             assert_eq!(unfit("x", socket), Unfit::Socket, "{socket:?}");
         }
         assert!(PathUnit::of(&vm("x", "/run/..q/a..")).is_ok());

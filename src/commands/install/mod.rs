@@ -199,14 +199,16 @@ impl Uninstall {
         for piece in pieces("", None) {
             let is_there = found(&machine.root, &piece) != Found::Nothing;
             if piece.path == CONFIG {
-                if is_there {
-                    machine.say("keep", CONFIG, "your config; delete it yourself if you like")?;
-                }
-            } else if is_there {
+                continue;
+            }
+            if is_there {
                 machine.remove(&piece.path)?;
             } else if piece.group == Group::Base {
                 machine.say("skip", &piece.path, "it is not there")?;
             }
+        }
+        if machine.root.path(CONFIG).exists() {
+            machine.say("keep", CONFIG, "your config; delete it yourself if you like")?;
         }
         machine.reload()?;
         Ok(Verdict::Good)
