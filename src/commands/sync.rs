@@ -108,8 +108,9 @@ impl Sync {
             };
             let now = sync.world.socket_file(&vm.socket);
             let gone = self.if_started && now.is_none();
-            // Ended and started anew meanwhile, it may have nothing of what was attached.
-            if ended.is_ok() && now == file || gone || left().is_none() {
+            // Started anew meanwhile, it may have nothing of what was attached.
+            let anew = now.is_some() && now != file;
+            if ended.is_ok() && !anew || gone || left().is_none() {
                 break ended.map_err(|why| (why, gone || self.wait.is_none()));
             }
             thread::sleep(PAUSE);
