@@ -211,7 +211,7 @@ fn one_that_lists_the_objects_of_others() {
         session.greet()?;
         loop {
             let command = session.command()?;
-            let names = ["hotplugger-1-4-16", "hotplugger-1-3.1-16", "hotplugger-1-3-016", "disk"];
+            let names = ["hotplugger-1-4-16", "hotplugger-1-3.1-16", "hotplugger-1-3-09", "disk"];
             let listed = names.map(|name| json!({ "name": name, "type": "child<usb-host>" }));
             let value = match command.name.as_str() {
                 "qom-list" => json!(listed),
