@@ -20,6 +20,7 @@ pub mod journal;
 pub mod netlink;
 pub mod outcome;
 pub mod output;
+pub mod pieces;
 pub mod place;
 pub mod plan;
 pub mod port;
