@@ -26,6 +26,9 @@ pub enum DevPathError {
     BadText,
 }
 
+/// How each of them begins.
+const TOP: &str = "/devices/";
+
 impl DevPath {
     /// The path as text.
     pub fn as_str(&self) -> &str {
@@ -44,7 +47,8 @@ impl DevPath {
 
     /// The path without its last component, if that is still a DEVPATH.
     pub fn parent(&self) -> Option<Self> {
-        self.0.rsplit_once('/')?.0.parse().ok()
+        let above = self.0.rsplit_once('/')?.0;
+        above.starts_with(TOP).then(|| Self(above.to_owned()))
     }
 
     /// Returns whether this is `other` or stands below it.
@@ -62,8 +66,12 @@ impl DevPath {
 
     /// The root hub that it is or is below; none if the path is on no USB bus.
     pub fn root_hub(&self) -> Option<Self> {
-        let mut above = iter::successors(Some(self.clone()), Self::parent);
-        above.find(|path| is_root_hub(path.sysname()))
+        let mut ends = self.0.match_indices('/').map(|(end, _)| end).chain([self.0.len()]).rev();
+        let path = ends.find_map(|end| {
+            let path = &self.0[..end];
+            path.rsplit_once('/').filter(|(_, name)| is_root_hub(name)).map(|_| path)
+        });
+        path.map(|path| Self(path.to_owned()))
     }
 
     /// The ports from this one up to the root hub's, if this is a device on a USB bus: `3-1.4`,
@@ -89,7 +97,7 @@ impl DevPath {
     ///
     /// The last root hub counts: there is only one in every path the kernel makes today.
     pub fn usb_components(&self) -> impl Iterator<Item = &str> {
-        let root_hub = self.components().filter(|name| is_root_hub(name)).last();
+        let root_hub = self.0.rsplit('/').find(|name| is_root_hub(name));
         self.components().skip_while(move |name| root_hub.is_none_or(|hub| *name != hub))
     }
 }
@@ -105,10 +113,15 @@ impl FromStr for DevPath {
     type Err = DevPathError;
 
     fn from_str(text: &str) -> Result<Self, DevPathError> {
-        if text.len() > 4096 || text.chars().any(char::is_control) {
+        let control = if text.is_ascii() {
+            text.bytes().any(|byte| byte.is_ascii_control())
+        } else {
+            text.chars().any(char::is_control)
+        };
+        if text.len() > 4096 || control {
             return Err(DevPathError::BadText);
         }
-        let below = text.strip_prefix("/devices/").ok_or(DevPathError::NotBelowDevices)?;
+        let below = text.strip_prefix(TOP).ok_or(DevPathError::NotBelowDevices)?;
         if below.split('/').any(|component| matches!(component, "" | "." | "..")) {
             return Err(DevPathError::BadComponent);
         }

@@ -60,7 +60,7 @@ impl Hook<'_> {
             event.kind == EventKind::DeviceRemove && may_have_record(self.root, &event.port);
         let file = match ConfigFile::find(self.root, self.config) {
             Ok(None) if !known => return idle(Idle::NotConfigured),
-            Ok(Some(file)) if !known && !self.may_concern(&file.text, event) => {
+            Ok(Some(file)) if !known && !may_concern(self.root, &file, event) => {
                 return idle(Idle::NotConfigured);
             }
             found => found,
@@ -85,16 +85,6 @@ impl Hook<'_> {
         };
         outcome.notes.extend(config_error.map(|error| format!("{error:#}")));
         outcome
-    }
-
-    /// Whether a port in the raw config may be the device's, or the other half of its connector's.
-    /// That half is looked up before anything is ruled out, for its number may be another: a few
-    /// microseconds on top of the scans, and no file is opened.
-    fn may_concern(&self, text: &[u8], event: &UsbEvent) -> bool {
-        prefilter::may_match(text, &event.device)
-            || places::peers(self.root, &event.device)
-                .iter()
-                .any(|peer| prefilter::may_match(text, peer))
     }
 
     /// Plans what to do about the event and does it. A virtual machine that turns out not to run
@@ -216,6 +206,12 @@ impl Hook<'_> {
     fn initialized(&self) -> Option<Monotonic> {
         (self.variable)("USEC_INITIALIZED")?.parse().ok().map(Monotonic)
     }
+}
+
+/// Whether a port in the raw config may be the device's. The other halves of its connectors are
+/// looked up where the config has ports of its controller: some microseconds, and no file is opened.
+fn may_concern(root: &Root, file: &ConfigFile, event: &UsbEvent) -> bool {
+    prefilter::may_match(&file.text, &event.device, |device| places::peers(root, device))
 }
 
 /// The config, if it can be trusted; empty if there is none.

@@ -21,7 +21,7 @@ const IDENTIFIER: &str = "hotplugger";
 /// error too).
 pub fn report(root: &Root, outcome: &Outcome, verbose: bool) {
     let level = outcome.level();
-    if verbose || stderr().is_terminal() && level < Level::Debug {
+    if verbose || level < Level::Debug && stderr().is_terminal() {
         write_stderr(&outcome.to_string());
     }
     if level == Level::Debug {

@@ -1,6 +1,7 @@
 //! The program: tells the udev call from all others and leaves the rest to the library.
 
 use std::env;
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -38,11 +39,8 @@ fn udev(config: Option<&Path>, verbose: bool) -> ExitCode {
     let hook = Hook {
         root: &root,
         config,
-        variable: &|name| env::var_os(name).map(|value| value.to_string_lossy().into_owned()),
-        variables: &|| {
-            let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-            env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
-        },
+        variable: &|name| env::var_os(name).map(text),
+        variables: &|| env::vars_os().map(|(name, value)| (text(name), text(value))).collect(),
         world: None,
     };
     let outcome = hook.run();
@@ -51,6 +49,10 @@ fn udev(config: Option<&Path>, verbose: bool) -> ExitCode {
         history::append(&root, &outcome);
     }
     if outcome.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn text(value: OsString) -> String {
+    value.into_string().unwrap_or_else(|value| value.to_string_lossy().into_owned())
 }
 
 fn run(cli: &Cli) -> ExitCode {

@@ -31,15 +31,15 @@ impl Root {
     /// Returns `path` below this root; a relative path is returned as it is.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
-        match path.strip_prefix("/") {
-            Ok(below) if self.is_moved() => self.0.join(below),
-            _ => path.to_path_buf(),
+        if !self.is_moved() {
+            return path.to_path_buf();
         }
+        path.strip_prefix("/").map_or_else(|_| path.to_path_buf(), |below| self.0.join(below))
     }
 
     /// Returns whether this is another folder than `/`.
     pub fn is_moved(&self) -> bool {
-        self.0 != Path::new("/")
+        self.0.as_os_str() != "/"
     }
 }
 

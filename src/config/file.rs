@@ -68,7 +68,9 @@ impl ConfigFile {
             if !metadata.is_file() {
                 return Err(io::Error::other("this is no regular file"));
             }
-            let mut text = Vec::new();
+            // With room for all of it and a byte more, two reads take it and find its end.
+            let size = metadata.len().min(MAX_BYTES) + 1;
+            let mut text = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
             file.take(MAX_BYTES + 1).read_to_end(&mut text)?;
             if text.len() as u64 > MAX_BYTES {
                 return Err(io::Error::other("larger than 1 MiB"));

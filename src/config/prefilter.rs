@@ -3,154 +3,151 @@
 //! Most events are of ports nobody configured; for them this scan is all that happens. Sound, not
 //! exact: it may say yes in vain, never no. Pure.
 
-use crate::devpath::{DevPath, is_root_hub};
-use crate::port::Chain;
+use std::iter;
 
-/// Returns whether some port in the config `text` may be at or above `device`, as far as its own
-/// bus is concerned; the other halves of its connectors are to be asked for as devices of their own.
+use memchr::memmem;
+
+use crate::devpath::{DevPath, is_root_hub};
+use crate::port::Port;
+
+/// Returns whether some port in the config `text` may be at or above `device`, or one of `peers`,
+/// the other halves of the connectors it is behind, which have to be looked up for it. They are not
+/// where the text leaves out their controller, which is the device's own.
 ///
-/// A port at or above the device stands in the text in one of two ways, and as it is: YAML can spell
+/// A port at or above a device stands in the text in one of two ways, and as it is: YAML can spell
 /// a word otherwise only with a backslash. A DEVPATH ends with one of the device's own components
-/// from the root hub down. Names without a bus number end with the root hub, whichever it may be,
-/// and a chain that the device's begins with, or no chain. Ports that are written wrong but were
-/// meant for the device are not ruled out, so that somebody hears of the mistake.
-pub fn may_match(text: &[u8], device: &DevPath) -> bool {
-    text.contains(&b'\\')
-        || device.usb_components().any(|name| {
-            // Every path goes through a root hub; only one that ends there is a port.
-            let within_path: &[u8] = if is_root_hub(name) { b"/" } else { b"" };
-            has_word(text, name.as_bytes(), within_path)
-        })
-        || may_name(text, device)
+/// from the root hub down. Names without a bus number have the controller, its root hub, whichever
+/// it may be, and a chain that the device's begins with, or no chain. Ports that are written wrong
+/// but were meant for the device are not ruled out, so that somebody hears of the mistake.
+pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> Vec<Port>) -> bool {
+    if memchr::memchr(b'\\', text).is_some() {
+        return true;
+    }
+    let controller = device.root_hub().and_then(|hub| hub.parent());
+    let controller = controller.as_ref().map_or("", DevPath::sysname);
+    // What the text may spell with a quote more, or break, is not looked for.
+    let plain = controller.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\'');
+    let controller = if plain { controller.as_bytes() } else { b"" };
+    let on_it = memmem::find(text, controller).is_some();
+    let peers = if on_it { peers(device) } else { Vec::new() };
+    let peers: Vec<String> = peers.iter().map(path_on_bus).collect();
+
+    let mut wanted = Wanted { controller, ..Wanted::default() };
+    let own = device.as_str().rsplit_once("/usb").map_or("", |(_, path)| path);
+    for path in iter::once(own).chain(peers.iter().map(String::as_str)) {
+        wanted.add(path);
+    }
+    device.usb_components().any(|name| !is_root_hub(name) && has_word(text, name.as_bytes()))
+        || wanted.is_in(text)
 }
 
-/// What stands before the chain in a name without a bus number; at its end, if there is no chain.
-const ROOT_HUBS: [&[u8]; 7] =
-    [b"/usb1", b"/usb2", b"/usb3", b"-usb-0", b"-usbv1-0", b"-usbv2-0", b"-usbv3-0"];
+/// The part of a DEVPATH behind `/usb`: `1/1-1/1-1.4`.
+fn path_on_bus(port: &Port) -> String {
+    let above = port.parent().map_or_else(|| port.bus().0.to_string(), |hub| path_on_bus(&hub));
+    format!("{above}/{port}")
+}
 
-/// Whether a name without a bus number in the text may be at or above the device.
-fn may_name(text: &[u8], device: &DevPath) -> bool {
-    let port = device.port();
-    let chain = port.as_ref().map_or(&[][..], |port| Chain::numbers(port.chain()));
-    ROOT_HUBS.iter().any(|hub| {
-        text.windows(hub.len()).enumerate().filter(|(_, window)| window == hub).any(|(at, _)| {
-            let rest = &text[at + hub.len()..];
-            match rest.first() {
-                // As in DEVPATHs, of this bus or another.
+/// What may stand at and around a root hub in the text.
+#[derive(Default)]
+struct Wanted<'a> {
+    /// The sysname of the controller.
+    controller: &'a [u8],
+    /// The parts of the devices' DEVPATHs behind `/usb`.
+    paths: Vec<&'a str>,
+    /// Their chains of ports.
+    chains: Vec<&'a str>,
+    /// The [`bit`]s of the chains' first bytes.
+    firsts: u64,
+}
+
+impl<'a> Wanted<'a> {
+    fn add(&mut self, path: &'a str) {
+        let chain = path.rsplit_once('-').map_or("", |(_, chain)| chain);
+        self.paths.push(path);
+        if !self.chains.contains(&chain) {
+            self.chains.push(chain);
+        }
+        self.firsts |= chain.bytes().next().map_or(0, bit);
+    }
+
+    /// Whether a name that goes through a root hub may be at or above a device.
+    fn is_in(&self, text: &[u8]) -> bool {
+        // A letter that is rarely another word's, and then what most names are: each is passed at the
+        // cost of few instructions.
+        memchr::memchr_iter(b'u', text).any(|at| {
+            let rest = text.get(at..).unwrap_or_default();
+            if let Some([_, b's', b'b', b'0'..=b'9', b':', first]) = rest.first_chunk()
+                && self.firsts & bit(*first) == 0
+            {
+                return false;
+            }
+            let Some(after) = rest.strip_prefix(b"usb") else { return false };
+            let (before, after) = match (text[..at].split_last(), after) {
+                (Some((b'/', before)), after) => {
+                    if self.paths.iter().any(|path| is_path_above(path, after)) {
+                        return before.ends_with(self.controller);
+                    }
+                    let [b'1'..=b'3', after @ ..] = after else { return false };
+                    (before, after)
+                }
+                (
+                    Some((b'-', before)),
+                    [b'-', b'0', after @ ..] | [b'v', b'1'..=b'3', b'-', b'0', after @ ..],
+                ) => (before, after),
+                // A root hub's own name is wrong, but meant.
+                (Some((byte, _)), after) if !of_word(*byte) => {
+                    return self.paths.iter().any(|path| is_path_above(path, after));
+                }
+                _ => return false,
+            };
+            let may_end = match after.first() {
+                Some(b':') => self.chains.iter().any(|chain| is_chain_above(chain, &after[1..])),
+                // The path of a port of this bus or another.
                 Some(b'/') => false,
-                Some(b':') => is_start_of(chain, &rest[1..]),
                 Some(byte) => !of_word(*byte),
                 None => true,
-            }
+            };
+            may_end && before.ends_with(self.controller)
         })
-    })
+    }
 }
 
-/// Whether the text begins with the first of these numbers, joined by dots, and nothing more.
-fn is_start_of(chain: &[u8], text: &[u8]) -> bool {
-    let end = text.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'.');
-    let mut numbers = text[..end.unwrap_or(text.len())].split(|byte| *byte == b'.');
-    let mut own = chain.iter();
-    numbers.all(|number| own.next().is_some_and(|own| own.to_string().as_bytes() == number))
+/// A bit for a byte, which may be another byte's too.
+fn bit(byte: u8) -> u64 {
+    1 << (byte % 64)
+}
+
+/// How many bytes of both are the same.
+fn same(one: &str, other: &[u8]) -> usize {
+    one.bytes().zip(other).take_while(|(one, other)| one == *other).count()
+}
+
+/// Whether the text begins with the first numbers of the chain, and nothing more.
+fn is_chain_above(chain: &str, text: &[u8]) -> bool {
+    let same = same(chain, text);
+    matches!(chain.as_bytes().get(same), None | Some(b'.'))
+        && !text.get(same).is_some_and(|byte| byte.is_ascii_digit() || *byte == b'.')
+}
+
+/// Whether the text begins with the first components of the path, and what follows them is no word.
+fn is_path_above(path: &str, text: &[u8]) -> bool {
+    let same = same(path, text);
+    // A chain behind a root hub's number: there it is that of a generation.
+    let chain = |byte: u8| byte == b':' && !path[..same].contains('/');
+    (matches!(path.as_bytes().get(same), None | Some(b'/')) || path[..same].ends_with('/'))
+        && !text.get(same).is_some_and(|byte| of_word(*byte) || chain(*byte))
 }
 
 fn of_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b".-_".contains(&byte)
 }
 
-/// Whether the word stands in the text by itself, not followed by any of `not_before`.
-fn has_word(text: &[u8], word: &[u8], not_before: &[u8]) -> bool {
-    let last = text.len().saturating_sub(word.len());
-    (0..=last).any(|start| {
-        text[start..].starts_with(word)
-            && !text[..start].last().is_some_and(|byte| of_word(*byte))
-            && !text[start + word.len()..]
-                .first()
-                .is_some_and(|byte| of_word(*byte) || not_before.contains(byte))
-    })
+/// Whether the word stands in the text by itself.
+fn has_word(text: &[u8], word: &[u8]) -> bool {
+    let ends = |byte: Option<&u8>| !byte.is_some_and(|byte| of_word(*byte));
+    memmem::find_iter(text, word)
+        .any(|at| ends(text[..at].last()) && ends(text.get(at + word.len())))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::parse::parse;
-    use crate::config::port::tests::any_name;
-    use crate::place::{Generation, Place, Places};
-    use proptest::prelude::*;
-
-    const CONFIG: &str =
-        "virtual_machines:\n  w:\n    socket: /s\n    ports: [/devices/x/usb1/1-1]\n";
-
-    #[test]
-    fn other_ports_are_ruled_out() {
-        let may = |device: &str| may_match(CONFIG.as_bytes(), &device.parse().unwrap());
-        assert!(may("/devices/x/usb1/1-1"));
-        assert!(may("/devices/x/usb1/1-1/1-1.3"));
-        assert!(!may("/devices/x/usb1/1-10"));
-        assert!(!may("/devices/x/usb1/1-2"));
-        assert!(!may("/devices/x/usb2/2-1"));
-        assert!(!may("/devices/x/usb2/2-1/2-1.3"));
-    }
-
-    #[test]
-    fn other_names_without_a_bus_are_ruled_out() {
-        let may = |port: &str, device: &str| {
-            let text = format!("virtual_machines:\n  w:\n    socket: /s\n    ports: [{port}]\n");
-            may_match(text.as_bytes(), &format!("/devices/x/{device}").parse().unwrap())
-        };
-        for port in ["pci-0000:00:14.0/usb2:1.4", "pci-0:00:14.0-usb-0:1.4", "a-b-usbv3-0:1.4"] {
-            assert!(may(port, "usb1/1-1/1-1.4"), "{port}");
-            assert!(may(port, "usb1/1-1/1-1.4/1-1.4.2"), "{port}");
-            assert!(!may(port, "usb1/1-1"), "{port}");
-            assert!(!may(port, "usb1/1-1/1-1.40"), "{port}");
-            assert!(!may(port, "usb1/1-14"), "{port}");
-        }
-        assert!(may("pci-0000:00:14.0/usb2", "usb9/9-1") && may("a-b-usb-0", "usb9/9-1"));
-        assert!(!may("/devices/x/usb2/2-1", "usb9/9-1"));
-    }
-
-    proptest! {
-        /// However a port may be written, a no means that the config has no owner.
-        #[test]
-        fn no_means_no_owner(
-            port in any_name(),
-            devices in prop::collection::vec(
-                ("(pci-0000:00:14\\.0|platform-x\\.usb|a-usbv2-0)", 2..4u8, prop::collection::vec(1..4u8, 1..4)),
-                1..3,
-            ),
-            style in 0..5usize,
-        ) {
-            let written = match style {
-                0 => port,
-                1 => format!("'{port}'"),
-                2 => format!("\"{port}\""),
-                3 => format!("\"{}\"", port.replace('-', "\\x2d")),
-                _ => format!("&p {port}"),
-            };
-            let text = format!("virtual_machines:\n  w:\n    socket: /s\n    ports: [{written}]\n");
-            let mut places = devices.iter().map(|(controller, generation, chain)| {
-                let bus = generation - 1;
-                let mut devpath = format!("/devices/{}/usb{bus}", controller.split_once('-').unwrap().1);
-                for end in 1..=chain.len() {
-                    let numbers: Vec<String> = chain[..end].iter().map(u8::to_string).collect();
-                    devpath = format!("{devpath}/{bus}-{}", numbers.join("."));
-                }
-                Place {
-                    devpath: devpath.parse().unwrap(),
-                    controller: controller.parse().ok(),
-                    generation: Generation::from_number(&generation.to_string()),
-                }
-            });
-            let mut places = Places { own: places.next().unwrap(), companions: places.collect() };
-            let config = parse(&text).unwrap();
-            // Also when the root hub is gone.
-            for _ in 0..2 {
-                let mut all = std::iter::once(&places.own).chain(&places.companions);
-                if !all.any(|place| may_match(text.as_bytes(), &place.devpath)) {
-                    prop_assert!(!config.is_configured(&places));
-                }
-                places.own.generation = None;
-            }
-        }
-    }
-}
+mod tests;

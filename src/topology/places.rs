@@ -24,8 +24,8 @@ pub fn places(root: &Root, devpath: &DevPath) -> Places {
 /// Reads the other halves of the connectors a device is behind, nearest first. It costs one
 /// readlink(2) for each port on the way to the root hub, of a link that the kernel makes up from
 /// memory: some microseconds for each, where the program's start takes hundreds.
-pub fn peers(root: &Root, devpath: &DevPath) -> Vec<DevPath> {
-    devpath.ports_up().filter_map(|port| peer(root, &port)).collect()
+pub fn peers(root: &Root, devpath: &DevPath) -> Vec<Port> {
+    devpath.ports_up().filter_map(|port| peer_port(root, &port)).collect()
 }
 
 /// Reads the controller and the root hub's generation.
@@ -50,6 +50,10 @@ pub fn place(root: &Root, devpath: &DevPath) -> Place {
 /// The other half of the connector of a port. Both are on the same controller
 /// (`drivers/usb/core/port.c`: `find_and_link_peer`), so that the link's name tells all.
 fn peer(root: &Root, port: &DevPath) -> Option<DevPath> {
+    port.root_hub()?.parent()?.controllers_port(&peer_port(root, port)?)
+}
+
+fn peer_port(root: &Root, port: &DevPath) -> Option<Port> {
     let hub = port.parent()?;
     let number = port.port()?.number();
     let folder = sysfs::folder(root, &hub);
@@ -61,7 +65,6 @@ fn peer(root: &Root, port: &DevPath) -> Option<DevPath> {
         fs::read_link(interface.join(format!("{}-port{number}/peer", hub.sysname()))).ok()
     };
     let first = folder.join(format!("{stem}:1.0"));
-    let controller = port.root_hub()?.parent()?;
     let target = match link(&first) {
         Some(target) => target,
         None if first.exists() => return None,
@@ -74,17 +77,14 @@ fn peer(root: &Root, port: &DevPath) -> Option<DevPath> {
         // The hub is gone with the device. Hubs' ports are paired by equal numbers if their hubs
         // are a pair (the same function), so what was the other half can still be told.
         None => {
-            let upstream = peer(root, &hub)?;
-            return controller
-                .controllers_port(&format!("{}.{number}", upstream.sysname()).parse().ok()?);
+            return format!("{}.{number}", peer_port(root, &hub)?).parse().ok();
         }
     };
     let (hub, number) = target.file_name()?.to_str()?.rsplit_once("-port")?;
-    let port = match hub.strip_prefix("usb") {
-        Some(bus) => Port::new(BusNum(bus.parse().ok()?), number.parse().ok()?),
-        None => format!("{hub}.{number}").parse().ok()?,
-    };
-    controller.controllers_port(&port)
+    match hub.strip_prefix("usb") {
+        Some(bus) => Some(Port::new(BusNum(bus.parse().ok()?), number.parse().ok()?)),
+        None => format!("{hub}.{number}").parse().ok(),
+    }
 }
 
 impl Topology {
@@ -188,7 +188,7 @@ mod tests {
     fn what_was_behind_a_hub_that_is_gone_is_told_by_its_numbers() {
         let (_dir, root) = host();
         fs::remove_dir_all(root.path(format!("/sys{PCI}/usb2/2-5"))).unwrap();
-        let wanted = [path("usb1/1-2/1-2.3"), path("usb1/1-2")];
+        let wanted = ["1-2.3", "1-2"].map(|port| port.parse().unwrap());
         assert_eq!(peers(&root, &path("usb2/2-5/2-5.3")), wanted);
         fs::remove_dir_all(root.path(format!("/sys{PCI}"))).unwrap();
         let gone = places(&root, &path("usb2/2-5"));

@@ -14,6 +14,9 @@ _TOOLS = {
     'depmod': 'kmod',
     'setpriv': 'util-linux',
     'tar': 'tar',
+    # what an idle event costs
+    'strace': 'strace',
+    'valgrind': 'valgrind',
 }
 
 

@@ -1,0 +1,154 @@
+use super::*;
+use crate::config::parse::parse;
+use crate::config::port::tests::any_name;
+use crate::place::{Generation, Place, Places};
+use proptest::prelude::*;
+
+const CONFIG: &str = "virtual_machines:\n  w:\n    socket: /s\n    ports: [/devices/x/usb1/1-1]\n";
+
+/// What is said of a device whose connectors have no other halves.
+fn alone(text: &str, device: &str) -> bool {
+    may_match(text.as_bytes(), &format!("/devices/{device}").parse().unwrap(), |_| Vec::new())
+}
+
+fn with_port(port: &str) -> String {
+    format!("virtual_machines:\n  w:\n    socket: /s\n    ports: [{port}]\n")
+}
+
+#[test]
+fn other_ports_are_ruled_out() {
+    for (device, may) in [
+        ("x/usb1/1-1", true),
+        ("x/usb1/1-1/1-1.3", true),
+        ("x/usb1/1-10", false),
+        ("x/usb1/1-2", false),
+        ("x/usb2/2-1", false),
+        ("x/usb2/2-1/2-1.3", false),
+    ] {
+        assert_eq!(alone(CONFIG, device), may, "{device}");
+    }
+}
+
+#[test]
+fn other_names_without_a_bus_are_ruled_out() {
+    for (controller, port) in [
+        ("0000:00:14.0", "pci-0000:00:14.0/usb2:1.4"),
+        ("0:00:14.0", "pci-0:00:14.0-usb-0:1.4"),
+        ("b.usb", "a-b.usb-usbv3-0:1.4"),
+    ] {
+        let text = with_port(port);
+        for (device, may) in [
+            ("usb1/1-1/1-1.4", true),
+            ("usb1/1-1/1-1.4/1-1.4.2", true),
+            ("usb1/1-1", false),
+            ("usb1/1-1/1-1.40", false),
+            ("usb1/1-14", false),
+            ("usb2/2-14", false),
+            ("usb3/3-1/3-1.5", false),
+            ("usb2/2-1/2-1.4", true),
+        ] {
+            assert_eq!(alone(&text, &format!("{controller}/{device}")), may, "{port} {device}");
+            assert!(!alone(&text, &format!("0000:00:1a.0/{device}")), "another controller");
+        }
+    }
+    let whole_bus = |port, device| alone(&with_port(port), device);
+    assert!(whole_bus("pci-a/usb2", "a/usb9/9-1") && whole_bus("a-b-usb-0", "b/usb9/9-1"));
+    assert!(whole_bus("/devices/x/usb12", "x/usb12/12-1"));
+    assert!(!whole_bus("/devices/x/usb2/2-1", "x/usb9/9-1"));
+}
+
+#[test]
+fn what_is_wrong_but_meant_is_not_ruled_out() {
+    for port in ["1-3", "usb1", "/devices/x/usb1/1-3/1-3:1.0", "/sys/devices/x/usb1/1-3", "/x/1-3/"]
+    {
+        assert!(alone(&with_port(port), "x/usb1/1-3"), "{port}");
+    }
+}
+
+#[test]
+fn nothing_is_looked_up_where_no_port_of_the_controller_is() {
+    let device = "/devices/pci0000:00/0000:00:14.0/usb1/1-1".parse().unwrap();
+    let mut looked = 0;
+    for port in ["pci-0000:00:1a.0/usb2:1", "pci-0000:00:14.0/usb3:7"] {
+        let may = may_match(with_port(port).as_bytes(), &device, |_| {
+            looked += 1;
+            vec!["2-7".parse().unwrap()]
+        });
+        assert_eq!((may, looked), if port.contains("14.0") { (true, 1) } else { (false, 0) });
+    }
+}
+
+/// Configs that name one port, each in another way that YAML has for it; `N` is the port.
+const STYLES: [&str; 18] = [
+    "ports: [N]",
+    "ports: ['N']",
+    "ports: [\"N\"]",
+    "ports: [ESCAPED]",
+    "ports: [&p N]",
+    "ports: [!!str N]",
+    "ports: [!!str 'N']",
+    "ports:\n      - N",
+    "ports:\n    - N # its port",
+    "ports:\r\n      - N\r\n",
+    "ports:\n      - |-\n        N",
+    "ports:\n      - >-\n        N",
+    "ports:\n      - >-\n        N\n\n",
+    "ports:\n      -\n        N",
+    "ports:\n      - \"CONTINUED\"",
+    "'ports': [\n      \"N\",\n    ]",
+    "? ports\n    : - N",
+    "exclude: [&p N]\n    ports: [*p]",
+];
+
+fn in_style(port: &str, style: &str) -> String {
+    let escaped = port.replace('-', "\\x2d").replace('/', "\\u002f").replace('b', "\\x62");
+    let (left, right) = port.split_at(port.len() / 2);
+    let style = style.replace("ESCAPED", &format!("\"{escaped}\""));
+    let style = style.replace("CONTINUED", &format!("{left}\\\n        {right}"));
+    format!("virtual_machines:\n  w:\n    socket: /s\n    {}\n", style.replace('N', port))
+}
+
+fn place(controller: &str, bus: u8, generation: u8, chain: &[u8]) -> Place {
+    let mut devpath = format!("/devices/{}/usb{bus}", controller.split_once('-').unwrap().1);
+    for end in 1..=chain.len() {
+        let numbers: Vec<String> = chain[..end].iter().map(u8::to_string).collect();
+        devpath = format!("{devpath}/{bus}-{}", numbers.join("."));
+    }
+    Place {
+        devpath: devpath.parse().unwrap(),
+        controller: controller.parse().ok(),
+        generation: Generation::from_number(&generation.to_string()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// However a port may be written, a no means that the config has no owner.
+    #[test]
+    fn no_means_no_owner(
+        port in any_name(),
+        style in prop::sample::select(STYLES.to_vec()),
+        controller in "(pci-0000:00:14\\.0|platform-x\\.usb|a-usbv2-0)",
+        own in (1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4)),
+        // Other halves are on the same controller, with whatever number.
+        peers in prop::collection::vec((1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4)), 0..3),
+    ) {
+        let text = in_style(&port, style);
+        let config = parse(&text).unwrap();
+        let place = |(bus, generation, chain): &(u8, u8, Vec<u8>)| {
+            place(&controller, *bus, *generation, chain)
+        };
+        let mut places =
+            Places { own: place(&own), companions: peers.iter().map(place).collect() };
+        let halves: Vec<Port> =
+            places.companions.iter().filter_map(|place| place.devpath.port()).collect();
+        // Also when the root hub is gone.
+        for _ in 0..2 {
+            if !may_match(text.as_bytes(), &places.own.devpath, |_| halves.clone()) {
+                prop_assert!(!config.is_configured(&places), "{text}");
+            }
+            places.own.generation = None;
+        }
+    }
+}

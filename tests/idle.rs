@@ -1,0 +1,138 @@
+//! What an event of a port that nobody configured costs: less than `/bin/true`, and a look at two
+//! files.
+//!
+//! Measured on the released program, which `make` names in `HOTPLUGGER_RELEASE`; what is under test
+//! otherwise is built for other ends. Instructions, not time: they are the same in each run.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test ends with a panic and says what it measured"
+)]
+
+mod support;
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use support::root::Root;
+use support::udev::Event;
+
+/// The released program, if it and the tool are there; says so loudly if not.
+fn released(tool: &str) -> Option<OsString> {
+    let missing = |what: &str| eprintln!("SKIPPED, nothing was measured: {what}");
+    let Some(program) = env::var_os("HOTPLUGGER_RELEASE") else {
+        missing("HOTPLUGGER_RELEASE does not name the released program; `make unit` does");
+        return None;
+    };
+    assert!(Path::new(&program).is_absolute(), "HOTPLUGGER_RELEASE must be an absolute path");
+    assert!(Path::new(&program).exists(), "{} is not there", Path::new(&program).display());
+    if Command::new(tool).arg("--version").output().is_err() {
+        missing(&format!("{tool} is not installed"));
+        return None;
+    }
+    Some(program)
+}
+
+/// A host with a keyboard in port 1-1, and so many other ports of a controller configured.
+fn host(controller: &str, ports: usize) -> Root {
+    let mut root = Root::new();
+    root.controller(4);
+    root.plug("1-1", "keyboard", 5);
+    let mut config = "virtual_machines:\n".to_owned();
+    for port in 0..ports {
+        let (machine, number) = (port / 10, port % 10 + 1);
+        if port % 10 == 0 {
+            let socket = format!("/run/vm{machine}.qmp");
+            write!(config, "  vm{machine}:\n    socket: {socket}\n    ports:\n").unwrap();
+        }
+        // Never port 1, and never the same twice.
+        let (one, two) = (machine % 8 + 2, machine / 8 + 1);
+        writeln!(config, "      - pci-{controller}/usb2:{one}.{two}.{number}").unwrap();
+    }
+    root.config(&config);
+    root
+}
+
+/// Runs a program on an event below a tool, and returns what the tool writes.
+fn below(tool: &[&str], program: &OsString, event: &Event, root: &Root) -> String {
+    let mut command = Command::new(tool[0]);
+    event.set_up(&mut command, root);
+    let output = command
+        .args(&tool[1..])
+        .arg(program)
+        .env("PATH", env::var_os("PATH").unwrap_or_default())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    told
+}
+
+fn instructions(program: &OsString, event: &Event, root: &Root) -> u64 {
+    let tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
+    let told = below(&tool, program, event, root);
+    let count = told.lines().find_map(|line| line.split_once("Collected : "));
+    count.and_then(|(_, count)| count.trim().parse().ok()).unwrap_or_else(|| panic!("{told}"))
+}
+
+#[test]
+fn it_costs_less_than_bin_true_and_little_more_with_many_ports() {
+    let Some(program) = released("valgrind") else { return };
+    for (ports, most) in MOST {
+        let mut root = host("0000:00:14.0", ports);
+        for (action, most) in ["add", "bind", "remove"].into_iter().zip(most) {
+            let event = root.event(action, "1-1");
+            let baseline = instructions(&"/bin/true".into(), &event, &root);
+            let own = instructions(&program, &event, &root);
+            println!("{ports} ports, {action}: {own}, /bin/true: {baseline}");
+            assert!(
+                own * 100 <= baseline * most,
+                "{ports} ports, {action}: {own} instructions, more than {most} % of {baseline}"
+            );
+        }
+    }
+}
+
+/// The most that `add`, `bind` and `remove` may cost where so many ports are configured, in
+/// hundredths of `/bin/true`. `remove` asks for a record first.
+const MOST: [(usize, [u64; 3]); 3] =
+    [(1, [65, 65, 80]), (50, [75, 75, 90]), (500, [130, 130, 150])];
+
+#[test]
+fn it_looks_at_the_config_and_the_other_half_and_nothing_else() {
+    let Some(program) = released("strace") else { return };
+    let config = "/etc/hotplugger/config.yaml";
+    let peer = "/sys/devices/pci0000:00/0000:00:14.0/usb1/1-0:1.0/usb1-port1/peer";
+    let records = ["/tmp/hotplugger/port-1-1.json", "/run/hotplugger/port-1-1.json"];
+    for (controller, action, wanted) in [
+        ("0000:00:14.0", "add", &[config, peer][..]),
+        ("0000:00:14.0", "bind", &[config, peer]),
+        ("0000:00:14.0", "remove", &[records[0], records[1], config, peer]),
+        ("0000:00:1a.0", "bind", &[config]),
+    ] {
+        let mut root = host(controller, 50);
+        let event = root.event(action, "1-1");
+        let told = below(&["strace", "-f"], &program, &event, &root);
+        println!("{action}:\n{told}");
+        let below = root.path("/").display().to_string();
+        let paths: Vec<&str> = told
+            .lines()
+            .filter_map(|line| line.split_once(&below)?.1.split('"').next())
+            .map(|path| path.trim_start_matches('/'))
+            .collect();
+        let wanted: Vec<&str> = wanted.iter().map(|path| &path[1..]).collect();
+        assert_eq!(paths, wanted, "{told}");
+        for never in ["socket(", "connect(", "write(", "mkdir", "O_CREAT", "clone", "fork("] {
+            assert!(!told.contains(never), "{never}: {told}");
+        }
+        let calls = told.lines().filter(|line| line.contains(") = ")).count();
+        assert!(calls <= 40, "{calls} system calls: {told}");
+    }
+}
