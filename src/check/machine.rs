@@ -185,6 +185,7 @@ fn busy(look: &MachineLook, own: &str) -> Finding {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::config::access::Access;
     use std::time::Duration;
 
     /// A machine whose QEMU said that.
@@ -198,6 +199,7 @@ pub(super) mod tests {
                 hubs: Vec::new(),
                 exclude: Vec::new(),
                 hands_off: true,
+                access: Access::default(),
                 ports: Vec::new(),
                 companions: true,
             },

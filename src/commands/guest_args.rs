@@ -108,6 +108,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::access::Access;
 
     fn vm(socket: &str, hubs: &[&str]) -> VirtualMachine {
         VirtualMachine {
@@ -118,6 +119,7 @@ mod tests {
             hubs: hubs.iter().map(|hub| (*hub).to_owned()).collect(),
             exclude: Vec::new(),
             hands_off: true,
+            access: Access::default(),
             ports: Vec::new(),
             companions: true,
         }

@@ -2,6 +2,7 @@
 //!
 //! What is wrong is refused while it is read, so that the YAML reader knows the line and column.
 
+mod access;
 mod exclude;
 
 use std::fmt;
@@ -11,7 +12,9 @@ use std::time::Duration;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use self::access::{ConfiguredUser, ConfiguredWay};
 use self::exclude::Exclude;
+use super::access::Access;
 use super::port::PortName;
 use super::{Config, VirtualMachine};
 
@@ -82,7 +85,7 @@ struct File {
 #[derive(serde::Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:` and `hands_off:`"
+    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:`, `hands_off:`, `access:`, `user:` and `trust_socket_folder:`"
 )]
 struct Fields {
     socket: Socket,
@@ -92,7 +95,34 @@ struct Fields {
     companions: Option<Switch>,
     exclude: Option<Exclude>,
     hands_off: Option<Switch>,
+    access: Option<ConfiguredWay>,
+    user: Option<ConfiguredUser>,
+    trust_socket_folder: Option<Switch>,
     ports: List<ConfiguredPort>,
+}
+
+impl Fields {
+    fn named(self, name: String) -> VirtualMachine {
+        VirtualMachine {
+            name,
+            socket: self.socket.0,
+            delay: self.delay.map_or(VirtualMachine::DEFAULT_DELAY, |seconds| seconds.0),
+            timeout: self.timeout.map_or(VirtualMachine::DEFAULT_TIMEOUT, |seconds| seconds.0),
+            hubs: self
+                .hubs
+                .map(|hubs| hubs.0.into_iter().map(|bus| bus.0).collect())
+                .unwrap_or_default(),
+            companions: self.companions.is_none_or(|switch| switch.0),
+            exclude: self.exclude.unwrap_or_default().0,
+            hands_off: self.hands_off.is_none_or(|switch| switch.0),
+            ports: self.ports.0.into_iter().map(|port| port.0).collect(),
+            access: Access {
+                way: self.access.map(|way| way.0).unwrap_or_default(),
+                user: self.user.map(|user| user.0),
+                trust_socket_folder: self.trust_socket_folder.is_some_and(|switch| switch.0),
+            },
+        }
+    }
 }
 
 #[derive(Default)]
@@ -116,21 +146,8 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VirtualMachines, A::Error> {
         let mut vms: Vec<VirtualMachine> = Vec::new();
         while let Some(name) = map.next_key_seed(NewName { known: &vms })? {
-            let Fields { socket, delay, timeout, hubs, companions, exclude, hands_off, ports } =
-                map.next_value()?;
-            vms.push(VirtualMachine {
-                name,
-                socket: socket.0,
-                delay: delay.map_or(VirtualMachine::DEFAULT_DELAY, |seconds| seconds.0),
-                timeout: timeout.map_or(VirtualMachine::DEFAULT_TIMEOUT, |seconds| seconds.0),
-                hubs: hubs
-                    .map(|hubs| hubs.0.into_iter().map(|bus| bus.0).collect())
-                    .unwrap_or_default(),
-                companions: companions.is_none_or(|switch| switch.0),
-                exclude: exclude.unwrap_or_default().0,
-                hands_off: hands_off.is_none_or(|switch| switch.0),
-                ports: ports.0.into_iter().map(|port| port.0).collect(),
-            });
+            let fields: Fields = map.next_value()?;
+            vms.push(fields.named(name));
         }
         Ok(VirtualMachines(vms))
     }
