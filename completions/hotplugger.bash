@@ -16,8 +16,14 @@ _hotplugger() {
             ",$1")
                 cmd="hotplugger"
                 ;;
+            hotplugger,attach)
+                cmd="hotplugger__subcmd__attach"
+                ;;
             hotplugger,check)
                 cmd="hotplugger__subcmd__check"
+                ;;
+            hotplugger,detach)
+                cmd="hotplugger__subcmd__detach"
                 ;;
             hotplugger,help)
                 cmd="hotplugger__subcmd__help"
@@ -30,6 +36,9 @@ _hotplugger() {
                 ;;
             hotplugger,libvirt-xml)
                 cmd="hotplugger__subcmd__libvirt__subcmd__xml"
+                ;;
+            hotplugger,move)
+                cmd="hotplugger__subcmd__move"
                 ;;
             hotplugger,ports)
                 cmd="hotplugger__subcmd__ports"
@@ -49,8 +58,14 @@ _hotplugger() {
             hotplugger,uninstall)
                 cmd="hotplugger__subcmd__uninstall"
                 ;;
+            hotplugger__subcmd__help,attach)
+                cmd="hotplugger__subcmd__help__subcmd__attach"
+                ;;
             hotplugger__subcmd__help,check)
                 cmd="hotplugger__subcmd__help__subcmd__check"
+                ;;
+            hotplugger__subcmd__help,detach)
+                cmd="hotplugger__subcmd__help__subcmd__detach"
                 ;;
             hotplugger__subcmd__help,help)
                 cmd="hotplugger__subcmd__help__subcmd__help"
@@ -63,6 +78,9 @@ _hotplugger() {
                 ;;
             hotplugger__subcmd__help,libvirt-xml)
                 cmd="hotplugger__subcmd__help__subcmd__libvirt__subcmd__xml"
+                ;;
+            hotplugger__subcmd__help,move)
+                cmd="hotplugger__subcmd__help__subcmd__move"
                 ;;
             hotplugger__subcmd__help,ports)
                 cmd="hotplugger__subcmd__help__subcmd__ports"
@@ -89,12 +107,34 @@ _hotplugger() {
 
     case "${cmd}" in
         hotplugger)
-            opts="-v -h -V --config --verbose --help --version udev ports status simulate install uninstall check identify qemu-args libvirt-xml help"
+            opts="-v -h -V --config --verbose --help --version udev ports status attach detach move simulate install uninstall check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__attach)
+            opts="-v -h --vm --config --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --vm)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -124,8 +164,30 @@ _hotplugger() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hotplugger__subcmd__detach)
+            opts="-v -h --vm --config --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --vm)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hotplugger__subcmd__help)
-            opts="udev ports status simulate install uninstall check identify qemu-args libvirt-xml help"
+            opts="udev ports status attach detach move simulate install uninstall check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -138,7 +200,35 @@ _hotplugger() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hotplugger__subcmd__help__subcmd__attach)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hotplugger__subcmd__help__subcmd__check)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__help__subcmd__detach)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -195,6 +285,20 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__help__subcmd__libvirt__subcmd__xml)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__help__subcmd__move)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -355,6 +459,28 @@ _hotplugger() {
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__move)
+            opts="-v -h --vm --config --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --vm)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -8,10 +8,9 @@ mod passage;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use self::passage::Passage;
+use self::passage::{Deed, Passage};
 use super::{Context, Verdict};
 use crate::config::{Config, VirtualMachine};
-use crate::outcome::Outcome;
 use crate::output::{Line, Output, Tone};
 use crate::state::history;
 use crate::topology::read::topology;
@@ -55,14 +54,14 @@ impl Attach {
     /// Attaches what is in the port: to the virtual machine that is named, else to the first that
     /// lists the port and runs.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
-        self.target.each(context, output, Passage::attach)
+        self.target.each(context, output, Deed::Attach)
     }
 }
 
 impl Detach {
     /// Detaches what is in the port; it stays with the host until it is pulled or attached by hand.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
-        self.target.each(context, output, Passage::detach)
+        self.target.each(context, output, Deed::Detach)
     }
 }
 
@@ -70,18 +69,13 @@ impl Move {
     /// Moves what is in the port from the virtual machine that has it to the one that is named,
     /// else to the next that lists the port and runs.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
-        self.target.each(context, output, Passage::move_on)
+        self.target.each(context, output, Deed::Move)
     }
 }
 
 impl Target {
     /// Does it to each device that is meant.
-    fn each(
-        &self,
-        context: &Context<'_>,
-        output: &mut Output,
-        act: impl Fn(&Passage<'_>) -> Outcome,
-    ) -> Result<Verdict> {
+    fn each(&self, context: &Context<'_>, output: &mut Output, deed: Deed) -> Result<Verdict> {
         let config = context.config()?;
         let vm = self.vm(&config)?;
         let topology = topology(context.root);
@@ -91,7 +85,7 @@ impl Target {
         for device in devices {
             let places = topology.places(&device.devpath);
             let passage = Passage::new(&world, &config, &places, &device.port, vm);
-            let outcome = act(&passage);
+            let outcome = passage.take(deed);
             let is_good = outcome.is_as_wished();
             let tone = if is_good { Tone::Plain } else { Tone::Bad };
             output.line(&Line::from((tone, outcome.to_string())))?;

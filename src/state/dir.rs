@@ -84,7 +84,7 @@ impl StateDir {
 
     /// The lock file for what is done about the device in the port.
     pub fn port_lock(&self, port: &Port) -> Result<File> {
-        self.open_lock(&format!("port-{port}.lock"))
+        self.open_lock(&format!("hold-{port}.lock"))
     }
 
     fn read(&self, name: &str) -> Option<Record> {

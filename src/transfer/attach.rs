@@ -8,7 +8,7 @@ use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest::attach::{AttachError, Attached, Wanted, attach};
-use crate::guest::object::is_attached;
+use crate::guest::object;
 use crate::guest::seat::GuestPort;
 use crate::outcome::{End, Idle, Outcome, Subject, Times};
 use crate::place::Places;
@@ -257,7 +257,7 @@ impl Attach<'_> {
         owners.into_iter().find(|vm| {
             let mut has = false;
             let asked = self.world.exchange(&vm.socket, vm.timeout, &mut |qmp| {
-                has = is_attached(qmp, id)?;
+                has = object::list(qmp)?.contains(id);
                 Ok(())
             });
             asked.is_ok() && has

@@ -17,6 +17,14 @@ use crate::transfer::detach::Leaving;
 use crate::transfer::{keep, recall};
 use crate::world::World;
 
+/// What a person does to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deed {
+    Attach,
+    Detach,
+    Move,
+}
+
 /// A device, and where a person wants it.
 pub(super) struct Passage<'a> {
     world: &'a dyn World,
@@ -38,8 +46,17 @@ impl<'a> Passage<'a> {
         Self { world, config, places, port, vm }
     }
 
+    /// Does it.
+    pub(super) fn take(&self, deed: Deed) -> Outcome {
+        match deed {
+            Deed::Attach => self.attach(),
+            Deed::Detach => self.detach(),
+            Deed::Move => self.move_on(),
+        }
+    }
+
     /// Attaches it, unless it is attached elsewhere.
-    pub(super) fn attach(&self) -> Outcome {
+    fn attach(&self) -> Outcome {
         self.holding(|device| {
             let holder = match self.holder(device) {
                 Ok(holder) => holder,
@@ -57,7 +74,7 @@ impl<'a> Passage<'a> {
     }
 
     /// Detaches it from the virtual machine that has it, and leaves it with the host.
-    pub(super) fn detach(&self) -> Outcome {
+    fn detach(&self) -> Outcome {
         self.holding(|device| {
             let holder = match self.holder(device) {
                 Ok(holder) => holder,
@@ -96,7 +113,7 @@ impl<'a> Passage<'a> {
     }
 
     /// Moves it to the virtual machine that was named, else to the next that runs.
-    pub(super) fn move_on(&self) -> Outcome {
+    fn move_on(&self) -> Outcome {
         self.holding(|device| {
             let from = match self.holder(device) {
                 Ok(Some(from)) => from,
