@@ -132,6 +132,8 @@ fn answer(look: &MachineLook) -> Option<Finding> {
         return Some(Finding::ok("socket-answers", place, format!("`{name}` answers")));
     };
     Some(match error {
+        // Nothing is handed over by who only looks.
+        Error::NotHandedOver { .. } | Error::NotOpened(_) => return None,
         Error::NotRunning { stale: false, .. } => {
             Finding::note("vm-off", place, format!("`{name}` is off: there is no socket"))
         }

@@ -1,10 +1,11 @@
 //! QMP, QEMU's machine protocol: a blocking client that cannot be held up.
 //!
-//! [`client`] speaks to a socket, [`framing`] cuts what comes into JSON values, [`message`] reads
+//! [`client`] speaks to a socket, [`handover`] says who may be handed a descriptor over it, [`framing`] cuts what comes into JSON values, [`message`] reads
 //! them. What the commands mean for a guest is `guest`'s matter, which knows only [`Qmp`].
 
 pub mod client;
 pub mod framing;
+pub mod handover;
 pub mod message;
 
 use std::fmt;
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use self::handover::{Handover, Refused};
+
 /// A partner that executes QMP commands.
 pub trait Qmp {
     /// Executes a command and returns its `return` value.
@@ -22,6 +25,19 @@ pub trait Qmp {
     ///
     /// [`Error::Command`] if QEMU refuses it; any other error ends the exchange.
     fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error>;
+
+    /// The same, with a descriptor that goes along with the command.
+    ///
+    /// # Errors
+    ///
+    /// Also [`Error::NotHandedOver`], if the partner may not have it, and [`Error::NotOpened`]:
+    /// then nothing was sent.
+    fn hand_over(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        handover: &dyn Handover,
+    ) -> Result<Value, Error>;
 
     /// Waits before something is asked again.
     ///
@@ -59,6 +75,15 @@ pub enum Error {
     Closed(Stage),
     /// What came is no QMP.
     Protocol(String),
+    /// The partner may not be handed a descriptor.
+    NotHandedOver {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        why: Refused,
+    },
+    /// What was to be handed over could not be opened.
+    NotOpened(io::Error),
     /// QEMU refused a command.
     Command {
         /// The command.
@@ -118,6 +143,10 @@ impl fmt::Display for Error {
             }
             Self::Closed(stage) => write!(f, "QEMU closed the connection while {stage}"),
             Self::Protocol(what) => write!(f, "what answers does not speak QMP: {what}"),
+            Self::NotHandedOver { socket, why } => {
+                write!(f, "no descriptor for who listens at {}: {why}", socket.display())
+            }
+            Self::NotOpened(error) => write!(f, "it cannot be opened: {error}"),
             Self::Command { command, desc, .. } => write!(f, "QEMU refused {command}: {desc}"),
         }
     }

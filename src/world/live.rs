@@ -1,6 +1,7 @@
 //! This machine: sysfs, the clock, the state folder, QEMU.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use crate::drivers::{self, Interface};
 use crate::guest::attach::AttachError;
 use crate::guest::seat::{GuestPort, Memory};
 use crate::in_use::{self, Disks};
+use crate::node;
+use crate::passwd;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::client::{self, QmpClient};
 use crate::qmp::{Error, Qmp, Stage};
@@ -75,6 +78,14 @@ impl<'a> Live<'a> {
 impl World for Live<'_> {
     fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
         sysfs::usb_device(self.root, devpath)
+    }
+
+    fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd> {
+        node::open(self.root, devpath, device)
+    }
+
+    fn uid(&self, name: &str) -> io::Result<Option<u32>> {
+        passwd::uid(self.root, name)
     }
 
     fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic> {
