@@ -52,6 +52,9 @@ _hotplugger() {
             hotplugger,status)
                 cmd="hotplugger__subcmd__status"
                 ;;
+            hotplugger,sync)
+                cmd="hotplugger__subcmd__sync"
+                ;;
             hotplugger,udev)
                 cmd="hotplugger__subcmd__udev"
                 ;;
@@ -94,6 +97,9 @@ _hotplugger() {
             hotplugger__subcmd__help,status)
                 cmd="hotplugger__subcmd__help__subcmd__status"
                 ;;
+            hotplugger__subcmd__help,sync)
+                cmd="hotplugger__subcmd__help__subcmd__sync"
+                ;;
             hotplugger__subcmd__help,udev)
                 cmd="hotplugger__subcmd__help__subcmd__udev"
                 ;;
@@ -107,7 +113,7 @@ _hotplugger() {
 
     case "${cmd}" in
         hotplugger)
-            opts="-v -h -V --config --verbose --help --version udev ports status attach detach move simulate install uninstall check identify qemu-args libvirt-xml help"
+            opts="-v -h -V --config --verbose --help --version udev ports status attach detach move sync simulate install uninstall check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -187,7 +193,7 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__help)
-            opts="udev ports status attach detach move simulate install uninstall check identify qemu-args libvirt-xml help"
+            opts="udev ports status attach detach move sync simulate install uninstall check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -355,6 +361,20 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__help__subcmd__status)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__help__subcmd__sync)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -558,6 +578,28 @@ _hotplugger() {
             fi
             case "${prev}" in
                 --events)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__sync)
+            opts="-v -h --wait --if-started --config --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --wait)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -12,6 +12,7 @@ use crate::commands::install::{Install, Uninstall};
 use crate::commands::ports::Ports;
 use crate::commands::simulate::Simulate;
 use crate::commands::status::Status;
+use crate::commands::sync::Sync;
 
 /// Passes USB ports of this host through to virtual machines, whatever is plugged into them.
 ///
@@ -63,6 +64,13 @@ pub enum Command {
     ///
     /// To the next one of the config that lists the port and runs, or to the one that is named.
     Move(Move),
+
+    /// Attaches what is plugged in and not yet in its virtual machine, and deletes from it what is
+    /// gone.
+    ///
+    /// For when a virtual machine has started, and whenever in doubt: what is as it should be is
+    /// left alone.
+    Sync(Sync),
 
     /// Prints what an event would do, and touches neither state nor QEMU.
     Simulate(Simulate),

@@ -18,12 +18,12 @@ use crate::plan::{Plan, plan};
 use crate::port::DevNum;
 use crate::root::Root;
 use crate::state::dir::may_have_record;
-use crate::state::record::{Record, Seen, VERSION};
+use crate::state::record::{Record, Seen};
 use crate::topology::places;
 use crate::transfer::attach::{Attach, Wish};
 use crate::transfer::candidate::{Candidate, Owner};
 use crate::transfer::detach::detach;
-use crate::transfer::{keep, recall};
+use crate::transfer::{keep, new_record, recall};
 use crate::uevent::{EventKind, Uevent, UsbEvent, properties};
 use crate::world::World;
 use crate::world::live::Live;
@@ -145,31 +145,57 @@ impl Hook<'_> {
     ) -> Outcome {
         let mut subject = Subject::of(event);
         subject.vm = match &plan {
-            Plan::Record(vm) | Plan::Attach { vm, .. } => Some(vm.name.clone()),
+            Plan::Record(vm) | Plan::AttachEarly(vm) | Plan::Attach { vm, .. } => {
+                Some(vm.name.clone())
+            }
             Plan::Detach(targets) => targets.first().map(|target| target.vm.to_owned()),
             Plan::Nothing(_) => None,
         };
         match plan {
             Plan::Nothing(why) => Outcome::new(None, End::Idle(why)),
             Plan::Record(vm) => self.record(event, subject, Owner { config, vm, places }, world),
+            Plan::AttachEarly(vm) => {
+                let owner = Owner { config, vm, places };
+                let wish = Wish::Event { settle: true, interface: None };
+                // Without its interfaces it is not known what it is.
+                if world.has_interfaces(&event.device) {
+                    let outcome = self.attach(event, owner, world, wish, subject.clone(), record);
+                    if outcome.is_as_wished() {
+                        return outcome;
+                    }
+                }
+                self.record(event, subject, owner, world)
+            }
             Plan::Attach { vm, settle, unless_newer } => {
-                let attach = Attach {
-                    world,
-                    config,
-                    vm,
-                    places,
-                    port: &event.port,
-                    devnum: event.devnum,
-                    new_record: &|devnum, seen| self.new_record(event, devnum, world, seen),
-                    wish: Wish::Config {
-                        settle,
-                        interface: unless_newer.then_some(event.seqnum.unwrap_or(0)),
-                    },
-                };
-                attach.run(subject, record.cloned())
+                let owner = Owner { config, vm, places };
+                let interface = unless_newer.then_some(event.seqnum.unwrap_or(0));
+                let wish = Wish::Event { settle, interface };
+                self.attach(event, owner, world, wish, subject, record)
             }
             Plan::Detach(targets) => detach(event, subject, &targets, world, record),
         }
+    }
+
+    fn attach(
+        &self,
+        event: &UsbEvent,
+        Owner { config, vm, places }: Owner<'_>,
+        world: &dyn World,
+        wish: Wish,
+        subject: Subject,
+        record: Option<&Record>,
+    ) -> Outcome {
+        let attach = Attach {
+            world,
+            config,
+            vm,
+            places,
+            port: &event.port,
+            devnum: event.devnum,
+            new_record: &|devnum, seen| self.new_record(event, devnum, world, seen),
+            wish,
+        };
+        attach.run(subject, record.cloned())
     }
 
     /// Remembers the device.
@@ -203,36 +229,18 @@ impl Hook<'_> {
         world: &dyn World,
         seen: Seen,
     ) -> Record {
-        Record {
-            version: VERSION,
-            boot_id: world.boot_id().to_owned(),
-            port: event.port.clone(),
-            devpath: event.device.clone(),
-            devnum,
-            plugged: self.plugged(event, devnum, world, seen.at),
-            seen,
-            newest_interface: None,
-            attached: None,
-            detached_by_hand: false,
-            properties: match event.kind {
-                EventKind::InterfaceAdd => BTreeMap::new(),
-                _ => properties((self.variables)()),
-            },
-        }
+        let record = new_record(world, &event.port, &event.device, devnum, seen);
+        let (plugged, properties) = match event.kind {
+            EventKind::InterfaceAdd => (None, BTreeMap::new()),
+            _ => (self.initialized(), properties((self.variables)())),
+        };
+        let plugged = plugged.unwrap_or(record.plugged).min(record.plugged);
+        Record { plugged, properties, ..record }
     }
 
-    /// When the kernel added the device: what its node says, else when udev first saw it.
-    fn plugged(
-        &self,
-        event: &UsbEvent,
-        devnum: DevNum,
-        world: &dyn World,
-        now: Monotonic,
-    ) -> Monotonic {
-        let node = world.plugged_at(event.port.bus(), devnum);
-        let udev = (self.variable)("USEC_INITIALIZED").and_then(|micros| micros.parse().ok());
-        let udev = udev.filter(|_| event.kind != EventKind::InterfaceAdd).map(Monotonic);
-        [node, udev].into_iter().flatten().fold(now, Monotonic::min)
+    /// When udev first saw the device.
+    fn initialized(&self) -> Option<Monotonic> {
+        (self.variable)("USEC_INITIALIZED")?.parse().ok().map(Monotonic)
     }
 }
 

@@ -7,7 +7,7 @@ use std::io::{IsTerminal, stderr};
 use std::os::unix::net::UnixDatagram;
 use std::process;
 
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{Level, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use systemd_journal_logger::JournalLog;
 
@@ -27,18 +27,29 @@ pub fn report(root: &Root, outcome: &Outcome, verbose: bool) {
     if level == Level::Debug {
         return;
     }
-    // The system's logs are not for a program that was put below another root.
-    let logger: Box<dyn Log> = match system_log(root, outcome) {
-        Some(logger) => logger,
-        None if verbose || stderr().is_terminal() => return,
-        None => Box::new(Stderr),
-    };
-    log::set_max_level(LevelFilter::Info);
-    if log::set_boxed_logger(logger).is_ok() {
-        log::log!(level, "{outcome}");
+    match system_log(root, outcome) {
+        Some(logger) => write(&*logger, outcome),
+        None if verbose || stderr().is_terminal() => {}
+        None => write(&Stderr, outcome),
     }
 }
 
+/// Writes the line of what a person, or something that stands for one, had done.
+pub fn report_by_hand(root: &Root, outcome: &Outcome) {
+    if outcome.level() < Level::Debug
+        && let Some(logger) = system_log(root, outcome)
+    {
+        write(&*logger, outcome);
+    }
+}
+
+fn write(logger: &dyn Log, outcome: &Outcome) {
+    let mut record = Record::builder();
+    let record = record.level(outcome.level()).target(IDENTIFIER);
+    logger.log(&record.args(format_args!("{outcome}")).build());
+}
+
+/// The system's logs are not for a program that was put below another root.
 fn system_log(root: &Root, outcome: &Outcome) -> Option<Box<dyn Log>> {
     if root.is_moved() {
         return None;

@@ -30,6 +30,7 @@ pub mod root;
 pub mod settle;
 pub mod speed;
 pub mod state;
+pub mod sync;
 pub mod sysfs;
 pub mod text;
 pub mod topology;

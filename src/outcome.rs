@@ -67,6 +67,8 @@ pub enum End {
     Detached(Vec<DeviceId>),
     /// The device is the host's again, and these objects of it were deleted.
     LetGo(Vec<DeviceId>),
+    /// The host's drivers have the device again, which its virtual machine has left behind.
+    Reclaimed,
     /// The event could not be handled; what went wrong and what to do.
     Failed(String),
 }
@@ -186,6 +188,7 @@ impl End {
             Self::Left => "left",
             Self::Detached(_) => "detached",
             Self::LetGo(_) => "let-go",
+            Self::Reclaimed => "reclaimed",
             Self::Failed(_) => "failed",
         }
     }
@@ -222,7 +225,8 @@ impl fmt::Display for End {
             Self::NotRunning(why) => {
                 write!(
                     f,
-                    "stays with the host, the virtual machine is {why}; plug it again once it runs"
+                    "stays with the host, the virtual machine is {why}; `hotplugger sync` attaches it once \
+                     it runs"
                 )
             }
             Self::Refused(why) => write!(f, "not attached: {why}"),
@@ -232,6 +236,7 @@ impl fmt::Display for End {
                 f.write_str("gone, detached")?;
                 ids.iter().try_for_each(|id| write!(f, " {id}"))
             }
+            Self::Reclaimed => f.write_str("the host's drivers have it again"),
             Self::LetGo(ids) => {
                 if !ids.is_empty() {
                     f.write_str("detached")?;

@@ -202,6 +202,7 @@ pub(super) mod tests {
                 exclude: Vec::new(),
                 hands_off: true,
                 access: Access::default(),
+                reclaim: false,
                 ports: Vec::new(),
                 companions: true,
             },

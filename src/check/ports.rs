@@ -405,6 +405,7 @@ mod tests {
                     exclude: Vec::new(),
                     hands_off: true,
                     access: Access::default(),
+                    reclaim: false,
                 })
                 .collect(),
             ..Config::default()
@@ -481,6 +482,7 @@ mod tests {
                 exclude: Vec::new(),
                 hands_off: true,
                 access: Access::default(),
+                reclaim: false,
                 ports: vec!["/devices/pci0000:00/0000:00:15.0/usb3/3-1".parse().unwrap()],
                 companions: true,
             }],

@@ -5,12 +5,12 @@
 mod named;
 mod passage;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use clap::Args;
 
 use self::passage::{Deed, Passage};
 use super::{Context, Verdict};
-use crate::config::{Config, VirtualMachine};
+use crate::journal;
 use crate::output::{Line, Output, Tone};
 use crate::state::history;
 use crate::topology::read::topology;
@@ -77,7 +77,7 @@ impl Target {
     /// Does it to each device that is meant.
     fn each(&self, context: &Context<'_>, output: &mut Output, deed: Deed) -> Result<Verdict> {
         let config = context.config()?;
-        let vm = self.vm(&config)?;
+        let vm = self.vm.as_deref().map(|name| config.named(name)).transpose()?;
         let topology = topology(context.root);
         let devices = named::devices(context.root, &topology, &self.port)?;
         let world = Live::open_with_state(context.root)?;
@@ -88,28 +88,13 @@ impl Target {
             let outcome = passage.take(deed);
             let is_good = outcome.is_as_wished();
             let tone = if is_good { Tone::Plain } else { Tone::Bad };
-            output.line(&Line::from((tone, outcome.to_string())))?;
+            output.whole_line(&Line::from((tone, outcome.to_string())))?;
+            journal::report_by_hand(context.root, &outcome);
             history::append(context.root, &outcome);
             if !is_good {
                 verdict = Verdict::Bad;
             }
         }
         Ok(verdict)
-    }
-
-    fn vm<'a>(&self, config: &'a Config) -> Result<Option<&'a VirtualMachine>> {
-        let Some(name) = &self.vm else { return Ok(None) };
-        let names = || {
-            let names: Vec<&str> =
-                config.virtual_machines.iter().map(|vm| vm.name.as_str()).collect();
-            names.join(", ")
-        };
-        if config.virtual_machines.is_empty() {
-            bail!("the config has no virtual machine");
-        }
-        let vm = config.vm(name).with_context(|| {
-            format!("no virtual machine `{name}` in the config; it has {}", names())
-        })?;
-        Ok(Some(vm))
     }
 }

@@ -1,6 +1,6 @@
 //! `qemu-args` and `libvirt-xml`: the lines that a virtual machine needs to be hotplugger's.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use super::{Context, Verdict};
@@ -28,7 +28,7 @@ pub struct LibvirtXml {
 impl QemuArgs {
     /// Prints QEMU's arguments, an option a line, fit for a shell.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
-        let arguments = arguments(&find(context, &self.vm)?)?;
+        let arguments = arguments(context.config()?.named(&self.vm)?)?;
         if self.json {
             output.json(&arguments)?;
             return Ok(Verdict::Good);
@@ -45,7 +45,7 @@ impl QemuArgs {
 impl LibvirtXml {
     /// Prints libvirt's element with the same arguments.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
-        let arguments = arguments(&find(context, &self.vm)?)?;
+        let arguments = arguments(context.config()?.named(&self.vm)?)?;
         output.text("<!-- into the domain, whose first line must read")?;
         output.text(
             "     <domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'> -->",
@@ -57,17 +57,6 @@ impl LibvirtXml {
         output.text("</qemu:commandline>")?;
         Ok(Verdict::Good)
     }
-}
-
-fn find(context: &Context<'_>, name: &str) -> Result<VirtualMachine> {
-    let config = context.config()?;
-    let names: Vec<&str> = config.virtual_machines.iter().map(|vm| vm.name.as_str()).collect();
-    let known = names.join(", ");
-    let found = config.virtual_machines.iter().find(|vm| vm.name == name).cloned();
-    found.with_context(|| match names.len() {
-        0 => format!("no virtual machine `{name}`: the config has none"),
-        _ => format!("no virtual machine `{name}`: the config has {known}"),
-    })
 }
 
 /// The options and their values, by turns.
@@ -120,6 +109,7 @@ mod tests {
             exclude: Vec::new(),
             hands_off: true,
             access: Access::default(),
+            reclaim: false,
             ports: Vec::new(),
             companions: true,
         }

@@ -8,6 +8,7 @@ pub mod install;
 pub mod ports;
 pub mod simulate;
 pub mod status;
+pub mod sync;
 
 use std::path::Path;
 

@@ -14,6 +14,7 @@ pub mod port;
 pub mod prefilter;
 pub mod write;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct VirtualMachine {
     pub hands_off: bool,
     /// How its QEMU gets at a device.
     pub access: Access,
+    /// Whether the host's drivers get its devices back when it does not run.
+    pub reclaim: bool,
     /// The ports, each with all that is below it.
     pub ports: Vec<PortName>,
     /// Whether the other halves of its ports' connectors are its too, where no other name has
@@ -106,8 +109,11 @@ impl Config {
     }
 
     /// The virtual machine of that name.
-    pub fn vm(&self, name: &str) -> Option<&VirtualMachine> {
-        self.virtual_machines.iter().find(|vm| vm.name == name)
+    pub fn named(&self, name: &str) -> Result<&VirtualMachine, NoSuchMachine> {
+        self.virtual_machines.iter().find(|vm| vm.name == name).ok_or_else(|| NoSuchMachine {
+            name: name.to_owned(),
+            known: self.virtual_machines.iter().map(|vm| vm.name.clone()).collect(),
+        })
     }
 
     /// The virtual machine that lists this very place, in whatever form.
@@ -115,6 +121,24 @@ impl Config {
         self.virtual_machines.iter().find(|vm| vm.ports.iter().any(|port| port.is(place)))
     }
 }
+
+/// The config has no virtual machine of that name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoSuchMachine {
+    /// The name.
+    pub name: String,
+    /// The names that it has.
+    pub known: Vec<String>,
+}
+
+impl fmt::Display for NoSuchMachine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no virtual machine `{}`: the config has ", self.name)?;
+        f.write_str(&if self.known.is_empty() { "none".to_owned() } else { self.known.join(", ") })
+    }
+}
+
+impl std::error::Error for NoSuchMachine {}
 
 /// How good a virtual machine's claim to a device is; the greater is the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

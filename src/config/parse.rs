@@ -85,7 +85,7 @@ struct File {
 #[derive(serde::Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:`, `hands_off:`, `access:`, `user:` and `trust_socket_folder:`"
+    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:`, `hands_off:`, `reclaim:`, `access:`, `user:` and `trust_socket_folder:`"
 )]
 struct Fields {
     socket: Socket,
@@ -98,6 +98,7 @@ struct Fields {
     access: Option<ConfiguredWay>,
     user: Option<ConfiguredUser>,
     trust_socket_folder: Option<Switch>,
+    reclaim: Option<Switch>,
     ports: List<ConfiguredPort>,
 }
 
@@ -116,6 +117,7 @@ impl Fields {
             exclude: self.exclude.unwrap_or_default().0,
             hands_off: self.hands_off.is_none_or(|switch| switch.0),
             ports: self.ports.0.into_iter().map(|port| port.0).collect(),
+            reclaim: self.reclaim.is_some_and(|switch| switch.0),
             access: Access {
                 way: self.access.map(|way| way.0).unwrap_or_default(),
                 user: self.user.map(|user| user.0),
@@ -465,7 +467,7 @@ mod tests {
         let vm = parse(&config(vm)).unwrap().virtual_machines.remove(0);
         assert_eq!((vm.delay, vm.timeout), (Duration::from_secs(1), Duration::from_secs(5)));
         assert!(vm.hubs.is_empty() && vm.companions);
-        assert!(vm.exclude.is_empty() && vm.hands_off);
+        assert!(vm.exclude.is_empty() && vm.hands_off && !vm.reclaim);
         for (delay, millis) in [("0", 0), ("0.25", 250), ("\"2\"", 2000), ("120", 120_000)] {
             let vm = format!(
                 "    socket: /run/qmp\n    delay: {delay}\n    ports: [/devices/x/usb1/1-1]\n"

@@ -16,6 +16,7 @@ fn vm(name: &str, ports: &[&str]) -> VirtualMachine {
         exclude: Vec::new(),
         hands_off: true,
         access: Access::default(),
+        reclaim: false,
     }
 }
 

@@ -45,14 +45,16 @@ pub struct Attach<'a> {
 /// Who wants a device attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
-    /// The config.
-    Config {
+    /// The config, at an event.
+    Event {
         /// Once it has settled; one that is thought to be attached already needs no time.
         settle: bool,
         /// With the event of that number, of one of the device's interfaces: unless a newer one
         /// comes meanwhile, which then attaches.
         interface: Option<u64>,
     },
+    /// The config, of a device that has been there for longer than its delay.
+    Sync,
     /// A person, for whom the port is held: now, whatever is remembered.
     Hand,
 }
@@ -93,7 +95,7 @@ impl Attach<'_> {
     }
 
     fn settles(&self) -> bool {
-        matches!(self.wish, Wish::Config { settle: true, .. })
+        matches!(self.wish, Wish::Event { settle: true, .. })
     }
 
     /// Attaches the device that is there.
@@ -119,14 +121,14 @@ impl Attach<'_> {
 
         let mut notes = Vec::new();
         // One that is thought to be attached is the guest's already.
-        if self.wish == Wish::Hand || self.settles() {
+        if !matches!(self.wish, Wish::Event { settle: false, .. }) {
             notes.extend(candidate.keep_host_off());
         }
         let seen = world.seen();
         let record = record
             .filter(|record| record.devnum == devnum)
             .unwrap_or_else(|| (self.new_record)(devnum, seen));
-        if let Wish::Config { interface: Some(seqnum), .. } = self.wish {
+        if let Wish::Event { interface: Some(seqnum), .. } = self.wish {
             notes.extend(self.note_interface(&record, seqnum));
         }
 
@@ -144,7 +146,7 @@ impl Attach<'_> {
         let settled = world.now();
         let held = match self.wish {
             Wish::Hand => None,
-            Wish::Config { .. } => match world.hold(self.port) {
+            Wish::Event { .. } | Wish::Sync => match world.hold(self.port) {
                 Ok(lock) => lock,
                 Err(error) => {
                     return end(&subject, End::Failed(format!("not attached: {error:#}")));
@@ -174,7 +176,7 @@ impl Attach<'_> {
         drop(held);
         let how = match attached {
             Ok(Attached::Now(seat)) => {
-                let times = matches!(self.wish, Wish::Config { .. }).then_some(times);
+                let times = matches!(self.wish, Wish::Event { .. }).then_some(times);
                 End::Attached { seat, times }
             }
             Ok(Attached::Before) => End::AttachedBefore,
@@ -238,14 +240,14 @@ impl Attach<'_> {
         let record = recall(self.world, self.port, self.devpath())?;
         match self.wish {
             Wish::Hand => None,
-            Wish::Config { interface: Some(seqnum), .. }
+            Wish::Event { interface: Some(seqnum), .. }
                 if record.newest_interface > Some(seqnum) =>
             {
                 Some(Idle::LeftToNewerInterface)
             }
             _ if record.devnum != devnum => None,
             _ if record.detached_by_hand => Some(Idle::DetachedByHand),
-            Wish::Config { .. } => {
+            Wish::Event { .. } | Wish::Sync => {
                 let attached = record.attached?;
                 let elsewhere = attached.socket != self.vm.socket;
                 (elsewhere && self.world.runs(&attached.socket)).then_some(Idle::Elsewhere)

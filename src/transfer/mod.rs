@@ -6,11 +6,13 @@ pub mod candidate;
 pub mod detach;
 mod handover;
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 
 use crate::devpath::DevPath;
-use crate::port::Port;
-use crate::state::record::{Attachment, Record};
+use crate::port::{DevNum, Port};
+use crate::state::record::{Attachment, Record, Seen, VERSION};
 use crate::world::World;
 
 /// What is remembered of the device at `devpath`, as far as it still holds.
@@ -23,6 +25,29 @@ pub fn recall(world: &dyn World, port: &Port, devpath: &DevPath) -> Option<Recor
     let same = |attached: &Attachment| world.socket_file(&attached.socket) == attached.socket_file;
     record.attached = record.attached.filter(same);
     Some(record)
+}
+
+/// What there is to remember of a device at this moment.
+pub fn new_record(
+    world: &dyn World,
+    port: &Port,
+    devpath: &DevPath,
+    devnum: DevNum,
+    seen: Seen,
+) -> Record {
+    Record {
+        version: VERSION,
+        boot_id: world.boot_id().to_owned(),
+        port: port.clone(),
+        devpath: devpath.clone(),
+        devnum,
+        plugged: world.plugged_at(port.bus(), devnum).unwrap_or(seen.at).min(seen.at),
+        seen,
+        newest_interface: None,
+        attached: None,
+        detached_by_hand: false,
+        properties: BTreeMap::new(),
+    }
 }
 
 /// Stores a record; a failure is worth a note and no more.

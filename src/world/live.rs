@@ -114,6 +114,10 @@ impl World for Live<'_> {
         client::listens(&self.root.path(socket))
     }
 
+    fn has_interfaces(&self, devpath: &DevPath) -> bool {
+        drivers::has_interfaces(self.root, devpath)
+    }
+
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface> {
         drivers::interfaces(self.root, devpath)
     }

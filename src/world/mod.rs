@@ -70,6 +70,9 @@ pub trait World {
     /// Whether somebody listens there. A look at the file costs QEMU nothing, this a connection.
     fn runs(&self, socket: &Path) -> bool;
 
+    /// Whether the kernel has made all the device's interfaces; it may need a moment for them.
+    fn has_interfaces(&self, devpath: &DevPath) -> bool;
+
     /// The interfaces of the device's active configuration.
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface>;
 

@@ -191,7 +191,6 @@ impl World for Rehearsal<'_> {
         Ok(device)
     }
 
-    /// As if it were plugged now.
     fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd> {
         node::open(self.root, devpath, device)
     }
@@ -200,6 +199,7 @@ impl World for Rehearsal<'_> {
         passwd::uid(self.root, name)
     }
 
+    /// As if it were plugged now.
     fn plugged_at(&self, _: BusNum, _: DevNum) -> Option<Monotonic> {
         None
     }
@@ -224,6 +224,11 @@ impl World for Rehearsal<'_> {
     /// As far as it can be told without a word to it.
     fn runs(&self, socket: &Path) -> bool {
         self.socket_file(socket).is_some()
+    }
+
+    fn has_interfaces(&self, devpath: &DevPath) -> bool {
+        let supposed = sysfs::usb_device(self.root, devpath).is_ok_and(|device| device.is_none());
+        supposed || drivers::has_interfaces(self.root, devpath)
     }
 
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface> {

@@ -1,7 +1,5 @@
 //! One device that a person attaches, detaches or moves.
 
-use std::collections::BTreeMap;
-
 use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
 use crate::guest::object;
@@ -9,12 +7,12 @@ use crate::outcome::{End, Outcome, Subject};
 use crate::place::Places;
 use crate::plan::{Target, choose};
 use crate::port::{DevNum, Port};
-use crate::state::record::{Record, Seen, VERSION};
+use crate::state::record::{Record, Seen};
 use crate::sysfs::UsbDevice;
 use crate::transfer::attach::{Attach, Wish};
 use crate::transfer::candidate::{Candidate, Owner};
 use crate::transfer::detach::Leaving;
-use crate::transfer::{keep, recall};
+use crate::transfer::{keep, new_record, recall};
 use crate::world::World;
 
 /// What a person does to a device.
@@ -266,19 +264,10 @@ impl<'a> Passage<'a> {
     /// What is remembered of it, or a new record.
     fn record(&self, devnum: DevNum, seen: Seen) -> Record {
         let known = recall(self.world, self.port, &self.places.own.devpath);
-        known.filter(|record| record.devnum == devnum).unwrap_or_else(|| Record {
-            version: VERSION,
-            boot_id: self.world.boot_id().to_owned(),
-            port: self.port.clone(),
-            devpath: self.places.own.devpath.clone(),
-            devnum,
-            plugged: self.world.plugged_at(self.port.bus(), devnum).unwrap_or(seen.at),
-            seen,
-            newest_interface: None,
-            attached: None,
-            detached_by_hand: false,
-            properties: BTreeMap::new(),
-        })
+        let devpath = &self.places.own.devpath;
+        known
+            .filter(|record| record.devnum == devnum)
+            .unwrap_or_else(|| new_record(self.world, self.port, devpath, devnum, seen))
     }
 
     fn subject(&self, device: &UsbDevice) -> Subject {

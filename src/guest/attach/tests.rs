@@ -216,7 +216,7 @@ impl Handover for Handed {
 }
 
 /// Wants the device handed over, at once or if QEMU cannot open it.
-fn handed<'a>(by_node: bool, still_there: &'a dyn Fn() -> bool) -> Wanted<'a> {
+fn handed(by_node: bool, still_there: &dyn Fn() -> bool) -> Wanted<'_> {
     Wanted { by_node, handover: Some(&Handed), ..wanted(&[], still_there) }
 }
 
