@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use hotplugger::deadline::Deadline;
 use hotplugger::qmp::client::QmpClient;
-use hotplugger::qmp::handover::Handover;
+use hotplugger::qmp::handover::{Handover, Recipient};
 use hotplugger::qmp::{Error, Qmp};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Uid, geteuid};
@@ -93,7 +93,7 @@ struct Offer {
     trusts_folder: bool,
 }
 
-impl Handover for Offer {
+impl Recipient for Offer {
     fn user(&self) -> io::Result<Option<u32>> {
         Ok(self.user)
     }
@@ -101,7 +101,9 @@ impl Handover for Offer {
     fn trusts_folder(&self) -> bool {
         self.trusts_folder
     }
+}
 
+impl Handover for Offer {
     fn open(&self) -> io::Result<OwnedFd> {
         File::open(&self.file).map(OwnedFd::from)
     }

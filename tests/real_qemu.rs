@@ -24,7 +24,7 @@ use hotplugger::guest::seat::{GuestPort, Memory};
 use hotplugger::guest::{object, view};
 use hotplugger::port::DevNum;
 use hotplugger::qmp::client::QmpClient;
-use hotplugger::qmp::handover::Handover;
+use hotplugger::qmp::handover::{Handover, Recipient};
 use hotplugger::qmp::{Error, Qmp, Stage};
 use hotplugger::speed::Speed;
 use serde_json::{Value, json};
@@ -208,7 +208,7 @@ fn an_ehci_with_companions_takes_all_that_is_usb_2() {
 /// What looks like a device to us and like none to QEMU.
 struct Zeros;
 
-impl Handover for Zeros {
+impl Recipient for Zeros {
     fn user(&self) -> io::Result<Option<u32>> {
         Ok(None)
     }
@@ -216,7 +216,9 @@ impl Handover for Zeros {
     fn trusts_folder(&self) -> bool {
         true
     }
+}
 
+impl Handover for Zeros {
     fn open(&self) -> io::Result<OwnedFd> {
         File::options().read(true).write(true).open("/dev/zero").map(OwnedFd::from)
     }

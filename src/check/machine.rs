@@ -50,6 +50,8 @@ pub struct Answer {
     pub attached: Vec<DeviceId>,
     /// Its process.
     pub pid: Option<u32>,
+    /// Why it would not be handed a descriptor; none if it would.
+    pub not_handed: Option<String>,
 }
 
 /// Who has a socket open.

@@ -21,7 +21,7 @@ use rustix::net::{
 use serde_json::Value;
 
 use super::framing::{FrameError, Framer};
-use super::handover::{self, Handover, Refused};
+use super::handover::{self, Handover, Recipient, Refused};
 use super::message::{Command, Message, Version};
 use super::{Error, Qmp, Stage};
 use crate::deadline::Deadline;
@@ -191,13 +191,16 @@ impl QmpClient {
 }
 
 impl QmpClient {
-    /// Opens what is to be handed over, if the partner may have it.
-    fn opened(&self, handover: &dyn Handover) -> Result<OwnedFd, Error> {
+    /// Whether the partner may be handed a descriptor.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotHandedOver`] if not.
+    pub fn check(&self, recipient: &dyn Recipient) -> Result<(), Error> {
         let peer = socket_peercred(&self.socket).map_err(|error| Refused::Unknown(error.into()));
         let checked =
-            peer.and_then(|peer| handover::check(&self.path, peer.uid.as_raw(), handover));
-        checked.map_err(|why| Error::NotHandedOver { socket: self.path.clone(), why })?;
-        handover.open().map_err(Error::NotOpened)
+            peer.and_then(|peer| handover::check(&self.path, peer.uid.as_raw(), recipient));
+        checked.map_err(|why| Error::NotHandedOver { socket: self.path.clone(), why })
     }
 
     fn say(
@@ -255,7 +258,8 @@ impl Qmp for QmpClient {
         arguments: Value,
         handover: &dyn Handover,
     ) -> Result<Value, Error> {
-        let descriptor = self.opened(handover)?;
+        self.check(handover)?;
+        let descriptor = handover.open().map_err(Error::NotOpened)?;
         self.say(command, arguments, Some(descriptor.as_fd()))
     }
 

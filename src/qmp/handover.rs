@@ -12,8 +12,8 @@ use std::path::Path;
 
 use crate::trust::{self, Door, Weakness};
 
-/// A descriptor that is opened when it is sure that the partner may have it.
-pub trait Handover {
+/// Who may have a descriptor.
+pub trait Recipient {
     /// The user who must listen; none for the one whom the socket belongs to.
     ///
     /// # Errors
@@ -23,7 +23,10 @@ pub trait Handover {
 
     /// Whether it does not matter who else can write to the socket's folder.
     fn trusts_folder(&self) -> bool;
+}
 
+/// A descriptor that is opened when it is sure that the partner may have it.
+pub trait Handover: Recipient {
     /// Opens it.
     ///
     /// # Errors
@@ -58,8 +61,8 @@ pub enum Refused {
 /// # Errors
 ///
 /// Why it may not.
-pub fn check(socket: &Path, listens: u32, handover: &dyn Handover) -> Result<(), Refused> {
-    let named = handover.user().map_err(Refused::Unknown)?;
+pub fn check(socket: &Path, listens: u32, recipient: &dyn Recipient) -> Result<(), Refused> {
+    let named = recipient.user().map_err(Refused::Unknown)?;
     let must = match named {
         Some(user) => user,
         None => fs::metadata(socket).map_err(Refused::Unknown)?.uid(),
@@ -67,7 +70,7 @@ pub fn check(socket: &Path, listens: u32, handover: &dyn Handover) -> Result<(),
     if listens != must && listens != 0 {
         return Err(Refused::Listener { listens, must });
     }
-    if handover.trusts_folder() {
+    if recipient.trusts_folder() {
         return Ok(());
     }
     let sticky_is_safe = named.is_some();

@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::guest::detach::detach;
 use crate::guest::model::{Bus, HostDevice, ModelGuest};
+use crate::qmp::handover::Recipient;
 
 const ID: &str = "hotplugger-1-3-16";
 
@@ -201,7 +202,7 @@ fn a_paused_guest_gets_it_when_it_goes_on() {
 /// A device that nobody opens, as nobody is there to have it.
 struct Handed;
 
-impl Handover for Handed {
+impl Recipient for Handed {
     fn user(&self) -> std::io::Result<Option<u32>> {
         Ok(None)
     }
@@ -209,7 +210,9 @@ impl Handover for Handed {
     fn trusts_folder(&self) -> bool {
         true
     }
+}
 
+impl Handover for Handed {
     fn open(&self) -> std::io::Result<std::os::fd::OwnedFd> {
         Err(std::io::ErrorKind::Unsupported.into())
     }

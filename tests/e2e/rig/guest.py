@@ -33,13 +33,23 @@ class Guest:
 
     # -- its life
 
-    def start(self, kind='seabios', controllers=CONTROLLERS, extra=()):
+    def start(self, kind='seabios', controllers=CONTROLLERS, extra=(), user=None, confined=False):
         """Starts it, anew if it runs.  kind: 'seabios' uses no USB device by itself and is there
-        at once; 'linux' boots, which takes a minute.  extra: more arguments for QEMU."""
+        at once; 'linux' boots, which takes a minute.  extra: more arguments for QEMU.  user: who
+        runs QEMU, root by default.  confined: its /dev is its own and has no /dev/bus, and its
+        cgroup may open no device either."""
         self.stop()
         self._host.sh(f'rm -rf {self.folder}; mkdir -p {self.folder}')
         nested_kvm = self._host.exec('[ -c /dev/kvm ]').rc == 0      # also on a TCG host: SVM
-        self._run_unit(self.unit, ['-p', f'StandardError=file:{self.folder}/qemu.log'],
+        properties = ['-p', f'StandardError=file:{self.folder}/qemu.log']
+        if user:
+            self._host.sh(['chown', user, self.folder])
+            properties += ['-p', f'User={user}']
+            nested_kvm = False                                       # root's alone
+        if confined:
+            properties += ['-p', 'PrivateDevices=yes']
+            nested_kvm = False
+        self._run_unit(self.unit, properties,
                        [*self.command(kind, controllers), '-accel', 'kvm' if nested_kvm else 'tcg',
                         *extra])
         if kind == 'linux':
@@ -105,6 +115,10 @@ class Guest:
         """The ids of all its usb-host devices, attached or not."""
         return sorted(entry['name'] for entry in self.qmp('qom-list', path='/machine/peripheral')
                       if entry['type'] == 'child<usb-host>')
+
+    def pid(self):
+        """The process id of its QEMU."""
+        return self._host.sh(['systemctl', 'show', '--value', '-p', 'MainPID', self.unit]).strip()
 
     def trace(self):
         """What its QEMU did with host devices: [(CLOCK_MONOTONIC of the host, text)]."""
