@@ -1,0 +1,270 @@
+"""A fault campaign: random sequences of what happens to a host, and what must hold after each.
+
+A sequence is a list of steps, each a tuple of a name and arguments, that means the same on any fresh
+host: so it can be printed, replayed and shortened.
+"""
+import contextlib
+import random
+import time
+
+import product
+from rig import Rig, RigError
+
+KINDS = ('kbd', 'mouse', 'tablet', 'audio', 'serial')
+# Port 4 is listed by both guests: the first that runs gets what is plugged in.  Hubs go into 7 and 8.
+PORTS = {'windows': ['1', '2', '3', '4', '7'], 'linux': ['4', '5', '6', '8']}
+PLAIN = ('1', '2', '3', '4', '5', '6')
+HUBS = ('7', '8')
+BEHIND = (1, 2, 3)
+SEQUENCE = 20           # steps
+# How long a host that is emulated may take until what is to hold holds.
+PATIENCE = 90           # s
+
+_WEIGHTS = {
+    'plug': 30, 'unplug': 20, 'replace': 8, 'plug_hub': 4, 'pull_hub': 4, 'plug_behind': 12,
+    'kill_guest': 2, 'restart_guest': 2, 'pause_guest': 3, 'go_on': 4, 'reset_guest': 2,
+    'restart_udevd': 2, 'trigger': 4, 'forget': 2, 'break_config': 2, 'change_delay': 3,
+    'sync': 4, 'fill_tmp': 2, 'kill_hotplugger': 5, 'move': 3, 'wait': 8,
+}
+# After these an event may have found nobody to handle it, or no guest: `sync` is what mends it.
+_LOSES = {'kill_guest', 'restart_guest', 'restart_udevd', 'break_config', 'kill_hotplugger',
+          'pause_guest'}
+
+
+def sequence(dice):
+    """A random sequence; dice is a random.Random."""
+    plugged, hubs, steps = {}, set(), []
+    names = list(_WEIGHTS)
+    while len(steps) < SEQUENCE:
+        name, = dice.choices(names, [_WEIGHTS[name] for name in names])
+        step = _arguments(name, dice, plugged, hubs)
+        if step is not None:
+            steps.append((name, *step))
+    return steps
+
+
+def _arguments(name, dice, plugged, hubs):
+    """The arguments of a step; None if it makes no sense now."""
+    if name == 'plug':
+        free = [port for port in PLAIN if port not in plugged]
+        return free and _plug(dice, plugged, dice.choice(free)) or None
+    if name in ('unplug', 'replace', 'move'):
+        if not plugged:
+            return None
+        port = dice.choice(sorted(plugged))
+        if name == 'replace':
+            return _plug(dice, plugged, port)
+        if name == 'unplug':
+            del plugged[port]
+        return (port,)
+    if name == 'plug_hub':
+        free = [hub for hub in HUBS if hub not in hubs]
+        if not free:
+            return None
+        hubs.add(free[0])
+        return (free[0],)
+    if name == 'pull_hub':
+        if not hubs:
+            return None
+        hub = dice.choice(sorted(hubs))
+        hubs.discard(hub)
+        for port in [port for port in plugged if port.startswith(f'{hub}.')]:
+            del plugged[port]
+        return (hub,)
+    if name == 'plug_behind':
+        free = [f'{hub}.{port}' for hub in sorted(hubs) for port in BEHIND
+                if f'{hub}.{port}' not in plugged]
+        return free and _plug(dice, plugged, dice.choice(free)) or None
+    if name.endswith('_guest') or name == 'go_on':
+        return (dice.choice(sorted(PORTS)),)
+    if name in ('wait', 'kill_hotplugger'):
+        return (round(dice.uniform(0, 1.5), 2),)
+    if name == 'change_delay':
+        return (dice.choice((0, 0.3, 1)),)
+    return ()
+
+
+def _plug(dice, plugged, port):
+    plugged[port] = dice.choice(KINDS)
+    return port, plugged[port]
+
+
+class Broken(Exception):
+    """Something that must hold does not."""
+
+
+class Campaign:
+    """A host with two guests, to which sequences happen."""
+
+    def __init__(self, binary):
+        self.binary = binary
+        self.counts = {}
+        self.rig = None
+
+    def fresh(self):
+        """Begins with a fresh host."""
+        self.close()
+        self.rig = Rig()
+        self.rig.up(guest='none')
+        # Small, so that it can be filled.
+        self.rig.sh('mount -t tmpfs -o size=128k,mode=1777 tmpfs /tmp')
+        self.delay = 0
+        product.install(self.rig, self.binary, self._config())
+        self.guests = {name: self.rig.guest(name) for name in PORTS}
+        for guest in self.guests.values():
+            guest.start('seabios')
+
+    def close(self):
+        """Ends the host."""
+        if self.rig:
+            self.rig.down()
+            self.rig = None
+
+    def play(self, steps):
+        """Plays a sequence, then looks whether all is as it must be; raises Broken."""
+        for name, *arguments in steps:
+            # What a shorter sequence no longer makes sense of is left out.
+            with contextlib.suppress(RigError):
+                getattr(self, f'_{name}')(*arguments)
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self._settle(bool(_LOSES & {step[0] for step in steps}))
+        self._check()
+
+    # -- the steps
+
+    def _plug(self, port, kind):
+        self.rig.plug(kind, port)
+
+    _plug_behind = _plug
+
+    def _unplug(self, port):
+        self.rig.unplug(port)
+
+    def _replace(self, port, kind):
+        with self.rig.machine.paused():
+            self.rig.unplug(port)
+            self.rig.plug(kind, port)
+
+    def _plug_hub(self, hub):
+        self.rig.plug('hub', hub)
+
+    _pull_hub = _unplug
+
+    def _kill_guest(self, name):
+        self.guests[name].signal('KILL')
+
+    def _restart_guest(self, name):
+        self.guests[name].start('seabios')
+
+    def _pause_guest(self, name):
+        self.guests[name].qmp('stop')
+
+    def _go_on(self, name):
+        self.guests[name].qmp('cont')
+
+    def _reset_guest(self, name):
+        self.guests[name].qmp('system_reset')
+
+    def _restart_udevd(self):
+        self.rig.sh('systemctl restart systemd-udevd')
+
+    def _trigger(self):
+        action = random.Random(len(self.counts)).choice(('add', 'bind', 'change'))
+        self.rig.sh(f'udevadm trigger --subsystem-match=usb --action={action}')
+
+    def _forget(self):
+        self.rig.sh('rm -rf /tmp/hotplugger')
+
+    def _break_config(self):
+        self.rig.put(b'virtual_machines: [\n', '/etc/hotplugger/config.yaml', 0o644)
+        time.sleep(0.3)
+        self._write_config()
+
+    def _change_delay(self, delay):
+        self.delay = delay
+        self._write_config()
+
+    def _sync(self):
+        self.rig.sh('hotplugger sync >/dev/null 2>&1 &')
+
+    def _fill_tmp(self):
+        self.rig.exec('cat /dev/zero > /tmp/full 2>/dev/null; sleep 0.3; rm -f /tmp/full')
+
+    def _kill_hotplugger(self, after):
+        self.rig.sh(f'(sleep {after}; pkill -9 -x hotplugger) >/dev/null 2>&1 &')
+
+    def _move(self, port):
+        self.rig.exec(f'hotplugger move 1-{port}')
+
+    def _wait(self, seconds):
+        time.sleep(seconds)
+
+    # -- what must hold
+
+    def _settle(self, lost):
+        """Lets everything come to rest, both guests running."""
+        self.rig.exec('while pgrep -f "pkill -9 -x hotplugger" >/dev/null; do sleep 0.1; done')
+        for guest in self.guests.values():
+            if not guest.running():
+                guest.start('seabios')
+                lost = True
+            guest.qmp('cont')
+        self._write_config()
+        self.rig.exec('while pgrep -x hotplugger >/dev/null; do sleep 0.1; done; '
+                      'udevadm settle --timeout=120', timeout=200)
+        if lost:
+            # What the start of a guest runs, and a person whose hotplugger was killed.
+            ended = self.rig.exec('hotplugger sync')
+            if ended.rc != 0:
+                raise Broken(f'sync fails: {ended.out}{ended.err}')
+        time.sleep(1)
+
+    def _check(self):
+        """Looks until all holds, or has not for too long."""
+        end = time.monotonic() + PATIENCE
+        while wrong := self._wrong():
+            if time.monotonic() > end:
+                raise Broken('; '.join(wrong))
+            time.sleep(1)
+
+    def _wrong(self):
+        """What is not as it must be."""
+        wrong = []
+        present = self._present()
+        seen = {}
+        for name, guest in self.guests.items():
+            attached, ids = set(guest.attached()), set(guest.ids())
+            wrong += [f'{name} has {one} without a device' for one in sorted(ids - attached)]
+            for one in attached:
+                seen.setdefault(one, []).append(name)
+        for one, port in present.items():
+            owners = [name for name in PORTS if port.split('.')[0] in PORTS[name]]
+            holders = seen.pop(one, [])
+            if len(holders) != 1 or holders[0] not in owners:
+                wrong.append(f'{one} is in {holders or "no guest"}, not in one of {owners}')
+        wrong += [f'{one} is in {names} and not plugged' for one, names in seen.items()]
+        expected = {one.split('-', 1)[1].rpartition('-')[0] for one in present}
+        kept = self.rig.exec('cd /tmp/hotplugger /run/hotplugger 2>/dev/null; '
+                             'ls | sed -n "s/^port-\\(.*\\)\\.json$/\\1/p"').out.split()
+        wrong += [f'the state of {port}, which is empty, is kept'
+                  for port in sorted(set(kept) - expected)]
+        if self.rig.exec('udevadm settle --timeout=1').rc != 0:
+            wrong.append("udev's queue is not empty")
+        if self.rig.exec('pgrep -x hotplugger').rc == 0:
+            wrong.append('a hotplugger still runs')
+        return wrong
+
+    def _present(self):
+        """{id: port} of what is plugged in and no hub."""
+        told = self.rig.sh('cd /sys/bus/usb/devices; for d in *-*; do case $d in *:*) ;; *) '
+                           'echo $d $(cat $d/devnum $d/bDeviceClass 2>/dev/null);; esac; done')
+        devices = [line.split() for line in told.splitlines()]
+        return {f'hotplugger-{name}-{rest[0]}': name.partition('-')[2]
+                for name, *rest in devices if len(rest) == 2 and rest[1] != '09'}
+
+    def _config(self):
+        return product.config(PORTS, timeout=30, delay=self.delay)
+
+    def _write_config(self):
+        self.rig.put(self._config().encode(), '/etc/hotplugger/config.yaml.new', 0o644)
+        self.rig.sh('mv /etc/hotplugger/config.yaml.new /etc/hotplugger/config.yaml')
