@@ -141,6 +141,22 @@ impl ModelGuest {
         self.objects.entry(id.to_owned()).or_insert(object);
     }
 
+    /// The ids of the objects that have their device open.
+    pub fn open(&self) -> Vec<&str> {
+        let open = self.objects.iter().filter(|(_, object)| object.open);
+        open.map(|(id, _)| id.as_str()).collect()
+    }
+
+    /// The host's devices have changed: what is gone is closed, and in a guest that runs, what is
+    /// there is opened, as QEMU's timer does (`hw/usb/host-libusb.c`: `usb_host_auto_check`).
+    pub fn host_changed(&mut self, host: Vec<HostDevice>) {
+        self.host = host;
+        for (id, object) in &mut self.objects {
+            let there = self.host.iter().any(|device| device.id.to_string() == *id);
+            object.open = there && (object.open || self.running);
+        }
+    }
+
     fn is_taken(&self, bus: &str, port: usize) -> bool {
         self.buses.get(bus) == Some(&Bus::Full)
             || self.objects.values().any(|object| object.bus == bus && object.port == port)
@@ -226,11 +242,11 @@ impl ModelGuest {
             lines.push("      type usb-bus".to_owned());
             if *bus == Bus::Full {
                 lines.push("      dev: usb-kbd, id \"\"".to_owned());
-                lines.push(occupant(1, "12", "QEMU USB Keyboard"));
+                lines.push(occupant(1, "12", "QEMU USB Keyboard", true));
             }
             for (id, object) in self.objects.iter().filter(|(_, object)| object.bus == *name) {
                 lines.push(format!("      dev: usb-host, id \"{id}\""));
-                lines.push(occupant(object.port, &object.speed, self.product(id)));
+                lines.push(occupant(object.port, &object.speed, self.product(id), object.open));
             }
         }
         lines.join("\r\n")
@@ -320,8 +336,9 @@ impl Qmp for ModelGuest {
     }
 }
 
-fn occupant(port: usize, speed: &str, product: &str) -> String {
-    format!("        addr 0.1, port {port}, speed {speed}, name {product}, attached")
+fn occupant(port: usize, speed: &str, product: &str, attached: bool) -> String {
+    let attached = if attached { ", attached" } else { "" };
+    format!("        addr 0.1, port {port}, speed {speed}, name {product}{attached}")
 }
 
 fn text(value: &Value) -> String {

@@ -1,0 +1,212 @@
+//! The program's world, in memory: at each of its moments the host may change, or the program be
+//! killed.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::panic::panic_any;
+use std::path::Path;
+use std::time::Duration;
+
+use hotplugger::clock::Monotonic;
+use hotplugger::devpath::DevPath;
+use hotplugger::drivers::Interface;
+use hotplugger::guest::attach::AttachError;
+use hotplugger::guest::model::ModelGuest;
+use hotplugger::guest::seat::{GuestPort, Memory};
+use hotplugger::in_use::Disks;
+use hotplugger::port::{BusNum, DevNum, Port};
+use hotplugger::qmp::{Error, Qmp};
+use hotplugger::settle::{Settle, Settled};
+use hotplugger::state::lock::Lock;
+use hotplugger::state::record::{Record, Seen};
+use hotplugger::state::socket_file::SocketFile;
+use hotplugger::sysfs::UsbDevice;
+use hotplugger::topology::Topology;
+use hotplugger::world::{ExchangeError, World};
+use serde_json::Value;
+
+use crate::host::{Act, Guest, Host, SOCKETS};
+
+/// What happens at a moment of the program's run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Interrupt {
+    Kill,
+    Act(Act),
+}
+
+/// The payload of the panic that stands for SIGKILL.
+pub(crate) struct Killed;
+
+pub(crate) struct ModelWorld {
+    host: RefCell<Host>,
+    interrupt: Option<(usize, Interrupt)>,
+    moments: Cell<usize>,
+}
+
+impl ModelWorld {
+    pub(crate) fn new(host: Host, interrupt: Option<(usize, Interrupt)>) -> Self {
+        Self { host: RefCell::new(host), interrupt, moments: Cell::new(0) }
+    }
+
+    /// The host, and how many moments there were.
+    pub(crate) fn end(self) -> (Host, usize) {
+        (self.host.into_inner(), self.moments.get())
+    }
+
+    pub(crate) fn record(&self) -> Option<Record> {
+        self.host.borrow().record.clone()
+    }
+
+    pub(crate) fn topology(&self) -> Topology {
+        self.moment();
+        self.host.borrow().topology()
+    }
+
+    pub(crate) fn is_up(&self, socket: &Path) -> bool {
+        let host = self.host.borrow();
+        number(socket).is_some_and(|number| host.guests[number].is_some())
+    }
+
+    /// A moment at which something may happen.
+    fn moment(&self) {
+        let moment = self.moments.replace(self.moments.get() + 1);
+        match self.interrupt {
+            Some((at, Interrupt::Kill)) if at == moment => panic_any(Killed),
+            Some((at, Interrupt::Act(act))) if at == moment => self.host.borrow_mut().act(act),
+            _ => {}
+        }
+    }
+}
+
+fn number(socket: &Path) -> Option<usize> {
+    SOCKETS.iter().position(|known| Path::new(known) == socket)
+}
+
+impl World for ModelWorld {
+    fn usb_device(&self, _: &DevPath) -> io::Result<Option<UsbDevice>> {
+        self.moment();
+        Ok(self.host.borrow().usb_device())
+    }
+
+    fn plugged_at(&self, _: BusNum, _: DevNum) -> Option<Monotonic> {
+        None
+    }
+
+    /// Time stands still: whoever must wait does, and no order of events depends on it.
+    fn now(&self) -> Monotonic {
+        Monotonic(1_000_000)
+    }
+
+    fn seen(&self) -> Seen {
+        Seen { at: self.now(), seqnum: Some(1) }
+    }
+
+    fn boot_id(&self) -> &'static str {
+        "boot"
+    }
+
+    fn socket_file(&self, socket: &Path) -> Option<SocketFile> {
+        let host = self.host.borrow();
+        let guest = host.guests[number(socket)?].as_ref()?;
+        Some(SocketFile { inode: guest.start, made: 0 })
+    }
+
+    fn runs(&self, socket: &Path) -> bool {
+        self.moment();
+        self.is_up(socket)
+    }
+
+    fn interfaces(&self, _: &DevPath) -> Vec<Interface> {
+        Vec::new()
+    }
+
+    fn disks(&self, _: &DevPath) -> Disks {
+        Disks::default()
+    }
+
+    fn unbind_drivers(&self, _: &DevPath) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn probe_drivers(&self, _: &DevPath) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn settle(&self, _: Settle<'_>, _: &mut dyn FnMut()) -> io::Result<Settled> {
+        let before = self.host.borrow().device;
+        self.moment();
+        let removed = self.host.borrow().device != before;
+        Ok(if removed { Settled::Removed } else { Settled::Quiet })
+    }
+
+    fn remember(
+        &self,
+        _: &Port,
+        change: &mut dyn FnMut(&mut Option<Record>),
+    ) -> anyhow::Result<()> {
+        self.moment();
+        change(&mut self.host.borrow_mut().record);
+        Ok(())
+    }
+
+    /// udev handles a device's events one by one, and `sync` is not run beside them here: that is
+    /// for tests with real processes.
+    fn hold(&self, _: &Port) -> anyhow::Result<Option<Lock>> {
+        self.moment();
+        Ok(None)
+    }
+
+    fn memory(&self, _: &str, _: &Port) -> Memory {
+        Memory::default()
+    }
+
+    fn remember_seat(&self, _: &str, _: &Port, _: &GuestPort) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn exchange(
+        &self,
+        socket: &Path,
+        _: Duration,
+        talk: &mut dyn FnMut(&mut dyn Qmp) -> Result<(), AttachError>,
+    ) -> Result<(), ExchangeError> {
+        self.moment();
+        let not_running = || Error::NotRunning { socket: socket.to_path_buf(), stale: false };
+        let number = number(socket).ok_or_else(not_running)?;
+        let start = self.host.borrow().guests[number].as_ref().map(|guest| guest.start);
+        let start = start.ok_or_else(not_running)?;
+        Ok(talk(&mut Connection { world: self, number, start })?)
+    }
+}
+
+/// A connection to a guest, which breaks when that guest ends.
+struct Connection<'a> {
+    world: &'a ModelWorld,
+    number: usize,
+    start: u64,
+}
+
+impl Connection<'_> {
+    fn with<T>(&self, talk: impl FnOnce(&mut ModelGuest) -> Result<T, Error>) -> Result<T, Error> {
+        let mut host = self.world.host.borrow_mut();
+        let taken = host.open().into_iter().any(|holder| holder != self.number);
+        let broken = || Error::Protocol("the connection is closed".to_owned());
+        let guest = host.guests[self.number].as_mut();
+        let guest: &mut Guest =
+            guest.filter(|guest| guest.start == self.start).ok_or_else(broken)?;
+        guest.qemu.may_open = !taken;
+        talk(&mut guest.qemu)
+    }
+}
+
+impl Qmp for Connection<'_> {
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        self.world.moment();
+        self.with(|guest| guest.execute(command, arguments))
+    }
+
+    fn pause(&mut self, time: Duration) -> Result<(), Error> {
+        self.world.moment();
+        self.with(|guest| guest.pause(time))
+    }
+}
