@@ -162,7 +162,10 @@ impl fmt::Display for AttachError {
                 "the descriptor did not reach QEMU: a security module (AppArmor, SELinux) forbids \
                  it the device; `hotplugger check` tells what mends it",
             ),
-            Self::Both { node, handover } => write!(f, "{node}; {handover}"),
+            Self::Both { node, handover } => {
+                let node = node.to_string();
+                write!(f, "{}; {handover}", node.trim_end_matches('?'))
+            }
             Self::NoSeat { refusals, mend } => {
                 let (full, others): (Vec<&Refusal>, Vec<&Refusal>) =
                     refusals.iter().partition(|refusal| refusal.why == Why::Full);
