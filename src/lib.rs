@@ -17,6 +17,7 @@ pub mod guest;
 pub mod hook;
 pub mod in_use;
 pub mod journal;
+pub mod libvirt;
 pub mod netlink;
 pub mod node;
 pub mod outcome;

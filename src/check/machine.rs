@@ -9,6 +9,7 @@ use super::process::{Node, Process};
 use crate::config::VirtualMachine;
 use crate::device_id::DeviceId;
 use crate::guest::bus::GuestBus;
+use crate::libvirt;
 use crate::qmp::message::Version;
 use crate::qmp::{Error, Stage};
 use crate::text::shell_word;
@@ -136,6 +137,12 @@ fn answer(look: &MachineLook) -> Option<Finding> {
     Some(match error {
         // Nothing is handed over by who only looks.
         Error::NotHandedOver { .. } | Error::NotOpened(_) => return None,
+        Error::Libvirt { domain, .. } => Finding::fault("libvirt", name, error.to_string()).advice(
+            format!("does `virsh -c qemu:///system domstate {}` work?", shell_word(domain)),
+        ),
+        Error::NotRunning { stale: false, .. } if libvirt::domain(&look.vm.socket).is_some() => {
+            Finding::note("vm-off", name, format!("`{name}` is {error}"))
+        }
         Error::NotRunning { stale: false, .. } => {
             Finding::note("vm-off", place, format!("`{name}` is off: there is no socket"))
         }

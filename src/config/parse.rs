@@ -3,6 +3,7 @@
 //! What is wrong is refused while it is read, so that the YAML reader knows the line and column.
 
 mod access;
+mod domain;
 mod exclude;
 
 use std::fmt;
@@ -10,13 +11,16 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use self::access::{ConfiguredUser, ConfiguredWay};
+use self::domain::Domain;
 use self::exclude::Exclude;
 use super::access::Access;
 use super::port::PortName;
 use super::{Config, VirtualMachine};
+use crate::libvirt;
 
 /// What is wrong with a config, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,12 +87,10 @@ struct File {
 }
 
 #[derive(serde::Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:`, `hands_off:`, `reclaim:`, `access:`, `user:` and `trust_socket_folder:`"
-)]
+#[serde(deny_unknown_fields)]
 struct Fields {
-    socket: Socket,
+    socket: Option<Socket>,
+    domain: Option<Domain>,
     delay: Option<Seconds<0, 120_000>>,
     timeout: Option<Seconds<100, 60_000>>,
     hubs: Option<List<Bus>>,
@@ -103,10 +105,19 @@ struct Fields {
 }
 
 impl Fields {
-    fn named(self, name: String) -> VirtualMachine {
-        VirtualMachine {
-            name,
-            socket: self.socket.0,
+    /// The machine, still without a name.
+    fn checked<E: de::Error>(self) -> Result<VirtualMachine, E> {
+        let socket = match (self.socket, self.domain) {
+            (Some(socket), None) => socket.0,
+            (None, Some(domain)) => libvirt::running(&domain.0),
+            (None, None) => return Err(E::missing_field("socket")),
+            (Some(_), Some(_)) => {
+                return Err(E::custom("both `socket:` and `domain:`: leave one out"));
+            }
+        };
+        Ok(VirtualMachine {
+            name: String::new(),
+            socket,
             delay: self.delay.map_or(VirtualMachine::DEFAULT_DELAY, |seconds| seconds.0),
             timeout: self.timeout.map_or(VirtualMachine::DEFAULT_TIMEOUT, |seconds| seconds.0),
             hubs: self
@@ -123,7 +134,35 @@ impl Fields {
                 user: self.user.map(|user| user.0),
                 trust_socket_folder: self.trust_socket_folder.is_some_and(|switch| switch.0),
             },
+        })
+    }
+}
+
+/// A virtual machine without its name.
+struct Unnamed(VirtualMachine);
+
+impl<'de> Deserialize<'de> for Unnamed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct UnnamedVisitor;
+
+        impl<'de> Visitor<'de> for UnnamedVisitor {
+            type Value = Unnamed;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "the keys of a virtual machine: `socket:` (or `domain:`) and `ports:`, and \
+                     perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:`, \
+                     `hands_off:`, `reclaim:`, `access:`, `user:` and `trust_socket_folder:`",
+                )
+            }
+
+            // Checked in here, where the YAML reader knows the place.
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Unnamed, A::Error> {
+                Fields::deserialize(MapAccessDeserializer::new(map))?.checked().map(Unnamed)
+            }
         }
+
+        deserializer.deserialize_map(UnnamedVisitor)
     }
 }
 
@@ -148,8 +187,8 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VirtualMachines, A::Error> {
         let mut vms: Vec<VirtualMachine> = Vec::new();
         while let Some(name) = map.next_key_seed(NewName { known: &vms })? {
-            let fields: Fields = map.next_value()?;
-            vms.push(fields.named(name));
+            let Unnamed(vm) = map.next_value()?;
+            vms.push(VirtualMachine { name, ..vm });
         }
         Ok(VirtualMachines(vms))
     }
@@ -554,7 +593,7 @@ mod tests {
             (
                 "virtual_machines:\n  windows: /run/qmp\n".to_owned(),
                 "2:12",
-                ["string", "`socket:` and `ports:`"],
+                ["string", "`ports:`, and perhaps"],
             ),
             ("vms:\n".to_owned(), "1:1", ["vms", "virtual_machines"]),
             ("virtual_machines:\n\twindows:\n".to_owned(), "2:1", ["token", "tab"]),

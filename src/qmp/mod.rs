@@ -1,12 +1,14 @@
 //! QMP, QEMU's machine protocol: a blocking client that cannot be held up.
 //!
-//! [`client`] speaks to a socket, [`handover`] says who may be handed a descriptor over it, [`framing`] cuts what comes into JSON values, [`message`] reads
+//! [`client`] speaks to a socket, [`virsh`] through libvirt, [`connection`] is either; [`handover`] says who may be handed a descriptor over it, [`framing`] cuts what comes into JSON values, [`message`] reads
 //! them. What the commands mean for a guest is `guest`'s matter, which knows only [`Qmp`].
 
 pub mod client;
+pub mod connection;
 pub mod framing;
 pub mod handover;
 pub mod message;
+pub mod virsh;
 
 use std::fmt;
 use std::io;
@@ -16,6 +18,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use self::handover::{Handover, Refused};
+use crate::libvirt;
 
 /// A partner that executes QMP commands.
 pub trait Qmp {
@@ -61,6 +64,13 @@ pub enum Error {
     Socket {
         /// The socket.
         socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// libvirt does not let the machine be asked.
+    Libvirt {
+        /// The machine.
+        domain: String,
         /// Why.
         source: io::Error,
     },
@@ -126,9 +136,10 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotRunning { socket, stale: false } => {
-                write!(f, "not running: there is no socket {}", socket.display())
-            }
+            Self::NotRunning { socket, stale: false } => match libvirt::domain(socket) {
+                Some(domain) => write!(f, "not running: libvirt's domain {domain} is off"),
+                None => write!(f, "not running: there is no socket {}", socket.display()),
+            },
             Self::NotRunning { socket, stale: true } => {
                 write!(f, "not running: nobody listens at {}", socket.display())
             }
@@ -137,6 +148,9 @@ impl fmt::Display for Error {
             }
             Self::Socket { socket, source } => {
                 write!(f, "the QMP socket {} cannot be used: {source}", socket.display())
+            }
+            Self::Libvirt { domain, source } => {
+                write!(f, "libvirt's domain {domain} cannot be asked: {source}")
             }
             Self::Timeout { stage, budget } => {
                 write!(f, "no answer within {} s: {stage}", budget.as_secs_f64())

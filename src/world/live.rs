@@ -18,7 +18,7 @@ use crate::in_use::{self, Disks};
 use crate::node;
 use crate::passwd;
 use crate::port::{BusNum, DevNum, Port};
-use crate::qmp::client::{self, QmpClient};
+use crate::qmp::connection;
 use crate::qmp::{Error, Qmp, Stage};
 use crate::root::Root;
 use crate::settle::{self, Settle, Settled};
@@ -111,7 +111,7 @@ impl World for Live<'_> {
     }
 
     fn runs(&self, socket: &Path) -> bool {
-        client::listens(&self.root.path(socket))
+        connection::runs(self.root, socket)
     }
 
     fn has_interfaces(&self, devpath: &DevPath) -> bool {
@@ -191,7 +191,7 @@ impl World for Live<'_> {
                 Err(LockError::Io(error)) => return Err(ExchangeError::State(error.into())),
             }
         }
-        let mut qmp = QmpClient::connect(&self.root.path(socket), deadline)?;
+        let mut qmp = connection::connect(self.root, socket, deadline)?;
         talk(&mut qmp)?;
         if let Some(lock) = lock {
             lock.progress();

@@ -12,8 +12,9 @@ use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::{bus, object, view};
+use crate::libvirt;
 use crate::passwd;
-use crate::qmp::client::QmpClient;
+use crate::qmp::connection::connect;
 use crate::qmp::handover::Recipient;
 use crate::qmp::{Error, Stage};
 use crate::root::Root;
@@ -28,7 +29,7 @@ pub(super) fn look(
     topology: &Topology,
 ) -> MachineLook {
     let socket = root.path(&vm.socket);
-    let answer = ask(root, &socket, vm);
+    let answer = ask(root, vm);
     let holders = match &answer {
         Err(Error::Timeout { stage: Stage::Connect | Stage::Greeting, .. }) => {
             holder::look(root, &socket)
@@ -37,7 +38,10 @@ pub(super) fn look(
     };
     let pid = answer.as_ref().ok().and_then(|answer| answer.pid);
     MachineLook {
-        weakness: weakness(root, &socket).unwrap_or_default(),
+        weakness: match libvirt::domain(&vm.socket) {
+            Some(_) => None,
+            None => weakness(root, &socket).unwrap_or_default(),
+        },
         process: pid.and_then(|pid| process::look(root, pid)),
         nodes: nodes(root, config, vm, topology, pid),
         root: rustix::process::geteuid().is_root(),
@@ -48,8 +52,8 @@ pub(super) fn look(
     }
 }
 
-fn ask(root: &Root, socket: &Path, vm: &VirtualMachine) -> Result<Answer, Error> {
-    let mut client = QmpClient::connect(socket, Deadline::after(vm.timeout))?;
+fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
+    let mut client = connect(root, &vm.socket, Deadline::after(vm.timeout))?;
     let qmp = &mut client;
     let mut attached = Vec::new();
     for id in object::list(qmp)? {
