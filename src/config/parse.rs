@@ -17,7 +17,7 @@ use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Seq
 use self::access::{ConfiguredUser, ConfiguredWay};
 use self::domain::Domain;
 use self::exclude::Exclude;
-use super::access::Access;
+use super::access::{Access, Way};
 use super::port::PortName;
 use super::{Config, VirtualMachine};
 use crate::libvirt;
@@ -107,6 +107,11 @@ struct Fields {
 impl Fields {
     /// The machine, still without a name.
     fn checked<E: de::Error>(self) -> Result<VirtualMachine, E> {
+        let way = match self.access.map(|way| way.0).unwrap_or_default() {
+            // libvirt gives QEMU no device's node that it does not know of.
+            Way::Auto if self.domain.is_some() => Way::Fd,
+            way => way,
+        };
         let socket = match (self.socket, self.domain) {
             (Some(socket), None) => socket.0,
             (None, Some(domain)) => libvirt::running(&domain.0),
@@ -130,7 +135,7 @@ impl Fields {
             ports: self.ports.0.into_iter().map(|port| port.0).collect(),
             reclaim: self.reclaim.is_some_and(|switch| switch.0),
             access: Access {
-                way: self.access.map(|way| way.0).unwrap_or_default(),
+                way,
                 user: self.user.map(|user| user.0),
                 trust_socket_folder: self.trust_socket_folder.is_some_and(|switch| switch.0),
             },

@@ -21,7 +21,29 @@ _TRACED = ('usb_host_open*', 'usb_host_close', 'usb_host_reset', 'usb_host_set_*
 _STALLED = 120          # s without a line on the console: a boot that hangs
 
 
-class Guest:
+class UsbDevices:
+    """What a QEMU that answers qmp() has of USB devices."""
+
+    def hmp(self, line):
+        """A command to its QEMU's monitor; the text that it prints."""
+        return self.qmp('human-monitor-command', **{'command-line': line})
+
+    def usb(self):
+        """The USB devices of its QEMU, attached or not: a list of UsbDevice."""
+        return usb_devices(self.hmp('info qtree'))
+
+    def attached(self):
+        """{id: product} of the host's devices that its QEMU really has open."""
+        return {device.id: device.name for device in self.usb()
+                if device.driver == 'usb-host' and device.attached}
+
+    def ids(self):
+        """The ids of all its usb-host devices, attached or not."""
+        return sorted(entry['name'] for entry in self.qmp('qom-list', path='/machine/peripheral')
+                      if entry['type'] == 'child<usb-host>')
+
+
+class Guest(UsbDevices):
     """One guest; several with different names run at once."""
 
     def __init__(self, host, name='windows'):
@@ -97,24 +119,6 @@ class Guest:
     def qmp(self, command, **arguments):
         """A QMP command to its QEMU, over the rig's own socket; the return value."""
         return self._host.agent.qmp(self._rig_sock, command, arguments)
-
-    def hmp(self, line):
-        """A command to its QEMU's monitor; the text that it prints."""
-        return self.qmp('human-monitor-command', **{'command-line': line})
-
-    def usb(self):
-        """The USB devices of its QEMU, attached or not: a list of UsbDevice."""
-        return usb_devices(self.hmp('info qtree'))
-
-    def attached(self):
-        """{id: product} of the host's devices that its QEMU really has open."""
-        return {device.id: device.name for device in self.usb()
-                if device.driver == 'usb-host' and device.attached}
-
-    def ids(self):
-        """The ids of all its usb-host devices, attached or not."""
-        return sorted(entry['name'] for entry in self.qmp('qom-list', path='/machine/peripheral')
-                      if entry['type'] == 'child<usb-host>')
 
     def pid(self):
         """The process id of its QEMU."""
