@@ -84,8 +84,14 @@ complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l progra
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l root -d 'Puts everything below this folder and touches nothing that runs: for packagers' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l dry-run -d 'Says what would be done and does nothing'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l systemd -d 'Puts systemd\'s units: `sync` for each virtual machine of the config when its socket appears or goes away [default: where systemd runs]'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l no-systemd -d 'Leaves them out, and removes them if they are there'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l sleep -d 'Puts the hook that runs `sync` when the host wakes up, for systemd and, where it is, elogind [default: where they are]'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l no-sleep -d 'Leaves it out, and removes it if it is there'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l libvirt -d 'Puts libvirt\'s hook: `sync` when a guest has started or ended; libvirt 6.5 or later [default: where /etc/libvirt is]'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l no-libvirt -d 'Leaves it out, and removes it if it is there'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -s h -l help -d 'Print help'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand uninstall" -l root -d 'Puts everything below this folder and touches nothing that runs: for packagers' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand uninstall" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand uninstall" -l dry-run -d 'Says what would be done and does nothing'

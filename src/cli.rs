@@ -76,6 +76,10 @@ pub enum Command {
     Simulate(Simulate),
 
     /// Puts the udev rule, an example config and what belongs to them in their places.
+    ///
+    /// With them go the units and hooks that run `sync` when a virtual machine starts and when the
+    /// host wakes up: those that the machine has a use for, but for what the options say. Run it
+    /// again when the config has another virtual machine or socket.
     Install(Install),
 
     /// Removes what `install` put; the config stays.

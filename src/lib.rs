@@ -23,6 +23,7 @@ pub mod node;
 pub mod outcome;
 pub mod output;
 pub mod passwd;
+pub mod pieces;
 pub mod place;
 pub mod plan;
 pub mod port;

@@ -11,8 +11,12 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use support::root::Root;
 use support::udev::{Ended, run_by_hand};
@@ -55,6 +59,45 @@ impl Target {
     fn path(&self, path: &str) -> PathBuf {
         self.folder.path().join(path)
     }
+
+    /// Makes it look like a machine with systemd, libvirt and elogind, and this config.
+    fn furnish(&self, config: &str) {
+        for folder in ["run/systemd/system", "etc/libvirt", "etc/elogind", "etc/hotplugger"] {
+            fs::create_dir_all(self.path(folder)).unwrap();
+        }
+        fs::write(self.path(CONFIG), config).unwrap();
+    }
+
+    fn mode(&self, path: &str) -> u32 {
+        fs::metadata(self.path(path)).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.files().into_keys().collect()
+    }
+}
+
+const SERVICE: &str = "etc/systemd/system/hotplugger-sync@.service";
+const SLEEP: &str = "usr/lib/systemd/system-sleep/hotplugger";
+const ELOGIND: &str = "etc/elogind/system-sleep/hotplugger";
+const LIBVIRT: &str = "etc/libvirt/hooks/qemu.d/hotplugger";
+
+fn unit(name: &str) -> String {
+    format!("etc/systemd/system/hotplugger-sync@{name}.path")
+}
+
+fn link(name: &str) -> String {
+    format!("etc/systemd/system/paths.target.wants/hotplugger-sync@{name}.path")
+}
+
+/// A config with these virtual machines and sockets.
+fn config(machines: &[(&str, &str)]) -> String {
+    let machine = |(name, socket): &(&str, &str)| {
+        format!(
+            "  {name:?}:\n    socket: {socket}\n    ports: [/devices/pci0000:00/0000:00:14.0/usb1/1-1]\n"
+        )
+    };
+    format!("virtual_machines:\n{}", machines.iter().map(machine).collect::<String>())
 }
 
 fn collect(top: &Path, folder: &Path, files: &mut BTreeMap<String, String>) {
@@ -64,7 +107,11 @@ fn collect(top: &Path, folder: &Path, files: &mut BTreeMap<String, String>) {
             collect(top, &path, files);
         } else {
             let name = path.strip_prefix(top).unwrap().to_str().unwrap().to_owned();
-            files.insert(name, fs::read_to_string(&path).unwrap());
+            let text = match fs::read_link(&path) {
+                Ok(target) => format!("-> {}", target.display()),
+                Err(_) => fs::read_to_string(&path).unwrap(),
+            };
+            files.insert(name, text);
         }
     }
 }
@@ -73,8 +120,11 @@ fn collect(top: &Path, folder: &Path, files: &mut BTreeMap<String, String>) {
 fn what_is_installed_is_what_was_said_and_uninstall_leaves_the_config() {
     let target = Target::new();
     let all = [RULE, CONFIG, TMPFILES];
+    // What this machine has no use for is said once.
+    let skipped = [SERVICE, SLEEP, LIBVIRT].map(|path| format!("skip /{path}"));
     let says = |what: [&str; 3]| {
-        all.iter().zip(what).map(|(path, what)| format!("{what} /{path}")).collect::<Vec<_>>()
+        let said = all.iter().zip(what).map(|(path, what)| format!("{what} /{path}"));
+        said.chain(skipped.clone()).collect::<Vec<_>>()
     };
     assert_eq!(target.said("install", &[]), says(["write"; 3]));
     let mut names = target.files().into_keys().collect::<Vec<_>>();
@@ -143,4 +193,170 @@ fn a_program_that_others_can_replace_is_refused() {
     assert!(run.stderr.contains("others than root can change"), "{}", run.stderr);
     assert!(run.stderr.contains("/usr/local/bin/hotplugger install"), "{}", run.stderr);
     assert!(!machine.path("/etc").join("udev").exists());
+}
+
+#[test]
+fn a_machine_gets_the_units_and_hooks_that_fit_it() {
+    let target = Target::new();
+    target.furnish(&config(&[("windows", "/run/windows.qmp"), ("my vm", "/run/100%.qmp")]));
+    let said = target.said("install", &[]);
+    assert!(!said.iter().any(|line| line.starts_with("skip")), "{said:?}");
+    let files = target.files();
+    let mut expected = vec![RULE, CONFIG, TMPFILES, SERVICE, SLEEP, ELOGIND, LIBVIRT];
+    let units = [unit("windows"), link("windows"), unit(r"my\x20vm"), link(r"my\x20vm")];
+    expected.extend(units.iter().map(String::as_str));
+    expected.sort_unstable();
+    assert_eq!(target.names(), expected);
+    assert!(
+        files[SERVICE]
+            .contains("ExecStart=/usr/bin/hotplugger sync --wait 60 --if-started -- %I\n")
+    );
+    assert!(files[&units[0]].contains("PathChanged=/run/windows.qmp\n"));
+    assert!(files[&units[2]].contains("PathChanged=/run/100%%.qmp\n"));
+    assert_eq!(files[&units[1]], format!("-> /{}", units[0]));
+    for (path, mode) in [(SERVICE, 0o644), (SLEEP, 0o755), (ELOGIND, 0o755), (LIBVIRT, 0o755)] {
+        assert_eq!(target.mode(path), mode, "{path}");
+    }
+    let again = target.said("install", &[]);
+    assert!(again.iter().all(|line| line.starts_with("keep ")), "{again:?}");
+    assert_eq!(target.files(), files);
+
+    let said = target.said("uninstall", &[]);
+    assert_eq!(target.names(), [CONFIG]);
+    assert_eq!(said.iter().filter(|line| line.starts_with("remove ")).count(), 10, "{said:?}");
+}
+
+#[test]
+fn units_follow_the_config() {
+    let target = Target::new();
+    target.furnish(&config(&[("a", "/run/a"), ("b", "/run/b")]));
+    target.said("install", &[]);
+    target.furnish(&config(&[("b", "/run/other"), ("c", "/run/c")]));
+    let said = target.said("install", &[]);
+    for line in [
+        format!("remove /{}", unit("a")),
+        format!("remove /{}", link("a")),
+        format!("write /{}", unit("b")),
+        format!("keep /{}", link("b")),
+        format!("write /{}", unit("c")),
+    ] {
+        assert!(said.contains(&line), "{line} is missing: {said:?}");
+    }
+    let files = target.files();
+    assert!(!files.contains_key(&unit("a")) && !files.contains_key(&link("a")));
+    assert!(files[&unit("b")].contains("PathChanged=/run/other\n"));
+
+    // Nobody knows which machines there are: what is there stays.
+    target.furnish("virtual_machines: 5\n");
+    let run = target.run("install", &[]);
+    assert_eq!(run.status, 1);
+    assert!(run.stderr.contains("units are left as they are"), "{}", run.stderr);
+    assert_eq!(target.names(), files.into_keys().collect::<Vec<_>>());
+}
+
+#[test]
+fn each_group_can_be_asked_for_and_left_out() {
+    let target = Target::new();
+    target.said("install", &["--systemd", "--sleep", "--libvirt"]);
+    let mut all = [RULE, CONFIG, TMPFILES, SERVICE, SLEEP, LIBVIRT];
+    all.sort_unstable();
+    assert_eq!(target.names(), all);
+    // What is there is kept up to date without being asked for.
+    fs::write(target.path(LIBVIRT), "#!/bin/sh\n").unwrap();
+    assert!(target.said("install", &[]).contains(&format!("write /{LIBVIRT}")));
+
+    target.furnish(&config(&[("a", "/run/a")]));
+    target.said("install", &[]);
+    assert!(target.names().contains(&unit("a")));
+    target.said("install", &["--no-systemd", "--no-libvirt", "--no-sleep"]);
+    let mut base = [RULE, CONFIG, TMPFILES];
+    base.sort_unstable();
+    assert_eq!(target.names(), base);
+    let run = target.run("install", &["--systemd", "--no-systemd"]);
+    assert!(run.status != 0 && run.stderr.contains("cannot be used with"), "{}", run.stderr);
+}
+
+#[test]
+fn a_machine_that_no_unit_can_serve_is_named() {
+    let target = Target::new();
+    target.furnish(&config(&[("$HOME", "/run/a"), ("b", "/run/../b")]));
+    let run = target.run("install", &[]);
+    assert_eq!(run.status, 0);
+    assert!(
+        run.stdout.contains("skip    the unit of `$HOME`  (no unit can pass on"),
+        "{}",
+        run.stdout
+    );
+    assert!(run.stdout.contains("skip    the unit of `b`  (no unit can watch"), "{}", run.stdout);
+    assert!(
+        !target.names().iter().any(|name| name.contains("hotplugger-sync@") && name != SERVICE)
+    );
+}
+
+/// As libvirt calls it: the guest's XML on standard input, its pipes read until they are closed.
+#[test]
+fn libvirts_hook_returns_at_once_and_the_sync_goes_on() {
+    let target = Target::new();
+    let log = target.path("log");
+    let program = target.path("program");
+    fs::write(
+        &program,
+        format!(
+            "#!/bin/sh\nexec >> {}\necho \"$* $(readlink /proc/$$/fd/0 /proc/$$/fd/2 | tr '\\n' ' ')\"\nps -o sid= $$\nsleep 2\necho done\n",
+            log.display()
+        ),
+    )
+    .unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    target.said("install", &["--libvirt", "--program", program.to_str().unwrap()]);
+    let call = |phase: &str| {
+        let mut hook = Command::new(target.path(LIBVIRT))
+            .args(["windows", phase, "begin", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A hook that does not read it may have closed it.
+        let _ = hook.stdin.take().unwrap().write_all(b"<domain/>");
+        let ended = hook.wait_with_output().unwrap();
+        assert!(ended.status.success() && ended.stdout.is_empty() && ended.stderr.is_empty());
+        fs::read_to_string(&log).unwrap_or_default()
+    };
+    for phase in ["prepare", "start", "stopped", "migrate", ""] {
+        assert_eq!(call(phase), "", "{phase}");
+    }
+    for (count, phase) in ["started", "reconnect", "release"].iter().enumerate() {
+        let before = call(phase);
+        assert_eq!(before.matches("done").count(), count, "it waited for the sync: {before}");
+        let text = || fs::read_to_string(&log).unwrap_or_default();
+        for _ in 0..200 {
+            if text().matches("done").count() > count {
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(text().matches("done").count(), count + 1, "the sync was not run");
+    }
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.starts_with("sync --wait 30 --if-started /dev/null /dev/null \n"), "{text}");
+    let own =
+        Command::new("ps").args(["-o", "sid=", "-p", &std::process::id().to_string()]).output();
+    let own = String::from_utf8(own.unwrap().stdout).unwrap();
+    assert!(text.lines().nth(1).is_some_and(|sid| sid.trim() != own.trim()), "{text}");
+}
+
+#[test]
+fn the_sleep_hook_syncs_after_and_not_before() {
+    let target = Target::new();
+    let program = target.path("program");
+    fs::write(&program, "#!/bin/sh\necho said; echo \"$*\" >&2; exit 3\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    target.said("install", &["--sleep", "--program", program.to_str().unwrap()]);
+    let call = |when: &str| {
+        let ended = Command::new(target.path(SLEEP)).args([when, "suspend"]).output().unwrap();
+        (ended.status.code(), ended.stdout, String::from_utf8(ended.stderr).unwrap())
+    };
+    assert_eq!(call("pre"), (Some(0), vec![], String::new()));
+    assert_eq!(call("post"), (Some(3), vec![], "sync\n".to_owned()));
 }

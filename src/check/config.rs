@@ -50,9 +50,14 @@ static NOTHING: Config = Config { virtual_machines: Vec::new(), exclude: Vec::ne
 impl ConfigLook {
     /// What is configured; nothing if the file cannot be understood.
     pub fn config(&self) -> &Config {
+        self.understood().unwrap_or(&NOTHING)
+    }
+
+    /// What is configured, if there is a file that can be understood.
+    pub fn understood(&self) -> Option<&Config> {
         match self {
-            Self::File(file) => file.parsed.as_ref().unwrap_or(&NOTHING),
-            _ => &NOTHING,
+            Self::File(file) => file.parsed.as_ref().ok(),
+            _ => None,
         }
     }
 

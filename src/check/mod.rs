@@ -11,6 +11,7 @@ pub mod grabbers;
 pub mod guest;
 pub mod look;
 pub mod machine;
+pub mod pieces;
 pub mod ports;
 pub mod process;
 pub mod program;
@@ -31,6 +32,7 @@ pub fn judge(scene: &Scene) -> Report {
     report.add(ports::judge(config, path, &scene.topology));
     report.add(rule::judge(&scene.rules));
     report.add(program::judge(&scene.programs));
+    report.add(pieces::judge(&scene.pieces));
     report.add(state::judge(&scene.state));
     for machine in &scene.machines {
         report.add(machine::judge(machine));

@@ -96,6 +96,7 @@ impl Sync {
         };
         let mut reclaim = vm.reclaim;
         let ended = loop {
+            let file = sync.world.socket_file(&vm.socket);
             let ended = if sync.world.runs(&vm.socket) {
                 let timeout = left().unwrap_or_default().max(vm.timeout);
                 sync.run(timeout, &mut tell).map_err(|error| error.to_string())
@@ -105,8 +106,11 @@ impl Sync {
                 }
                 Err("not running".to_owned())
             };
-            let gone = self.if_started && sync.world.socket_file(&vm.socket).is_none();
-            if ended.is_ok() || gone || left().is_none() {
+            let now = sync.world.socket_file(&vm.socket);
+            let gone = self.if_started && now.is_none();
+            // Started anew meanwhile, it may have nothing of what was attached.
+            let anew = now.is_some() && now != file;
+            if ended.is_ok() && !anew || gone || left().is_none() {
                 break ended.map_err(|why| (why, gone || self.wait.is_none()));
             }
             thread::sleep(PAUSE);

@@ -118,12 +118,7 @@ const PORTS: &[Fault] = &[
 ];
 
 const RULES: &[Fault] = &[
-    Fault(
-        "rule-none",
-        |host| host.remove("/etc/udev/rules.d/99-hotplugger.rules"),
-        // The remedy is `hotplugger install`; below another root it wants to be told so.
-        Hand(|host| host.install()),
-    ),
+    Fault("rule-none", |host| host.remove("/etc/udev/rules.d/99-hotplugger.rules"), INSTALL),
     Fault(
         "rule-masked",
         |host| {
@@ -182,6 +177,56 @@ const RULES: &[Fault] = &[
         Remedy,
     ),
 ];
+
+const PIECES: &[Fault] = &[
+    Fault(
+        "piece-missing",
+        |host| host.remove(&format!("{WANTS}/hotplugger-sync@linux.path")),
+        INSTALL,
+    ),
+    Fault(
+        "piece-missing",
+        |host| host.remove(&format!("{UNITS}/hotplugger-sync@linux.path")),
+        INSTALL,
+    ),
+    Fault(
+        "piece-missing",
+        |host| {
+            let more =
+                "  third:\n    socket: /run/third.qmp\n    ports: [pci-0000:00:14.0/usb2:3]\n";
+            host.write("/etc/hotplugger/config.yaml", &(host::config() + more));
+        },
+        INSTALL,
+    ),
+    Fault("piece-stale", |host| host.config_with("/run/linux.qmp", "/run/l2.qmp"), INSTALL),
+    Fault("piece-stale", |host| host.chmod("/etc/libvirt/hooks/qemu.d/hotplugger", 0o644), INSTALL),
+    Fault(
+        "piece-stale",
+        |host| host.write(&format!("{UNITS}/hotplugger-sync@.service"), "[Service]\n"),
+        INSTALL,
+    ),
+    Fault(
+        "piece-left-over",
+        |host| host.write(&format!("{UNITS}/hotplugger-sync@old.path"), "[Path]\n"),
+        INSTALL,
+    ),
+    Fault(
+        "unit-impossible",
+        |host| {
+            host.config_with("  linux:", "  $linux:");
+            host.install();
+        },
+        Hand(|host| {
+            config_again(host);
+            host.install();
+        }),
+    ),
+];
+
+const UNITS: &str = "/etc/systemd/system";
+const WANTS: &str = "/etc/systemd/system/paths.target.wants";
+/// The remedy is `hotplugger install`; below another root it wants to be told so.
+const INSTALL: Mend = Hand(|host| host.install());
 
 const STATE: &[Fault] = &[
     Fault("tmp-unsafe", |host| host.chmod("/tmp", 0o777), Remedy),
@@ -331,9 +376,35 @@ fn faults_of_access_are_found_and_mended() {
     plant_each(ACCESS);
 }
 
+#[test]
+fn faults_of_units_and_hooks_are_found_and_mended() {
+    plant_each_in(PIECES, || {
+        let host = Host::new();
+        for folder in ["/run/systemd/system", "/etc/libvirt"] {
+            fs::create_dir_all(host.path(folder)).unwrap();
+        }
+        host.install();
+        host
+    });
+}
+
+#[test]
+fn a_machine_without_units_and_hooks_is_told_so_as_a_note() {
+    let host = Host::new();
+    fs::create_dir_all(host.path("/run/systemd/system")).unwrap();
+    let (report, success) = host.check();
+    let codes: Vec<&Value> = found(&report, "piece-none").collect();
+    assert!(success && codes.len() == 2, "{report:#}");
+    assert!(codes.iter().all(|finding| finding["level"] == "note"), "{report:#}");
+}
+
 fn plant_each(faults: &[Fault]) {
+    plant_each_in(faults, Host::new);
+}
+
+fn plant_each_in(faults: &[Fault], sound: impl Fn() -> Host) {
     for Fault(code, plant, mend) in faults {
-        let mut host = Host::new();
+        let mut host = sound();
         plant(&mut host);
         let (report, success) = host.check();
         let findings: Vec<&Value> = found(&report, code).collect();
@@ -453,7 +524,7 @@ fn the_json_is_as_documented() {
 #[test]
 fn the_codes_are_as_documented() {
     let documented = include_str!("../../docs/json.md");
-    for Fault(code, ..) in [CONFIG, PORTS, RULES, STATE, SOCKETS, GUESTS, ACCESS].concat() {
+    for Fault(code, ..) in [CONFIG, PORTS, RULES, PIECES, STATE, SOCKETS, GUESTS, ACCESS].concat() {
         assert!(documented.contains(&format!("`{code}`")), "{code}");
     }
 }

@@ -68,6 +68,8 @@ class Walk:
         self.run('cat /etc/hotplugger/config.yaml')
         self.run('hotplugger identify --plugged 1-1 --write windows')
         self.run('cat /etc/hotplugger/config.yaml')
+        self.say('The units that run `sync` when the virtual machine starts are made from the config:')
+        self.run('hotplugger install')
         self.say('## Check it')
         self.run('hotplugger check')
         self.say('## Plug it in', 'The keyboard is pulled and plugged again:')

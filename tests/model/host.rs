@@ -192,17 +192,13 @@ impl Host {
         self.events.extend(events);
     }
 
-    /// What QEMU has open follows what is plugged in. A second one does not get a device that
-    /// another has claimed (`drivers/usb/core/devio.c`: `claimintf`).
+    /// What QEMU has open follows what is plugged in. Nobody keeps two of them from opening one
+    /// device: interfaces are claimed only when the guest configures it
+    /// (`hw/usb/host-libusb.c`: `usb_host_set_config`).
     fn look_again(&mut self) {
         let devices = self.devices();
-        for number in 0..self.guests.len() {
-            let taken = self.open();
-            if let Some(guest) = &mut self.guests[number] {
-                let of_another = taken.iter().any(|holder| *holder != number);
-                let devices = if of_another { Vec::new() } else { devices.clone() };
-                guest.qemu.host_changed(devices);
-            }
+        for guest in self.guests.iter_mut().flatten() {
+            guest.qemu.host_changed(devices.clone());
         }
     }
 

@@ -214,7 +214,6 @@ impl Connection<'_> {
         let guest = host.guests[self.number].as_mut();
         let guest: &mut Guest =
             guest.filter(|guest| guest.start == self.start).ok_or_else(broken)?;
-        guest.qemu.may_open = !taken;
         talk(&mut guest.qemu)
     }
 }

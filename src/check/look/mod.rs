@@ -2,6 +2,7 @@
 
 mod holder;
 mod machine;
+mod pieces;
 mod process;
 mod program;
 mod rules;
@@ -15,6 +16,7 @@ use std::thread;
 use super::config::{ConfigFileLook, ConfigLook};
 use super::grabbers::{Daemons, DeviceLook};
 use super::machine::MachineLook;
+use super::pieces::PiecesLook;
 use super::program::ProgramLook;
 use super::rule::RulesLook;
 use super::state::StateLook;
@@ -37,6 +39,8 @@ pub struct Scene {
     pub rules: RulesLook,
     /// The programs they start.
     pub programs: Vec<ProgramLook>,
+    /// The units and hooks that run `sync`.
+    pub pieces: PiecesLook,
     /// The state folder.
     pub state: StateLook,
     /// The virtual machines.
@@ -64,10 +68,11 @@ impl Scene {
             let handles: Vec<_> = config.config().virtual_machines.iter().map(look).collect();
             handles.into_iter().filter_map(|handle| handle.join().ok()).collect()
         });
+        let pieces = pieces::look(root, &rules, config.understood());
         let programs = rules.programs().iter().map(|named| program::look(root, named)).collect();
         let state = state::look(root, &topology);
         let daemons = process::daemons(root);
-        Self { config, topology, rules, programs, state, machines, devices, daemons }
+        Self { config, topology, rules, programs, pieces, state, machines, devices, daemons }
     }
 
     /// What only root can look at and was not.

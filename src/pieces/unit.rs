@@ -1,0 +1,186 @@
+//! The path unit of a virtual machine: its name, its text, and which machines can have one. Pure.
+
+use std::fmt;
+
+use crate::config::VirtualMachine;
+
+/// Where units that the administrator (or `install`) writes are.
+const FOLDER: &str = "/etc/systemd/system";
+/// Where links make systemd start path units at boot.
+const WANTS: &str = "/etc/systemd/system/paths.target.wants";
+const PREFIX: &str = "hotplugger-sync@";
+const SUFFIX: &str = ".path";
+/// The most bytes of a unit's name (systemd's `UNIT_NAME_MAX`, with a NUL), less those by which
+/// `.service` is longer than `.path`.
+const MAX_NAME: usize = 255 - 3;
+
+/// The path unit of a virtual machine, which starts `hotplugger-sync@….service`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathUnit {
+    name: String,
+    socket: String,
+}
+
+/// Why a virtual machine can have no unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// Its name is too long when it is escaped.
+    Long,
+    /// Its name has a `$`, which `ExecStart=` replaces.
+    Dollar,
+    /// The path of its socket cannot be written in a unit.
+    Socket,
+}
+
+impl PathUnit {
+    /// The unit of this virtual machine.
+    pub fn of(vm: &VirtualMachine) -> Result<Self, Unfit> {
+        let name = format!("{PREFIX}{}{SUFFIX}", escape(&vm.name));
+        let Some(socket) = vm.socket.to_str() else { return Err(Unfit::Socket) };
+        // A line ends, goes on (`\`) or is trimmed there; and `..` is refused (systemd.path(5)).
+        let strange = socket.contains(char::is_control)
+            || socket.ends_with(|last: char| last.is_whitespace() || last == '\\')
+            || socket.split('/').any(|part| part == "..");
+        match () {
+            () if name.len() > MAX_NAME => Err(Unfit::Long),
+            () if vm.name.contains('$') => Err(Unfit::Dollar),
+            () if strange => Err(Unfit::Socket),
+            () => Ok(Self { name, socket: socket.to_owned() }),
+        }
+    }
+
+    /// Its name, for `systemctl`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its file.
+    pub fn path(&self) -> String {
+        format!("{FOLDER}/{}", self.name)
+    }
+
+    /// The link that has it started at boot.
+    pub fn link(&self) -> String {
+        format!("{WANTS}/{}", self.name)
+    }
+
+    /// What it says.
+    ///
+    /// `PathChanged=` and not `PathExists=`: a socket that a killed QEMU has left would start the
+    /// service again and again.
+    pub fn text(&self) -> String {
+        format!(
+            "# Written by `hotplugger install`; run it again when the config changes.\n\
+             \n\
+             [Unit]\n\
+             Description=Socket of the virtual machine %I\n\
+             \n\
+             [Path]\n\
+             {WATCHES}{}\n\
+             \n\
+             [Install]\n\
+             WantedBy=paths.target\n",
+            self.socket.replace('%', "%%")
+        )
+    }
+}
+
+const WATCHES: &str = "PathChanged=";
+
+/// The socket that a path unit's text names.
+pub fn watched(text: &str) -> Option<String> {
+    let path = text.lines().find_map(|line| line.strip_prefix(WATCHES))?;
+    Some(path.replace("%%", "%"))
+}
+
+/// The folders in which path units and their links are.
+pub const FOLDERS: [&str; 2] = [FOLDER, WANTS];
+
+/// Whether a file of that name is a path unit of ours.
+pub fn is_path_unit(file_name: &str) -> bool {
+    file_name.starts_with(PREFIX) && file_name.ends_with(SUFFIX)
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Long => "its name is too long for a unit's",
+            Self::Dollar => "no unit can pass on a name with a `$`",
+            Self::Socket => "no unit can watch such a path as its socket's",
+        })
+    }
+}
+
+/// The text as part of a unit's name, as `systemd-escape` writes it (systemd.unit(5), "String
+/// escaping for inclusion in unit names").
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'/' => escaped.push('-'),
+            b'.' if at == 0 => escaped.push_str("\\x2e"),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b':' | b'_' | b'.' => {
+                escaped.push(char::from(byte));
+            }
+            _ => escaped.extend(format!("\\x{byte:02x}").chars()),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse::parse;
+
+    fn vm(name: &str, socket: &str) -> VirtualMachine {
+        let text = format!(
+            "virtual_machines:\n  {name:?}:\n    socket: {socket:?}\n    ports: [/devices/usb1/1-1]\n"
+        );
+        parse(&text).unwrap().virtual_machines.remove(0)
+    }
+
+    #[test]
+    fn names_are_escaped_as_systemd_escape_does() {
+        // Each what systemd-escape 252 printed.
+        for (name, escaped) in [
+            ("windows", "windows"),
+            ("my vm", r"my\x20vm"),
+            ("a-b", r"a\x2db"),
+            ("a/b", "a-b"),
+            (".x", r"\x2ex"),
+            ("ü", r"\xc3\xbc"),
+            (r"a\b", r"a\x5cb"),
+            ("-w", r"\x2dw"),
+            ("a.b:c_d", "a.b:c_d"),
+            ("50%", r"50\x25"),
+        ] {
+            assert_eq!(escape(name), escaped, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_unit_watches_the_socket_and_is_started_at_boot() {
+        let unit = PathUnit::of(&vm("my vm", "/run/100% mine.qmp")).unwrap();
+        assert_eq!(unit.path(), r"/etc/systemd/system/hotplugger-sync@my\x20vm.path");
+        assert_eq!(
+            unit.link(),
+            r"/etc/systemd/system/paths.target.wants/hotplugger-sync@my\x20vm.path"
+        );
+        assert!(unit.text().contains("\nPathChanged=/run/100%% mine.qmp\n"), "{}", unit.text());
+        assert_eq!(watched(&unit.text()).as_deref(), Some("/run/100% mine.qmp"));
+        assert!(is_path_unit(unit.name()));
+        assert!(!is_path_unit("hotplugger-sync@.service"));
+    }
+
+    #[test]
+    fn what_no_unit_can_say_gets_none() {
+        let unfit = |name: &str, socket: &str| PathUnit::of(&vm(name, socket)).unwrap_err();
+        assert_eq!(unfit(&"ü".repeat(40), "/run/q"), Unfit::Long);
+        assert_eq!(unfit("$HOME", "/run/q"), Unfit::Dollar);
+        for socket in ["/run/q ", "/run/q\\", "/run/../q", "/run/a\nb"] {
+            assert_eq!(unfit("x", socket), Unfit::Socket, "{socket:?}");
+        }
+        assert!(PathUnit::of(&vm("x", "/run/..q/a..")).is_ok());
+    }
+}
