@@ -202,13 +202,7 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    /// Whether another guest has the device.
-    fn is_taken(&self) -> bool {
-        self.world.host.borrow().open().into_iter().any(|holder| holder != self.number)
-    }
-
     fn with<T>(&self, talk: impl FnOnce(&mut ModelGuest) -> Result<T, Error>) -> Result<T, Error> {
-        let taken = self.is_taken();
         let mut host = self.world.host.borrow_mut();
         let broken = || Error::Protocol("the connection is closed".to_owned());
         let guest = host.guests[self.number].as_mut();
@@ -231,10 +225,6 @@ impl Qmp for Connection<'_> {
         handover: &dyn Handover,
     ) -> Result<Value, Error> {
         self.world.moment();
-        // What another guest has, QEMU does not open by a descriptor either.
-        if self.is_taken() {
-            return Ok(Value::Null);
-        }
         self.with(|guest| guest.hand_over(command, arguments, handover))
     }
 
