@@ -106,7 +106,8 @@ pub fn plugged_at(root: &Root, busnum: BusNum, devnum: DevNum) -> Option<Monoton
     let metadata = fs::metadata(root.path(node(busnum, devnum))).ok()?;
     let seconds = u64::try_from(metadata.mtime()).ok()?;
     let nanos = u64::try_from(metadata.mtime_nsec()).ok()?;
-    Monotonic::at_realtime(seconds * 1_000_000 + nanos / 1000)
+    // Whoever owns the node can set it to the end of time.
+    Monotonic::at_realtime(seconds.checked_mul(1_000_000)?.checked_add(nanos / 1000)?)
 }
 
 /// The device's node, `/dev/bus/usb/003/025`.
@@ -179,5 +180,22 @@ mod tests {
         assert!(!usb_device(&root, &devpath).unwrap().unwrap().authorized);
         fs::write(folder.join("devnum"), "many\n").unwrap();
         assert_eq!(usb_device(&root, &devpath).unwrap(), None);
+    }
+
+    /// A file system that keeps 64 bits of seconds, as /dev is, keeps whatever it is told.
+    #[test]
+    fn a_node_of_the_end_of_time_says_nothing() {
+        use rustix::fs::{Timespec, Timestamps, futimens};
+
+        let memory = std::path::Path::new("/dev/shm");
+        let dir = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap();
+        let root = Root::at(dir.path());
+        fs::create_dir_all(root.path("/dev/bus/usb/001")).unwrap();
+        let node = fs::File::create(root.path(node(BusNum(1), DevNum(2)))).unwrap();
+        for seconds in [i64::MIN, -1, i64::MAX / 1_000_000 + 1, i64::MAX] {
+            let time = Timespec { tv_sec: seconds, tv_nsec: 999_999_999 };
+            futimens(&node, &Timestamps { last_access: time, last_modification: time }).unwrap();
+            assert_eq!(plugged_at(&root, BusNum(1), DevNum(2)), None, "{seconds}");
+        }
     }
 }

@@ -183,7 +183,7 @@ fn one_that_replies_as_deeply_nested_as_it_can() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let nested = move |session: &mut Session| {
             let id = greeted(session)?;
-            let value = format!("{}1{}", open.repeat(20_000), close.repeat(20_000));
+            let value = format!("{}1{}", open.repeat(5000), close.repeat(5000));
             session.send(format!("{{\"return\": {value}, \"id\": {id}}}\r\n"))?;
             session.fall_silent()
         };

@@ -5,6 +5,7 @@
 mod access;
 mod domain;
 mod exclude;
+mod limits;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -17,6 +18,7 @@ use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Seq
 use self::access::{ConfiguredUser, ConfiguredWay};
 use self::domain::Domain;
 use self::exclude::Exclude;
+use self::limits::{MOST_ENTRIES, is_deeply_nested, too_many};
 use super::access::{Access, Way};
 use super::port::PortName;
 use super::{Config, VirtualMachine};
@@ -35,6 +37,10 @@ pub struct ConfigError {
 
 /// Parses the text of a config file.
 pub fn parse(text: &str) -> Result<Config, ConfigError> {
+    if is_deeply_nested(text) {
+        let message = "too many brackets within brackets".to_owned();
+        return Err(ConfigError { line: None, column: None, message });
+    }
     let file: Option<File> =
         serde_yaml::from_str(text).map_err(|error| ConfigError::new(&error, text))?;
     let File { virtual_machines, exclude } = file.unwrap_or_default();
@@ -193,6 +199,9 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
         let mut vms: Vec<VirtualMachine> = Vec::new();
         while let Some(name) = map.next_key_seed(NewName { known: &vms })? {
             let Unnamed(vm) = map.next_value()?;
+            if vms.len() == MOST_ENTRIES {
+                return Err(too_many());
+            }
             vms.push(VirtualMachine { name, ..vm });
         }
         Ok(VirtualMachines(vms))
@@ -260,6 +269,9 @@ impl<'de, T: Scalar> Deserialize<'de> for List<T> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T>, A::Error> {
                 let mut list = Vec::new();
                 while let Some(entry) = seq.next_element_seed(NewEntry { known: &list })? {
+                    if list.len() == MOST_ENTRIES {
+                        return Err(too_many());
+                    }
                     list.push(entry);
                 }
                 if list.is_empty() {

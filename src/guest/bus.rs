@@ -119,6 +119,12 @@ struct Companion {
     count: usize,
 }
 
+/// No guest has more controllers; each of them costs questions and comparisons.
+const MOST_BUSES: usize = 128;
+
+/// The most devices on a bus (USB 2.0 specification, 4.1.1).
+const MOST_DEVICES: usize = 127;
+
 /// Reads the companions out of `info qtree`: the lines `masterbus = "usb.0"` and
 /// `firstport = 2 (0x2)` below a controller's.
 fn parse_companions(text: &str) -> Vec<Companion> {
@@ -131,7 +137,7 @@ fn parse_companions(text: &str) -> Vec<Companion> {
         } else if let Some(bus) = word.strip_prefix("masterbus = \"") {
             let count = if kind.contains("uhci") { 2 } else { 3 };
             let bus = clean(bus.trim_end_matches('"'), 64);
-            is_open = kind.contains("hci") && !bus.is_empty();
+            is_open = kind.contains("hci") && !bus.is_empty() && companions.len() < MOST_BUSES;
             companions.extend(is_open.then_some(Companion { bus, first: 0, count }));
         } else if let Some(first) = word.strip_prefix("firstport = ")
             && is_open
@@ -204,7 +210,8 @@ fn number(qmp: &mut dyn Qmp, path: &str, property: &str) -> Result<Option<usize>
 
 /// Reads the USB buses out of `info qtree` (`softmmu/qdev-monitor.c`: `qdev_print`, `qbus_print`;
 /// `hw/usb/bus.c`: `usb_bus_dev_print`). A product's name is the last thing in its line, and only
-/// lines at a device's own depth are taken for it.
+/// lines at a device's own depth are taken for it. Of more buses and devices than a guest can have
+/// the rest is left out.
 fn parse_qtree(text: &str) -> Vec<GuestBus> {
     let mut buses: Vec<GuestBus> = Vec::new();
     // The devices around the line, outermost first: depth, type, id.
@@ -216,7 +223,8 @@ fn parse_qtree(text: &str) -> Vec<GuestBus> {
         let depth = line.len() - line.trim_start_matches(' ').len();
         let word = &line[depth..];
         if bus.as_ref().is_some_and(|(of_bus, _)| depth <= *of_bus) {
-            buses.extend(bus.take().filter(|_| in_usb).map(|(_, bus)| bus));
+            let room = buses.len() < MOST_BUSES;
+            buses.extend(bus.take().filter(|_| in_usb && room).map(|(_, bus)| bus));
         }
         devices.retain(|(of_device, _, _)| *of_device < depth);
         if let Some(name) = word.strip_prefix("bus: ") {
@@ -233,12 +241,14 @@ fn parse_qtree(text: &str) -> Vec<GuestBus> {
         } else if let Some((of_bus, bus)) = &mut bus
             && in_usb
             && depth == *of_bus + 4
+            && bus.occupants.len() < MOST_DEVICES
             && let Some((_, _, id)) = devices.last()
         {
             bus.occupants.extend(occupant(word, id.clone()));
         }
     }
-    buses.extend(bus.filter(|_| in_usb).map(|(_, bus)| bus));
+    let room = buses.len() < MOST_BUSES;
+    buses.extend(bus.filter(|_| in_usb && room).map(|(_, bus)| bus));
     buses
 }
 

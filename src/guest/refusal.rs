@@ -129,6 +129,8 @@ impl AttachError {
         }
     }
 }
+/// Of so many buses it is told why they do not take the device.
+const MOST_TOLD: usize = 8;
 
 impl From<Error> for AttachError {
     fn from(error: Error) -> Self {
@@ -168,7 +170,7 @@ impl fmt::Display for AttachError {
             }
             Self::NoSeat { refusals, mend } => {
                 let (full, others): (Vec<&Refusal>, Vec<&Refusal>) =
-                    refusals.iter().partition(|refusal| refusal.why == Why::Full);
+                    refusals.iter().take(MOST_TOLD).partition(|refusal| refusal.why == Why::Full);
                 let names: Vec<&str> = full.iter().map(|refusal| refusal.name()).collect();
                 let full = match names.as_slice() {
                     [] => None,
@@ -180,6 +182,8 @@ impl fmt::Display for AttachError {
                 };
                 let mut parts: Vec<String> = others.iter().map(ToString::to_string).collect();
                 parts.splice(0..0, full);
+                let more = refusals.len().saturating_sub(MOST_TOLD);
+                parts.extend((more > 0).then(|| format!("and {more} more")));
                 f.write_str(&parts.join("; "))?;
                 if refusals.iter().any(|refusal| refusal.why.is_for_want_of_ports()) {
                     write!(f, "; start QEMU with {mend}")?;

@@ -161,10 +161,13 @@ impl QmpClient {
             // Also between messages, so that one who talks without end is left in time.
             self.remaining(stage)?;
             match self.framer.next_object() {
-                Ok(Some(object)) => return Message::parse(&object).map_err(Error::Protocol),
+                Ok(Some(object)) => return Message::parse(object).map_err(Error::Protocol),
                 Ok(None) => {}
                 Err(FrameError::TooLarge) => {
                     return Err(Error::Protocol("a message without end".to_owned()));
+                }
+                Err(FrameError::TooMany) => {
+                    return Err(Error::Protocol("a message of too many values".to_owned()));
                 }
                 Err(FrameError::NoObject(byte)) => {
                     let byte = byte.escape_ascii();

@@ -6,9 +6,13 @@
 #[derive(Debug, Default)]
 pub struct Framer {
     buffer: Vec<u8>,
+    /// Where the object begins that is being looked at; what is before it is done with.
+    start: usize,
     /// How much of the buffer has been looked at.
     scanned: usize,
     depth: usize,
+    /// How many values the object may have so far.
+    values: usize,
     in_string: bool,
     escaped: bool,
 }
@@ -18,6 +22,8 @@ pub struct Framer {
 pub enum FrameError {
     /// An object of more than [`Framer::MAX_BYTES`].
     TooLarge,
+    /// An object of more than [`Framer::MAX_VALUES`].
+    TooMany,
     /// Something else than an object, beginning with this byte.
     NoObject(u8),
 }
@@ -27,15 +33,29 @@ impl Framer {
     /// about 1 KiB a device of the guest, and a guest may have hundreds.
     pub const MAX_BYTES: usize = 1024 * 1024;
 
+    /// The most values that an object may have within it. One that is parsed takes up to 640 bytes,
+    /// however few it is written with. A list of the guest's devices has three for each.
+    pub const MAX_VALUES: usize = 8 * 1024;
+
     /// Adds bytes as they came.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.start);
+        self.scanned -= self.start;
+        self.start = 0;
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next whole object; none until more bytes come.
-    pub fn next_object(&mut self) -> Result<Option<Vec<u8>>, FrameError> {
+    ///
+    /// # Errors
+    ///
+    /// What comes is no QMP; there is nothing more to be had then.
+    pub fn next_object(&mut self) -> Result<Option<&[u8]>, FrameError> {
         while let Some(&byte) = self.buffer.get(self.scanned) {
             self.scanned += 1;
+            if self.scanned - self.start > Self::MAX_BYTES {
+                return Err(FrameError::TooLarge);
+            }
             if self.in_string {
                 match byte {
                     _ if self.escaped => self.escaped = false,
@@ -45,25 +65,28 @@ impl Framer {
                 }
                 continue;
             }
+            if matches!(byte, b'{' | b'[' | b',') {
+                self.values += 1;
+                if self.values > Self::MAX_VALUES {
+                    return Err(FrameError::TooMany);
+                }
+            }
             match byte {
                 b'{' => self.depth += 1,
                 b'}' if self.depth > 1 => self.depth -= 1,
                 b'}' if self.depth == 1 => {
-                    self.depth = 0;
-                    let rest = self.buffer.split_off(self.scanned);
-                    self.scanned = 0;
-                    return Ok(Some(std::mem::replace(&mut self.buffer, rest)));
+                    (self.depth, self.values) = (0, 0);
+                    let object = self.start..self.scanned;
+                    self.start = self.scanned;
+                    return Ok(Some(&self.buffer[object]));
                 }
                 _ if self.depth > 0 => self.in_string = byte == b'"',
-                b' ' | b'\r' | b'\n' | b'\t' => {
-                    // Between objects nothing is kept.
-                    self.buffer.drain(..self.scanned);
-                    self.scanned = 0;
-                }
+                // Between objects nothing is kept.
+                b' ' | b'\r' | b'\n' | b'\t' => self.start = self.scanned,
                 other => return Err(FrameError::NoObject(other)),
             }
         }
-        if self.buffer.len() > Self::MAX_BYTES { Err(FrameError::TooLarge) } else { Ok(None) }
+        Ok(None)
     }
 }
 
@@ -78,7 +101,7 @@ mod tests {
         for bytes in stream.chunks(step) {
             framer.push(bytes);
             while let Some(object) = framer.next_object()? {
-                objects.push(String::from_utf8(object).unwrap());
+                objects.push(String::from_utf8(object.to_vec()).unwrap());
             }
         }
         Ok(objects)
@@ -116,6 +139,18 @@ mod tests {
         };
         assert_eq!(error, FrameError::TooLarge);
         assert!(pushed <= Framer::MAX_BYTES + 4096);
+    }
+
+    /// Counted as they are written, outside strings and for each object anew.
+    #[test]
+    fn an_object_of_too_many_values_is_refused() {
+        let object = |values: usize| format!("{{\"a\":[{}0]}}", "0,".repeat(values - 2));
+        let most = object(Framer::MAX_VALUES);
+        assert_eq!(frames([&*most, &most].concat().as_bytes(), 4096).unwrap(), [&*most, &most]);
+        let error = frames(object(Framer::MAX_VALUES + 1).as_bytes(), 4096);
+        assert_eq!(error, Err(FrameError::TooMany));
+        let text = format!("{{\"a\":\"{}\"}}", ",[{".repeat(Framer::MAX_VALUES));
+        assert_eq!(frames(text.as_bytes(), 4096).unwrap(), [text]);
     }
 
     proptest! {

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use self::handover::{Handover, Refused};
 use crate::libvirt;
+use crate::text::clean;
 
 /// A partner that executes QMP commands.
 pub trait Qmp {
@@ -156,11 +157,14 @@ impl fmt::Display for Error {
                 write!(f, "no answer within {} s: {stage}", budget.as_secs_f64())
             }
             Self::Closed(stage) => write!(f, "QEMU closed the connection while {stage}"),
-            Self::Protocol(what) => write!(f, "what answers does not speak QMP: {what}"),
             Self::NotHandedOver { socket, why } => {
                 write!(f, "no descriptor for who listens at {}: {why}", socket.display())
             }
             Self::NotOpened(error) => write!(f, "it cannot be opened: {error}"),
+            // The JSON reader repeats whole strings of the partner's.
+            Self::Protocol(what) => {
+                write!(f, "what answers does not speak QMP: {}", clean(what, 300))
+            }
             Self::Command { command, desc, .. } => write!(f, "QEMU refused {command}: {desc}"),
         }
     }

@@ -51,9 +51,16 @@ pub fn append(root: &Root, outcome: &Outcome) {
     let _ = file.write_all(&line);
     if large {
         let kept = state.read_text(NAME).unwrap_or_default();
-        let half = kept[kept.len() / 2..].split_once('\n').map_or("", |(_, rest)| rest).to_owned();
-        let _ = state.replace(NAME, half.as_bytes());
+        let _ = state.replace(NAME, newer_half(&kept).as_bytes());
     }
+}
+
+/// The lines behind the one that the middle is in. Its first byte may be within a character: products have
+/// names of all kinds.
+fn newer_half(text: &str) -> &str {
+    let middle = text.len() / 2;
+    let end = text.bytes().skip(middle).position(|byte| byte == b'\n');
+    end.map_or("", |end| &text[middle + end + 1..])
 }
 
 /// The entries, oldest first; empty where there are none, or we may not look.
@@ -69,5 +76,18 @@ impl StateDir {
         let file = self.open_to_read(name).ok()?;
         file.take(2 * MAX_BYTES).read_to_end(&mut bytes).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newer_half_is_whole_lines_wherever_the_middle_is() {
+        assert_eq!(newer_half("1\n2\n3\n4\n"), "4\n");
+        assert_eq!(newer_half("éé\n…\n"), "…\n");
+        assert_eq!(newer_half("a…b"), "");
+        assert_eq!(newer_half(""), "");
     }
 }

@@ -45,7 +45,14 @@ pub fn memory(state: &StateDir, vm: &str, port: &Port) -> Memory {
 pub fn keep(records: &Records<'_>, vm: &str, port: &Port, seat: &GuestPort) -> Result<()> {
     let state = records.dir();
     let mut lines = read(state);
-    if lines.iter().any(|line| line.vm == vm && line.host_port == *port && line.seat == *seat) {
+    // A file that was damaged may say more of the port.
+    let mut said = lines
+        .iter()
+        .filter(|line| line.vm == vm && (line.host_port == *port || line.seat == *seat));
+    if let (Some(line), None) = (said.next(), said.next())
+        && line.host_port == *port
+        && line.seat == *seat
+    {
         return Ok(());
     }
     lines.retain(|line| line.vm != vm || (line.host_port != *port && line.seat != *seat));

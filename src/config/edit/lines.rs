@@ -80,9 +80,13 @@ pub(super) fn find_key<'a>(lines: &[Line<'a>], range: Range<usize>, name: &str) 
         .find(|key| key.name == name)
 }
 
+/// No key in one line with its colon is longer (YAML 1.2.2, 7.4.2).
+const MAX_KEY: usize = 1024;
+
 /// Reads a line as `key: rest`.
 fn key(line: usize, content: &str) -> Option<Key<'_>> {
-    let colon = content.match_indices(':').map(|(index, _)| index).find(|index| {
+    let colons = content.match_indices(':').map(|(index, _)| index);
+    let colon = colons.take_while(|index| *index <= MAX_KEY).find(|index| {
         let quoted = content.starts_with(['"', '\'']);
         content[index + 1..].chars().next().is_none_or(|next| matches!(next, ' ' | '\t'))
             && (!quoted || is_quoted(content[..*index].trim_end()))

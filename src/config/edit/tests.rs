@@ -177,6 +177,13 @@ prop_compose! {
     }
 }
 
+/// A key ends within 1024 characters; what is longer is not looked at colon by colon.
+#[test]
+fn a_line_of_many_colons_is_no_key() {
+    let long = format!("virtual_machines:\n  \"{}\n", "a: ".repeat(300_000));
+    assert!(matches!(add_ports(&long, "w", &[new(9, "")]), Err(EditError::Config(_))));
+}
+
 proptest! {
     #[test]
     fn all_but_the_added_lines_stays_and_the_config_is_the_old_one_and_the_ports(

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::limits::{MOST_ENTRIES, too_many};
 use super::{ConfiguredPort, Scalar};
 use crate::config::exclude::{CLASS_NAMES, Exclusion};
 
@@ -28,6 +29,9 @@ impl<'de> Deserialize<'de> for Exclude {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Exclude, A::Error> {
                 let mut list = Vec::new();
                 while let Some(entry) = seq.next_element_seed(NewEntry { known: &list })? {
+                    if list.len() == MOST_ENTRIES {
+                        return Err(too_many());
+                    }
                     list.push(entry);
                 }
                 Ok(Exclude(list))

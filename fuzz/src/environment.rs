@@ -1,0 +1,35 @@
+//! The environment of a udev call: `NAME=VALUE`, each ended by NUL.
+
+use std::collections::BTreeMap;
+
+use hotplugger::hook::Hook;
+use hotplugger::uevent::properties;
+use hotplugger::world::rehearsal::Rehearsal;
+
+use super::host::Host;
+
+/// Rehearses the call, on a host with a tablet in a configured port.
+pub fn run(data: &[u8]) {
+    thread_local!(static HOST: Host = Host::with_tablet());
+    let text = String::from_utf8_lossy(data);
+    let variables: BTreeMap<String, String> = text
+        .split('\0')
+        .filter_map(|entry| entry.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let kept = properties(variables.clone());
+    assert!(kept.len() <= 100 && kept.values().all(|value| value.len() <= 1024));
+    HOST.with(|host| {
+        let rehearsal = Rehearsal::new(&host.root, true);
+        let hook = Hook {
+            root: &host.root,
+            config: None,
+            variable: &|name| variables.get(name).cloned(),
+            variables: &|| variables.clone().into_iter().collect(),
+            world: Some(&rehearsal),
+        };
+        let line = hook.run().to_string();
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert!(line.len() < 16 * 1024, "{} bytes", line.len());
+    });
+}

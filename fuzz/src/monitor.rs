@@ -1,0 +1,50 @@
+//! What QEMU answers while a device is attached and detached: QOM, `info qtree`, `info usb`.
+
+use std::path::PathBuf;
+
+use hotplugger::guest::attach::{Attached, Wanted, attach};
+use hotplugger::guest::bus::buses;
+use hotplugger::guest::detach::detach;
+use hotplugger::guest::seat::Memory;
+use hotplugger::guest::view::place;
+use hotplugger::qmp::handover::Handover;
+use hotplugger::speed::Speed;
+
+use super::script::{Device, Script};
+
+/// Attaches and detaches with a server that gives these replies.
+pub fn run(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let id: hotplugger::device_id::DeviceId = "hotplugger-1-3-16".parse().expect("an id");
+    let _ = place(&mut Script::new(&text), &id);
+    if let Ok(buses) = buses(&mut Script::new(&text)) {
+        assert!(buses.len() <= 128 && buses.iter().all(|bus| bus.occupants.len() <= 127));
+    }
+    let handed = || Some(&Device as &dyn Handover);
+    let ways = [(true, None), (true, handed()), (false, handed())];
+    let hubs = ["xhci0.0".to_owned()];
+    for (hubs, (by_node, handover)) in
+        [&[][..], &hubs].into_iter().flat_map(|hubs| ways.map(|way| (hubs, way)))
+    {
+        let wanted = Wanted {
+            id: id.clone(),
+            speed: Some(Speed::HIGH),
+            hubs,
+            memory: &Memory::default(),
+            named: true,
+            node: PathBuf::from("/dev/bus/usb/001/016"),
+            by_node,
+            handover,
+            still_there: &|| true,
+        };
+        match attach(&mut Script::new(&text), &wanted) {
+            Ok(Attached::Now(seated)) => drop(format!("{seated:?}")),
+            Ok(_) => {}
+            Err(error) => {
+                let said = error.to_string();
+                assert!(said.len() < 16 * 1024, "{} bytes", said.len());
+            }
+        }
+    }
+    let _ = detach(&mut Script::new(&text), &id.port, None);
+}

@@ -1,0 +1,73 @@
+//! A QMP server that gives the replies of a script, one after the other.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use hotplugger::qmp::handover::{Handover, Recipient};
+use hotplugger::qmp::{Error, Qmp, Stage};
+use hotplugger::text::clean;
+use serde_json::Value;
+
+/// The rest of the script: replies with NUL between them.
+pub struct Script<'a> {
+    replies: std::str::Split<'a, char>,
+}
+
+impl<'a> Script<'a> {
+    pub fn new(text: &'a str) -> Self {
+        Self { replies: text.split('\0') }
+    }
+}
+
+impl Qmp for Script<'_> {
+    /// A reply is JSON, an error whose class and words follow `!` or, as it is, the monitor's text.
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        if command == "device_del" || command == "device_add" {
+            let id = arguments["id"].as_str().expect("an id");
+            assert!(id.starts_with("hotplugger-1-3-"), "{command} of {id}");
+        }
+        let over = Error::Timeout { stage: Stage::Command(command), budget: Duration::ZERO };
+        let reply = self.replies.next().ok_or(over)?;
+        if let Some(error) = reply.strip_prefix('!') {
+            let (class, desc) = error.split_once(' ').unwrap_or((error, ""));
+            // As the client does.
+            let (class, desc) = (class.to_owned(), clean(desc, 300));
+            return Err(Error::Command { command, class, desc });
+        }
+        Ok(serde_json::from_str(reply).unwrap_or_else(|_| Value::from(reply)))
+    }
+
+    /// What is handed over is not opened: nobody is there to have it.
+    fn hand_over(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        _: &dyn Handover,
+    ) -> Result<Value, Error> {
+        self.execute(command, arguments)
+    }
+
+    fn pause(&mut self, _: Duration) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// A device that may be handed over.
+pub struct Device;
+
+impl Recipient for Device {
+    fn user(&self) -> io::Result<Option<u32>> {
+        Ok(None)
+    }
+
+    fn trusts_folder(&self) -> bool {
+        false
+    }
+}
+
+impl Handover for Device {
+    fn open(&self) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}

@@ -1,0 +1,39 @@
+//! The files in the state folder, which a crash, a full disk or another version may have left.
+
+use std::time::Duration;
+
+use hotplugger::deadline::Deadline;
+use hotplugger::guest::seat::GuestPort;
+use hotplugger::outcome::{End, Outcome};
+use hotplugger::port::Port;
+use hotplugger::state::dir::{StateDir, peek, peek_all};
+use hotplugger::state::{history, seat};
+
+use super::host::Host;
+
+/// Puts the bytes in each file's place, reads them, and writes what may be written to them.
+pub fn run(data: &[u8]) {
+    thread_local!(static HOST: Host = Host::new());
+    HOST.with(|Host { root, .. }| {
+        let state = StateDir::open(root).expect("a folder");
+        for name in ["port-1-3.json", "history.jsonl", "seats.jsonl"] {
+            let path = root.path(format!("/tmp/hotplugger/{name}"));
+            std::fs::write(path, data).expect("a file");
+        }
+        let port: Port = "1-3".parse().expect("a port");
+        let records = state.records(&Deadline::after(Duration::from_secs(60))).expect("the lock");
+        let record = records.get(&port);
+        assert_eq!(record, peek(root, &port));
+        assert_eq!(peek_all(root).len(), usize::from(record.is_some()));
+        if let Some(record) = record {
+            records.put(&record).expect("it is written");
+            assert_eq!(records.get(&port).as_ref(), Some(&record));
+        }
+        seat::memory(&state, "w", &port);
+        let place = GuestPort { bus: "xhci0.0".to_owned(), port: 1 };
+        seat::keep(&records, "w", &port, &place).expect("it is written");
+        assert_eq!(seat::memory(&state, "w", &port).own, Some(place));
+        history::append(root, &Outcome::new(None, End::Left));
+        history::read(root);
+    });
+}

@@ -1,0 +1,133 @@
+//! What is in sysfs and proc: a folder made by the input.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path};
+
+use hotplugger::devpath::DevPath;
+use hotplugger::in_use::{in_use, read};
+use hotplugger::port::{BusNum, DevNum};
+use hotplugger::topology::{places, read as topology};
+use hotplugger::{drivers, sysfs};
+
+use super::host::{Host, TABLET};
+
+const HUB: &str = "/sys/devices/pci0000:00/0000:00:14.0/usb1";
+
+/// Where an entry may stand; below a hub or a device.
+const PLACES: [&str; 40] = [
+    "/speed",
+    "/busnum",
+    "/devnum",
+    "/bDeviceClass",
+    "/idVendor",
+    "/idProduct",
+    "/product",
+    "/serial",
+    "/authorized",
+    "/1-0:1.0/usb1-port3/peer",
+    "/1-0:1.0/usb1-port3/connect_type",
+    "/1-0:1.0/usb1-port3/location",
+    "/1-0:1.0/usb1-port3/physical_location/panel",
+    "/1-0:1.0/usb1-port255/peer",
+    "/1-0:1.0",
+    "/1-3",
+    "/1-3/speed",
+    "/1-3/busnum",
+    "/1-3/devnum",
+    "/1-3/bDeviceClass",
+    "/1-3/idVendor",
+    "/1-3/idProduct",
+    "/1-3/product",
+    "/1-3/serial",
+    "/1-3/authorized",
+    "/1-3/1-3:1.0",
+    "/1-3/1-3:1.0/bInterfaceClass",
+    "/1-3/1-3:1.0/driver",
+    "/1-3/1-3:1.0/1-3-port1/peer",
+    "/1-3/1-3:1.0/block/sda/dev",
+    "/1-3/1-3.1",
+    "/../usb2",
+    "/../usb2/speed",
+    "/../usb2/2-0:1.0/usb2-port3/peer",
+    "/../subsystem",
+    "/../../../../bus/usb/devices/usb1",
+    "/../../../../bus/usb/devices/usb2",
+    "/../../../../class/block/sda",
+    "/../../../../../proc/self/mountinfo",
+    "/../../../../../proc/swaps",
+];
+
+/// Makes the folder (entries with NUL between them: the number of a place, then contents, or the
+/// target of a link behind `>`, or `/` for a folder) and reads all there is to read.
+pub fn run(data: &[u8]) {
+    let host = Host::new();
+    for entry in data.split(|byte| *byte == 0).take(64) {
+        if let Some((place, what)) = entry.split_first() {
+            let place = PLACES[usize::from(*place) % PLACES.len()];
+            put(&host, &normal(&format!("{HUB}{place}")), what);
+        }
+    }
+    let root = &host.root;
+    for devpath in [TABLET, "/devices/pci0000:00/0000:00:14.0/usb1/1-3/1-3.1"] {
+        let devpath: DevPath = devpath.parse().expect("a DEVPATH");
+        if let Ok(Some(device)) = sysfs::usb_device(root, &devpath) {
+            assert!(!device.label().chars().any(char::is_control));
+            sysfs::plugged_at(root, device.busnum, device.devnum);
+        }
+        for interface in drivers::interfaces(root, &devpath) {
+            assert!(interface.name.starts_with(devpath.sysname()));
+        }
+        let places = places::places(root, &devpath);
+        assert!(places.companions.len() <= 6);
+        places::peers(root, &devpath);
+        drop(in_use(&devpath, &read(root, &devpath)).map(|used| used.to_string()));
+        topology::port(root, &devpath);
+    }
+    sysfs::plugged_at(root, BusNum(1), DevNum(16));
+    let topology = topology::topology(root);
+    topology.all_places();
+}
+
+/// The path without `..`.
+fn normal(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/').skip(1) {
+        if part == ".." {
+            parts.pop();
+        } else {
+            parts.push(part);
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn put(host: &Host, path: &str, what: &[u8]) {
+    let path = host.root.path(path);
+    let Some(folder) = path.parent() else { return };
+    // A link that is on the way may lead anywhere, and what is in the way stays.
+    let outside = fs::create_dir_all(folder).is_err()
+        || !fs::canonicalize(folder).is_ok_and(|folder| folder.starts_with(host.path()));
+    if outside {
+        return;
+    }
+    let text = std::str::from_utf8(what).ok();
+    match (what.first(), text) {
+        (Some(b'/'), _) => drop(fs::create_dir(path)),
+        (Some(b'>'), Some(text)) if stays_within(host, folder, Path::new(&text[1..])) => {
+            let _ = symlink(&text[1..], path);
+        }
+        _ => {
+            if !path.is_symlink() {
+                let _ = fs::write(path, what);
+            }
+        }
+    }
+}
+
+/// Whether a link's target is below the host's folder.
+fn stays_within(host: &Host, folder: &Path, target: &Path) -> bool {
+    let depth = folder.components().count() - host.path().components().count();
+    let up = target.components().filter(|part| *part == Component::ParentDir).count();
+    target.is_relative() && up <= depth && !target.as_os_str().is_empty()
+}
