@@ -3,10 +3,17 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::thread;
+use std::time::Duration;
 
+use crate::deadline::Deadline;
 use crate::devpath::DevPath;
 use crate::root::Root;
 use crate::sysfs::{attribute, folder, is_gone};
+
+/// How long the kernel may need to make a device's interfaces. They come within milliseconds; what
+/// takes longer is left to a later event.
+const UNTIL_CONFIGURED: Duration = Duration::from_millis(200);
 
 /// An interface of the active configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +51,24 @@ pub fn interfaces(root: &Root, devpath: &DevPath) -> Vec<Interface> {
         .collect();
     interfaces.sort();
     interfaces
+}
+
+/// Whether the device has all its interfaces. The kernel makes them right after it has sent the
+/// device's `add`, and is waited for a moment.
+pub fn has_interfaces(root: &Root, devpath: &DevPath) -> bool {
+    let deadline = Deadline::after(UNTIL_CONFIGURED);
+    loop {
+        let wanted = attribute(folder(root, devpath).join("bNumInterfaces")).unwrap_or_default();
+        // Empty until the device has a configuration (`drivers/usb/core/sysfs.c`).
+        let wanted = wanted.trim().parse().ok();
+        if wanted.is_some_and(|wanted: usize| interfaces(root, devpath).len() >= wanted) {
+            return true;
+        }
+        if deadline.remaining().is_none() {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Takes the device from the host's drivers; returns which lost an interface.

@@ -135,31 +135,57 @@ impl Hook<'_> {
     ) -> Outcome {
         let mut subject = Subject::of(event);
         subject.vm = match &plan {
-            Plan::Record(vm) | Plan::Attach { vm, .. } => Some(vm.name.clone()),
+            Plan::Record(vm) | Plan::AttachEarly(vm) | Plan::Attach { vm, .. } => {
+                Some(vm.name.clone())
+            }
             Plan::Detach(targets) => targets.first().map(|target| target.vm.to_owned()),
             Plan::Nothing(_) => None,
         };
         match plan {
             Plan::Nothing(why) => Outcome::new(None, End::Idle(why)),
             Plan::Record(vm) => self.record(event, subject, Owner { config, vm, places }, world),
+            Plan::AttachEarly(vm) => {
+                let owner = Owner { config, vm, places };
+                let wish = Wish::Event { settle: true, interface: None };
+                // Without its interfaces it is not known what it is.
+                if world.has_interfaces(&event.device) {
+                    let outcome = self.attach(event, owner, world, wish, subject.clone(), record);
+                    if outcome.is_as_wished() {
+                        return outcome;
+                    }
+                }
+                self.record(event, subject, owner, world)
+            }
             Plan::Attach { vm, settle, unless_newer } => {
-                let attach = Attach {
-                    world,
-                    config,
-                    vm,
-                    places,
-                    port: &event.port,
-                    devnum: event.devnum,
-                    new_record: &|devnum, seen| self.new_record(event, devnum, world, seen),
-                    wish: Wish::Event {
-                        settle,
-                        interface: unless_newer.then_some(event.seqnum.unwrap_or(0)),
-                    },
-                };
-                attach.run(subject, record.cloned())
+                let owner = Owner { config, vm, places };
+                let interface = unless_newer.then_some(event.seqnum.unwrap_or(0));
+                let wish = Wish::Event { settle, interface };
+                self.attach(event, owner, world, wish, subject, record)
             }
             Plan::Detach(targets) => detach(event, subject, &targets, world, record),
         }
+    }
+
+    fn attach(
+        &self,
+        event: &UsbEvent,
+        Owner { config, vm, places }: Owner<'_>,
+        world: &dyn World,
+        wish: Wish,
+        subject: Subject,
+        record: Option<&Record>,
+    ) -> Outcome {
+        let attach = Attach {
+            world,
+            config,
+            vm,
+            places,
+            port: &event.port,
+            devnum: event.devnum,
+            new_record: &|devnum, seen| self.new_record(event, devnum, world, seen),
+            wish,
+        };
+        attach.run(subject, record.cloned())
     }
 
     /// Remembers the device.

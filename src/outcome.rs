@@ -268,6 +268,9 @@ fn attached(f: &mut fmt::Formatter<'_>, seat: &Seated, times: Option<&Times>) ->
             )?;
         }
     }
+    if seat.handed {
+        f.write_str(", by its descriptor")?;
+    }
     let Some(Times { since_plug, settling, exchange }) = times else { return Ok(()) };
     write!(
         f,
@@ -313,7 +316,7 @@ mod tests {
             speed: Some("480".parse().unwrap()),
             product: Some("Stick".to_owned()),
         };
-        Seated { bus: Some("xhci0.0".to_owned()), place, slow }
+        Seated { bus: Some("xhci0.0".to_owned()), place, slow, handed: false }
     }
 
     fn times() -> Times {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::config::access::Way;
 use crate::config::{Config, VirtualMachine};
 use crate::outcome::Idle;
 use crate::place::Places;
@@ -17,6 +18,9 @@ pub enum Plan<'a> {
     Nothing(Idle),
     /// Remember the device and return: it is attached by a later event.
     Record(&'a VirtualMachine),
+    /// Attach the device at once, before the host's drivers get going; if that does not work,
+    /// remember it, for a later event to try again and to tell.
+    AttachEarly(&'a VirtualMachine),
     /// Attach the device.
     Attach {
         /// To that virtual machine.
@@ -72,6 +76,10 @@ pub fn plan<'a>(
     }
     match event.kind {
         EventKind::DeviceAdd if known.is_some() => Plan::Nothing(Idle::Known),
+        // QEMU need not have heard of a device that it is handed.
+        EventKind::DeviceAdd if new && vm.access.way == Way::Fd && vm.delay.is_zero() => {
+            Plan::AttachEarly(vm)
+        }
         EventKind::DeviceAdd => Plan::Record(vm),
         _ => Plan::Attach {
             vm,
@@ -139,6 +147,7 @@ impl fmt::Display for Plan<'_> {
         match self {
             Self::Nothing(idle) => idle.fmt(f),
             Self::Record(vm) => write!(f, "remember it for {}", vm.name),
+            Self::AttachEarly(vm) => write!(f, "attach it to {} at once", vm.name),
             Self::Attach { vm, settle, unless_newer } => {
                 write!(f, "attach it to {}", vm.name)?;
                 if *settle {
@@ -164,7 +173,7 @@ impl fmt::Display for Plan<'_> {
 #[cfg(test)]
 mod tests {
     use super::{
-        Config, Duration, EventKind, Idle, Places, Plan, Record, UsbEvent, VirtualMachine,
+        Config, Duration, EventKind, Idle, Places, Plan, Record, UsbEvent, VirtualMachine, Way,
     };
     use crate::clock::Monotonic;
     use crate::config::parse::parse;
@@ -233,6 +242,29 @@ mod tests {
         let mut interface = event(EventKind::InterfaceAdd, "1-1");
         interface.devnum = None;
         assert_eq!(plan(&interface, &config, None), attach(windows, true, true));
+    }
+
+    #[test]
+    fn what_is_handed_over_without_a_delay_goes_with_its_add_and_bind_finds_it() {
+        let mut config = config();
+        config.virtual_machines[0].access.way = Way::Fd;
+        let mut add = event(EventKind::DeviceAdd, "1-1");
+        assert!(matches!(plan(&add, &config, None), Plan::Record(_)), "there is a delay");
+        config.virtual_machines[0].delay = Duration::ZERO;
+        let [windows, linux] = &config.virtual_machines[..] else { panic!() };
+        assert_eq!(plan(&add, &config, None), Plan::AttachEarly(windows));
+        // What is remembered of another device there changes nothing.
+        assert_eq!(plan(&add, &config, Some(&record("1-1", 4))), Plan::AttachEarly(windows));
+        let bind = event(EventKind::DeviceBind, "1-1");
+        let known = attached("windows", "/run/w");
+        let attach = |vm, settle| Plan::Attach { vm, settle, unless_newer: false };
+        assert_eq!(plan(&bind, &config, Some(&known)), attach(windows, false));
+        assert_eq!(plan(&bind, &config, Some(&record("1-1", 5))), attach(windows, true));
+        // A synthetic event is no plug, and QEMU cannot open by itself what it has not heard of.
+        add.synthetic = true;
+        assert_eq!(plan(&add, &config, None), Plan::Record(windows));
+        let add = event(EventKind::DeviceAdd, "1-2");
+        assert_eq!(plan(&add, &config, None), Plan::Record(linux));
     }
 
     #[test]

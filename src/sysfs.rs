@@ -115,6 +115,21 @@ pub fn node(busnum: BusNum, devnum: DevNum) -> PathBuf {
     format!("/dev/bus/usb/{:03}/{:03}", busnum.0, devnum.0).into()
 }
 
+/// The device's number, major and minor, as `dev` has it; none if it is gone.
+///
+/// # Errors
+///
+/// Anything else that keeps the file from being read.
+pub fn device_number(root: &Root, devpath: &DevPath) -> io::Result<Option<(u32, u32)>> {
+    let number = match attribute(folder(root, devpath).join("dev")) {
+        Ok(number) => number,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let numbers = number.split_once(':');
+    Ok(numbers.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?))))
+}
+
 /// The controller's name, by the subsystem that its device is in.
 pub fn controller_name(root: &Root, controller: &DevPath) -> Option<ControllerName> {
     let link = fs::read_link(folder(root, controller).join("subsystem")).ok();

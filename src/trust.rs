@@ -60,13 +60,32 @@ pub fn weakness_on_the_way(path: &Path, owners: &[u32]) -> io::Result<Option<Wea
 ///
 /// What cannot be looked at.
 pub fn weakness_of_folders(path: &Path, owners: &[u32]) -> io::Result<Option<Weakness>> {
+    open_folder(path, owners, true)
+}
+
+/// The same; unless `sticky_is_safe`, a folder in which others can make new files counts as well,
+/// though they cannot take away what is there.
+///
+/// # Errors
+///
+/// What cannot be looked at.
+pub fn open_folder(
+    path: &Path,
+    owners: &[u32],
+    sticky_is_safe: bool,
+) -> io::Result<Option<Weakness>> {
     let real = path.canonicalize()?;
     // A link stands in a folder of its own.
     for folder in real.ancestors().skip(1).chain(path.parent()) {
         if folder.as_os_str().is_empty() {
             continue;
         }
-        let found = weakness(&fs::metadata(folder)?, folder, owners);
+        let metadata = fs::metadata(folder)?;
+        let found = weakness(&metadata, folder, owners).or_else(|| {
+            let open = !sticky_is_safe && metadata.mode() & 0o022 != 0;
+            let door = Door::Mode(metadata.mode() & 0o7777);
+            open.then(|| Weakness { path: folder.to_path_buf(), door })
+        });
         if found.is_some() {
             return Ok(found);
         }

@@ -9,6 +9,9 @@
 
 mod support;
 
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +24,7 @@ use hotplugger::guest::seat::{GuestPort, Memory};
 use hotplugger::guest::{object, view};
 use hotplugger::port::DevNum;
 use hotplugger::qmp::client::QmpClient;
+use hotplugger::qmp::handover::{Handover, Recipient};
 use hotplugger::qmp::{Error, Qmp, Stage};
 use hotplugger::speed::Speed;
 use serde_json::{Value, json};
@@ -58,6 +62,8 @@ fn place(
             memory: &Memory::default(),
             named: true,
             node: "/dev/bus/usb/001/016".into(),
+            by_node: true,
+            handover: None,
             still_there: &|| true,
         },
     )
@@ -197,6 +203,97 @@ fn an_ehci_with_companions_takes_all_that_is_usb_2() {
     assert_eq!(place(&mut qmp, ID, Speed::FULL, &[]).unwrap(), waiting("usb.0", 1));
     let emulated = "device_add usb-mouse,usb_version=1,bus=usb.0,port=4";
     assert_eq!(qemu.monitor(emulated), "", "a full-speed device works there");
+}
+
+/// What looks like a device to us and like none to QEMU.
+struct Zeros;
+
+impl Recipient for Zeros {
+    fn user(&self) -> io::Result<Option<u32>> {
+        Ok(None)
+    }
+
+    fn trusts_folder(&self) -> bool {
+        true
+    }
+}
+
+impl Handover for Zeros {
+    fn open(&self) -> io::Result<OwnedFd> {
+        File::options().read(true).write(true).open("/dev/zero").map(OwnedFd::from)
+    }
+}
+
+fn hand_over(qmp: &mut QmpClient, speed: Speed) -> Result<Attached, AttachError> {
+    attach(
+        qmp,
+        &Wanted {
+            id: id(ID),
+            speed: Some(speed),
+            hubs: &[],
+            memory: &Memory::default(),
+            named: true,
+            node: "/dev/bus/usb/001/016".into(),
+            by_node: false,
+            handover: Some(&Zeros),
+            still_there: &|| true,
+        },
+    )
+}
+
+/// How many descriptors QEMU has in its sets.
+fn in_sets(qemu: &Qemu) -> usize {
+    let sets = qemu.execute("query-fdsets", Value::Null).unwrap();
+    let sets = sets.as_array().unwrap();
+    sets.iter().map(|set| set["fds"].as_array().unwrap().len()).sum()
+}
+
+/// QEMU gets the descriptor, and says that it is no USB device; it has it no longer then.
+#[test]
+fn a_descriptor_reaches_qemu_and_is_taken_away_again() {
+    let root = Root::new();
+    let arguments = ["-device", "qemu-xhci,id=xhci0", "-device", "usb-ehci,id=ehci"];
+    let qemu = Qemu::start(&root, "vm", &arguments);
+    let mut qmp = qemu.connect();
+    for _ in 0..50 {
+        let refusals = no_seat(hand_over(&mut qmp, Speed::HIGH));
+        let refusal = |bus: &str, why| Refusal { bus: Some(bus.to_owned()), why };
+        let not_opened = || Why::NotOpened(Some(Speed::HIGH));
+        assert_eq!(refusals, [refusal("ehci.0", not_opened()), refusal("xhci0.0", not_opened())]);
+        assert_eq!(in_sets(&qemu), 0);
+    }
+    assert_eq!(object::list(&mut qmp).unwrap(), []);
+    let sets = qmp.execute("query-fdsets", Value::Null).unwrap();
+    assert!(sets.as_array().unwrap().len() <= 1, "one set is used again: {sets}");
+}
+
+/// It does not let go of them while it is paused, and what is open may not be mistaken for the
+/// next device.
+#[test]
+fn a_paused_qemu_takes_each_descriptor_in_a_set_of_its_own_until_it_goes_on() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    for before in 0..3 {
+        assert_eq!(in_sets(&qemu), before);
+        no_seat(hand_over(&mut qemu.connect(), Speed::HIGH));
+    }
+    let sets = qemu.execute("query-fdsets", Value::Null).unwrap();
+    assert!(sets.as_array().unwrap().iter().all(|set| set["fds"].as_array().unwrap().len() == 1));
+    qemu.execute("cont", Value::Null).unwrap();
+    no_seat(hand_over(&mut qemu.connect(), Speed::HIGH));
+    assert_eq!(in_sets(&qemu), 0);
+}
+
+#[test]
+fn the_words_of_a_qemu_that_does_not_get_the_descriptor_or_takes_none_are_known() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    let said = |error: Error| error.refusal().unwrap_or_default().to_owned();
+    let error = qemu.execute("add-fd", json!({})).unwrap_err();
+    assert_eq!(said(error), "No file descriptor supplied via SCM_RIGHTS");
+    let odd = json!({ "driver": "usb-host", "nohostdevice": "/dev/fdset/1" });
+    let said = said(qemu.execute("device_add", odd).unwrap_err());
+    assert!(said.ends_with("nohostdevice' not found"), "{said}");
 }
 
 #[test]

@@ -7,9 +7,10 @@ use hotplugger::guest::bus::buses;
 use hotplugger::guest::detach::detach;
 use hotplugger::guest::seat::Memory;
 use hotplugger::guest::view::place;
+use hotplugger::qmp::handover::Handover;
 use hotplugger::speed::Speed;
 
-use super::script::Script;
+use super::script::{Device, Script};
 
 /// Attaches and detaches with a server that gives these replies.
 pub fn run(data: &[u8]) {
@@ -19,7 +20,12 @@ pub fn run(data: &[u8]) {
     if let Ok(buses) = buses(&mut Script::new(&text)) {
         assert!(buses.len() <= 128 && buses.iter().all(|bus| bus.occupants.len() <= 127));
     }
-    for hubs in [&[][..], &["xhci0.0".to_owned()]] {
+    let handed = || Some(&Device as &dyn Handover);
+    let ways = [(true, None), (true, handed()), (false, handed())];
+    let hubs = ["xhci0.0".to_owned()];
+    for (hubs, (by_node, handover)) in
+        [&[][..], &hubs].into_iter().flat_map(|hubs| ways.map(|way| (hubs, way)))
+    {
         let wanted = Wanted {
             id: id.clone(),
             speed: Some(Speed::HIGH),
@@ -27,6 +33,8 @@ pub fn run(data: &[u8]) {
             memory: &Memory::default(),
             named: true,
             node: PathBuf::from("/dev/bus/usb/001/016"),
+            by_node,
+            handover,
             still_there: &|| true,
         };
         match attach(&mut Script::new(&text), &wanted) {

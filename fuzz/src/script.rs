@@ -1,7 +1,10 @@
 //! A QMP server that gives the replies of a script, one after the other.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use hotplugger::qmp::handover::{Handover, Recipient};
 use hotplugger::qmp::{Error, Qmp, Stage};
 use hotplugger::text::clean;
 use serde_json::Value;
@@ -35,7 +38,36 @@ impl Qmp for Script<'_> {
         Ok(serde_json::from_str(reply).unwrap_or_else(|_| Value::from(reply)))
     }
 
+    /// What is handed over is not opened: nobody is there to have it.
+    fn hand_over(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        _: &dyn Handover,
+    ) -> Result<Value, Error> {
+        self.execute(command, arguments)
+    }
+
     fn pause(&mut self, _: Duration) -> Result<(), Error> {
         Ok(())
+    }
+}
+
+/// A device that may be handed over.
+pub struct Device;
+
+impl Recipient for Device {
+    fn user(&self) -> io::Result<Option<u32>> {
+        Ok(None)
+    }
+
+    fn trusts_folder(&self) -> bool {
+        false
+    }
+}
+
+impl Handover for Device {
+    fn open(&self) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }

@@ -4,12 +4,48 @@
 //! QEMU's own view of /dev, and an `AppArmor` profile. Cgroups' device lists cannot be read.
 
 use super::finding::Finding;
-use super::machine::MachineLook;
+use super::machine::{Answer, MachineLook};
 use super::process::{Node, Process};
+use crate::config::access::Way;
 
-/// Judges what QEMU's process may do, if it was seen.
+/// Judges what QEMU's process may do, if it was seen, and whether it is handed what it may not
+/// open.
 pub fn judge(look: &MachineLook) -> Vec<Finding> {
-    let (Ok(answer), Some(process)) = (&look.answer, &look.process) else { return Vec::new() };
+    let Ok(answer) = &look.answer else { return Vec::new() };
+    let way = look.vm.access.way;
+    let name = &look.vm.name;
+    match &answer.not_handed {
+        _ if way == Way::Node => by_itself(look, answer),
+        None => {
+            let what = format!("QEMU of `{name}` is handed the devices that it may not open");
+            vec![Finding::ok("node-handed", name, what)]
+        }
+        Some(why) if way == Way::Fd => vec![not_handed(Finding::fault, look, why)],
+        Some(why) => {
+            let mut findings = by_itself(look, answer);
+            // What it can open by itself it need not be handed.
+            if findings.iter().any(|finding| finding.code != "node-open") {
+                findings.insert(0, not_handed(Finding::warning, look, why));
+            }
+            findings
+        }
+    }
+}
+
+fn not_handed(
+    level: fn(&'static str, String, String) -> Finding,
+    look: &MachineLook,
+    why: &str,
+) -> Finding {
+    level("not-handed", look.socket.display().to_string(), why.to_owned()).advice(
+        "let QEMU make the socket in a folder that is root's or its own, and name the user it runs \
+         as with `user:`",
+    )
+}
+
+/// Judges what it may open by itself.
+fn by_itself(look: &MachineLook, answer: &Answer) -> Vec<Finding> {
+    let Some(process) = &look.process else { return Vec::new() };
     let name = &look.vm.name;
     // A device that QEMU has open proves more than what is looked at here.
     let closed: Vec<&Node> =
@@ -24,7 +60,7 @@ pub fn judge(look: &MachineLook) -> Vec<Finding> {
         let rule = "/dev/bus/usb/[0-9]*/[0-9]* rw,";
         findings.push(match profile.strip_prefix("libvirt-") {
             Some(_) => Finding::warning("apparmor", name, what)
-                .add_line("/etc/apparmor.d/abstractions/libvirt-qemu.d/hotplugger", rule),
+                .add_line("/etc/apparmor.d/local/abstractions/libvirt-qemu", rule),
             None => Finding::warning("apparmor", name, what)
                 .advice(format!("let the profile have the line: {rule}")),
         });
@@ -72,7 +108,6 @@ fn judge_node(name: &str, process: &Process, node: &Node) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::machine::Answer;
     use crate::check::machine::tests::look;
     use crate::check::process::tests::{node, qemu};
 
@@ -82,6 +117,7 @@ mod tests {
             let attached = attached.iter().map(|id| id.parse().unwrap()).collect();
             let mut look = look(Ok(Answer { attached, ..Answer::default() }));
             (look.process, look.nodes) = (Some(process), nodes);
+            look.vm.access.way = Way::Node;
             judge(&look).iter().map(|finding| finding.code).collect::<Vec<_>>()
         };
         assert_eq!(codes(qemu(), vec![node(0, 0, 0o664)], &[]), ["node-denied"]);
@@ -93,5 +129,22 @@ mod tests {
         let confined = Process { profile: Some("libvirt-1".to_owned()), ..qemu() };
         assert_eq!(codes(confined, vec![node(0, 0, 0o666)], &[]), ["node-open", "apparmor"]);
         assert!(codes(Process { opens_all: true, ..Process::default() }, vec![], &[]).is_empty());
+    }
+
+    #[test]
+    fn what_it_is_handed_it_need_not_open() {
+        let codes = |way, nodes: Vec<Node>, not_handed: Option<&str>| {
+            let not_handed = not_handed.map(str::to_owned);
+            let mut look = look(Ok(Answer { not_handed, ..Answer::default() }));
+            (look.process, look.nodes, look.vm.access.way) = (Some(qemu()), nodes, way);
+            judge(&look).iter().map(|finding| finding.code).collect::<Vec<_>>()
+        };
+        let denied = || vec![node(0, 0, 0o664)];
+        assert_eq!(codes(Way::Auto, denied(), None), ["node-handed"]);
+        assert_eq!(codes(Way::Fd, denied(), None), ["node-handed"]);
+        assert_eq!(codes(Way::Auto, denied(), Some("no")), ["not-handed", "node-denied"]);
+        let open = || vec![node(0, 0, 0o666)];
+        assert_eq!(codes(Way::Auto, open(), Some("no")), ["node-open"]);
+        assert_eq!(codes(Way::Fd, open(), Some("no")), ["not-handed"]);
     }
 }

@@ -9,6 +9,7 @@ use super::process::{Node, Process};
 use crate::config::VirtualMachine;
 use crate::device_id::DeviceId;
 use crate::guest::bus::GuestBus;
+use crate::libvirt;
 use crate::qmp::message::Version;
 use crate::qmp::{Error, Stage};
 use crate::text::shell_word;
@@ -50,6 +51,8 @@ pub struct Answer {
     pub attached: Vec<DeviceId>,
     /// Its process.
     pub pid: Option<u32>,
+    /// Why it would not be handed a descriptor; none if it would.
+    pub not_handed: Option<String>,
 }
 
 /// Who has a socket open.
@@ -132,6 +135,14 @@ fn answer(look: &MachineLook) -> Option<Finding> {
         return Some(Finding::ok("socket-answers", place, format!("`{name}` answers")));
     };
     Some(match error {
+        // Nothing is handed over by who only looks.
+        Error::NotHandedOver { .. } | Error::NotOpened(_) => return None,
+        Error::Libvirt { domain, .. } => Finding::fault("libvirt", name, error.to_string()).advice(
+            format!("does `virsh -c qemu:///system domstate {}` work?", shell_word(domain)),
+        ),
+        Error::NotRunning { stale: false, .. } if libvirt::domain(&look.vm.socket).is_some() => {
+            Finding::note("vm-off", name, format!("`{name}` is {error}"))
+        }
         Error::NotRunning { stale: false, .. } => {
             Finding::note("vm-off", place, format!("`{name}` is off: there is no socket"))
         }
@@ -185,6 +196,7 @@ fn busy(look: &MachineLook, own: &str) -> Finding {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::config::access::Access;
     use std::time::Duration;
 
     /// A machine whose QEMU said that.
@@ -198,6 +210,7 @@ pub(super) mod tests {
                 hubs: Vec::new(),
                 exclude: Vec::new(),
                 hands_off: true,
+                access: Access::default(),
                 reclaim: false,
                 ports: Vec::new(),
                 companions: true,

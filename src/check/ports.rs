@@ -328,6 +328,7 @@ fn on_other_bus(
 mod tests {
     use super::*;
     use crate::check::finding::{Level, Remedy};
+    use crate::config::access::Access;
     use crate::port::{BusNum, DevNum};
     use crate::sysfs::UsbDevice;
     use crate::topology::Connector;
@@ -403,6 +404,7 @@ mod tests {
                     companions: !ports.contains(&"alone"),
                     exclude: Vec::new(),
                     hands_off: true,
+                    access: Access::default(),
                     reclaim: false,
                 })
                 .collect(),
@@ -479,6 +481,7 @@ mod tests {
                 hubs: Vec::new(),
                 exclude: Vec::new(),
                 hands_off: true,
+                access: Access::default(),
                 reclaim: false,
                 ports: vec!["/devices/pci0000:00/0000:00:15.0/usb3/3-1".parse().unwrap()],
                 companions: true,

@@ -5,6 +5,7 @@ use clap::Args;
 
 use super::{Context, Verdict};
 use crate::config::VirtualMachine;
+use crate::libvirt;
 use crate::output::Output;
 use crate::text::shell_word;
 
@@ -61,6 +62,13 @@ impl LibvirtXml {
 
 /// The options and their values, by turns.
 fn arguments(vm: &VirtualMachine) -> Result<Vec<String>> {
+    if let Some(domain) = libvirt::domain(&vm.socket) {
+        bail!(
+            "`{}` is libvirt's domain {domain} and needs no socket; give it ports in its XML: \
+             <controller type='usb' model='qemu-xhci' ports='15'/>",
+            vm.name
+        );
+    }
     let Some(socket) = vm.socket.to_str() else { bail!("the socket's path is not UTF-8") };
     let mut arguments = vec![
         "-chardev".to_owned(),
@@ -97,6 +105,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::access::Access;
 
     fn vm(socket: &str, hubs: &[&str]) -> VirtualMachine {
         VirtualMachine {
@@ -107,6 +116,7 @@ mod tests {
             hubs: hubs.iter().map(|hub| (*hub).to_owned()).collect(),
             exclude: Vec::new(),
             hands_off: true,
+            access: Access::default(),
             reclaim: false,
             ports: Vec::new(),
             companions: true,

@@ -1,10 +1,11 @@
 //! The configuration: which ports belong to which virtual machine.
 //!
 //! These are the values and what they mean, [`port`] the names of ports, [`exclude`](mod@exclude)
-//! what stays with the host; [`parse`] makes them from YAML text, [`edit`] adds ports to that text,
+//! what stays with the host, [`access`] how QEMU gets at a device; [`parse`] makes them from YAML text, [`edit`] adds ports to that text,
 //! [`file`](mod@file) finds, checks and reads it, [`write`](mod@write) replaces it,
 //! [`prefilter`] tells cheaply that it cannot matter.
 
+pub mod access;
 pub mod edit;
 pub mod exclude;
 pub mod file;
@@ -17,6 +18,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::access::Access;
 use self::exclude::Exclusion;
 use self::port::{Fit, PortName};
 use crate::place::{Place, Places};
@@ -48,6 +50,8 @@ pub struct VirtualMachine {
     pub exclude: Vec<Exclusion>,
     /// Whether the host's drivers are kept off a device while it settles.
     pub hands_off: bool,
+    /// How its QEMU gets at a device.
+    pub access: Access,
     /// Whether the host's drivers get its devices back when it does not run.
     pub reclaim: bool,
     /// The ports, each with all that is below it.

@@ -2,6 +2,8 @@
 //!
 //! What is wrong is refused while it is read, so that the YAML reader knows the line and column.
 
+mod access;
+mod domain;
 mod exclude;
 mod limits;
 
@@ -10,12 +12,17 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use self::access::{ConfiguredUser, ConfiguredWay};
+use self::domain::Domain;
 use self::exclude::Exclude;
 use self::limits::{MOST_ENTRIES, is_deeply_nested, too_many};
+use super::access::{Access, Way};
 use super::port::PortName;
 use super::{Config, VirtualMachine};
+use crate::libvirt;
 
 /// What is wrong with a config, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,20 +93,88 @@ struct File {
 }
 
 #[derive(serde::Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    expecting = "the keys of a virtual machine: `socket:` and `ports:`, and perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:`, `hands_off:` and `reclaim:`"
-)]
+#[serde(deny_unknown_fields)]
 struct Fields {
-    socket: Socket,
+    socket: Option<Socket>,
+    domain: Option<Domain>,
     delay: Option<Seconds<0, 120_000>>,
     timeout: Option<Seconds<100, 60_000>>,
     hubs: Option<List<Bus>>,
     companions: Option<Switch>,
     exclude: Option<Exclude>,
     hands_off: Option<Switch>,
+    access: Option<ConfiguredWay>,
+    user: Option<ConfiguredUser>,
+    trust_socket_folder: Option<Switch>,
     reclaim: Option<Switch>,
     ports: List<ConfiguredPort>,
+}
+
+impl Fields {
+    /// The machine, still without a name.
+    fn checked<E: de::Error>(self) -> Result<VirtualMachine, E> {
+        let way = match self.access.map(|way| way.0).unwrap_or_default() {
+            // libvirt gives QEMU no device's node that it does not know of.
+            Way::Auto if self.domain.is_some() => Way::Fd,
+            way => way,
+        };
+        let socket = match (self.socket, self.domain) {
+            (Some(socket), None) => socket.0,
+            (None, Some(domain)) => libvirt::running(&domain.0),
+            (None, None) => return Err(E::missing_field("socket")),
+            (Some(_), Some(_)) => {
+                return Err(E::custom("both `socket:` and `domain:`: leave one out"));
+            }
+        };
+        Ok(VirtualMachine {
+            name: String::new(),
+            socket,
+            delay: self.delay.map_or(VirtualMachine::DEFAULT_DELAY, |seconds| seconds.0),
+            timeout: self.timeout.map_or(VirtualMachine::DEFAULT_TIMEOUT, |seconds| seconds.0),
+            hubs: self
+                .hubs
+                .map(|hubs| hubs.0.into_iter().map(|bus| bus.0).collect())
+                .unwrap_or_default(),
+            companions: self.companions.is_none_or(|switch| switch.0),
+            exclude: self.exclude.unwrap_or_default().0,
+            hands_off: self.hands_off.is_none_or(|switch| switch.0),
+            ports: self.ports.0.into_iter().map(|port| port.0).collect(),
+            reclaim: self.reclaim.is_some_and(|switch| switch.0),
+            access: Access {
+                way,
+                user: self.user.map(|user| user.0),
+                trust_socket_folder: self.trust_socket_folder.is_some_and(|switch| switch.0),
+            },
+        })
+    }
+}
+
+/// A virtual machine without its name.
+struct Unnamed(VirtualMachine);
+
+impl<'de> Deserialize<'de> for Unnamed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct UnnamedVisitor;
+
+        impl<'de> Visitor<'de> for UnnamedVisitor {
+            type Value = Unnamed;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "the keys of a virtual machine: `socket:` (or `domain:`) and `ports:`, and \
+                     perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:`, \
+                     `hands_off:`, `reclaim:`, `access:`, `user:` and `trust_socket_folder:`",
+                )
+            }
+
+            // Checked in here, where the YAML reader knows the place.
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Unnamed, A::Error> {
+                Fields::deserialize(MapAccessDeserializer::new(map))?.checked().map(Unnamed)
+            }
+        }
+
+        deserializer.deserialize_map(UnnamedVisitor)
+    }
 }
 
 #[derive(Default)]
@@ -123,34 +198,11 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VirtualMachines, A::Error> {
         let mut vms: Vec<VirtualMachine> = Vec::new();
         while let Some(name) = map.next_key_seed(NewName { known: &vms })? {
-            let Fields {
-                socket,
-                delay,
-                timeout,
-                hubs,
-                companions,
-                exclude,
-                hands_off,
-                reclaim,
-                ports,
-            } = map.next_value()?;
+            let Unnamed(vm) = map.next_value()?;
             if vms.len() == MOST_ENTRIES {
                 return Err(too_many());
             }
-            vms.push(VirtualMachine {
-                name,
-                socket: socket.0,
-                delay: delay.map_or(VirtualMachine::DEFAULT_DELAY, |seconds| seconds.0),
-                timeout: timeout.map_or(VirtualMachine::DEFAULT_TIMEOUT, |seconds| seconds.0),
-                hubs: hubs
-                    .map(|hubs| hubs.0.into_iter().map(|bus| bus.0).collect())
-                    .unwrap_or_default(),
-                companions: companions.is_none_or(|switch| switch.0),
-                exclude: exclude.unwrap_or_default().0,
-                hands_off: hands_off.is_none_or(|switch| switch.0),
-                reclaim: reclaim.is_some_and(|switch| switch.0),
-                ports: ports.0.into_iter().map(|port| port.0).collect(),
-            });
+            vms.push(VirtualMachine { name, ..vm });
         }
         Ok(VirtualMachines(vms))
     }
@@ -558,7 +610,7 @@ mod tests {
             (
                 "virtual_machines:\n  windows: /run/qmp\n".to_owned(),
                 "2:12",
-                ["string", "`socket:` and `ports:`"],
+                ["string", "`ports:`, and perhaps"],
             ),
             ("vms:\n".to_owned(), "1:1", ["vms", "virtual_machines"]),
             ("virtual_machines:\n\twindows:\n".to_owned(), "2:1", ["token", "tab"]),

@@ -15,6 +15,7 @@ fn vm(name: &str, ports: &[&str]) -> VirtualMachine {
         companions: true,
         exclude: Vec::new(),
         hands_off: true,
+        access: Access::default(),
         reclaim: false,
     }
 }

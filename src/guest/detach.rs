@@ -4,7 +4,7 @@ use crate::device_id::DeviceId;
 use crate::port::{DevNum, Port};
 use crate::qmp::{Error, Qmp};
 
-use super::object;
+use super::{fdset, object};
 
 /// Deletes all objects of the port but that of the device which is there now, `present`, and waits
 /// until QEMU lists none of them. Returns those it deleted.
@@ -29,6 +29,10 @@ pub fn detach(
             Ok(false) => {}
             Err(error) => failed = failed.or(Some(error)),
         }
+    }
+    if !deleted.is_empty() {
+        // What is left of an exchange that was broken off keeps nobody from anything.
+        let _ = fdset::sweep(qmp);
     }
     match failed {
         Some(error) => Err(error),

@@ -5,6 +5,7 @@
 pub mod attach;
 pub mod bus;
 pub mod detach;
+pub mod fdset;
 pub mod model;
 pub mod object;
 pub mod refusal;

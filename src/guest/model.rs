@@ -3,14 +3,18 @@
 //! A rehearsal shows with it what would be sent. Tests let it misbehave in the ways in which QEMU
 //! does when the host's device or its own rights fail, which a real one does not on demand.
 
+mod sets;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use self::sets::Sets;
 use super::Qmp;
 use crate::device_id::DeviceId;
 use crate::qmp::Error;
+use crate::qmp::handover::Handover;
 
 /// A guest, its objects, and what QEMU knows of the host.
 #[derive(Clone, Debug)]
@@ -27,6 +31,8 @@ pub struct ModelGuest {
     pub sees_after: u32,
     /// Whether QEMU may open them.
     pub may_open: bool,
+    /// Its sets of descriptors.
+    pub sets: Sets,
     /// Whether the guest runs.
     pub running: bool,
     /// The commands it was sent, and their arguments.
@@ -116,6 +122,7 @@ impl ModelGuest {
             raced: Vec::new(),
             sees_after: 0,
             may_open: true,
+            sets: Sets::new(),
             running: true,
             said: Vec::new(),
             objects: BTreeMap::new(),
@@ -196,8 +203,16 @@ impl ModelGuest {
         let id = text(&arguments["id"]);
         let device = self.host.iter().find(|device| device.id.to_string() == id);
         let speed = device.map_or("1.5", |device| bus.gives(&device.speed)).to_owned();
-        let opens = bus != Bus::Refuses && self.sees_after == 0 && self.may_open && self.running;
-        let open = opens && device.is_some();
+        let by_itself = self.sees_after == 0 && self.may_open && self.running;
+        let open = match arguments["hostdevice"].as_str() {
+            None => by_itself && bus != Bus::Refuses && device.is_some(),
+            Some(_) if !self.sets.are_taken => {
+                return refused("Property 'usb-host.hostdevice' not found");
+            }
+            // In a paused guest too.
+            Some(path) if self.sets.opens(path) && bus != Bus::Refuses => device.is_some(),
+            Some(path) => return refused(&format!("failed to open host usb device {path}")),
+        };
         self.objects.insert(id, Object { bus: name, port, speed, open });
         Ok(json!({}))
     }
@@ -290,11 +305,30 @@ impl Qmp for ModelGuest {
                 let gone = self.objects.remove(&text(&arguments["id"]));
                 gone.map(|_| json!({})).ok_or_else(not_found)
             }
+            "query-fdsets" => Ok(self.sets.list()),
+            "remove-fd" => {
+                let set = arguments["fdset-id"].as_u64();
+                let removed = set.and_then(|set| self.sets.remove(set, self.running));
+                removed.map(|()| json!({})).ok_or_else(not_found)
+            }
             "query-status" => Ok(json!({"running": self.running})),
             "device-list-properties" => Ok(json!([])),
             "human-monitor-command" => Ok(json!(self.monitor(&text(&arguments["command-line"])))),
             _ => Err(refusal(command, "CommandNotFound", "no such command")),
         }
+    }
+
+    /// What is handed over is not opened: nobody is there to have it.
+    fn hand_over(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        _: &dyn Handover,
+    ) -> Result<Value, Error> {
+        self.said.push((command, arguments.clone()));
+        let set = arguments["fdset-id"].as_u64().unwrap_or_default();
+        self.sets.put(set);
+        Ok(json!({"fdset-id": set, "fd": 12}))
     }
 
     fn pause(&mut self, _: Duration) -> Result<(), Error> {

@@ -23,6 +23,17 @@ pub enum AttachError {
         /// Its node.
         node: PathBuf,
     },
+    /// This QEMU takes no descriptors.
+    TakesNoDescriptor,
+    /// The descriptor was taken away on its way to QEMU.
+    TakenAway,
+    /// Neither way worked.
+    Both {
+        /// Why QEMU did not open it.
+        node: Box<AttachError>,
+        /// Why it was not handed to it.
+        handover: Box<AttachError>,
+    },
     /// No bus took it.
     NoSeat {
         /// Each bus, and why not.
@@ -94,6 +105,30 @@ fn count(bus: &GuestBus, speed: Speed) -> usize {
     bus.ports.iter().filter(|port| port.takes(speed)).count()
 }
 
+impl AttachError {
+    /// Whether QEMU would have the device if it were handed a descriptor: it does not see it, or
+    /// may not open it. Of a device without a name (`named`) QEMU does not say which of its
+    /// failures is for want of permission.
+    pub(super) fn is_for_want_of_access(&self, named: bool) -> bool {
+        match self {
+            Self::NotSeen { .. } => true,
+            Self::NoSeat { refusals, .. } => refusals.iter().any(|refusal| match refusal.why {
+                Why::NoPermission(_) => true,
+                Why::NotOpened(_) => !named,
+                _ => false,
+            }),
+            _ => false,
+        }
+    }
+
+    /// This, and then that.
+    pub(super) fn and_then(self, handover: Self) -> Self {
+        match handover {
+            Self::Gone => Self::Gone,
+            handover => Self::Both { node: Box::new(self), handover: Box::new(handover) },
+        }
+    }
+}
 /// Of so many buses it is told why they do not take the device.
 const MOST_TOLD: usize = 8;
 
@@ -121,6 +156,18 @@ impl fmt::Display for AttachError {
                  run where QEMU runs?",
                 node.display()
             ),
+            Self::TakesNoDescriptor => f.write_str(
+                "this QEMU takes no descriptor of a USB device, 5.1 and later do; give the user it \
+                 runs as access to the node and write `access: node`",
+            ),
+            Self::TakenAway => f.write_str(
+                "the descriptor did not reach QEMU: a security module (AppArmor, SELinux) forbids \
+                 it the device; `hotplugger check` tells what mends it",
+            ),
+            Self::Both { node, handover } => {
+                let node = node.to_string();
+                write!(f, "{}; {handover}", node.trim_end_matches('?'))
+            }
             Self::NoSeat { refusals, mend } => {
                 let (full, others): (Vec<&Refusal>, Vec<&Refusal>) =
                     refusals.iter().take(MOST_TOLD).partition(|refusal| refusal.why == Why::Full);

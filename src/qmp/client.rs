@@ -3,8 +3,9 @@
 //! The socket never blocks; every wait is a poll(2) for the time that is left. Bytes are taken with
 //! recv(2), so descriptors that a partner sends along are dropped by the kernel.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -14,12 +15,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
-    send, socket_with,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect, recv, send, sendmsg, socket_with,
 };
 use serde_json::Value;
 
 use super::framing::{FrameError, Framer};
+use super::handover::{self, Handover, Recipient, Refused};
 use super::message::{Command, Message, Version};
 use super::{Error, Qmp, Stage};
 use crate::deadline::Deadline;
@@ -128,10 +130,23 @@ impl QmpClient {
         }
     }
 
-    fn send(&mut self, mut bytes: &[u8], stage: Stage) -> Result<(), Error> {
+    /// Sends bytes; the descriptor goes with the first of them.
+    fn send(
+        &mut self,
+        mut bytes: &[u8],
+        mut descriptor: Option<BorrowedFd<'_>>,
+        stage: Stage,
+    ) -> Result<(), Error> {
         while !bytes.is_empty() {
-            match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
-                Ok(sent) => bytes = &bytes[sent..],
+            let sent = match descriptor {
+                Some(descriptor) => send_with(&self.socket, bytes, descriptor),
+                None => send(&self.socket, bytes, SendFlags::NOSIGNAL),
+            };
+            match sent {
+                Ok(sent) => {
+                    bytes = &bytes[sent..];
+                    descriptor = None;
+                }
                 Err(Errno::AGAIN) => self.wait(PollFlags::OUT, stage)?,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(self.broken(error, stage)),
@@ -178,15 +193,32 @@ impl QmpClient {
     }
 }
 
-impl Qmp for QmpClient {
-    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+impl QmpClient {
+    /// Whether the partner may be handed a descriptor.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotHandedOver`] if not.
+    pub fn check(&self, recipient: &dyn Recipient) -> Result<(), Error> {
+        let peer = socket_peercred(&self.socket).map_err(|error| Refused::Unknown(error.into()));
+        let checked =
+            peer.and_then(|peer| handover::check(&self.path, peer.uid.as_raw(), recipient));
+        checked.map_err(|why| Error::NotHandedOver { socket: self.path.clone(), why })
+    }
+
+    fn say(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, Error> {
         let stage = Stage::Command(command);
         self.last_id += 1;
         let id = self.last_id;
         let mut bytes = serde_json::to_vec(&Command { execute: command, arguments, id })
             .map_err(|error| Error::Protocol(error.to_string()))?;
         bytes.push(b'\n');
-        self.send(&bytes, stage)?;
+        self.send(&bytes, descriptor, stage)?;
         loop {
             match self.receive(stage)? {
                 Message::Reply(Some(answered), result) if answered == id => {
@@ -205,6 +237,33 @@ impl Qmp for QmpClient {
                 }
             }
         }
+    }
+}
+
+/// Sends bytes and a descriptor with them.
+fn send_with(socket: &OwnedFd, bytes: &[u8], descriptor: BorrowedFd<'_>) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    // There is space for one.
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+}
+
+impl Qmp for QmpClient {
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        self.say(command, arguments, None)
+    }
+
+    fn hand_over(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        handover: &dyn Handover,
+    ) -> Result<Value, Error> {
+        self.check(handover)?;
+        let descriptor = handover.open().map_err(Error::NotOpened)?;
+        self.say(command, arguments, Some(descriptor.as_fd()))
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {

@@ -1,11 +1,14 @@
 //! QMP, QEMU's machine protocol: a blocking client that cannot be held up.
 //!
-//! [`client`] speaks to a socket, [`framing`] cuts what comes into JSON values, [`message`] reads
+//! [`client`] speaks to a socket, [`virsh`] through libvirt, [`connection`] is either; [`handover`] says who may be handed a descriptor over it, [`framing`] cuts what comes into JSON values, [`message`] reads
 //! them. What the commands mean for a guest is `guest`'s matter, which knows only [`Qmp`].
 
 pub mod client;
+pub mod connection;
 pub mod framing;
+pub mod handover;
 pub mod message;
+pub mod virsh;
 
 use std::fmt;
 use std::io;
@@ -14,6 +17,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use self::handover::{Handover, Refused};
+use crate::libvirt;
 use crate::text::clean;
 
 /// A partner that executes QMP commands.
@@ -24,6 +29,19 @@ pub trait Qmp {
     ///
     /// [`Error::Command`] if QEMU refuses it; any other error ends the exchange.
     fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error>;
+
+    /// The same, with a descriptor that goes along with the command.
+    ///
+    /// # Errors
+    ///
+    /// Also [`Error::NotHandedOver`], if the partner may not have it, and [`Error::NotOpened`]:
+    /// then nothing was sent.
+    fn hand_over(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        handover: &dyn Handover,
+    ) -> Result<Value, Error>;
 
     /// Waits before something is asked again.
     ///
@@ -50,6 +68,13 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// libvirt does not let the machine be asked.
+    Libvirt {
+        /// The machine.
+        domain: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The time for the exchange was over.
     Timeout {
         /// What was waited for.
@@ -61,6 +86,15 @@ pub enum Error {
     Closed(Stage),
     /// What came is no QMP.
     Protocol(String),
+    /// The partner may not be handed a descriptor.
+    NotHandedOver {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        why: Refused,
+    },
+    /// What was to be handed over could not be opened.
+    NotOpened(io::Error),
     /// QEMU refused a command.
     Command {
         /// The command.
@@ -103,9 +137,10 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotRunning { socket, stale: false } => {
-                write!(f, "not running: there is no socket {}", socket.display())
-            }
+            Self::NotRunning { socket, stale: false } => match libvirt::domain(socket) {
+                Some(domain) => write!(f, "not running: libvirt's domain {domain} is off"),
+                None => write!(f, "not running: there is no socket {}", socket.display()),
+            },
             Self::NotRunning { socket, stale: true } => {
                 write!(f, "not running: nobody listens at {}", socket.display())
             }
@@ -115,10 +150,17 @@ impl fmt::Display for Error {
             Self::Socket { socket, source } => {
                 write!(f, "the QMP socket {} cannot be used: {source}", socket.display())
             }
+            Self::Libvirt { domain, source } => {
+                write!(f, "libvirt's domain {domain} cannot be asked: {source}")
+            }
             Self::Timeout { stage, budget } => {
                 write!(f, "no answer within {} s: {stage}", budget.as_secs_f64())
             }
             Self::Closed(stage) => write!(f, "QEMU closed the connection while {stage}"),
+            Self::NotHandedOver { socket, why } => {
+                write!(f, "no descriptor for who listens at {}: {why}", socket.display())
+            }
+            Self::NotOpened(error) => write!(f, "it cannot be opened: {error}"),
             // The JSON reader repeats whole strings of the partner's.
             Self::Protocol(what) => {
                 write!(f, "what answers does not speak QMP: {}", clean(what, 300))

@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 
 use super::candidate::{Candidate, Owner};
+use super::handover::DeviceHandover;
 use super::{not_kept, recall};
+use crate::config::access::Way;
 use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
@@ -14,6 +16,7 @@ use crate::outcome::{End, Idle, Outcome, Subject, Times};
 use crate::place::Places;
 use crate::port::{DevNum, Port};
 use crate::qmp::Error;
+use crate::qmp::handover::Handover;
 use crate::settle::{Settle, Settled};
 use crate::state::record::{Attachment, Record, Seen};
 use crate::sysfs::{self, UsbDevice};
@@ -209,6 +212,9 @@ impl Attach<'_> {
             may_go
         };
         let memory = self.world.memory(&self.vm.name, &id.port);
+        let (world, vm, devpath) = (self.world, self.vm, self.devpath());
+        let handover = DeviceHandover { world, vm, devpath, device };
+        let way = self.vm.access.way;
         let wanted = Wanted {
             id: id.clone(),
             speed: device.speed,
@@ -216,6 +222,8 @@ impl Attach<'_> {
             memory: &memory,
             named: device.product.is_some(),
             node: sysfs::node(device.busnum, device.devnum),
+            by_node: way != Way::Fd,
+            handover: (way != Way::Node).then_some(&handover as &dyn Handover),
             still_there: &still_there,
         };
         let mut attached = Err(AttachError::Gone);

@@ -4,6 +4,7 @@
 pub mod attach;
 pub mod candidate;
 pub mod detach;
+mod handover;
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,7 @@
 //! This machine: sysfs, the clock, the state folder, QEMU.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,8 +15,10 @@ use crate::drivers::{self, Interface};
 use crate::guest::attach::AttachError;
 use crate::guest::seat::{GuestPort, Memory};
 use crate::in_use::{self, Disks};
+use crate::node;
+use crate::passwd;
 use crate::port::{BusNum, DevNum, Port};
-use crate::qmp::client::{self, QmpClient};
+use crate::qmp::connection;
 use crate::qmp::{Error, Qmp, Stage};
 use crate::root::Root;
 use crate::settle::{self, Settle, Settled};
@@ -77,6 +80,14 @@ impl World for Live<'_> {
         sysfs::usb_device(self.root, devpath)
     }
 
+    fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd> {
+        node::open(self.root, devpath, device)
+    }
+
+    fn uid(&self, name: &str) -> io::Result<Option<u32>> {
+        passwd::uid(self.root, name)
+    }
+
     fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic> {
         sysfs::plugged_at(self.root, busnum, devnum)
     }
@@ -100,7 +111,11 @@ impl World for Live<'_> {
     }
 
     fn runs(&self, socket: &Path) -> bool {
-        client::listens(&self.root.path(socket))
+        connection::runs(self.root, socket)
+    }
+
+    fn has_interfaces(&self, devpath: &DevPath) -> bool {
+        drivers::has_interfaces(self.root, devpath)
     }
 
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface> {
@@ -176,7 +191,7 @@ impl World for Live<'_> {
                 Err(LockError::Io(error)) => return Err(ExchangeError::State(error.into())),
             }
         }
-        let mut qmp = QmpClient::connect(&self.root.path(socket), deadline)?;
+        let mut qmp = connection::connect(self.root, socket, deadline)?;
         talk(&mut qmp)?;
         if let Some(lock) = lock {
             lock.progress();

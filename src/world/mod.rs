@@ -7,6 +7,7 @@ pub mod live;
 pub mod rehearsal;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -37,6 +38,20 @@ pub trait World {
     /// It cannot be told whether there is one.
     fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>>;
 
+    /// Opens the node of that device, so that it is no other's.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or is not to be opened.
+    fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd>;
+
+    /// The number of the host's user of that name; none if there is none.
+    ///
+    /// # Errors
+    ///
+    /// The users cannot be read.
+    fn uid(&self, name: &str) -> io::Result<Option<u32>>;
+
     /// When the kernel added that device, if it can be told.
     fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic>;
 
@@ -54,6 +69,9 @@ pub trait World {
 
     /// Whether somebody listens there. A look at the file costs QEMU nothing, this a connection.
     fn runs(&self, socket: &Path) -> bool;
+
+    /// Whether the kernel has made all the device's interfaces; it may need a moment for them.
+    fn has_interfaces(&self, devpath: &DevPath) -> bool;
 
     /// The interfaces of the device's active configuration.
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface>;

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::guest::attach::AttachError;
 use crate::guest::model::{Bus, HostDevice, ModelGuest};
 use crate::guest::seat::{GuestPort, Memory};
 use crate::in_use::{self, Disks};
+use crate::node;
+use crate::passwd;
 use crate::plan::Plan;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::Qmp;
@@ -188,6 +191,14 @@ impl World for Rehearsal<'_> {
         Ok(device)
     }
 
+    fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd> {
+        node::open(self.root, devpath, device)
+    }
+
+    fn uid(&self, name: &str) -> io::Result<Option<u32>> {
+        passwd::uid(self.root, name)
+    }
+
     /// As if it were plugged now.
     fn plugged_at(&self, _: BusNum, _: DevNum) -> Option<Monotonic> {
         None
@@ -213,6 +224,11 @@ impl World for Rehearsal<'_> {
     /// As far as it can be told without a word to it.
     fn runs(&self, socket: &Path) -> bool {
         self.socket_file(socket).is_some()
+    }
+
+    fn has_interfaces(&self, devpath: &DevPath) -> bool {
+        let supposed = sysfs::usb_device(self.root, devpath).is_ok_and(|device| device.is_none());
+        supposed || drivers::has_interfaces(self.root, devpath)
     }
 
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface> {

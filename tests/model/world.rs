@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::panic::panic_any;
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use hotplugger::guest::model::ModelGuest;
 use hotplugger::guest::seat::{GuestPort, Memory};
 use hotplugger::in_use::Disks;
 use hotplugger::port::{BusNum, DevNum, Port};
+use hotplugger::qmp::handover::Handover;
 use hotplugger::qmp::{Error, Qmp};
 use hotplugger::settle::{Settle, Settled};
 use hotplugger::state::lock::Lock;
@@ -86,6 +88,19 @@ impl World for ModelWorld {
     fn usb_device(&self, _: &DevPath) -> io::Result<Option<UsbDevice>> {
         self.moment();
         Ok(self.host.borrow().usb_device())
+    }
+
+    /// Nobody is there to have it.
+    fn open_node(&self, _: &DevPath, _: &UsbDevice) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn uid(&self, _: &str) -> io::Result<Option<u32>> {
+        Ok(None)
+    }
+
+    fn has_interfaces(&self, _: &DevPath) -> bool {
+        true
     }
 
     fn plugged_at(&self, _: BusNum, _: DevNum) -> Option<Monotonic> {
@@ -201,6 +216,16 @@ impl Qmp for Connection<'_> {
     fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
         self.world.moment();
         self.with(|guest| guest.execute(command, arguments))
+    }
+
+    fn hand_over(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        handover: &dyn Handover,
+    ) -> Result<Value, Error> {
+        self.world.moment();
+        self.with(|guest| guest.hand_over(command, arguments, handover))
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {

@@ -12,7 +12,10 @@ use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::{bus, object, view};
-use crate::qmp::client::QmpClient;
+use crate::libvirt;
+use crate::passwd;
+use crate::qmp::connection::connect;
+use crate::qmp::handover::Recipient;
 use crate::qmp::{Error, Stage};
 use crate::root::Root;
 use crate::sysfs;
@@ -26,7 +29,7 @@ pub(super) fn look(
     topology: &Topology,
 ) -> MachineLook {
     let socket = root.path(&vm.socket);
-    let answer = ask(&socket, vm);
+    let answer = ask(root, vm);
     let holders = match &answer {
         Err(Error::Timeout { stage: Stage::Connect | Stage::Greeting, .. }) => {
             holder::look(root, &socket)
@@ -35,7 +38,10 @@ pub(super) fn look(
     };
     let pid = answer.as_ref().ok().and_then(|answer| answer.pid);
     MachineLook {
-        weakness: weakness(root, &socket).unwrap_or_default(),
+        weakness: match libvirt::domain(&vm.socket) {
+            Some(_) => None,
+            None => weakness(root, &socket).unwrap_or_default(),
+        },
         process: pid.and_then(|pid| process::look(root, pid)),
         nodes: nodes(root, config, vm, topology, pid),
         root: rustix::process::geteuid().is_root(),
@@ -46,8 +52,8 @@ pub(super) fn look(
     }
 }
 
-fn ask(socket: &Path, vm: &VirtualMachine) -> Result<Answer, Error> {
-    let mut client = QmpClient::connect(socket, Deadline::after(vm.timeout))?;
+fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
+    let mut client = connect(root, &vm.socket, Deadline::after(vm.timeout))?;
     let qmp = &mut client;
     let mut attached = Vec::new();
     for id in object::list(qmp)? {
@@ -62,7 +68,24 @@ fn ask(socket: &Path, vm: &VirtualMachine) -> Result<Answer, Error> {
         buses: bus::buses(qmp)?,
         version: client.version(),
         pid: client.partner(),
+        not_handed: client.check(&Configured { root, vm }).err().map(|error| error.to_string()),
     })
+}
+
+/// Who may be handed a descriptor, as the config has it.
+struct Configured<'a> {
+    root: &'a Root,
+    vm: &'a VirtualMachine,
+}
+
+impl Recipient for Configured<'_> {
+    fn user(&self) -> io::Result<Option<u32>> {
+        self.vm.access.uid(|name| passwd::uid(self.root, name))
+    }
+
+    fn trusts_folder(&self) -> bool {
+        self.vm.access.trust_socket_folder
+    }
 }
 
 /// What lets others than root and the socket's owner put another socket in its place. In the

@@ -11,7 +11,7 @@ use crate::device_id::DeviceId;
 use crate::guest::bus::{GuestBus, buses};
 use crate::guest::object;
 use crate::qmp::Error;
-use crate::qmp::client::QmpClient;
+use crate::qmp::connection::connect;
 use crate::root::Root;
 use crate::speed::Speed;
 use crate::state::dir;
@@ -74,7 +74,7 @@ fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Rec
 }
 
 fn ask(root: &Root, vm: &VirtualMachine) -> Result<(bool, Vec<GuestBus>), Error> {
-    let mut qmp = QmpClient::connect(&root.path(&vm.socket), Deadline::after(vm.timeout))?;
+    let mut qmp = connect(root, &vm.socket, Deadline::after(vm.timeout))?;
     Ok((object::is_running(&mut qmp)?, buses(&mut qmp)?))
 }
 

@@ -16,6 +16,11 @@ def digest(*parts):
     return sha.hexdigest()[:16]
 
 
+def name(kind, flavour):
+    """An entry's name: what it is, and of which flavour."""
+    return f'{kind}-{flavour}' if flavour else kind
+
+
 def entry(name, key, fill):
     """The folder `name`: the one that is there if it was made from the same key, else a new one
     that fill(folder) fills.  A half-filled folder is never seen under its name."""

@@ -21,7 +21,29 @@ _TRACED = ('usb_host_open*', 'usb_host_close', 'usb_host_reset', 'usb_host_set_*
 _STALLED = 120          # s without a line on the console: a boot that hangs
 
 
-class Guest:
+class UsbDevices:
+    """What a QEMU that answers qmp() has of USB devices."""
+
+    def hmp(self, line):
+        """A command to its QEMU's monitor; the text that it prints."""
+        return self.qmp('human-monitor-command', **{'command-line': line})
+
+    def usb(self):
+        """The USB devices of its QEMU, attached or not: a list of UsbDevice."""
+        return usb_devices(self.hmp('info qtree'))
+
+    def attached(self):
+        """{id: product} of the host's devices that its QEMU really has open."""
+        return {device.id: device.name for device in self.usb()
+                if device.driver == 'usb-host' and device.attached}
+
+    def ids(self):
+        """The ids of all its usb-host devices, attached or not."""
+        return sorted(entry['name'] for entry in self.qmp('qom-list', path='/machine/peripheral')
+                      if entry['type'] == 'child<usb-host>')
+
+
+class Guest(UsbDevices):
     """One guest; several with different names run at once."""
 
     def __init__(self, host, name='windows'):
@@ -33,13 +55,23 @@ class Guest:
 
     # -- its life
 
-    def start(self, kind='seabios', controllers=CONTROLLERS, extra=()):
+    def start(self, kind='seabios', controllers=CONTROLLERS, extra=(), user=None, confined=False):
         """Starts it, anew if it runs.  kind: 'seabios' uses no USB device by itself and is there
-        at once; 'linux' boots, which takes a minute.  extra: more arguments for QEMU."""
+        at once; 'linux' boots, which takes a minute.  extra: more arguments for QEMU.  user: who
+        runs QEMU, root by default.  confined: its /dev is its own and has no /dev/bus, and its
+        cgroup may open no device either."""
         self.stop()
         self._host.sh(f'rm -rf {self.folder}; mkdir -p {self.folder}')
         nested_kvm = self._host.exec('[ -c /dev/kvm ]').rc == 0      # also on a TCG host: SVM
-        self._run_unit(self.unit, ['-p', f'StandardError=file:{self.folder}/qemu.log'],
+        properties = ['-p', f'StandardError=file:{self.folder}/qemu.log']
+        if user:
+            self._host.sh(['chown', user, self.folder])
+            properties += ['-p', f'User={user}']
+            nested_kvm = False                                       # root's alone
+        if confined:
+            properties += ['-p', 'PrivateDevices=yes']
+            nested_kvm = False
+        self._run_unit(self.unit, properties,
                        [*self.command(kind, controllers), '-accel', 'kvm' if nested_kvm else 'tcg',
                         *extra])
         if kind == 'linux':
@@ -88,23 +120,9 @@ class Guest:
         """A QMP command to its QEMU, over the rig's own socket; the return value."""
         return self._host.agent.qmp(self._rig_sock, command, arguments)
 
-    def hmp(self, line):
-        """A command to its QEMU's monitor; the text that it prints."""
-        return self.qmp('human-monitor-command', **{'command-line': line})
-
-    def usb(self):
-        """The USB devices of its QEMU, attached or not: a list of UsbDevice."""
-        return usb_devices(self.hmp('info qtree'))
-
-    def attached(self):
-        """{id: product} of the host's devices that its QEMU really has open."""
-        return {device.id: device.name for device in self.usb()
-                if device.driver == 'usb-host' and device.attached}
-
-    def ids(self):
-        """The ids of all its usb-host devices, attached or not."""
-        return sorted(entry['name'] for entry in self.qmp('qom-list', path='/machine/peripheral')
-                      if entry['type'] == 'child<usb-host>')
+    def pid(self):
+        """The process id of its QEMU."""
+        return self._host.sh(['systemctl', 'show', '--value', '-p', 'MainPID', self.unit]).strip()
 
     def trace(self):
         """What its QEMU did with host devices: [(CLOCK_MONOTONIC of the host, text)]."""

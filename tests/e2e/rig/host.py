@@ -6,6 +6,7 @@ import stat
 import time
 
 from .agent import Agent
+from .domain import Domain
 from .error import RigError
 from .guest import Guest
 from .machine import Machine
@@ -109,6 +110,10 @@ class Host:
     def guest(self, name='windows'):
         """The guest of that name, running or not."""
         return Guest(self, name)
+
+    def domain(self, name='windows'):
+        """The domain of libvirt's of that name, in a host VM of the kind 'libvirt'."""
+        return Domain(self, name)
 
     # -- its udev and its journal
 

@@ -39,9 +39,9 @@ class Image:
     key: str
 
 
-def build():
-    """The Image; made now if it is not there yet."""
-    tarball, root_key = rootfs.tarball()
+def build(flavour=''):
+    """The Image of that flavour; made now if it is not there yet."""
+    tarball, root_key = rootfs.tarball(flavour)
     # The code that makes the image is part of what it is made from.
     sources = [_HOST, _GUEST, f'{_HERE}/image.py', f'{_HERE}/initramfs.py']
     key = cache.digest(root_key, *[part for source in sources for part in _contents(source)])
@@ -50,7 +50,7 @@ def build():
         with step('disk image of the host VM'):
             _fill(folder, tarball)
 
-    folder = cache.entry('image', key, fill)
+    folder = cache.entry(cache.name('image', flavour), key, fill)
     return Image(f'{folder}/disk.img', f'{folder}/vmlinux', f'{folder}/initrd', key)
 
 

@@ -5,6 +5,7 @@ import itertools
 import os
 
 from .error import RigError
+from .guest import KINDS
 from .host import Host
 from .machine import Machine
 from .settings import RUN_DIR
@@ -28,7 +29,7 @@ class Rig(Host):
         super().__init__(f'{RUN_DIR}/{self.name}')
 
     def up(self, guest='seabios'):
-        """Has it running, with that guest (KINDS in snapshot.py) as `windows`."""
+        """Has it running; guest: one of KINDS in snapshot.py, which is `windows` then."""
         if self.machine.alive():
             raise RigError(f'the rig {self.name} is up already')
         _sweep()
@@ -36,7 +37,7 @@ class Rig(Host):
         if not self._keep:
             atexit.register(self.down)
         self.boot(image, disk, state=state, keep=self._keep)
-        if guest != 'none':
+        if guest in KINDS:
             self.guest().qmp('cont')
         return self
 

@@ -13,6 +13,12 @@ from .settings import SUITE
 
 PACKAGES = ('systemd systemd-sysv udev dbus kmod util-linux procps iproute2 file usbutils python3 '
             'strace socat busybox-static qemu-system-x86').split()
+# What a host VM has more, by its flavour.
+FLAVOURS = {
+    '': [],
+    'libvirt': ('apparmor libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu '
+                'libvirt-daemon-system').split(),
+}
 # Only downloaded and unpacked, below /kernel: installed, it would bring initramfs-tools and its
 # hooks.  (Debian's cloud kernel has no USB at all.)
 _KERNEL_HOOK = r'''set -e
@@ -30,18 +36,20 @@ _SOURCES = ('/etc/apt/sources.list', '/etc/apt/sources.list.d/debian.sources')
 _APT_OPTIONS = re.compile(r'^Acquire::((https?|ftp)::|Check-|Retries|ForceIPv)')
 
 
-def tarball():
+def tarball(flavour=''):
     """(path of root.tar, its key); /kernel in it has the kernel's package, unpacked."""
-    key = cache.digest(SUITE, PACKAGES, _KERNEL_HOOK, _LEFT_OUT)
-    return f'{cache.entry("root", key, _fill)}/root.tar', key
+    packages = [*PACKAGES, *FLAVOURS[flavour]]
+    key = cache.digest(SUITE, packages, _KERNEL_HOOK, _LEFT_OUT)
+    name = cache.name('root', flavour)
+    return f'{cache.entry(name, key, lambda folder: _fill(folder, packages))}/root.tar', key
 
 
-def _fill(folder):
+def _fill(folder, packages):
     if os.geteuid() != 0:
         raise RigError('only root can build the root file system')
     log = f'{os.path.dirname(folder)}/mmdebstrap.log'
     with step(f'Debian {SUITE} for the host VM (mmdebstrap)', lambda: last_line(log)):
-        run('mmdebstrap', '--variant=minbase', '--include=' + ','.join(PACKAGES),
+        run('mmdebstrap', '--variant=minbase', '--include=' + ','.join(packages),
             '--aptopt=APT::Install-Recommends "false"',
             *[f'--aptopt={option}' for option in _apt_options()],
             *[f'--dpkgopt=path-exclude=/usr/share/{name}/*' for name in _LEFT_OUT],

@@ -1,6 +1,7 @@
 """Saved states of a booted host VM, so that a test has one in two seconds instead of a minute.
 
 'none' has no guest; 'seabios' and 'linux' go on from it and have the guest `windows`, paused.
+'libvirt' has none either, and runs libvirtd.
 """
 import contextlib
 import os
@@ -15,7 +16,9 @@ from .machine import hardware
 from .progress import last_line, step
 from .settings import RUN_DIR, cpu
 
-KINDS = ('none', *guest.KINDS)
+KINDS = ('none', *guest.KINDS, 'libvirt')
+# The flavour of the host VM (rootfs.py) that a kind is of; all others are plain.
+_FLAVOURS = {'libvirt': 'libvirt'}
 _TRIES = 3
 
 
@@ -28,13 +31,14 @@ def build(*kinds, install=False):
 
 def snapshot(kind):
     """(Image, path of the disk, path of the state); made now if need be."""
-    files = image.build()
+    files = image.build(_FLAVOURS.get(kind, ''))
     return files, *_files(kind, files)
 
 
 def _files(kind, files):
-    base = None if kind == 'none' else _files('none', files)
-    command = [] if kind == 'none' else guest.Guest(None).command(kind)
+    has_guest = kind in guest.KINDS
+    base = _files('none', files) if has_guest else None
+    command = guest.Guest(None).command(kind) if has_guest else []
     key = cache.digest(files.key, kind, command, hardware(), cpu('model name'),
                        run('qemu-system-x86_64', '--version'))
     folder = cache.entry(f'snapshot-{kind}', key, lambda new: _fill(new, kind, files, base))
@@ -57,18 +61,18 @@ def _make(folder, kind, files, base):
     run('cp', '--sparse=always', '--reflink=auto', disk, f'{folder}/disk.img')
     host = Host(f'{RUN_DIR}/snapshot-{kind}-{os.getpid()}')
     console = f'{host.machine.folder}/console.log'
-    if kind == 'none':
+    if kind not in guest.KINDS:
         progress = step('host VM: boot and snapshot', lambda: last_line(console))
     else:
         progress = step(f'{kind} guest in the host VM: boot and snapshot')
     try:
         with progress:
             host.boot(files, f'{folder}/disk.img', state=state, writable=True)
-            if kind != 'none':
+            if kind in guest.KINDS:
                 host.guest().start(kind)
             # "degraded" is a state to be saved too, so the exit status does not matter
             host.exec('systemctl is-system-running --wait; udevadm settle; sync', timeout=300)
-            if kind != 'none':
+            if kind in guest.KINDS:
                 host.guest().qmp('stop')
             host.machine.save(f'{folder}/state')
     except RigError:

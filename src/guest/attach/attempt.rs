@@ -1,0 +1,197 @@
+//! One attempt: the device in one seat, from one source; the proof that it is open, or why not.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Seated, Wanted, Why};
+use crate::deadline::Deadline;
+use crate::device_id::DeviceId;
+use crate::guest::fdset::FdSet;
+use crate::guest::refusal::AttachError;
+use crate::guest::seat::Seat;
+use crate::guest::{object, view};
+use crate::qmp::{Error, Qmp};
+use crate::speed::Speed;
+
+/// How long between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// From where QEMU takes the device.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// From its node, which it opens itself, as soon as it has heard of the device: for at most so
+    /// long.
+    Node(Duration),
+    /// From a set with its descriptor.
+    Set(&'a FdSet),
+}
+
+/// An attempt.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt<'a> {
+    pub(super) wanted: &'a Wanted<'a>,
+    pub(super) source: Source<'a>,
+    pub(super) seat: &'a Seat,
+}
+
+/// How it went.
+pub(super) enum Tried {
+    /// QEMU has the device open.
+    Open,
+    /// QEMU will open it when the guest goes on.
+    Armed,
+    /// No object is left.
+    Refused(Why),
+}
+
+impl Attempt<'_> {
+    pub(super) fn run(self, qmp: &mut dyn Qmp) -> Result<Tried, AttachError> {
+        let id = &self.wanted.id;
+        if let Some(why) = self.device_add(qmp)? {
+            return Ok(Tried::Refused(why));
+        }
+        if object::is_attached(qmp, id)? {
+            return Ok(Tried::Open);
+        }
+        let Source::Node(until_seen) = self.source else {
+            // It had it, and has lost it already.
+            object::delete(qmp, id)?;
+            return Ok(Tried::Refused(self.not_opened()?));
+        };
+        if !object::is_running(qmp)? {
+            return Ok(Tried::Armed);
+        }
+        match self.explain(qmp, until_seen) {
+            Ok(None) => Ok(Tried::Open),
+            Ok(Some(why)) => {
+                object::delete(qmp, id)?;
+                Ok(Tried::Refused(why))
+            }
+            Err(error) => {
+                // An exchange that is over cannot be tidied up in; the port's next event does.
+                let _ = object::delete(qmp, id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Where the open device is.
+    pub(super) fn seated(self, qmp: &mut dyn Qmp) -> Result<Seated, AttachError> {
+        let mut place = view::place(qmp, &self.wanted.id)?;
+        place.port = place.port.or_else(|| self.seat.port.map(|port| port.to_string()));
+        let slow = match (place.speed, self.wanted.speed) {
+            (Some(in_guest), Some(on_host)) => in_guest < on_host.min(Speed::SUPER),
+            _ => false,
+        };
+        let handed = matches!(self.source, Source::Set(_));
+        Ok(Seated { bus: self.seat.bus.clone(), place, slow, handed })
+    }
+
+    /// Finds out why the object has no device; none if it has it in the end.
+    fn explain(self, qmp: &mut dyn Qmp, until_seen: Duration) -> Result<Option<Why>, AttachError> {
+        let wanted = self.wanted;
+        let end = Deadline::after(until_seen);
+        let looks = until_seen.as_millis() / PAUSE.as_millis();
+        for _ in (0..looks).take_while(|_| end.remaining().is_some()) {
+            if !(wanted.still_there)() {
+                return Err(AttachError::Gone);
+            }
+            let devices = view::host_devices(qmp)?.ok_or(AttachError::NoUsbHost)?;
+            let seen = devices
+                .iter()
+                .find(|device| device.port == wanted.id.port && device.devnum == wanted.id.devnum);
+            if object::is_attached(qmp, &wanted.id)? {
+                return Ok(None);
+            }
+            let Some(seen) = seen else {
+                qmp.pause(PAUSE)?;
+                continue;
+            };
+            // QEMU may have learned of it only now, and looks of itself every two seconds: a new
+            // object makes it look at once.
+            object::delete(qmp, &wanted.id)?;
+            if let Some(why) = self.device_add(qmp)? {
+                return Ok(Some(why));
+            }
+            if object::is_attached(qmp, &wanted.id)? {
+                return Ok(None);
+            }
+            if wanted.named && !seen.named {
+                return Ok(Some(Why::NoPermission(wanted.node.clone())));
+            }
+            return self.not_opened().map(Some);
+        }
+        Err(AttachError::NotSeen { node: wanted.node.clone() })
+    }
+
+    /// Why QEMU did not open what it may open.
+    fn not_opened(self) -> Result<Why, AttachError> {
+        let Wanted { speed, still_there, .. } = self.wanted;
+        if !still_there() {
+            return Err(AttachError::Gone);
+        }
+        let is_slower = |at: &Speed| speed.is_some_and(|speed| *at < speed.min(Speed::SUPER));
+        Ok(match self.seat.at.filter(is_slower) {
+            Some(at) => Why::TooSlow(at),
+            None => Why::NotOpened(*speed),
+        })
+    }
+
+    /// Adds the object; returns why the bus does not take it, if that is all that is wrong.
+    fn device_add(self, qmp: &mut dyn Qmp) -> Result<Option<Why>, AttachError> {
+        let Err(error) = qmp.execute("device_add", self.arguments()) else { return Ok(None) };
+        // QMP has no classes for these; the words are those of QEMU 5 to 10 (`hw/usb/bus.c`:
+        // `usb_claim_port`; `softmmu/qdev-monitor.c`: `qdev_device_add_from_qdict`;
+        // `hw/usb/host-libusb.c`: `usb_host_realize`; `qom/object.c`).
+        let said = error.refusal().unwrap_or_default();
+        let by_set = matches!(self.source, Source::Set(_));
+        if said.contains("no free ports") || said.contains("(in use?)") {
+            Ok(Some(Why::Full))
+        } else if said.starts_with("Bus '") && said.ends_with("not found") {
+            Ok(Some(Why::NoSuchBus))
+        } else if said.starts_with("No 'usb-bus' bus found") {
+            Err(AttachError::NoController)
+        } else if said.contains("is not a valid device model name") {
+            Err(AttachError::NoUsbHost)
+        } else if said.starts_with("Duplicate ") {
+            // Another hotplugger was faster, or QEMU 5 has not yet let the id go: whether the
+            // device is attached is asked next in any case.
+            Ok(None)
+        } else if by_set && said.starts_with("failed to open host usb device") {
+            self.not_opened().map(Some)
+        } else if by_set && said.contains("hostdevice' not found") {
+            Err(AttachError::TakesNoDescriptor)
+        } else {
+            Err(error.into())
+        }
+    }
+
+    fn arguments(self) -> Value {
+        let Wanted { id, .. } = self.wanted;
+        let mut arguments = json!({ "driver": "usb-host", "id": id });
+        match self.source {
+            Source::Node(_) => {
+                let DeviceId { port, devnum } = id;
+                arguments["hostbus"] = json!(port.bus());
+                arguments["hostport"] = json!(port.hostport());
+                arguments["hostaddr"] = json!(devnum);
+            }
+            Source::Set(set) => arguments["hostdevice"] = json!(set.path()),
+        }
+        if let Some(bus) = &self.seat.bus {
+            arguments["bus"] = json!(bus);
+        }
+        if let Some(port) = self.seat.port {
+            // Text, as QEMU wants it: a port behind a hub is `4.1`.
+            arguments["port"] = json!(port.to_string());
+        }
+        arguments
+    }
+}
+
+/// Whether the error is that this QEMU has nothing to do with the descriptor it was sent: a
+/// security module of the kernel's took it away on the way.
+pub(super) fn was_taken_away(error: &Error) -> bool {
+    error.refusal().is_some_and(|said| said.starts_with("No file descriptor supplied"))
+}

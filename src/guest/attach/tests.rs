@@ -1,0 +1,351 @@
+use serde_json::json;
+
+use super::*;
+use crate::guest::detach::detach;
+use crate::guest::model::{Bus, HostDevice, ModelGuest};
+use crate::qmp::handover::Recipient;
+
+const ID: &str = "hotplugger-1-3-16";
+
+static FRESH: Memory = Memory { own: None, others: Vec::new() };
+
+fn wanted<'a>(hubs: &'a [String], still_there: &'a dyn Fn() -> bool) -> Wanted<'a> {
+    Wanted {
+        id: ID.parse().unwrap(),
+        speed: Some("5000".parse().unwrap()),
+        hubs,
+        memory: &FRESH,
+        named: true,
+        node: "/dev/bus/usb/001/016".into(),
+        by_node: true,
+        handover: None,
+        still_there,
+    }
+}
+
+fn guest(objects: &[&str]) -> ModelGuest {
+    let stick = HostDevice {
+        id: ID.parse().unwrap(),
+        speed: "5000".to_owned(),
+        product: "Stick".to_owned(),
+    };
+    ModelGuest::new(objects, vec![stick])
+}
+
+fn with(buses: &[(&str, Bus)]) -> ModelGuest {
+    let mut guest = guest(&[]);
+    guest.buses = buses.iter().map(|(name, bus)| ((*name).to_owned(), *bus)).collect();
+    guest
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// Bus, port and whether it is slow there.
+fn attached_on(qmp: &mut ModelGuest, hubs: &[String]) -> (String, String, bool) {
+    match attach(qmp, &wanted(hubs, &|| true)).unwrap() {
+        Attached::Now(Seated { bus, place, slow, .. }) => {
+            (bus.unwrap_or_default(), place.port.unwrap(), slow)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn on(bus: &str, port: &str) -> (String, String, bool) {
+    (bus.to_owned(), port.to_owned(), false)
+}
+
+#[test]
+fn a_device_is_attached_by_bus_port_and_number_and_proved() {
+    let mut qmp = guest(&[]);
+    assert_eq!(attached_on(&mut qmp, &[]), on("xhci0.0", "1"));
+    assert_eq!(qmp.ids(), [ID]);
+    let added = qmp.added()[0].clone();
+    assert_eq!(added["hostbus"], json!(1));
+    assert_eq!(added["hostport"], json!("3"));
+    assert_eq!(added["hostaddr"], json!(16));
+    assert_eq!((&added["bus"], &added["port"]), (&json!("xhci0.0"), &json!("1")));
+    assert!(matches!(attach(&mut qmp, &wanted(&[], &|| true)), Ok(Attached::Before)));
+    assert_eq!(qmp.added().len(), 1);
+}
+
+#[test]
+fn what_stood_for_earlier_devices_in_the_port_goes_first() {
+    let mut qmp = guest(&["hotplugger-1-3-9", "hotplugger-1-3.1-9", "kbd0"]);
+    // And its port is free again.
+    assert_eq!(attached_on(&mut qmp, &[]), on("xhci0.0", "1"));
+    assert_eq!(qmp.ids(), [ID, "hotplugger-1-3.1-9", "kbd0"]);
+}
+
+#[test]
+fn the_port_it_had_last_is_asked_for() {
+    let memory =
+        Memory { own: Some(GuestPort { bus: "xhci0.0".to_owned(), port: 9 }), others: Vec::new() };
+    let attached =
+        attach(&mut guest(&[]), &Wanted { memory: &memory, ..wanted(&[], &|| true) }).unwrap();
+    assert_eq!(attached.guest_port(), memory.own);
+}
+
+#[test]
+fn a_port_that_another_client_takes_meanwhile_is_passed_over() {
+    let mut qmp = guest(&[]);
+    qmp.raced = vec![("xhci0.0".to_owned(), 1), ("xhci0.0".to_owned(), 2)];
+    assert_eq!(attached_on(&mut qmp, &[]), on("xhci0.0", "3"));
+    qmp = guest(&[]);
+    qmp.raced = (1..=15).map(|port| ("xhci0.0".to_owned(), port)).collect();
+    let said = attach(&mut qmp, &wanted(&[], &|| true)).unwrap_err().to_string();
+    assert_eq!(
+        said,
+        "the guest's xhci0.0 has no free port; start QEMU with -device \
+         qemu-xhci,id=xhci1,p2=15,p3=15"
+    );
+}
+
+#[test]
+fn full_missing_and_slow_buses_are_passed_over() {
+    let mut qmp = with(&[("a.0", Bus::Full), ("uhci.0", Bus::Uhci), ("xhci.0", Bus::Good)]);
+    let hubs = names(&["a.0", "nowhere.0", "uhci.0", "xhci.0"]);
+    assert_eq!(attached_on(&mut qmp, &hubs), on("xhci.0", "1"));
+    assert_eq!(qmp.ids(), [ID]);
+    assert_eq!(qmp.added().len(), 1, "the first place is the right one");
+}
+
+#[test]
+fn a_slow_bus_is_better_than_none_and_the_fastest_of_them_is_taken() {
+    let mut qmp = with(&[("ehci.0", Bus::Ehci), ("uhci.0", Bus::Uhci)]);
+    let slow = ("ehci.0".to_owned(), "1".to_owned(), true);
+    assert_eq!(attached_on(&mut qmp, &names(&["uhci.0", "ehci.0"])), slow);
+    assert_eq!(qmp.added().len(), 1);
+    // Where nothing is known beforehand, it is tried.
+    let mut qmp = with(&[("a.0", Bus::Unknown), ("b.0", Bus::Ehci), ("c.0", Bus::Uhci)]);
+    qmp.tells = false;
+    let slow = ("b.0".to_owned(), "1".to_owned(), true);
+    assert_eq!(attached_on(&mut qmp, &names(&["a.0", "b.0", "c.0"])), slow);
+    assert_eq!(qmp.ids(), [ID]);
+}
+
+#[test]
+fn what_qemu_does_not_tell_is_left_to_it() {
+    let mut qmp = guest(&["kbd0"]);
+    qmp.tells = false;
+    assert_eq!(attached_on(&mut qmp, &[]), on("", "2"));
+    assert_eq!(qmp.added()[0].get("bus"), None);
+    let mut qmp = with(&[("odd.0", Bus::Unknown)]);
+    let slow = ("odd.0".to_owned(), "1".to_owned(), true);
+    assert_eq!(attached_on(&mut qmp, &[]), slow);
+    assert_eq!(qmp.added()[0].get("port"), None);
+}
+
+#[test]
+fn when_no_bus_takes_it_each_one_says_why_and_nothing_stays() {
+    let mut qmp = with(&[("a.0", Bus::Full), ("b.0", Bus::Refuses)]);
+    let hubs = names(&["a.0", "b.0", "c.0"]);
+    let said = attach(&mut qmp, &wanted(&hubs, &|| true)).unwrap_err().to_string();
+    for hint in [
+        "a.0 has no free port",
+        "p2=15,p3=15",
+        "did not open it on b.0; does that bus take 5000 Mb/s?",
+        "no bus c.0",
+    ] {
+        assert!(said.contains(hint), "{said}");
+    }
+    assert_eq!(qmp.ids(), [""; 0]);
+}
+
+#[test]
+fn a_node_that_qemu_may_not_open_is_told() {
+    let mut qmp = guest(&[]);
+    qmp.may_open = false;
+    let said = attach(&mut qmp, &wanted(&[], &|| true)).unwrap_err().to_string();
+    assert!(said.contains("may not open /dev/bus/usb/001/016"), "{said}");
+    assert_eq!(qmp.ids(), [""; 0]);
+}
+
+#[test]
+fn a_device_that_qemu_never_sees_is_told() {
+    let mut qmp = guest(&[]);
+    qmp.sees_after = u32::MAX;
+    let said = attach(&mut qmp, &wanted(&[], &|| true)).unwrap_err().to_string();
+    assert!(said.contains("does not see it"), "{said}");
+    assert_eq!(qmp.ids(), [""; 0]);
+}
+
+#[test]
+fn a_device_that_qemu_sees_late_is_attached_at_once_then() {
+    let mut qmp = guest(&[]);
+    qmp.sees_after = 3;
+    attached_on(&mut qmp, &[]);
+    assert_eq!(qmp.added().len(), 2);
+}
+
+#[test]
+fn a_device_that_leaves_meanwhile_leaves_nothing() {
+    let mut qmp = guest(&[]);
+    assert!(matches!(attach(&mut qmp, &wanted(&[], &|| false)), Err(AttachError::Gone)));
+    assert!(qmp.added().is_empty());
+    qmp.sees_after = u32::MAX;
+    let looks = std::cell::Cell::new(0);
+    let leaves = || looks.replace(looks.get() + 1) < 3;
+    assert!(matches!(attach(&mut qmp, &wanted(&[], &leaves)), Err(AttachError::Gone)));
+    assert_eq!(qmp.ids(), [""; 0]);
+}
+
+#[test]
+fn a_paused_guest_gets_it_when_it_goes_on() {
+    let mut qmp = guest(&[]);
+    qmp.running = false;
+    assert!(matches!(attach(&mut qmp, &wanted(&[], &|| true)), Ok(Attached::WhenRunning(_))));
+    assert_eq!(qmp.ids(), [ID]);
+}
+
+/// A device that nobody opens, as nobody is there to have it.
+struct Handed;
+
+impl Recipient for Handed {
+    fn user(&self) -> std::io::Result<Option<u32>> {
+        Ok(None)
+    }
+
+    fn trusts_folder(&self) -> bool {
+        true
+    }
+}
+
+impl Handover for Handed {
+    fn open(&self) -> std::io::Result<std::os::fd::OwnedFd> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Wants the device handed over, at once or if QEMU cannot open it.
+fn handed(by_node: bool, still_there: &dyn Fn() -> bool) -> Wanted<'_> {
+    Wanted { by_node, handover: Some(&Handed), ..wanted(&[], still_there) }
+}
+
+fn commands(qmp: &ModelGuest) -> Vec<&'static str> {
+    qmp.said.iter().map(|(command, _)| *command).collect()
+}
+
+fn was_handed(attached: &Attached) -> bool {
+    matches!(attached, Attached::Now(Seated { handed: true, .. }))
+}
+
+#[test]
+fn a_device_that_is_handed_over_is_proved_and_its_descriptor_taken_away() {
+    let mut qmp = guest(&[]);
+    // QEMU need not have heard of it, nor may it open anything.
+    (qmp.sees_after, qmp.may_open) = (u32::MAX, false);
+    let attached = attach(&mut qmp, &handed(false, &|| true)).unwrap();
+    assert!(was_handed(&attached), "{attached:?}");
+    assert_eq!(attached.guest_port().unwrap().port, 1);
+    let added = qmp.added()[0].clone();
+    assert_eq!(added["hostdevice"], json!("/dev/fdset/1752170496"));
+    assert_eq!((added.get("hostbus"), &added["port"]), (None, &json!("1")));
+    assert!(!qmp.said.iter().any(|(_, said)| *said == json!({"command-line": "info usbhost"})));
+    let position = |name| commands(&qmp).iter().position(|command| *command == name).unwrap();
+    assert!(position("add-fd") < position("device_add"));
+    assert!(position("device_add") < position("remove-fd"));
+    assert_eq!((qmp.sets.left(), qmp.ids()), (0, vec![ID]));
+    assert!(matches!(attach(&mut qmp, &handed(false, &|| true)), Ok(Attached::Before)));
+}
+
+#[test]
+fn auto_hands_over_what_qemu_does_not_see_or_may_not_open_and_nothing_else() {
+    let mut qmp = guest(&[]);
+    let attached = attach(&mut qmp, &handed(true, &|| true)).unwrap();
+    assert!(!was_handed(&attached) && !commands(&qmp).contains(&"add-fd"));
+    let unseen = |qmp: &mut ModelGuest| qmp.sees_after = u32::MAX;
+    let forbidden = |qmp: &mut ModelGuest| qmp.may_open = false;
+    for obstacle in [unseen as fn(&mut ModelGuest), forbidden] {
+        let mut qmp = guest(&[]);
+        obstacle(&mut qmp);
+        let attached = attach(&mut qmp, &handed(true, &|| true)).unwrap();
+        assert!(was_handed(&attached), "{attached:?}");
+        assert_eq!((qmp.sets.left(), qmp.ids()), (0, vec![ID]));
+    }
+    // One without a name does not show whether QEMU may open it.
+    let mut qmp = guest(&[]);
+    qmp.may_open = false;
+    let nameless = Wanted { named: false, ..handed(true, &|| true) };
+    assert!(was_handed(&attach(&mut qmp, &nameless).unwrap()));
+    // For want of a port no descriptor helps.
+    let mut qmp = with(&[("a.0", Bus::Full)]);
+    let said = attach(&mut qmp, &handed(true, &|| true)).unwrap_err().to_string();
+    assert!(said.starts_with("the guest's a.0 has no free port; start"), "{said}");
+    assert!(!commands(&qmp).contains(&"add-fd"));
+}
+
+#[test]
+fn when_handing_over_fails_nothing_stays_and_both_reasons_are_told() {
+    let mut qmp = with(&[("a.0", Bus::Refuses), ("b.0", Bus::Refuses)]);
+    let said = attach(&mut qmp, &handed(false, &|| true)).unwrap_err().to_string();
+    assert!(said.starts_with("QEMU did not open it on a.0; does that bus take 5000"), "{said}");
+    assert_eq!((qmp.added().len(), qmp.sets.left(), qmp.ids().len()), (2, 0, 0));
+    let mut qmp = guest(&[]);
+    (qmp.may_open, qmp.sets.are_taken) = (false, false);
+    let said = attach(&mut qmp, &handed(true, &|| true)).unwrap_err().to_string();
+    for hint in ["QEMU may not open /dev/bus/usb/001/016", "takes no descriptor"] {
+        assert!(said.contains(hint), "{said}");
+    }
+    assert_eq!((qmp.sets.left(), qmp.ids().len()), (0, 0));
+}
+
+#[test]
+fn a_bus_that_takes_it_is_found_with_one_descriptor() {
+    let mut qmp = with(&[("a.0", Bus::Refuses), ("b.0", Bus::Good)]);
+    let attached = attach(&mut qmp, &handed(false, &|| true)).unwrap();
+    assert_eq!(attached.guest_port().unwrap().bus, "b.0");
+    assert_eq!(commands(&qmp).iter().filter(|command| **command == "add-fd").count(), 1);
+    // And the fastest of slow ones, which takes it away from the first again.
+    let mut qmp = with(&[("a.0", Bus::Unknown), ("b.0", Bus::Ehci)]);
+    qmp.tells = false;
+    let hubs = names(&["a.0", "b.0"]);
+    let attached = attach(&mut qmp, &Wanted { hubs: &hubs, ..handed(false, &|| true) }).unwrap();
+    assert!(
+        matches!(&attached, Attached::Now(Seated { slow: true, bus: Some(bus), .. }) if bus == "b.0")
+    );
+    assert_eq!((qmp.sets.left(), qmp.ids()), (0, vec![ID]));
+}
+
+#[test]
+fn what_a_broken_exchange_left_is_taken_away_and_never_mistaken_for_the_device() {
+    let mut qmp = guest(&[]);
+    qmp.sets.put(1_752_170_496);
+    qmp.sets.put(3);
+    attach(&mut qmp, &handed(false, &|| true)).unwrap();
+    assert_eq!(qmp.added()[0]["hostdevice"], json!("/dev/fdset/1752170495"));
+    assert_eq!(qmp.sets.left(), 1, "and what is not ours stays");
+    qmp.sets.put(1_752_170_496);
+    detach(&mut qmp, &"1-3".parse().unwrap(), None).unwrap();
+    assert_eq!(qmp.sets.left(), 1);
+}
+
+/// QEMU opens it at once, unlike what it is to open itself.
+#[test]
+fn a_paused_guest_is_handed_it_at_once_and_each_device_in_a_set_of_its_own() {
+    let mut qmp = guest(&[]);
+    qmp.running = false;
+    let attached = attach(&mut qmp, &handed(false, &|| true)).unwrap();
+    assert!(was_handed(&attached), "{attached:?}");
+    detach(&mut qmp, &"1-3".parse().unwrap(), None).unwrap();
+    attach(&mut qmp, &handed(false, &|| true)).unwrap();
+    let sets: Vec<_> = qmp.added().iter().map(|added| added["hostdevice"].clone()).collect();
+    assert_ne!(sets[0], sets[1]);
+    qmp.running = true;
+    attach(
+        &mut qmp,
+        &Wanted { id: "hotplugger-1-3-17".parse().unwrap(), ..handed(false, &|| true) },
+    )
+    .unwrap_err();
+    assert_eq!(qmp.sets.left(), 0);
+}
+
+#[test]
+fn a_device_that_leaves_while_it_is_handed_over_leaves_nothing() {
+    let mut qmp = with(&[("a.0", Bus::Refuses)]);
+    let looks = std::cell::Cell::new(0);
+    let leaves = || looks.replace(looks.get() + 1) < 1;
+    assert!(matches!(attach(&mut qmp, &handed(false, &leaves)), Err(AttachError::Gone)));
+    assert_eq!((qmp.sets.left(), qmp.ids().len()), (0, 0));
+}

@@ -1,0 +1,92 @@
+"""libvirt as Debian installs it: AppArmor in force, a private /dev, its own user and cgroup."""
+import product
+from test_attach import AttachCase
+
+# As libvirt's documentation has it for what a profile of its own lacks.
+APPARMOR = '/etc/apparmor.d/local/abstractions/libvirt-qemu'
+SOCKET = '/run/hotplugger-vms/windows.qmp'
+MONITOR = f"""  <qemu:commandline>
+    <qemu:arg value='-chardev'/>
+    <qemu:arg value='socket,id=hotplugger,path={SOCKET},server=on,wait=off'/>
+    <qemu:arg value='-mon'/>
+    <qemu:arg value='chardev=hotplugger,mode=control'/>
+  </qemu:commandline>"""
+
+
+class LibvirtCase(AttachCase):
+    """A host VM with libvirtd."""
+
+    guest_kind = 'libvirt'
+
+    def setUp(self):
+        super().setUp()
+        self.guest = self.rig.domain()
+
+    def install_with(self, ports=('1', '2'), **settings):
+        """Installs hotplugger; settings are all keys of the machine but its ports."""
+        lines = ['virtual_machines:', '  windows:', '    timeout: 60']
+        lines += [f'    {key}: {value}' for key, value in settings.items()]
+        lines += ['    ports:']
+        lines += [f'      - {path}' for port in ports for path in product.devpaths(port)]
+        product.install(self.rig, self.binary, '\n'.join(lines) + '\n')
+
+    def assert_confined(self):
+        """It is libvirt's own settings that are tested."""
+        self.assertRegex(self.guest.profile(), r'^libvirt-[0-9a-f-]+ \(enforce\)$')
+        inside = ['nsenter', '-t', self.guest.pid(), '-m', 'ls', '/dev/bus/usb']
+        self.assertNotEqual(self.rig.exec(inside).rc, 0)
+        user = self.rig.sh(['stat', '-c', '%U', f'/proc/{self.guest.pid()}']).strip()
+        self.assertEqual(user, 'libvirt-qemu')
+
+    def plug_and_pull_two(self):
+        """A keyboard and a USB 3 stick, there and back."""
+        self.rig.plug_together(('kbd', '1'), ('storage', '2'))
+        self.wait_attached(('kbd', '1'), ('storage', '2'))
+        self.rig.unplug_together('1', '2')
+        self.wait_gone()
+
+    def through_a_restart(self):
+        """What is plugged comes back with `sync`, and the first plug after it works too."""
+        self.rig.plug('kbd', '1')
+        self.wait_attached(('kbd', '1'))
+        self.rig.settle()
+        self.guest.destroy()
+        self.rig.plug('storage', '2')
+        self.rig.settle()
+        self.guest.start()
+        self.rig.sh(['hotplugger', 'sync', 'windows'])
+        self.wait_attached(('kbd', '1'), ('storage', '2'))
+        self.rig.unplug_together('1', '2')
+        self.wait_gone()
+
+
+class MonitorTest(LibvirtCase):
+    """A second monitor, as `hotplugger libvirt-xml` has it."""
+
+    def test_plug_pull_and_restart(self):
+        self.rig.sh(f'mkdir {SOCKET.rpartition("/")[0]}; chown libvirt-qemu {SOCKET.rpartition("/")[0]};'
+                    f'echo "{SOCKET} rw," >> {APPARMOR}')
+        self.guest.define(MONITOR)
+        self.guest.start()
+        self.assert_confined()
+        self.install_with(socket=SOCKET, delay=0, user='libvirt-qemu')
+        self.plug_and_pull_two()
+        self.through_a_restart()
+
+
+class DomainTest(LibvirtCase):
+    """No second monitor."""
+
+    def test_plug_pull_and_restart(self):
+        self.guest.define()
+        self.guest.start()
+        self.assert_confined()
+        self.install_with(domain='windows', delay=0)
+        self.plug_and_pull_two()
+        self.through_a_restart()
+
+    def test_a_domain_that_is_off_or_unknown_is_told(self):
+        self.install_with(domain='windows', delay=0)
+        self.rig.plug('kbd', '1')
+        self.rig.wait_for(lambda: "libvirt's domain windows is off" in
+                          self.rig.journal('-t', 'hotplugger'), 60)
