@@ -74,6 +74,7 @@ class Walk:
         self.run('hotplugger check')
         self.say('## Plug it in', 'The keyboard is pulled and plugged again:')
         host.unplug('1')
+        host.wait_for(lambda: '1-1:1.0' not in host.drivers(), 60, 'the keyboard to be gone')
         host.plug('kbd', '1')
         host.wait_for(lambda: self.guest.attached(), 60, what='the keyboard in the guest')
         host.settle()
