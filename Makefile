@@ -13,7 +13,7 @@ BINARY    := target/release/hotplugger
 PREFIX    := /usr/local
 DESTDIR   :=
 
-.PHONY: all demo test unit e2e lint build release packages install uninstall clean
+.PHONY: all demo test unit e2e torture lint build release packages install uninstall clean
 
 all: build
 
@@ -44,6 +44,11 @@ unit: packages build
 
 e2e: packages build
 	python3 tests/e2e/run.py --binary $(BINARY)
+
+# The fault campaign: SEED=7 STEPS=2000 MINUTES=60 plays the same again.
+torture: packages build
+	python3 tests/e2e/torture.py --binary $(BINARY) $(if $(SEED),--seed $(SEED)) \
+	    --steps $(or $(STEPS),2000) --minutes $(or $(MINUTES),60)
 
 # What the tests and the demo need beside Rust.
 packages:

@@ -90,3 +90,36 @@ class DomainTest(LibvirtCase):
         self.rig.plug('kbd', '1')
         self.rig.wait_for(lambda: "libvirt's domain windows is off" in
                           self.rig.journal('-t', 'hotplugger'), 60)
+
+
+class HookTest(LibvirtCase):
+    """Nothing is run by hand: libvirtd calls the hook that `install` has put."""
+
+    def through_starts(self):
+        """What is plugged in is in the domain whenever it starts, and the host's when it ends."""
+        # It looks for hooks when it starts.
+        self.rig.sh(['hotplugger', 'install', '--no-systemd'])
+        self.rig.sh(['systemctl', 'restart', 'libvirtd'])
+        self.rig.plug_together(('kbd', '1'), ('storage', '2'))
+        self.rig.wait_for(lambda: self.rig.drivers() == {'1-1:1.0': 'usbhid',
+                                                         '2-2:1.0': 'usb-storage'}, 60)
+        for _ in range(2):
+            self.guest.start()
+            self.wait_attached(('kbd', '1'), ('storage', '2'))
+            self.assert_confined()
+            self.guest.destroy()
+            self.rig.wait_for(lambda: self.rig.drivers() == {'1-1:1.0': 'usbhid',
+                                                             '2-2:1.0': 'usb-storage'}, 60)
+
+    def test_a_domain(self):
+        self.guest.define()
+        self.install_with(domain='windows', delay=0, reclaim='true')
+        self.through_starts()
+
+    def test_a_second_monitor(self):
+        folder = SOCKET.rpartition('/')[0]
+        self.rig.sh(f'mkdir {folder}; chown libvirt-qemu {folder}; '
+                    f'echo "{SOCKET} rw," >> {APPARMOR}')
+        self.guest.define(MONITOR)
+        self.install_with(socket=SOCKET, delay=0, user='libvirt-qemu', reclaim='true')
+        self.through_starts()

@@ -163,3 +163,36 @@ class HandsOffTest(StayCase):
 
     def test_never_read_with_a_delay_of_1(self):
         self.never_read(1)
+
+
+class UdisksTest(StayCase):
+    """A desktop that mounts whatever it sees, as udisks and an automounter do."""
+
+    guest_kind = 'libvirt'          # has udisks; libvirt's own part does not matter here
+    MOUNTER = ('while sleep 0.05; do for disk in /dev/sd?; do test -b $disk && '
+               'udisksctl mount --no-user-interaction -b $disk; done; done')
+
+    def mounts(self):
+        """How often the automounter has mounted something."""
+        return self.rig.journal('-u', 'mounter').count('Mounted /dev/sd')
+
+    def test_what_goes_to_the_guest_is_never_mounted(self):
+        self.install(delay=1)
+        self.rig.sh('systemctl start udisks2')
+        self.rig.sh(['systemd-run', '--quiet', '--unit=mounter', 'bash', '-c', self.MOUNTER])
+        self.rig.plug('storage', '1')
+        self.rig.wait_for(lambda: self.mounts() == 1, 120, 'the automounter, with no guest')
+        self.rig.unplug('1')
+        self.rig.sh('umount --lazy --all-targets /dev/sda || true')
+        self.rig.settle()
+        self.guest.start('seabios')
+        self.rig.sh('dmesg --clear')
+        for plug in range(PLUGS):
+            with self.subTest(plug=plug):
+                self.rig.plug('storage', '1')
+                self.wait_attached(('storage', '1'))
+                self.rig.unplug('1')
+                self.wait_gone()
+        self.assertEqual(self.mounts(), 1)
+        dmesg = self.rig.sh('dmesg')
+        self.assertFalse(READ.search(dmesg), dmesg)

@@ -17,7 +17,7 @@ PACKAGES = ('systemd systemd-sysv udev dbus kmod util-linux procps iproute2 file
 FLAVOURS = {
     '': [],
     'libvirt': ('apparmor libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu '
-                'libvirt-daemon-system').split(),
+                'libvirt-daemon-system udisks2').split(),
 }
 # Only downloaded and unpacked, below /kernel: installed, it would bring initramfs-tools and its
 # hooks.  (Debian's cloud kernel has no USB at all.)
