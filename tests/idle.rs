@@ -129,7 +129,9 @@ fn it_looks_at_the_config_and_the_other_half_and_nothing_else() {
             .collect();
         let wanted: Vec<&str> = wanted.iter().map(|path| &path[1..]).collect();
         assert_eq!(paths, wanted, "{told}");
-        for never in ["socket(", "connect(", "write(", "mkdir", "O_CREAT", "clone(", "clone3(", "fork("] {
+        for never in
+            ["socket(", "connect(", "write(", "mkdir", "O_CREAT", "clone(", "clone3(", "fork("]
+        {
             assert!(!told.contains(never), "{never}: {told}");
         }
         let calls = told.lines().filter(|line| line.contains(") = ")).count();
