@@ -75,9 +75,9 @@ class IdentifyTest(Case):
             end = self.wait_told(told, 4)
         self.assertEqual((keyboard[1]['event'], keyboard[1]['devpath']), ('plug', kbd2))
         self.assertEqual(keyboard[1]['device']['product'], 'QEMU USB Keyboard')
-        self.assertEqual((keyboard[1]['usb'], keyboard[1]['vm']), (2, None))
+        self.assertEqual((keyboard[1]['usb'], keyboard[1]['vms']), (2, []))
         self.assertEqual(keyboard[1]['peer'], {
-            'devpath': kbd3, 'name': 'pci-0000:00:14.0/usb3:1', 'port': '2-1', 'usb': 3, 'vm': None,
+            'devpath': kbd3, 'name': 'pci-0000:00:14.0/usb3:1', 'port': '2-1', 'usb': 3, 'vms': [],
             'guessed': True})
         self.assertEqual((pulled[1]['event'], pulled[1]['devpath']), ('pull', kbd2))
         self.assertEqual(pulled[1]['device'], keyboard[1]['device'])
@@ -140,8 +140,8 @@ class IdentifyTest(Case):
         self.plug_and_wait('mouse', '5')
         result = self.rig.exec([*NOBODY, 'hotplugger', 'identify', '--plugged', '--json'])
         mouse, end = map(json.loads, result.out.splitlines())
-        self.assertEqual((mouse['event'], mouse['vm'], mouse['peer']['vm']),
-                         ('plugged', 'windows', 'windows'))
+        self.assertEqual((mouse['event'], mouse['vms'], mouse['peer']['vms']),
+                         ('plugged', ['windows'], ['windows']))
         self.assertEqual(end['reason'], 'listed')
 
     def test_written_by_root_and_refused_to_others(self):

@@ -70,6 +70,21 @@ fn a_device_is_attached_by_bus_port_and_number_and_proved() {
     assert_eq!(qmp.added().len(), 1);
 }
 
+/// Each is a round trip: what is ours, the guest's buses and the ports of each speed of the
+/// controller, the object, the proof, and where it is.
+#[test]
+fn an_attach_takes_seven_commands_and_a_look_at_one_that_is_attached_two() {
+    let mut qmp = guest(&[]);
+    attached_on(&mut qmp, &[]);
+    let said = |qmp: &ModelGuest| qmp.said.iter().map(|(command, _)| *command).collect::<Vec<_>>();
+    let monitor = "human-monitor-command";
+    let all = ["qom-list", monitor, "qom-get", "qom-get", "device_add", "qom-get", monitor];
+    assert_eq!(said(&qmp), all);
+    qmp.said.clear();
+    assert!(matches!(attach(&mut qmp, &wanted(&[], &|| true)), Ok(Attached::Before)));
+    assert_eq!(said(&qmp), ["qom-list", "qom-get"]);
+}
+
 #[test]
 fn what_stood_for_earlier_devices_in_the_port_goes_first() {
     let mut qmp = guest(&["hotplugger-1-3-9", "hotplugger-1-3.1-9", "kbd0"]);
