@@ -76,7 +76,7 @@ impl Move {
 impl Target {
     /// Does it to each device that is meant.
     fn each(&self, context: &Context<'_>, output: &mut Output, deed: Deed) -> Result<Verdict> {
-        let config = context.config()?;
+        let config = context.trusted_config()?;
         let vm = self.vm.as_deref().map(|name| config.named(name)).transpose()?;
         let topology = topology(context.root);
         let devices = named::devices(context.root, &topology, &self.port)?;

@@ -47,4 +47,16 @@ impl Context<'_> {
             None => Ok(Config::default()),
         }
     }
+
+    /// The config, for what hands devices to virtual machines.
+    ///
+    /// # Errors
+    ///
+    /// Others than root can change it, or what is wrong with it.
+    pub fn trusted_config(&self) -> Result<Config> {
+        match ConfigFile::find(self.root, self.config)? {
+            Some(file) => file.refuse_if_others_can_write().and_then(|()| file.parse()),
+            None => Ok(Config::default()),
+        }
+    }
 }

@@ -56,7 +56,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 impl Sync {
     /// Attaches what is missing and deletes what is stale, in all of them at the same time.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
-        let config = context.config()?;
+        let config = context.trusted_config()?;
         let vms = self.chosen(&config)?;
         let world = Live::open_with_state(context.root)?;
         let records = dir::peek_all(context.root);
