@@ -203,7 +203,7 @@ class Campaign:
 
     def _settle(self, lost):
         """Lets everything come to rest, both guests running."""
-        self.rig.exec('while pgrep -f "pkill -9 -x hotplugger" >/dev/null; do sleep 0.1; done')
+        self.rig.exec('while pgrep -f "[p]kill -9 -x hotplugger" >/dev/null; do sleep 0.1; done')
         for guest in self.guests.values():
             if not guest.running():
                 guest.start('seabios')
