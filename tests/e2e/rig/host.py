@@ -127,7 +127,11 @@ class Host:
         self.sh(['udevadm', 'control', '--reload'])
 
     def settle(self, timeout=60):
-        """Waits until udevd has handled all events so far."""
+        """Waits until the kernel knows what is plugged in and udevd has handled all events of it."""
+        self.wait_for(lambda: self._usb_devices() == self._ports.count(), timeout,
+                      'the kernel to see what is plugged in')
+        # Reading it waits for the device's lock, which the kernel holds until its bind is sent.
+        self.exec('cat /sys/bus/usb/devices/*/bConfigurationValue')
         self.exec(['udevadm', 'settle', f'--timeout={timeout}'], timeout=timeout + 30)
 
     def monitor(self, subsystems=('usb',)):
@@ -146,6 +150,10 @@ class Host:
         return {name: driver for name, _, driver in
                 (line.partition(' ') for line in links.splitlines())
                 if not name.endswith('-0:1.0')}
+
+    def _usb_devices(self):
+        """How many devices there are but the root hubs."""
+        return int(self.exec('cd /sys/bus/usb/devices; ls | grep -c "^[0-9]*-[^:]*$"').out)
 
     def _answers(self):
         with contextlib.suppress(RigError):

@@ -76,6 +76,10 @@ class Ports:
             for port in ports:
                 self.unplug(port)
 
+    def count(self):
+        """How many are plugged in."""
+        return len(self._load()['ports'])
+
     def unplug_all(self):
         """Pulls whatever is plugged."""
         while ports := self._load()['ports']:
