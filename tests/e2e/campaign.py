@@ -4,7 +4,6 @@ A sequence is a list of steps, each a tuple of a name and arguments, that means 
 host: so it can be printed, replayed and shortened.
 """
 import contextlib
-import random
 import time
 
 import product
@@ -79,6 +78,8 @@ def _arguments(name, dice, plugged, hubs):
         return (dice.choice(sorted(PORTS)),)
     if name in ('wait', 'kill_hotplugger'):
         return (round(dice.uniform(0, 1.5), 2),)
+    if name == 'trigger':
+        return (('add', 'bind', 'change')[len(plugged) % 3],)
     if name == 'change_delay':
         return (dice.choice((0, 0.3, 1)),)
     return ()
@@ -168,8 +169,7 @@ class Campaign:
     def _restart_udevd(self):
         self.rig.sh('systemctl restart systemd-udevd')
 
-    def _trigger(self):
-        action = random.Random(len(self.counts)).choice(('add', 'bind', 'change'))
+    def _trigger(self, action):
         self.rig.sh(f'udevadm trigger --subsystem-match=usb --action={action}')
 
     def _forget(self):

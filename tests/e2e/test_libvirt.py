@@ -30,6 +30,13 @@ class LibvirtCase(AttachCase):
         lines += [f'      - {path}' for port in ports for path in product.devpaths(port)]
         product.install(self.rig, self.binary, '\n'.join(lines) + '\n')
 
+    def define_with_monitor(self):
+        """Defines the domain with a second monitor, as `hotplugger libvirt-xml` has it."""
+        folder = SOCKET.rpartition('/')[0]
+        self.rig.sh(f'mkdir {folder}; chown libvirt-qemu {folder}; '
+                    f'echo "{SOCKET} rw," >> {APPARMOR}')
+        self.guest.define(MONITOR)
+
     def assert_confined(self):
         """It is libvirt's own settings that are tested."""
         self.assertRegex(self.guest.profile(), r'^libvirt-[0-9a-f-]+ \(enforce\)$')
@@ -61,12 +68,10 @@ class LibvirtCase(AttachCase):
 
 
 class MonitorTest(LibvirtCase):
-    """A second monitor, as `hotplugger libvirt-xml` has it."""
+    """A second monitor."""
 
     def test_plug_pull_and_restart(self):
-        self.rig.sh(f'mkdir {SOCKET.rpartition("/")[0]}; chown libvirt-qemu {SOCKET.rpartition("/")[0]};'
-                    f'echo "{SOCKET} rw," >> {APPARMOR}')
-        self.guest.define(MONITOR)
+        self.define_with_monitor()
         self.guest.start()
         self.assert_confined()
         self.install_with(socket=SOCKET, delay=0, user='libvirt-qemu')
@@ -117,9 +122,6 @@ class HookTest(LibvirtCase):
         self.through_starts()
 
     def test_a_second_monitor(self):
-        folder = SOCKET.rpartition('/')[0]
-        self.rig.sh(f'mkdir {folder}; chown libvirt-qemu {folder}; '
-                    f'echo "{SOCKET} rw," >> {APPARMOR}')
-        self.guest.define(MONITOR)
+        self.define_with_monitor()
         self.install_with(socket=SOCKET, delay=0, user='libvirt-qemu', reclaim='true')
         self.through_starts()
