@@ -6,8 +6,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Result;
-
 use crate::clock::Monotonic;
 use crate::config::file::ConfigFile;
 use crate::config::prefilter;
@@ -65,7 +63,10 @@ impl Hook<'_> {
             }
             found => found,
         };
-        let (config, config_error) = match file.and_then(|file| trusted(file.as_ref())) {
+        let parsed = file.and_then(|file| {
+            file.map_or_else(|| Ok(Config::default()), |file| file.parse_trusted())
+        });
+        let (config, config_error) = match parsed {
             Ok(config) => (config, None),
             // What was attached is detached, whatever has become of the config since.
             Err(error) if known => (Config::default(), Some(error)),
@@ -96,31 +97,30 @@ impl Hook<'_> {
         config: &Config,
         world: &dyn World,
     ) -> Outcome {
-        let mut down: Vec<String> = Vec::new();
-        let mut said = Vec::new();
+        // The names of those that do not run, and what was said of each.
+        let mut down: Vec<(String, String)> = Vec::new();
         loop {
+            let is_down = |vm: &VirtualMachine| down.iter().any(|(name, _)| *name == vm.name);
             let record = recall(world, &event.port, &event.device);
-            let runs = |vm: &VirtualMachine| !down.contains(&vm.name) && world.runs(&vm.socket);
+            let runs = |vm: &VirtualMachine| !is_down(vm) && world.runs(&vm.socket);
             let plan = plan(event, places, config, record.as_ref(), &runs);
             world.decided(&plan);
-            let vm = match &plan {
-                Plan::Attach { vm, .. } => vm.name.clone(),
-                _ => return self.act(event, places, config, world, plan, record.as_ref()),
+            let tried = match &plan {
+                Plan::Attach { vm, .. } => Some((vm.name.clone(), is_down(vm))),
+                _ => None,
             };
             let outcome = self.act(event, places, config, world, plan, record.as_ref());
-            let End::NotRunning(why) = &outcome.end else { return outcome };
-            let again = down.contains(&vm);
-            if !again {
-                said.push(why.clone());
-                down.push(vm);
+            let (Some((vm, again)), End::NotRunning(why)) = (tried, &outcome.end) else {
+                return outcome;
+            };
+            if config.owners(places).len() < 2 {
+                return outcome;
             }
-            let several = config.owners(places).len() > 1;
-            if again || !several {
-                return match said.len() {
-                    0 | 1 => outcome,
-                    _ => Outcome { end: End::NotRunning(said.join("; ")), ..outcome },
-                };
+            if again {
+                let said: Vec<String> = down.into_iter().map(|(_, why)| why).collect();
+                return Outcome { end: End::NotRunning(said.join("; ")), ..outcome };
             }
+            down.push((vm, why.clone()));
         }
     }
 
@@ -169,7 +169,7 @@ impl Hook<'_> {
     fn attach(
         &self,
         event: &UsbEvent,
-        Owner { config, vm, places }: Owner<'_>,
+        owner: Owner<'_>,
         world: &dyn World,
         wish: Wish,
         subject: Subject,
@@ -177,9 +177,7 @@ impl Hook<'_> {
     ) -> Outcome {
         let attach = Attach {
             world,
-            config,
-            vm,
-            places,
+            owner,
             port: &event.port,
             devnum: event.devnum,
             new_record: &|devnum, seen| self.new_record(event, devnum, world, seen),
@@ -238,13 +236,6 @@ impl Hook<'_> {
 /// looked up where the config has ports of its controller: some microseconds, and no file is opened.
 fn may_concern(root: &Root, file: &ConfigFile, event: &UsbEvent) -> bool {
     prefilter::may_match(&file.text, &event.device, |device| places::peers(root, device))
-}
-
-/// The config, if it can be trusted; empty if there is none.
-fn trusted(file: Option<&ConfigFile>) -> Result<Config> {
-    let Some(file) = file else { return Ok(Config::default()) };
-    file.refuse_if_others_can_write()?;
-    file.parse()
 }
 
 fn failed(subject: Subject, error: &anyhow::Error) -> Outcome {

@@ -12,12 +12,14 @@ use crate::guest::object;
 use crate::outcome::{End, Outcome, Subject};
 use crate::place::Places;
 use crate::plan::choose;
+use crate::port::{DevNum, Port};
 use crate::settle::Settle;
 use crate::state::record::Record;
 use crate::sysfs::UsbDevice;
-use crate::topology::{HubPort, Plugged, Topology};
+use crate::topology::{HubPort, Topology};
 use crate::transfer::attach::{Attach, Wish};
-use crate::transfer::{new_record, recall};
+use crate::transfer::candidate::Owner;
+use crate::transfer::{Given, give_to_host, new_record, recall_device};
 use crate::world::{ExchangeError, World};
 
 /// One virtual machine that is brought in line.
@@ -40,6 +42,15 @@ struct Had {
     topology: Topology,
 }
 
+/// A device that is this virtual machine's.
+struct Owned<'t> {
+    port: &'t HubPort,
+    device: &'t UsbDevice,
+    places: Places,
+    /// What is remembered of it.
+    record: Option<Record>,
+}
+
 impl Sync<'_> {
     /// Deletes what stands for devices that are gone, and attaches those that are missing; `told`
     /// hears of each. What is as it should be is left alone. Returns how many devices of ours the
@@ -55,17 +66,15 @@ impl Sync<'_> {
     ) -> Result<usize, ExchangeError> {
         let had = self.tidy(timeout, told)?;
         let mut good = 0;
-        for (port, device) in devices(&had.topology) {
-            let places = had.topology.places(&port.devpath);
-            let record = self.record(port, device);
-            let id = DeviceId { port: port.port.clone(), devnum: device.devnum };
-            if !self.is_wanted(&places, record.as_ref()) {
+        for own in self.owned(&had.topology) {
+            if own.record.as_ref().is_some_and(|record| record.detached_by_hand) {
                 continue;
             }
+            let id = DeviceId { port: own.port.port.clone(), devnum: own.device.devnum };
             if had.good.contains(&id) {
                 good += 1;
             } else {
-                told(self.attach(port, device, &places, record));
+                told(self.attach(own));
             }
         }
         Ok(good)
@@ -75,25 +84,15 @@ impl Sync<'_> {
     /// without one.
     pub fn reclaim(&self, told: &mut dyn FnMut(Outcome)) {
         let topology = (self.look)();
-        for (port, device) in devices(&topology) {
-            let places = topology.places(&port.devpath);
-            let record = self.record(port, device);
-            let owner = choose(self.config, &places, record.as_ref(), &|vm| self.runs(vm));
-            if owner.is_none_or(|owner| owner.name != self.vm.name) || device.is_hub() {
-                continue;
-            }
-            let driven = || {
-                let interfaces = self.world.interfaces(&port.devpath);
-                interfaces.iter().filter(|interface| interface.driver.is_some()).count()
+        for own in self.owned(&topology) {
+            let end = match give_to_host(self.world, &own.port.devpath) {
+                Given { probed: Err(error), .. } => {
+                    End::Failed(format!("the host's drivers do not have it: {error}"))
+                }
+                Given { before, now, .. } if now > before => End::Reclaimed,
+                Given { .. } => continue,
             };
-            let before = driven();
-            let probed = self.world.probe_drivers(&port.devpath);
-            let end = match probed {
-                Err(error) => End::Failed(format!("the host's drivers do not have it: {error}")),
-                Ok(()) if driven() > before => End::Reclaimed,
-                Ok(()) => continue,
-            };
-            told(Outcome::new(Some(self.subject(port, device)), end));
+            told(Outcome::new(Some(self.subject(&own)), end));
         }
     }
 
@@ -114,7 +113,7 @@ impl Sync<'_> {
             // Only now: a device that came after the question is no stale object's.
             had.topology = (self.look)();
             let (present, stale): (Vec<_>, Vec<_>) =
-                objects.into_iter().partition(|id| is_present(&had.topology, id));
+                objects.into_iter().partition(|id| is_present(&had.topology, &id.port, id.devnum));
             had.good = present.into_iter().filter(|id| open.contains(id)).collect();
             for id in stale {
                 if object::delete(qmp, &id)? {
@@ -134,11 +133,17 @@ impl Sync<'_> {
         Ok(had)
     }
 
-    /// Whether the device belongs into this guest now.
-    fn is_wanted(&self, places: &Places, record: Option<&Record>) -> bool {
-        let owner = choose(self.config, places, record, &|vm| self.runs(vm));
-        owner.is_some_and(|owner| owner.name == self.vm.name)
-            && record.is_none_or(|record| !record.detached_by_hand)
+    /// What is plugged in and this virtual machine's now, each looked up when its turn comes.
+    fn owned<'t>(&'t self, topology: &'t Topology) -> impl Iterator<Item = Owned<'t>> {
+        topology.devices().filter_map(|(port, device)| {
+            let places = topology.places(&port.devpath);
+            if !self.config.is_configured(&places) {
+                return None;
+            }
+            let record = recall_device(self.world, &port.port, &port.devpath, device.devnum);
+            let owner = choose(self.config, &places, record.as_ref(), &|vm| self.runs(vm))?;
+            (owner.name == self.vm.name).then_some(Owned { port, device, places, record })
+        })
     }
 
     fn runs(&self, vm: &VirtualMachine) -> bool {
@@ -146,13 +151,9 @@ impl Sync<'_> {
         vm.name == self.vm.name || self.world.runs(&vm.socket)
     }
 
-    fn attach(
-        &self,
-        port: &HubPort,
-        device: &UsbDevice,
-        places: &Places,
-        record: Option<Record>,
-    ) -> Outcome {
+    fn attach(&self, own: Owned<'_>) -> Outcome {
+        let subject = self.subject(&own);
+        let Owned { port, device, places, record } = own;
         let (seen, devnum) = (self.world.seen(), device.devnum);
         let record = record
             .unwrap_or_else(|| new_record(self.world, &port.port, &port.devpath, devnum, seen));
@@ -161,9 +162,7 @@ impl Sync<'_> {
         let settle = Settle::new(&port.devpath, self.vm.delay, record.plugged, seen.at);
         let attach = Attach {
             world: self.world,
-            config: self.config,
-            vm: self.vm,
-            places,
+            owner: Owner { config: self.config, vm: self.vm, places: &places },
             port: &port.port,
             devnum: Some(devnum),
             new_record: &|_, _| record.clone(),
@@ -173,16 +172,11 @@ impl Sync<'_> {
                 Wish::Sync
             },
         };
-        attach.run(self.subject(port, device), Some(record.clone()))
+        attach.run(subject, Some(record.clone()))
     }
 
-    /// What is remembered of the device that is there.
-    fn record(&self, port: &HubPort, device: &UsbDevice) -> Option<Record> {
-        let record = recall(self.world, &port.port, &port.devpath)?;
-        Some(record).filter(|record| record.devnum == device.devnum)
-    }
-
-    fn subject(&self, port: &HubPort, device: &UsbDevice) -> Subject {
+    fn subject(&self, own: &Owned<'_>) -> Subject {
+        let Owned { port, device, .. } = own;
         let subject = Subject::new(&port.port, &port.devpath, Some(device.devnum));
         Subject { device: Some(device.label()), vm: Some(self.vm.name.clone()), ..subject }
     }
@@ -191,9 +185,7 @@ impl Sync<'_> {
 /// Forgets what is remembered of devices that are gone.
 pub fn forget_the_gone(world: &dyn World, records: &[Record], topology: &Topology) {
     for record in records {
-        let there = devices(topology)
-            .any(|(port, device)| port.port == record.port && device.devnum == record.devnum);
-        if !there {
+        if !is_present(topology, &record.port, record.devnum) {
             // The next device may have come meanwhile.
             let _ = world.remember(&record.port, &mut |stored| {
                 stored.take_if(|stored| stored.devnum == record.devnum);
@@ -202,13 +194,6 @@ pub fn forget_the_gone(world: &dyn World, records: &[Record], topology: &Topolog
     }
 }
 
-fn devices(topology: &Topology) -> impl Iterator<Item = (&HubPort, &UsbDevice)> {
-    topology.ports().into_iter().filter_map(|port| match &port.plugged {
-        Some(Plugged::Device(device)) => Some((port, device)),
-        _ => None,
-    })
-}
-
-fn is_present(topology: &Topology, id: &DeviceId) -> bool {
-    devices(topology).any(|(port, device)| port.port == id.port && device.devnum == id.devnum)
+fn is_present(topology: &Topology, port: &Port, devnum: DevNum) -> bool {
+    topology.devices().any(|(there, device)| there.port == *port && device.devnum == devnum)
 }

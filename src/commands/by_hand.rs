@@ -10,9 +10,7 @@ use clap::Args;
 
 use self::passage::{Deed, Passage};
 use super::{Context, Verdict};
-use crate::journal;
-use crate::output::{Line, Output, Tone};
-use crate::state::history;
+use crate::output::{Output, Tone};
 use crate::topology::read::topology;
 use crate::world::live::Live;
 
@@ -88,9 +86,7 @@ impl Target {
             let outcome = passage.take(deed);
             let is_good = outcome.is_as_wished();
             let tone = if is_good { Tone::Plain } else { Tone::Bad };
-            output.whole_line(&Line::from((tone, outcome.to_string())))?;
-            journal::report_by_hand(context.root, &outcome);
-            history::append(context.root, &outcome);
+            context.tell(&outcome, tone, output)?;
             if !is_good {
                 verdict = Verdict::Bad;
             }

@@ -10,13 +10,18 @@ pub mod simulate;
 pub mod status;
 pub mod sync;
 
+use std::io;
 use std::path::Path;
 
 use anyhow::Result;
 
 use crate::config::Config;
 use crate::config::file::ConfigFile;
+use crate::journal;
+use crate::outcome::Outcome;
+use crate::output::{Line, Output, Tone};
 use crate::root::Root;
+use crate::state::history;
 
 /// What every command has.
 pub struct Context<'a> {
@@ -36,6 +41,15 @@ pub enum Verdict {
 }
 
 impl Context<'_> {
+    /// Tells what was done to a device by hand: on standard output, in the journal and for
+    /// `status`.
+    pub fn tell(&self, outcome: &Outcome, tone: Tone, output: &mut Output) -> io::Result<()> {
+        output.whole_line(&Line::from((tone, outcome.to_string())))?;
+        journal::report_by_hand(self.root, outcome);
+        history::append(self.root, outcome);
+        Ok(())
+    }
+
     /// The config; empty if there is no file.
     ///
     /// # Errors
@@ -55,7 +69,7 @@ impl Context<'_> {
     /// Others than root can change it, or what is wrong with it.
     pub fn trusted_config(&self) -> Result<Config> {
         match ConfigFile::find(self.root, self.config)? {
-            Some(file) => file.refuse_if_others_can_write().and_then(|()| file.parse()),
+            Some(file) => file.parse_trusted(),
             None => Ok(Config::default()),
         }
     }

@@ -11,10 +11,9 @@ use clap::Args;
 
 use super::{Context, Verdict};
 use crate::config::{Config, VirtualMachine};
-use crate::journal;
 use crate::outcome::{End, Outcome};
 use crate::output::{Line, Output, Tone};
-use crate::state::{dir, history};
+use crate::state::dir;
 use crate::sync;
 use crate::topology::read::topology;
 use crate::world::live::Live;
@@ -147,9 +146,7 @@ impl Sync {
                         End::Refused(_) => Tone::Warning,
                         _ => Tone::Plain,
                     };
-                    output.whole_line(&Line::from((tone, outcome.to_string())))?;
-                    journal::report_by_hand(context.root, &outcome);
-                    history::append(context.root, &outcome);
+                    context.tell(&outcome, tone, output)?;
                 }
                 Ok(Told::Done(line, well)) => {
                     open -= 1;

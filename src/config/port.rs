@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::devpath::{DevPath, is_root_hub};
-use crate::place::{ControllerName, Generation, Place};
+use crate::place::{ControllerName, Generation, Place, Places};
 use crate::port::{Chain, Port};
 
 /// The name of a port, and so of all that is below it.
@@ -75,6 +75,13 @@ impl PortName {
                     .then(|| Fit { length: above.len(), one_half: generation.is_some() })
             }
         }
+    }
+
+    /// Whether the port has what is there, in its own half of the connector or, with `companions`,
+    /// in another.
+    pub fn has(&self, places: &Places, companions: bool) -> bool {
+        let fits = |place: &Place| self.fit(place).is_some();
+        fits(&places.own) || companions && places.companions.iter().any(fits)
     }
 
     /// Whether this names the place itself, not one above it.

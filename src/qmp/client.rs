@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
@@ -93,7 +93,7 @@ impl QmpClient {
                 // us to come again.
                 Err(Errno::AGAIN) => {
                     let pause = Duration::from_millis(20);
-                    thread::sleep(self.remaining(Stage::Connect)?.min(pause));
+                    thread::sleep(Stage::Connect.remaining(&self.deadline)?.min(pause));
                     continue;
                 }
                 Err(error) => error,
@@ -116,18 +116,10 @@ impl QmpClient {
         }
     }
 
-    fn remaining(&self, stage: Stage) -> Result<Duration, Error> {
-        self.deadline.remaining().ok_or(Error::Timeout { stage, budget: self.deadline.budget() })
-    }
-
-    /// Waits until the socket is ready; a time that is over is found by the next call.
     fn wait(&self, for_what: PollFlags, stage: Stage) -> Result<(), Error> {
-        let time = Timespec::try_from(self.remaining(stage)?)
-            .unwrap_or(Timespec { tv_sec: 60, tv_nsec: 0 });
-        match poll(&mut [PollFd::new(&self.socket, for_what)], Some(&time)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(self.broken(error, stage)),
-        }
+        stage
+            .wait(&self.deadline, &self.socket, for_what)?
+            .map_err(|error| self.broken(error, stage))
     }
 
     /// Sends bytes; the descriptor goes with the first of them.
@@ -159,7 +151,7 @@ impl QmpClient {
     fn receive(&mut self, stage: Stage) -> Result<Message, Error> {
         loop {
             // Also between messages, so that one who talks without end is left in time.
-            self.remaining(stage)?;
+            stage.remaining(&self.deadline)?;
             match self.framer.next_object() {
                 Ok(Some(object)) => return Message::parse(object).map_err(Error::Protocol),
                 Ok(None) => {}
@@ -222,11 +214,7 @@ impl QmpClient {
         loop {
             match self.receive(stage)? {
                 Message::Reply(Some(answered), result) if answered == id => {
-                    return result.map_err(|refusal| Error::Command {
-                        command,
-                        class: refusal.class,
-                        desc: crate::text::clean(&refusal.desc, 300),
-                    });
+                    return result.map_err(|refusal| Error::refused(command, &refusal));
                 }
                 Message::Event => {}
                 other => {
@@ -267,8 +255,6 @@ impl Qmp for QmpClient {
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {
-        let left = self.remaining(Stage::Command("the next look"))?;
-        thread::sleep(time.min(left));
-        Ok(())
+        Stage::pause(&self.deadline, time)
     }
 }

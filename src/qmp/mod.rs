@@ -1,7 +1,8 @@
 //! QMP, QEMU's machine protocol: a blocking client that cannot be held up.
 //!
-//! [`client`] speaks to a socket, [`virsh`] through libvirt, [`connection`] is either; [`handover`] says who may be handed a descriptor over it, [`framing`] cuts what comes into JSON values, [`message`] reads
-//! them. What the commands mean for a guest is `guest`'s matter, which knows only [`Qmp`].
+//! [`client`] speaks to a socket, [`virsh`] through libvirt, [`connection`] is either; [`handover`]
+//! says who may be handed a descriptor over it, [`framing`] cuts what comes into JSON values,
+//! [`message`] reads them. What the commands mean for a guest is `guest`'s matter, which knows only [`Qmp`].
 
 pub mod client;
 pub mod connection;
@@ -12,12 +13,18 @@ pub mod virsh;
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde_json::Value;
 
 use self::handover::{Handover, Refused};
+use self::message::Refusal;
+use crate::deadline::Deadline;
 use crate::libvirt;
 use crate::text::clean;
 
@@ -119,7 +126,45 @@ pub enum Stage {
     Command(&'static str),
 }
 
+impl Stage {
+    /// The time that is left for it.
+    fn remaining(self, deadline: &Deadline) -> Result<Duration, Error> {
+        deadline.remaining().ok_or(Error::Timeout { stage: self, budget: deadline.budget() })
+    }
+
+    /// Waits until the descriptor is ready, or may be: whoever reads it must not block.
+    fn wait(
+        self,
+        deadline: &Deadline,
+        descriptor: impl AsFd,
+        for_what: PollFlags,
+    ) -> Result<Result<(), Errno>, Error> {
+        loop {
+            let time = Timespec::try_from(self.remaining(deadline)?)
+                .unwrap_or(Timespec { tv_sec: 60, tv_nsec: 0 });
+            match poll(&mut [PollFd::new(&descriptor, for_what)], Some(&time)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(Ok(())),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+
+    /// Waits before something is asked again.
+    fn pause(deadline: &Deadline, time: Duration) -> Result<(), Error> {
+        let left = Self::Command("the next look").remaining(deadline)?;
+        thread::sleep(time.min(left));
+        Ok(())
+    }
+}
+
 impl Error {
+    /// QEMU refused the command.
+    fn refused(command: &'static str, refusal: &Refusal) -> Self {
+        let (class, desc) = (refusal.class.clone(), clean(&refusal.desc, 300));
+        Self::Command { command, class, desc }
+    }
+
     /// Whether QEMU refused a command because it knows no such device or path.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Command { class, .. } if class == "DeviceNotFound")

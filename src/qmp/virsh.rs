@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use serde_json::{Value, json};
 
 use super::framing::Framer;
@@ -55,11 +55,9 @@ impl Virsh {
         // What libvirt warns of comes first.
         let reply = said.find('{').map(|start| &said.as_bytes()[start..]).unwrap_or_default();
         match Message::parse(reply.trim_ascii_end()) {
-            Ok(Message::Reply(_, result)) => result.map_err(|refusal| Error::Command {
-                command,
-                class: refusal.class,
-                desc: clean(&refusal.desc, 300),
-            }),
+            Ok(Message::Reply(_, result)) => {
+                result.map_err(|refusal| Error::refused(command, &refusal))
+            }
             Ok(other) => Err(Error::Protocol(format!("virsh prints {}", other.kind()))),
             Err(error) => Err(Error::Protocol(format!("virsh prints no reply: {error}"))),
         }
@@ -103,12 +101,9 @@ impl Virsh {
     fn read(&self, mut reader: PipeReader, stage: Stage) -> Result<String, Error> {
         let mut said = Vec::new();
         loop {
-            let time = Timespec::try_from(self.remaining(stage)?)
-                .unwrap_or(Timespec { tv_sec: 60, tv_nsec: 0 });
-            let ready = poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&time));
-            if !matches!(ready, Ok(1..)) {
-                continue;
-            }
+            stage
+                .wait(&self.deadline, &reader, PollFlags::IN)?
+                .map_err(|error| self.unusable(error.into()))?;
             let mut bytes = [0; 16 * 1024];
             match reader.read(&mut bytes) {
                 Ok(0) => return Ok(String::from_utf8_lossy(&said).into_owned()),
@@ -126,14 +121,13 @@ impl Virsh {
         loop {
             match child.try_wait() {
                 Ok(Some(status)) => return Ok(status.success()),
-                Ok(None) => thread::sleep(self.remaining(stage)?.min(Duration::from_millis(2))),
+                Ok(None) => {
+                    let pause = Duration::from_millis(2);
+                    thread::sleep(stage.remaining(&self.deadline)?.min(pause));
+                }
                 Err(error) => return Err(self.unusable(error)),
             }
         }
-    }
-
-    fn remaining(&self, stage: Stage) -> Result<Duration, Error> {
-        self.deadline.remaining().ok_or(Error::Timeout { stage, budget: self.deadline.budget() })
     }
 
     /// Why virsh failed, by its words (`src/conf/virdomainobjlist.c`, `src/qemu/qemu_driver.c`).
@@ -168,8 +162,6 @@ impl Qmp for Virsh {
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {
-        let left = self.remaining(Stage::Command("the next look"))?;
-        thread::sleep(time.min(left));
-        Ok(())
+        Stage::pause(&self.deadline, time)
     }
 }

@@ -111,6 +111,14 @@ impl Topology {
         ports
     }
 
+    /// What is plugged in and no hub, and the port it is in.
+    pub fn devices(&self) -> impl Iterator<Item = (&HubPort, &UsbDevice)> {
+        self.ports().into_iter().filter_map(|port| match &port.plugged {
+            Some(Plugged::Device(device)) => Some((port, device)),
+            _ => None,
+        })
+    }
+
     /// The port with this DEVPATH.
     pub fn port(&self, devpath: &DevPath) -> Option<&HubPort> {
         self.ports().into_iter().find(|port| port.devpath == *devpath)

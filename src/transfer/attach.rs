@@ -4,16 +4,14 @@ use std::cell::RefCell;
 
 use super::candidate::{Candidate, Owner};
 use super::handover::DeviceHandover;
-use super::{not_kept, recall};
+use super::{has_object, not_kept, recall};
+use crate::config::VirtualMachine;
 use crate::config::access::Way;
-use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest::attach::{AttachError, Attached, Wanted, attach};
-use crate::guest::object;
 use crate::guest::seat::GuestPort;
 use crate::outcome::{End, Idle, Outcome, Subject, Times};
-use crate::place::Places;
 use crate::port::{DevNum, Port};
 use crate::qmp::Error;
 use crate::qmp::handover::Handover;
@@ -26,13 +24,9 @@ use crate::world::{ExchangeError, World};
 pub struct Attach<'a> {
     /// The world in which it happens.
     pub world: &'a dyn World,
-    /// The config.
-    pub config: &'a Config,
-    /// The virtual machine.
-    pub vm: &'a VirtualMachine,
-    /// Where the device is.
-    pub places: &'a Places,
-    /// The same, as its port.
+    /// Whose it is to be, and where it is.
+    pub owner: Owner<'a>,
+    /// The same place, as its port.
     pub port: &'a Port,
     /// The number the device must have; none for whichever is there.
     pub devnum: Option<DevNum>,
@@ -76,8 +70,7 @@ impl Attach<'_> {
             return end(&subject, self.left());
         }
         subject.device = Some(device.label());
-        let owner = Owner { config: self.config, vm: self.vm, places: self.places };
-        let candidate = Candidate::new(world, owner, devnum);
+        let candidate = Candidate::new(world, self.owner, devnum);
         let in_guest = record
             .as_ref()
             .is_some_and(|record| record.devnum == devnum && record.attached.is_some());
@@ -91,7 +84,11 @@ impl Attach<'_> {
     }
 
     fn devpath(&self) -> &DevPath {
-        &self.places.own.devpath
+        &self.owner.places.own.devpath
+    }
+
+    fn vm(&self) -> &VirtualMachine {
+        self.owner.vm
     }
 
     fn settles(&self) -> bool {
@@ -112,9 +109,9 @@ impl Attach<'_> {
         if let Some(why) = candidate.refusal(device) {
             return end(&subject, End::Refused(why));
         }
-        if world.socket_file(&self.vm.socket).is_none() {
+        if world.socket_file(&self.vm().socket).is_none() {
             // Without a wait: meanwhile the host could not use the device.
-            let socket = self.vm.socket.clone();
+            let socket = self.vm().socket.clone();
             let error = Error::NotRunning { socket, stale: false };
             return end(&subject, End::NotRunning(error.to_string()));
         }
@@ -135,8 +132,8 @@ impl Attach<'_> {
         let started = world.now();
         if self.settles() {
             let quiet_since = record.quiet_since(seen);
-            let settle = Settle::new(self.devpath(), self.vm.delay, quiet_since, started)
-                .hands_off(self.vm.hands_off);
+            let settle = Settle::new(self.devpath(), self.vm().delay, quiet_since, started)
+                .hands_off(self.vm().hands_off);
             match world.settle(settle, &mut || notes.extend(candidate.keep_host_off())) {
                 Ok(Settled::Quiet) => {}
                 Ok(Settled::Removed) => return end(&subject, self.left()),
@@ -153,10 +150,11 @@ impl Attach<'_> {
                 }
             },
         };
-        if let Some(why) = self.overtaken(devnum) {
+        let known = recall(world, self.port, self.devpath());
+        if let Some(why) = known.as_ref().and_then(|known| self.overtaken(known, devnum)) {
             return end(&subject, End::Idle(why));
         }
-        if let Some(vm) = self.elsewhere(&id) {
+        if let Some(vm) = self.elsewhere(known.as_ref(), &id) {
             notes.extend(self.note_attached(vm, record, id, device.label()));
             subject.vm = Some(vm.name.clone());
             return Outcome { subject: Some(subject), end: End::AttachedBefore, notes };
@@ -171,7 +169,7 @@ impl Attach<'_> {
         };
         if let Ok(attached) = &attached {
             notes.extend(attached.guest_port().and_then(|seat| self.note_seat(&seat)));
-            notes.extend(self.note_attached(self.vm, record, id, device.label()));
+            notes.extend(self.note_attached(self.vm(), record, id, device.label()));
         }
         drop(held);
         let how = match attached {
@@ -211,14 +209,14 @@ impl Attach<'_> {
             refused.replace(refusal);
             may_go
         };
-        let memory = self.world.memory(&self.vm.name, &id.port);
-        let (world, vm, devpath) = (self.world, self.vm, self.devpath());
+        let memory = self.world.memory(&self.vm().name, &id.port);
+        let (world, vm, devpath) = (self.world, self.vm(), self.devpath());
         let handover = DeviceHandover { world, vm, devpath, device };
-        let way = self.vm.access.way;
+        let way = self.vm().access.way;
         let wanted = Wanted {
             id: id.clone(),
             speed: device.speed,
-            hubs: &self.vm.hubs,
+            hubs: &self.vm().hubs,
             memory: &memory,
             named: device.product.is_some(),
             node: sysfs::node(device.busnum, device.devnum),
@@ -227,7 +225,7 @@ impl Attach<'_> {
             still_there: &still_there,
         };
         let mut attached = Err(AttachError::Gone);
-        self.world.exchange(&self.vm.socket, self.vm.timeout, &mut |qmp| {
+        self.world.exchange(&self.vm().socket, self.vm().timeout, &mut |qmp| {
             attached = Ok(attach(qmp, &wanted)?);
             Ok(())
         })?;
@@ -236,8 +234,7 @@ impl Attach<'_> {
 
     /// Why the device is to be left alone, after all that may have happened while it settled and
     /// others held its port.
-    fn overtaken(&self, devnum: DevNum) -> Option<Idle> {
-        let record = recall(self.world, self.port, self.devpath())?;
+    fn overtaken(&self, record: &Record, devnum: DevNum) -> Option<Idle> {
         match self.wish {
             Wish::Hand => None,
             Wish::Event { interface: Some(seqnum), .. }
@@ -248,8 +245,8 @@ impl Attach<'_> {
             _ if record.devnum != devnum => None,
             _ if record.detached_by_hand => Some(Idle::DetachedByHand),
             Wish::Event { .. } | Wish::Sync => {
-                let attached = record.attached?;
-                let elsewhere = attached.socket != self.vm.socket;
+                let attached = record.attached.as_ref()?;
+                let elsewhere = attached.socket != self.vm().socket;
                 (elsewhere && self.world.runs(&attached.socket)).then_some(Idle::Elsewhere)
             }
         }
@@ -257,21 +254,13 @@ impl Attach<'_> {
 
     /// The other virtual machine that has the device, of those that list its port, though nothing
     /// is remembered of it: somebody deleted the state, or killed us before it was written.
-    fn elsewhere(&self, id: &DeviceId) -> Option<&VirtualMachine> {
-        let known = recall(self.world, self.port, self.devpath());
+    fn elsewhere(&self, known: Option<&Record>, id: &DeviceId) -> Option<&VirtualMachine> {
         if self.wish == Wish::Hand || known.is_some_and(|record| record.attached.is_some()) {
             return None;
         }
-        let mut owners = self.config.owners(self.places);
-        owners.retain(|vm| vm.socket != self.vm.socket && self.world.runs(&vm.socket));
-        owners.into_iter().find(|vm| {
-            let mut has = false;
-            let asked = self.world.exchange(&vm.socket, vm.timeout, &mut |qmp| {
-                has = object::list(qmp)?.contains(id);
-                Ok(())
-            });
-            asked.is_ok() && has
-        })
+        let mut owners = self.owner.config.owners(self.owner.places);
+        owners.retain(|vm| vm.socket != self.vm().socket && self.world.runs(&vm.socket));
+        owners.into_iter().find(|vm| has_object(self.world, vm, id).unwrap_or(false))
     }
 
     /// Notes that this interface has come, so that an older one's event leaves the device to it.
@@ -287,7 +276,7 @@ impl Attach<'_> {
 
     /// Notes which port of the guest it has, for the next device in its port.
     fn note_seat(&self, seat: &GuestPort) -> Option<String> {
-        not_kept(self.world.remember_seat(&self.vm.name, self.port, seat))
+        not_kept(self.world.remember_seat(&self.vm().name, self.port, seat))
     }
 
     /// Notes where the device is; what siblings have noted meanwhile stays.

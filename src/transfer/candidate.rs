@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 
+use super::{Given, give_to_host};
 use crate::config::{Config, VirtualMachine};
 use crate::devpath::DevPath;
 use crate::in_use::in_use;
@@ -90,13 +91,8 @@ impl<'a> Candidate<'a> {
         if !self.vm.hands_off || device.devnum != self.devnum {
             return None;
         }
-        let driven = || {
-            let interfaces = self.world.interfaces(self.devpath);
-            interfaces.iter().filter(|interface| interface.driver.is_some()).count()
-        };
-        let before = driven();
-        let probed = self.world.probe_drivers(self.devpath);
-        if driven() > before || (self.taken.get() && before > 0) {
+        let Given { before, now, probed } = give_to_host(self.world, self.devpath);
+        if now > before || (self.taken.get() && before > 0) {
             return Some("the host's drivers have it back".to_owned());
         }
         match probed {

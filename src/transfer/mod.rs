@@ -7,13 +7,17 @@ pub mod detach;
 mod handover;
 
 use std::collections::BTreeMap;
+use std::io;
 
 use anyhow::Result;
 
+use crate::config::VirtualMachine;
+use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
+use crate::guest::object;
 use crate::port::{DevNum, Port};
 use crate::state::record::{Attachment, Record, Seen, VERSION};
-use crate::world::World;
+use crate::world::{ExchangeError, World};
 
 /// What is remembered of the device at `devpath`, as far as it still holds.
 pub fn recall(world: &dyn World, port: &Port, devpath: &DevPath) -> Option<Record> {
@@ -25,6 +29,55 @@ pub fn recall(world: &dyn World, port: &Port, devpath: &DevPath) -> Option<Recor
     let same = |attached: &Attachment| world.socket_file(&attached.socket) == attached.socket_file;
     record.attached = record.attached.filter(same);
     Some(record)
+}
+
+/// The same of the device with that number alone, not of one that was in the port before.
+pub fn recall_device(
+    world: &dyn World,
+    port: &Port,
+    devpath: &DevPath,
+    devnum: DevNum,
+) -> Option<Record> {
+    recall(world, port, devpath).filter(|record| record.devnum == devnum)
+}
+
+/// Whether the virtual machine's guest has an object for that device.
+///
+/// # Errors
+///
+/// It could not be asked.
+pub fn has_object(
+    world: &dyn World,
+    vm: &VirtualMachine,
+    id: &DeviceId,
+) -> Result<bool, ExchangeError> {
+    let mut has = false;
+    world.exchange(&vm.socket, vm.timeout, &mut |qmp| {
+        has = object::list(qmp)?.contains(id);
+        Ok(())
+    })?;
+    Ok(has)
+}
+
+/// What came of giving a device to the host's drivers.
+pub struct Given {
+    /// How many of its interfaces had one before.
+    pub before: usize,
+    /// How many have one now.
+    pub now: usize,
+    /// Whether the kernel was to be asked.
+    pub probed: io::Result<()>,
+}
+
+/// Lets the host's drivers have what they do not have of the device.
+pub fn give_to_host(world: &dyn World, devpath: &DevPath) -> Given {
+    let driven = || {
+        let interfaces = world.interfaces(devpath);
+        interfaces.iter().filter(|interface| interface.driver.is_some()).count()
+    };
+    let before = driven();
+    let probed = world.probe_drivers(devpath);
+    Given { before, now: driven(), probed }
 }
 
 /// What there is to remember of a device at this moment.

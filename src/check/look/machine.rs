@@ -18,8 +18,8 @@ use crate::qmp::connection::connect;
 use crate::qmp::handover::Recipient;
 use crate::qmp::{Error, Stage};
 use crate::root::Root;
-use crate::sysfs;
-use crate::topology::{Plugged, Topology};
+use crate::sysfs::{self, UsbDevice};
+use crate::topology::{HubPort, Topology};
 use crate::trust::{Door, Weakness, weakness_on_the_way};
 
 pub(super) fn look(
@@ -114,9 +114,7 @@ fn nodes(
     topology: &Topology,
     pid: Option<u32>,
 ) -> Vec<Node> {
-    let ports = topology.ports();
-    let node = |port: &&crate::topology::HubPort| {
-        let Some(Plugged::Device(device)) = &port.plugged else { return None };
+    let node = |(port, device): (&HubPort, &UsbDevice)| {
         let owners = config.owners(&topology.places(&port.devpath));
         owners.iter().find(|owner| owner.name == vm.name)?;
         let path = root.path(sysfs::node(device.busnum, device.devnum));
@@ -135,7 +133,7 @@ fn nodes(
             path,
         })
     };
-    ports.iter().filter_map(node).collect()
+    topology.devices().filter_map(node).collect()
 }
 
 /// Whether the process has that path in its own tree; none if that cannot be seen.

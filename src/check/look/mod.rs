@@ -26,7 +26,7 @@ use crate::config::file::{ConfigFile, VARIABLE};
 use crate::config::parse::{ConfigError, parse};
 use crate::root::Root;
 use crate::sysfs;
-use crate::topology::{Plugged, Topology, read::topology};
+use crate::topology::{Topology, read::topology};
 
 /// All that was gathered.
 #[derive(Debug)]
@@ -146,9 +146,7 @@ fn config(context: &Context<'_>, rules: &RulesLook) -> ConfigLook {
 }
 
 fn devices(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceLook> {
-    let ports = topology.ports();
-    let looks = ports.iter().filter_map(|port| {
-        let Some(Plugged::Device(device)) = &port.plugged else { return None };
+    let looks = topology.devices().filter_map(|(port, device)| {
         if !config.is_configured(&topology.places(&port.devpath)) {
             return None;
         }

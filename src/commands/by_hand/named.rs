@@ -9,7 +9,7 @@ use crate::devpath::DevPath;
 use crate::port::Port;
 use crate::root::Root;
 use crate::topology::read::devpath_of;
-use crate::topology::{HubPort, Plugged, Topology};
+use crate::topology::{HubPort, Topology};
 
 /// The devices that are in the port, in the other half of its connector, or behind a hub there.
 ///
@@ -22,15 +22,9 @@ pub(super) fn devices<'a>(
     text: &str,
 ) -> Result<Vec<&'a HubPort>> {
     let name = name(root, topology, text)?;
-    let meant = |port: &&HubPort| {
-        let places = topology.places(&port.devpath);
-        std::iter::once(&places.own)
-            .chain(&places.companions)
-            .any(|place| name.fit(place).is_some())
-    };
-    let ports = topology.ports();
-    let devices = ports.into_iter().filter(|port| matches!(port.plugged, Some(Plugged::Device(_))));
-    let devices: Vec<&HubPort> = devices.filter(meant).collect();
+    let ports = topology.devices().map(|(port, _)| port);
+    let devices: Vec<&HubPort> =
+        ports.filter(|port| name.has(&topology.places(&port.devpath), true)).collect();
     if !devices.is_empty() {
         return Ok(devices);
     }

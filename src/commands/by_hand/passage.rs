@@ -2,7 +2,6 @@
 
 use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
-use crate::guest::object;
 use crate::outcome::{End, Outcome, Subject};
 use crate::place::Places;
 use crate::plan::{Target, choose};
@@ -12,7 +11,7 @@ use crate::sysfs::UsbDevice;
 use crate::transfer::attach::{Attach, Wish};
 use crate::transfer::candidate::{Candidate, Owner};
 use crate::transfer::detach::Leaving;
-use crate::transfer::{keep, new_record, recall};
+use crate::transfer::{has_object, keep, new_record, recall_device};
 use crate::world::World;
 
 /// What a person does to a device.
@@ -173,25 +172,19 @@ impl<'a> Passage<'a> {
 
     /// The virtual machine that has it, be it remembered or not.
     fn holder(&self, device: &UsbDevice) -> Result<Option<&'a VirtualMachine>, String> {
-        let record = recall(self.world, self.port, &self.places.own.devpath);
-        let known = record.filter(|record| record.devnum == device.devnum);
+        let known = self.recall(device.devnum);
         let known = known.and_then(|record| record.attached).map(|attached| attached.socket);
         let is_known = |vm: &VirtualMachine| known.as_ref() == Some(&vm.socket);
         let id = DeviceId { port: self.port.clone(), devnum: device.devnum };
         let mut vms: Vec<&VirtualMachine> = self.config.virtual_machines.iter().collect();
         vms.sort_by_key(|vm| !is_known(vm));
         for vm in vms.into_iter().filter(|vm| self.world.runs(&vm.socket)) {
-            let mut has = false;
-            let asked = self.world.exchange(&vm.socket, vm.timeout, &mut |qmp| {
-                has = object::list(qmp)?.contains(&id);
-                Ok(())
-            });
-            match asked {
-                Ok(()) if has => return Ok(Some(vm)),
+            match has_object(self.world, vm, &id) {
+                Ok(true) => return Ok(Some(vm)),
                 Err(error) if is_known(vm) => {
                     return Err(format!("`{}` has it and cannot be asked: {error}", vm.name));
                 }
-                Ok(()) | Err(_) => {}
+                Ok(false) | Err(_) => {}
             }
         }
         Ok(None)
@@ -228,9 +221,7 @@ impl<'a> Passage<'a> {
         let record = self.record(device.devnum, self.world.seen());
         let attach = Attach {
             world: self.world,
-            config: self.config,
-            vm,
-            places: self.places,
+            owner: Owner { config: self.config, vm, places: self.places },
             port: self.port,
             devnum: Some(device.devnum),
             new_record: &|_, _| record.clone(),
@@ -261,13 +252,15 @@ impl<'a> Passage<'a> {
         Candidate::new(self.world, owner, device.devnum)
     }
 
+    fn recall(&self, devnum: DevNum) -> Option<Record> {
+        recall_device(self.world, self.port, &self.places.own.devpath, devnum)
+    }
+
     /// What is remembered of it, or a new record.
     fn record(&self, devnum: DevNum, seen: Seen) -> Record {
-        let known = recall(self.world, self.port, &self.places.own.devpath);
         let devpath = &self.places.own.devpath;
-        known
-            .filter(|record| record.devnum == devnum)
-            .unwrap_or_else(|| new_record(self.world, self.port, devpath, devnum, seen))
+        let new = || new_record(self.world, self.port, devpath, devnum, seen);
+        self.recall(devnum).unwrap_or_else(new)
     }
 
     fn subject(&self, device: &UsbDevice) -> Subject {

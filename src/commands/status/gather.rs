@@ -16,8 +16,8 @@ use crate::root::Root;
 use crate::speed::Speed;
 use crate::state::dir;
 use crate::state::record::Record;
+use crate::topology::Topology;
 use crate::topology::read::topology;
-use crate::topology::{HubPort, Plugged, Topology};
 
 /// Milliseconds since 1970.
 pub(super) fn now() -> u64 {
@@ -98,16 +98,10 @@ fn attached(bus: &GuestBus, records: &[Record]) -> Vec<Object> {
 }
 
 fn configured_port(vm: &VirtualMachine, name: &PortName, topology: &Topology) -> Port {
-    let inside = |port: &&HubPort| {
-        let places = topology.places(&port.devpath);
-        name.fit(&places.own).is_some()
-            || vm.companions && places.companions.iter().any(|place| name.fit(place).is_some())
-    };
-    let devices =
-        topology.ports().into_iter().filter(inside).filter_map(|port| match &port.plugged {
-            Some(Plugged::Device(device)) => Some(format!("{} {}", port.port, device.label())),
-            _ => None,
-        });
+    let devices = topology
+        .devices()
+        .filter(|(port, _)| name.has(&topology.places(&port.devpath), vm.companions))
+        .map(|(port, device)| format!("{} {}", port.port, device.label()));
     let place = topology.all_places().into_iter().find(|place| name.is(place));
     Port {
         devpath: match name {

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer};
+use serde::de::{Deserialize, Deserializer};
 
-use super::{NewEntry, Scalar};
+use super::list::{Scalar, single};
 
 /// The name of a machine of libvirt's.
 #[derive(PartialEq)]
@@ -27,7 +27,7 @@ impl Scalar for Domain {
 
 impl<'de> Deserialize<'de> for Domain {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        NewEntry { known: &[] }.deserialize(deserializer)
+        single(deserializer)
     }
 }
 

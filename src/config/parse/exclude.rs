@@ -5,7 +5,8 @@ use std::fmt;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::limits::{MOST_ENTRIES, too_many};
-use super::{ConfiguredPort, Scalar};
+use super::list::{Scalar, Text};
+use super::values::ConfiguredPort;
 use crate::config::exclude::{CLASS_NAMES, Exclusion};
 
 const EXPECTED: &str = "`0627:0001` (vendor and product id), `class: 08`, `serial: XYZ` or a \
@@ -88,18 +89,18 @@ impl<'de> Visitor<'de> for NewEntry<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Exclusion, A::Error> {
-        let Some(key) = map.next_key_seed(Word { what: "`class` or `serial`" })? else {
+        let Some(key) = map.next_key_seed(Text(Word { what: "`class` or `serial`" }))? else {
             return Err(de::Error::invalid_length(0, &self));
         };
         let entry = match key.as_str() {
-            "class" => Exclusion::Class(map.next_value_seed(ClassCode)?),
+            "class" => Exclusion::Class(map.next_value_seed(Text(ClassCode))?),
             "serial" => {
                 let what = "a serial number, as in the file `serial` of the device in sysfs";
-                Exclusion::Serial(map.next_value_seed(Word { what })?)
+                Exclusion::Serial(map.next_value_seed(Text(Word { what }))?)
             }
             _ => return Err(de::Error::unknown_field(&key, &["class", "serial"])),
         };
-        if let Some(second) = map.next_key_seed(Word { what: "nothing more" })? {
+        if let Some(second) = map.next_key_seed(Text(Word { what: "nothing more" }))? {
             return Err(de::Error::custom(format_args!(
                 "`{second}` in the same entry as `{key}`: give each an entry of its own, after `- `"
             )));
@@ -123,14 +124,6 @@ struct Word {
     what: &'static str,
 }
 
-impl<'de> DeserializeSeed<'de> for Word {
-    type Value = String;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
 impl Visitor<'_> for Word {
     type Value = String;
 
@@ -149,14 +142,6 @@ impl Visitor<'_> for Word {
 /// A class: its name, or its code in the two hexadecimal digits of sysfs. One digit or three would
 /// leave open whether `lsusb -v` was copied, which prints it decimal.
 struct ClassCode;
-
-impl<'de> DeserializeSeed<'de> for ClassCode {
-    type Value = u8;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u8, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
 
 impl Visitor<'_> for ClassCode {
     type Value = u8;

@@ -1,0 +1,179 @@
+use std::time::Duration;
+
+use super::*;
+use proptest::prelude::*;
+
+const EXAMPLE: &str = include_str!("../../../config.yaml");
+
+fn config(vm: &str) -> String {
+    format!("virtual_machines:\n  windows:\n{vm}")
+}
+
+fn error(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn the_example_parses() {
+    let config = parse(EXAMPLE).unwrap();
+    assert!(!config.virtual_machines.is_empty());
+}
+
+#[test]
+fn the_originals_file_parses_as_it_is() {
+    let config = parse(
+        "virtual_machines:\n\n  windows:\n    socket: /home/user/vm/windows/qmp-sock\n    delay: 1\n    \
+         hubs:\n      - xhci0.0\n      - xhci1.0\n    ports:\n      \
+         - /devices/pci0000:00/0000:00:14.0/usb3/3-3\n      - /devices/pci0000:00/0000:00:14.0/usb4/4-3\n",
+    )
+    .unwrap();
+    let vm = &config.virtual_machines[0];
+    assert_eq!(vm.name, "windows");
+    assert_eq!(vm.delay, Duration::from_secs(1));
+    assert_eq!(vm.hubs, ["xhci0.0", "xhci1.0"]);
+    assert_eq!(vm.ports.len(), 2);
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let vm = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
+    let vm = parse(&config(vm)).unwrap().virtual_machines.remove(0);
+    assert_eq!((vm.delay, vm.timeout), (Duration::from_secs(1), Duration::from_secs(5)));
+    assert!(vm.hubs.is_empty() && vm.companions);
+    assert!(vm.exclude.is_empty() && vm.hands_off && !vm.reclaim);
+    for (delay, millis) in [("0", 0), ("0.25", 250), ("\"2\"", 2000), ("120", 120_000)] {
+        let vm =
+            format!("    socket: /run/qmp\n    delay: {delay}\n    ports: [/devices/x/usb1/1-1]\n");
+        let vm = parse(&config(&vm)).unwrap().virtual_machines.remove(0);
+        assert_eq!(vm.delay, Duration::from_millis(millis));
+    }
+}
+
+#[test]
+fn nothing_configured_is_no_error() {
+    for text in ["", "# nothing\n", "virtual_machines:\n", "virtual_machines: {}\n"] {
+        assert_eq!(parse(text), Ok(Config::default()), "{text:?}");
+    }
+}
+
+#[test]
+fn a_whole_root_hub_may_be_a_port() {
+    let vm = "    socket: /run/qmp\n    ports: [/devices/x/usb1]\n";
+    assert!(parse(&config(vm)).is_ok());
+}
+
+/// Each fault gets one line that says where it is and what to write instead.
+#[test]
+fn each_fault_is_told_with_its_place() {
+    let ok = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
+    untold([
+        (config(&format!("{ok}    dellay: 1\n")), "5:5", ["dellay", "`delay`"]),
+        (
+            config(&format!("{ok}  windows:\n{ok}")),
+            "5:3",
+            ["`windows` is defined twice", "another name"],
+        ),
+        (config(&format!("{ok}    delay: soon\n")), "5:12", ["soon", "such as 1 or 0.5"]),
+        (config(&format!("{ok}    delay: -1\n")), "5:12", ["-1", "from 0 to 120"]),
+        (config(&format!("{ok}    delay: .nan\n")), "5:12", ["NaN", "such as 1 or 0.5"]),
+        (config(&format!("{ok}    timeout: 0\n")), "5:14", ["0", "from 0.1 to 60"]),
+        (config(&format!("{ok}    hubs: xhci0.0\n")), "5:11", ["a list", "xhci0.0"]),
+        (
+            config(&format!("{ok}    hubs: [a.0, a.0]\n")),
+            "5:17",
+            ["a.0 is listed twice", "leave one out"],
+        ),
+        (config(&format!("{ok}    hands_off: no\n")), "5:16", ["no", "`true` or `false`"]),
+        (config("    socket: /run/qmp\n    ports:\n"), "4:11", ["a list", "/devices/"]),
+        (config("    socket: /run/qmp\n    ports: []\n"), "4:12", ["a list", "/devices/"]),
+        (config("    socket: /run/qmp\n    ports: [3-3]\n"), "4:13", ["`3-3`", "/devices/"]),
+        (config("    socket: /run/qmp\n    ports: [7]\n"), "4:13", ["7", "DEVPATH"]),
+        (
+            config("    socket: /run/qmp\n    ports: [/sys/devices/x/usb1/1-1]\n"),
+            "4:13",
+            ["/sys", "leaves out"],
+        ),
+        (
+            config("    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1:1.0]\n"),
+            "4:13",
+            ["1-1:1.0", "USB port"],
+        ),
+        (
+            config("    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1.4]\n"),
+            "4:13",
+            ["before 1-1.4", "must be 1-1"],
+        ),
+        (
+            config(
+                "    socket: /run/qmp\n    ports:\n      - /devices/x/usb1/1-1\n      - /devices/x/usb1/1-1\n",
+            ),
+            "6:9",
+            ["listed twice", "leave one out"],
+        ),
+        (
+            config("    socket: qmp\n    ports: [/devices/x/usb1/1-1]\n"),
+            "3:13",
+            ["`qmp`", "absolute path"],
+        ),
+        (config("    ports: [/devices/x/usb1/1-1]\n"), "3:5", ["missing field", "socket"]),
+        (config("    socket: /run/qmp\n"), "3:5", ["missing field", "ports"]),
+        (
+            "virtual_machines: [windows]\n".to_owned(),
+            "1:19",
+            ["the virtual machines", "a name and a colon"],
+        ),
+        ("- windows\n".to_owned(), "1:1", ["sequence", "`virtual_machines:`"]),
+        (
+            "virtual_machines:\n  windows: /run/qmp\n".to_owned(),
+            "2:12",
+            ["string", "`ports:`, and perhaps"],
+        ),
+        ("vms:\n".to_owned(), "1:1", ["vms", "virtual_machines"]),
+        ("virtual_machines:\n\twindows:\n".to_owned(), "2:1", ["token", "tab"]),
+    ]);
+}
+
+#[test]
+fn each_fault_of_names_and_companions_is_told_with_its_place() {
+    let ok = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
+    untold([
+        (config(&format!("{ok}    companions: no\n")), "5:17", ["\"no\"", "`true` or `false`"]),
+        (
+            config("    socket: /run/qmp\n    ports: [pci-0000:00:14.0/usb9:1]\n"),
+            "4:13",
+            ["usb1, usb2 or usb3", "pci-0000:00:14.0/usb2:3"],
+        ),
+        (
+            config("    socket: /s\n    ports: [pci-a/usb2:1, pci-a-usbv2-0:1]\n"),
+            "4:27",
+            ["pci-a/usb2:1 is listed twice", "leave one out"],
+        ),
+        (
+            config("    socket: /s\n    ports: [/devices/a/usb1/1-1, pci-a-usb-0:1]\n"),
+            "4:34",
+            ["pci-a-usb-0:1 is listed twice", "also as /devices/a/usb1/1-1"],
+        ),
+    ]);
+}
+
+/// Fails with all faults that are told otherwise than at this place with these words.
+fn untold<const FAULTS: usize>(faults: [(String, &str, [&str; 2]); FAULTS]) {
+    let mut untold = Vec::new();
+    for (text, place, hints) in faults {
+        let said = error(&text);
+        let told = said.starts_with(&format!("{place}: "))
+            && hints.iter().all(|hint| said.contains(hint))
+            && said.lines().count() == 1;
+        if !told {
+            untold.push(format!("{text}{said}\nwanted {place} {hints:?}"));
+        }
+    }
+    assert!(untold.is_empty(), "{}", untold.join("\n\n"));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_survived(text in "\\PC{0,200}") {
+        let _ = parse(&text);
+    }
+}
