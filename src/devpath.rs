@@ -74,6 +74,12 @@ impl DevPath {
         path.map(|path| Self(path.to_owned()))
     }
 
+    /// The sysname of the host controller that it is below; none if the path is on no USB bus.
+    pub fn controller(&self) -> Option<&str> {
+        let above = self.0.strip_suffix(self.from_root_hub()?)?;
+        above.strip_suffix('/')?.rsplit('/').next()
+    }
+
     /// The ports from this one up to the root hub's, if this is a device on a USB bus: `3-1.4`,
     /// `3-1`.
     pub fn ports_up(&self) -> impl Iterator<Item = Self> {
@@ -97,8 +103,17 @@ impl DevPath {
     ///
     /// The last root hub counts: there is only one in every path the kernel makes today.
     pub fn usb_components(&self) -> impl Iterator<Item = &str> {
-        let root_hub = self.0.rsplit('/').find(|name| is_root_hub(name));
-        self.components().skip_while(move |name| root_hub.is_none_or(|hub| *name != hub))
+        self.from_root_hub().into_iter().flat_map(|path| path.split('/'))
+    }
+
+    /// The part of the path that begins with the root hub: `usb3/3-3`.
+    pub fn from_root_hub(&self) -> Option<&str> {
+        let mut end = self.0.len();
+        self.0.rmatch_indices('/').find_map(|(slash, _)| {
+            let name = &self.0[slash + 1..end];
+            end = slash;
+            is_root_hub(name).then(|| &self.0[slash + 1..])
+        })
     }
 }
 

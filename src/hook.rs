@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use anyhow::Result;
+
 use crate::clock::Monotonic;
 use crate::config::file::ConfigFile;
 use crate::config::prefilter;
 use crate::config::{Config, VirtualMachine};
+use crate::devpath::DevPath;
 use crate::outcome::{End, Idle, Outcome, Subject};
 use crate::place::Places;
 use crate::plan::{Plan, plan};
@@ -43,26 +46,39 @@ pub struct Hook<'a> {
 impl Hook<'_> {
     /// Handles the event.
     pub fn run(&self) -> Outcome {
+        // By its DEVPATH alone, most events are found to be of nobody's port.
+        let device = (self.variable)("DEVPATH").and_then(|path| device(&path));
+        let file = match ConfigFile::find(self.root, self.config) {
+            Ok(file) => {
+                let concerned =
+                    |device| file.as_ref().is_some_and(|file| may_concern(self.root, file, device));
+                if device.as_ref().is_some_and(|device| !concerned(device) && !self.known(device)) {
+                    return Outcome::new(None, End::Idle(Idle::NotConfigured));
+                }
+                Ok(file)
+            }
+            Err(error) => Err(error),
+        };
         match Uevent::from_variables(self.variable) {
             Ok(uevent) => match uevent.usb() {
-                Some(event) => self.handle(&event),
+                Some(event) => self.handle(&event, file),
                 None => Outcome::new(None, End::Idle(Idle::NoUsbDevice)),
             },
             Err(error) => Outcome::new(None, End::Failed(format!("no event of udev's: {error}"))),
         }
     }
 
-    fn handle(&self, event: &UsbEvent) -> Outcome {
+    /// Whether a device of whose going the event tells has a record, which is believed whatever the
+    /// config says.
+    fn known(&self, device: &DevPath) -> bool {
+        (self.variable)("ACTION").is_some_and(|action| action == "remove")
+            && may_have_record(self.root, device)
+    }
+
+    fn handle(&self, event: &UsbEvent, file: Result<Option<ConfigFile>>) -> Outcome {
         let idle = |why| Outcome::new(None, End::Idle(why));
         let known =
-            event.kind == EventKind::DeviceRemove && may_have_record(self.root, &event.port);
-        let file = match ConfigFile::find(self.root, self.config) {
-            Ok(None) if !known => return idle(Idle::NotConfigured),
-            Ok(Some(file)) if !known && !may_concern(self.root, &file, event) => {
-                return idle(Idle::NotConfigured);
-            }
-            found => found,
-        };
+            event.kind == EventKind::DeviceRemove && may_have_record(self.root, &event.device);
         let parsed = file.and_then(|file| {
             file.map_or_else(|| Ok(Config::default()), |file| file.parse_trusted())
         });
@@ -232,10 +248,19 @@ impl Hook<'_> {
     }
 }
 
+/// The USB device that the DEVPATH of it or of its interface is below; none if it is of neither.
+fn device(path: &str) -> Option<DevPath> {
+    let path = match path.rsplit_once('/') {
+        Some((device, interface)) if interface.contains(':') => device,
+        _ => path,
+    };
+    path.parse().ok().filter(|device: &DevPath| device.port().is_some())
+}
+
 /// Whether a port in the raw config may be the device's. The other halves of its connectors are
 /// looked up where the config has ports of its controller: some microseconds, and no file is opened.
-fn may_concern(root: &Root, file: &ConfigFile, event: &UsbEvent) -> bool {
-    prefilter::may_match(&file.text, &event.device, |device| places::peers(root, device))
+fn may_concern(root: &Root, file: &ConfigFile, device: &DevPath) -> bool {
+    prefilter::may_match(&file.text, device, |device| places::peers(root, device))
 }
 
 fn failed(subject: Subject, error: &anyhow::Error) -> Outcome {

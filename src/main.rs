@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use dlmalloc::GlobalDlmalloc;
 use hotplugger::cli::{Cli, Command};
 use hotplugger::commands::{Context, Verdict, simulate};
 use hotplugger::hook::Hook;
@@ -15,6 +16,9 @@ use hotplugger::output::Output;
 use hotplugger::root::Root;
 use hotplugger::state::history;
 use log::Level;
+
+#[global_allocator]
+static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 fn main() -> ExitCode {
     // udev runs this for every USB device that comes or goes: decide before anything is parsed.

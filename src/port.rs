@@ -35,7 +35,10 @@ pub struct Port {
 
 /// The way from a root hub to a port: the number of the port on each hub, `1.4`. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Chain(Vec<u8>);
+pub struct Chain {
+    /// Zeros, which no port has for a number, behind the last one: so shorter chains come first.
+    numbers: [u8; MAX_CHAIN],
+}
 
 /// The text is no port's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,13 +51,14 @@ const MAX_CHAIN: usize = 6;
 impl Chain {
     /// The numbers, from the root hub on.
     pub fn numbers(&self) -> &[u8] {
-        &self.0
+        let length = self.numbers.iter().position(|number| *number == 0);
+        &self.numbers[..length.unwrap_or(MAX_CHAIN)]
     }
 }
 
 impl fmt::Display for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().enumerate().try_for_each(|(index, number)| {
+        self.numbers().iter().enumerate().try_for_each(|(index, number)| {
             let dot = if index > 0 { "." } else { "" };
             write!(f, "{dot}{number}")
         })
@@ -65,8 +69,11 @@ impl FromStr for Chain {
     type Err = NotAPort;
 
     fn from_str(text: &str) -> Result<Self, NotAPort> {
-        let chain: Vec<u8> = text.split('.').map(number).collect::<Result<_, _>>()?;
-        if chain.len() > MAX_CHAIN { Err(NotAPort) } else { Ok(Self(chain)) }
+        let mut numbers = [0; MAX_CHAIN];
+        for (index, text) in text.split('.').enumerate() {
+            *numbers.get_mut(index).ok_or(NotAPort)? = number(text)?;
+        }
+        Ok(Self { numbers })
     }
 }
 
@@ -93,13 +100,15 @@ impl Port {
 
     /// The number of the port on its hub.
     pub fn number(&self) -> u8 {
-        self.chain.0.last().copied().unwrap_or_default()
+        self.chain.numbers().last().copied().unwrap_or_default()
     }
 
     /// The port that the hub is plugged into, if this one is on a hub that is not a root hub.
     pub fn parent(&self) -> Option<Self> {
-        let (_, upstream) = self.chain.0.split_last()?;
-        (!upstream.is_empty()).then(|| Self { bus: self.bus, chain: Chain(upstream.to_vec()) })
+        let last = self.chain.numbers().len() - 1;
+        let mut numbers = self.chain.numbers;
+        numbers[last] = 0;
+        (last > 0).then_some(Self { bus: self.bus, chain: Chain { numbers } })
     }
 }
 
@@ -122,10 +131,10 @@ impl FromStr for Port {
 
 /// Reads 1 to 255, written the one way the kernel writes it.
 fn number(text: &str) -> Result<u8, NotAPort> {
-    if text.starts_with(['0', '+']) {
-        return Err(NotAPort);
+    match text.as_bytes().first() {
+        Some(b'1'..=b'9') => text.parse().map_err(|_| NotAPort),
+        _ => Err(NotAPort),
     }
-    text.parse().map_err(|_| NotAPort)
 }
 
 impl Serialize for Port {
@@ -187,8 +196,24 @@ mod tests {
     proptest! {
         #[test]
         fn printing_and_reading_are_inverse(bus in 1..=255u8, chain in prop::collection::vec(1..=255u8, 1..=6)) {
-            let port = Port { bus: BusNum(bus), chain: Chain(chain) };
-            prop_assert_eq!(port.to_string().parse::<Port>(), Ok(port));
+            let chain: Vec<String> = chain.iter().map(u8::to_string).collect();
+            let name = format!("{bus}-{}", chain.join("."));
+            let port: Port = name.parse().unwrap();
+            prop_assert_eq!(port.to_string(), name);
+        }
+
+        #[test]
+        fn chains_are_ordered_as_their_numbers(
+            one in prop::collection::vec(1..=3u8, 1..=6),
+            other in prop::collection::vec(1..=3u8, 1..=6),
+        ) {
+            let chain = |numbers: &[u8]| -> Chain {
+                let texts: Vec<String> = numbers.iter().map(u8::to_string).collect();
+                texts.join(".").parse().unwrap()
+            };
+            let first = chain(&one);
+            prop_assert_eq!(first.numbers(), &one);
+            prop_assert_eq!(first.cmp(&chain(&other)), one.cmp(&other));
         }
 
         #[test]

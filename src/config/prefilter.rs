@@ -3,6 +3,7 @@
 //! Most events are of ports nobody configured; for them this scan is all that happens. Sound, not
 //! exact: it may say yes in vain, never no. Pure.
 
+use std::fmt::Write as _;
 use std::iter;
 
 use memchr::memmem;
@@ -23,8 +24,7 @@ pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> 
     if memchr::memchr(b'\\', text).is_some() {
         return true;
     }
-    let controller = device.root_hub().and_then(|hub| hub.parent());
-    let controller = controller.as_ref().map_or("", DevPath::sysname);
+    let controller = device.controller().unwrap_or_default();
     // What the text may spell with a quote more, or break, is not looked for.
     let plain = controller.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\'');
     let controller = if plain { controller.as_bytes() } else { b"" };
@@ -33,7 +33,7 @@ pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> 
     let peers: Vec<String> = peers.iter().map(path_on_bus).collect();
 
     let mut wanted = Wanted { controller, ..Wanted::default() };
-    let own = device.as_str().rsplit_once("/usb").map_or("", |(_, path)| path);
+    let own = device.from_root_hub().and_then(|path| path.strip_prefix("usb")).unwrap_or_default();
     for path in iter::once(own).chain(peers.iter().map(String::as_str)) {
         wanted.add(path);
     }
@@ -43,8 +43,17 @@ pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> 
 
 /// The part of a DEVPATH behind `/usb`: `1/1-1/1-1.4`.
 fn path_on_bus(port: &Port) -> String {
-    let above = port.parent().map_or_else(|| port.bus().0.to_string(), |hub| path_on_bus(&hub));
-    format!("{above}/{port}")
+    let bus = port.bus().0;
+    let mut path = String::with_capacity(64);
+    let mut chain = String::with_capacity(32);
+    // Writing to a string does not fail.
+    let _ = write!(path, "{bus}");
+    for number in port.chain().numbers() {
+        let dot = if chain.is_empty() { "" } else { "." };
+        let _ = write!(chain, "{dot}{number}");
+        let _ = write!(path, "/{bus}-{chain}");
+    }
+    path
 }
 
 /// What may stand at and around a root hub in the text.

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use super::lock::Lock;
 use super::record::{Record, VERSION};
 use crate::deadline::Deadline;
+use crate::devpath::DevPath;
 use crate::port::Port;
 use crate::root::Root;
 
@@ -171,9 +172,10 @@ impl Records<'_> {
 
 /// Whether `/tmp/hotplugger` or its stand-in seems to have a record of the port: a cheap look,
 /// before anything is opened or believed.
-pub fn may_have_record(root: &Root, port: &Port) -> bool {
-    ["/tmp", "/run"].iter().any(|parent| {
-        root.path(format!("{parent}/{NAME}/{}", file_name(port))).symlink_metadata().is_ok()
+pub fn may_have_record(root: &Root, device: &DevPath) -> bool {
+    ["/tmp/", "/run/"].iter().any(|parent| {
+        let path = [parent, NAME, "/port-", device.sysname(), ".json"].concat();
+        root.path(path).symlink_metadata().is_ok()
     })
 }
 
@@ -300,10 +302,11 @@ mod tests {
         let records = state.records(&deadline()).unwrap();
         let port = "1-1".parse().unwrap();
         assert_eq!(records.get(&port), None);
-        assert!(!may_have_record(&root, &port));
+        let device = "/devices/x/usb1/1-1".parse().unwrap();
+        assert!(!may_have_record(&root, &device));
         records.put(&record("1-1", 5)).unwrap();
         records.put(&record("1-1", 6)).unwrap();
-        assert!(may_have_record(&root, &port));
+        assert!(may_have_record(&root, &device));
         assert_eq!(records.get(&port), Some(record("1-1", 6)));
         records.forget(&port).unwrap();
         records.forget(&port).unwrap();

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::read::port_folders;
 use super::{Controller, Hub, Topology};
 use crate::config::port::PortName;
-use crate::devpath::{DevPath, is_root_hub};
+use crate::devpath::DevPath;
 use crate::place::{Generation, Place, Places};
 use crate::port::{BusNum, Port};
 use crate::root::Root;
@@ -53,31 +53,30 @@ fn peer(root: &Root, port: &DevPath) -> Option<DevPath> {
     port.root_hub()?.parent()?.controllers_port(&peer_port(root, port)?)
 }
 
-fn peer_port(root: &Root, port: &DevPath) -> Option<Port> {
-    let hub = port.parent()?;
-    let number = port.port()?.number();
-    let folder = sysfs::folder(root, &hub);
-    let stem = match hub.sysname().strip_prefix("usb") {
-        Some(bus) if is_root_hub(hub.sysname()) => format!("{bus}-0"),
-        _ => hub.sysname().to_owned(),
-    };
+fn peer_port(root: &Root, devpath: &DevPath) -> Option<Port> {
+    let (hub, port) = devpath.as_str().rsplit_once('/')?;
+    let number = port.parse::<Port>().ok()?.number();
+    let (_, name) = hub.rsplit_once('/')?;
+    // `1-4` has `1-4:1.0`, but `usb1` has `1-0:1.0`.
+    let (stem, zero) = name.strip_prefix("usb").map_or((name, ""), |bus| (bus, "-0"));
+    let first = root.path(["/sys", hub, "/", stem, zero, ":1.0"].concat());
     let link = |interface: &Path| {
-        fs::read_link(interface.join(format!("{}-port{number}/peer", hub.sysname()))).ok()
+        fs::read_link(interface.join([name, "-port", &number.to_string(), "/peer"].concat())).ok()
     };
-    let first = folder.join(format!("{stem}:1.0"));
     let target = match link(&first) {
         Some(target) => target,
         None if first.exists() => return None,
-        None if folder.exists() => {
+        None => {
+            let hub = devpath.parent()?;
+            if !sysfs::folder(root, &hub).exists() {
+                // The hub is gone with the device. Hubs' ports are paired by equal numbers if their
+                // hubs are a pair (the same function), so what was the other half can still be told.
+                return format!("{}.{number}", peer_port(root, &hub)?).parse().ok();
+            }
             // A hub in another than its first configuration.
             let (_, folder) =
                 port_folders(root, &hub).into_iter().find(|(port, _)| *port == number)?;
             link(folder.parent()?)?
-        }
-        // The hub is gone with the device. Hubs' ports are paired by equal numbers if their hubs
-        // are a pair (the same function), so what was the other half can still be told.
-        None => {
-            return format!("{}.{number}", peer_port(root, &hub)?).parse().ok();
         }
     };
     let (hub, number) = target.file_name()?.to_str()?.rsplit_once("-port")?;
