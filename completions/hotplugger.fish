@@ -83,6 +83,7 @@ complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -s h -l 
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l program -d 'The program that the rule starts, as an absolute path [default: this program]' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l root -d 'Puts everything below this folder and touches nothing that runs: for packagers' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l package -d 'Puts what a package has, where packages have it: below /usr/lib, and neither a config nor what depends on one'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l dry-run -d 'Says what would be done and does nothing'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l systemd -d 'Puts systemd\'s units: `sync` for each virtual machine of the config when its socket appears or goes away [default: where systemd runs]'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l no-systemd -d 'Leaves them out, and removes them if they are there'

@@ -5,7 +5,7 @@ use std::env;
 use crate::check::pieces::{PieceLook, PiecesLook};
 use crate::check::rule::RulesLook;
 use crate::config::Config;
-use crate::pieces::disk::{found, has_sign, path_units};
+use crate::pieces::disk::{found, has_sign, in_use, path_units};
 use crate::pieces::unit::PathUnit;
 use crate::pieces::{Group, pieces};
 use crate::root::Root;
@@ -17,6 +17,7 @@ pub(super) fn look(root: &Root, rules: &RulesLook, config: Option<&Config>) -> P
     let program = named.or_else(|| this().ok()).unwrap_or_default();
     let pieces = pieces(&program, config).into_iter().filter(|piece| piece.group != Group::Base);
     let pieces: Vec<PieceLook> = pieces
+        .map(|piece| in_use(root, &piece))
         .map(|piece| PieceLook {
             has_sign: has_sign(root, &piece),
             found: found(root, &piece),
