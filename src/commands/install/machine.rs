@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use super::Options;
 use crate::output::{Line, Output, Tone};
 use crate::pieces::disk::{Found, found, in_use};
-use crate::pieces::{Content, Piece, SYSTEMD_RUNS, unit};
+use crate::pieces::{Content, Piece, SYSTEMD_RUNS, UDEVD_RUNS, unit};
 use crate::root::Root;
 use crate::text::shell_word;
 
@@ -121,7 +121,10 @@ impl<'a> Machine<'a> {
         if !self.runs {
             return Ok(());
         }
-        self.run(&["udevadm", "control", "--reload"])?;
+        // In a folder that is going to be a machine nobody listens.
+        if self.root.path(UDEVD_RUNS).exists() {
+            self.run(&["udevadm", "control", "--reload"])?;
+        }
         if !self.has_systemd() {
             return Ok(());
         }
