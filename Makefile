@@ -1,7 +1,7 @@
 # make demo   builds hotplugger and shows it at work in a virtual host
 # make test   runs all tests
 # make release   builds the program as it is installed
-# make deb, make rpm   make packages of what was built
+# make deb, make rpm, make tarball   make packages of what was built
 # The first two install the Debian packages they miss (as root) and say so.
 
 ARCH      := $(shell uname -m)
@@ -14,7 +14,7 @@ BINARY    := target/release/hotplugger
 PREFIX    := /usr/local
 DESTDIR   :=
 
-.PHONY: all demo test unit e2e torture lint build release packages install uninstall deb rpm clean
+.PHONY: all demo test unit e2e torture lint build release packages install uninstall deb rpm tarball clean
 
 all: build
 
@@ -92,6 +92,15 @@ uninstall:
 deb rpm:
 	@test -e $(BINARY) || { echo "run \`make build\` first" >&2; exit 1; }
 	BINARY=$(BINARY) packaging/$@/build target/package
+
+# For all other systems: the program, which installs itself, and what is to be read.
+tarball: VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
+tarball:
+	@test -e $(BINARY) || { echo "run \`make build\` first" >&2; exit 1; }
+	mkdir -p target/package
+	tar -czf target/package/hotplugger-$(VERSION)-$(ARCH)-linux.tar.gz --owner=root:0 --group=root:0 \
+	    --transform 's,^,hotplugger-$(VERSION)/,' --transform 's,target/release/,,' \
+	    $(BINARY) README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT config.yaml docs man completions
 
 clean:
 	cargo clean
