@@ -79,7 +79,8 @@ fn the_rpm_lists_what_is_installed() {
     make_install(folder.path());
     let text = fs::read_to_string(Path::new(SOURCE).join("packaging/rpm/hotplugger.spec")).unwrap();
     let (_, list) = text.split_once("\n%files\n").unwrap();
-    let listed: Vec<_> = list.lines().filter_map(|line| line.split_whitespace().last()).collect();
+    let lines = list.lines().filter(|line| !line.starts_with("%dir"));
+    let listed: Vec<_> = lines.filter_map(|line| line.split_whitespace().last()).collect();
     let is_of = |path: &str, listed: &str| match listed.split_once('*') {
         Some((start, end)) => path.starts_with(start) && path.ends_with(end),
         None => path == listed || path.strip_prefix(listed).is_some_and(|end| end.starts_with('/')),
@@ -91,6 +92,14 @@ fn the_rpm_lists_what_is_installed() {
     for one in listed {
         assert!(files.iter().any(|path| is_of(path, one)), "{one} is not installed");
     }
+}
+
+#[test]
+fn all_packages_have_the_same_version() {
+    let text = fs::read_to_string(Path::new(SOURCE).join("packaging/aur/PKGBUILD")).unwrap();
+    // pacman's versions have no `-`.
+    let version = env!("CARGO_PKG_VERSION").replace('-', "_");
+    assert!(text.contains(&format!("\npkgver={version}\n")), "PKGBUILD is not of {version}");
 }
 
 #[test]
