@@ -1,6 +1,10 @@
 //! What a package holds: `make install` says it, and whoever lists it again says the same.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by it, also in the helpers")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by it, also in the helpers; and says what it could not try"
+)]
 
 use std::collections::BTreeSet;
 use std::fs;

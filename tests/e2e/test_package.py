@@ -43,6 +43,8 @@ class PackageTest(Case):
         self.assertIn('\nvirtual_machines:\n', self.rig.sh(['cat', CONFIG]), 'the example')
         self.assertEqual(self.rig.sh('stat -c %a:%U /tmp/hotplugger').strip(), '700:root')
         self.configure()
+        self.assertIn('/usr/lib/systemd/system/hotplugger-sync@.service',
+                      self.rig.sh('hotplugger check -v'), 'check knows the package\'s unit')
         self.plug_and_pull()
 
         with self.subTest('an upgrade leaves what the administrator has'):
@@ -78,6 +80,20 @@ class PackageTest(Case):
         self.assertIn('hotplugger check', said)
         self.apt('purge', 'hotplugger')
         self.assertEqual(sorted(self.files() ^ before), [])
+
+    def test_in_a_chroot(self):
+        """No udevd, no systemd, no /proc: as where an image of a disk is made."""
+        self.rig.sh('mkdir /tmp/changed /tmp/root; mount -t tmpfs none /tmp/changed; '
+                    'mkdir /tmp/changed/upper /tmp/changed/work; mount -t overlay none -o '
+                    'lowerdir=/,upperdir=/tmp/changed/upper,workdir=/tmp/changed/work /tmp/root')
+        self.rig.sh(f'cp {self.package} /tmp/root/package.deb')
+        said = self.rig.exec('chroot /tmp/root dpkg -i /package.deb')
+        self.assertEqual((said.rc, said.err), (0, ''), said.out)
+        self.assertEqual(self.rig.sh('chroot /tmp/root hotplugger status'),
+                         'No virtual machine is configured.\n')
+        said = self.rig.exec('chroot /tmp/root dpkg --purge hotplugger')
+        self.assertEqual((said.rc, said.err), (0, ''), said.out)
+        self.assertEqual(self.rig.sh('find /tmp/root/etc /tmp/root/usr -name "*hotplugger*"'), '')
 
     def test_beside_what_was_installed_by_hand(self):
         """The package takes over from `make install`, whose rule would stand before its own."""
