@@ -13,7 +13,7 @@ BINARY    := target/release/hotplugger
 PREFIX    := /usr/local
 DESTDIR   :=
 
-.PHONY: all demo test unit e2e torture lint build release packages install uninstall clean
+.PHONY: all demo test unit e2e torture bench lint build release packages install uninstall clean
 
 all: build
 
@@ -38,6 +38,7 @@ test: lint unit e2e
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --quiet
 
 unit: packages build
 	HOTPLUGGER_RELEASE=$(CURDIR)/$(BINARY) cargo test --locked
@@ -49,6 +50,10 @@ e2e: packages build
 torture: packages build
 	python3 tests/e2e/torture.py --binary $(BINARY) $(if $(SEED),--seed $(SEED)) \
 	    --steps $(or $(STEPS),2000) --minutes $(or $(MINUTES),60)
+
+# How fast it is: writes docs/performance.md. On an idle machine, half an hour.
+bench: packages build
+	python3 tests/bench/bench.py --binary $(BINARY)
 
 # What the tests and the demo need beside Rust.
 packages:
