@@ -1,7 +1,8 @@
 # make demo   builds hotplugger and shows it at work in a virtual host
 # make test   runs all tests
 # make release   builds the program as it is installed
-# Both install the Debian packages they miss (as root) and say so.
+# make deb, make rpm, make tarball   make packages of what was built
+# The first two install the Debian packages they miss (as root) and say so.
 
 ARCH      := $(shell uname -m)
 MUSL      := $(ARCH)-unknown-linux-musl
@@ -13,7 +14,7 @@ BINARY    := target/release/hotplugger
 PREFIX    := /usr/local
 DESTDIR   :=
 
-.PHONY: all demo test unit e2e torture bench lint build release packages install uninstall clean
+.PHONY: all demo test unit e2e torture bench lint build release packages install uninstall deb rpm tarball clean
 
 all: build
 
@@ -59,23 +60,53 @@ bench: packages build
 packages:
 	@PYTHONPATH=tests/e2e python3 -c 'from rig import packages; packages.require(install=True)'
 
-# As root, or into DESTDIR for packagers. Does not build: root's cargo may be another one.
+# As root, onto this machine; or with DESTDIR what a package holds, from which all packages are made.
+# Does not build: root's cargo may be another one.
+SHARE     := $(DESTDIR)$(PREFIX)/share
+# What the rule and the hooks start.
+PROGRAM   := $(PREFIX)/bin/hotplugger
+
 install:
 	@test -e $(BINARY) || { echo "run \`make build\` first" >&2; exit 1; }
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/hotplugger
+	install -d $(SHARE)/man/man1 $(SHARE)/man/man5 $(SHARE)/licenses/hotplugger
+	install -d $(SHARE)/doc/hotplugger/docs $(SHARE)/doc/hotplugger/examples
+	install -m 644 man/*.1 $(SHARE)/man/man1
+	install -m 644 man/*.5 $(SHARE)/man/man5
+	install -m 644 README.md CHANGELOG.md $(SHARE)/doc/hotplugger
+	install -m 644 docs/*.md $(SHARE)/doc/hotplugger/docs
+	install -m 644 config.yaml $(SHARE)/doc/hotplugger/examples
+	install -m 644 LICENSE-APACHE LICENSE-MIT $(SHARE)/licenses/hotplugger
+	install -D -m 644 completions/hotplugger.bash $(SHARE)/bash-completion/completions/hotplugger
+	install -D -m 644 completions/_hotplugger $(SHARE)/zsh/site-functions/_hotplugger
+	install -D -m 644 completions/hotplugger.fish $(SHARE)/fish/vendor_completions.d/hotplugger.fish
 ifeq ($(DESTDIR),)
-	$(PREFIX)/bin/hotplugger install
+	$(PROGRAM) install
 else
-	$(BINARY) install --root $(DESTDIR) --program $(PREFIX)/bin/hotplugger
+	$(BINARY) install --package --root $(DESTDIR) --program $(PROGRAM)
 endif
 
+# A packager deletes DESTDIR.
 uninstall:
-ifeq ($(DESTDIR),)
-	$(PREFIX)/bin/hotplugger uninstall
-else
-	$(BINARY) uninstall --root $(DESTDIR)
-endif
-	rm -f $(DESTDIR)$(PREFIX)/bin/hotplugger
+	$(PROGRAM) uninstall
+	rm -f $(PREFIX)/bin/hotplugger $(SHARE)/man/man1/hotplugger.1 $(SHARE)/man/man1/hotplugger-*.1 $(SHARE)/man/man5/hotplugger.yaml.5
+	rm -rf $(SHARE)/doc/hotplugger $(SHARE)/licenses/hotplugger
+	rm -f $(SHARE)/bash-completion/completions/hotplugger $(SHARE)/zsh/site-functions/_hotplugger
+	rm -f $(SHARE)/fish/vendor_completions.d/hotplugger.fish
+
+# Packages of what \`make build\` has left, in target/package.
+deb rpm:
+	@test -e $(BINARY) || { echo "run \`make build\` first" >&2; exit 1; }
+	BINARY=$(BINARY) packaging/$@/build target/package
+
+# For all other systems: the program, which installs itself, and what is to be read.
+tarball: VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
+tarball:
+	@test -e $(BINARY) || { echo "run \`make build\` first" >&2; exit 1; }
+	mkdir -p target/package
+	tar -czf target/package/hotplugger-$(VERSION)-$(ARCH)-linux.tar.gz --owner=root:0 --group=root:0 \
+	    --transform 's,^,hotplugger-$(VERSION)/,' --transform 's,target/release/,,' \
+	    $(BINARY) README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT config.yaml docs man completions
 
 clean:
 	cargo clean

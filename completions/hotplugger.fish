@@ -83,6 +83,7 @@ complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -s h -l 
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l program -d 'The program that the rule starts, as an absolute path [default: this program]' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l root -d 'Puts everything below this folder and touches nothing that runs: for packagers' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l package -d 'Puts what a package has, where packages have it: below /usr/lib, and neither a config nor what depends on one'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l dry-run -d 'Says what would be done and does nothing'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l exact -d 'Writes a rule that starts hotplugger for the ports of the config only, as long as it and the machine\'s controllers stay as they are; `check` tells when it is to be written again [default: as the rule is that is there]'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l no-exact -d 'Writes the rule that fits every config'

@@ -304,6 +304,57 @@ fn each_group_can_be_asked_for_and_left_out() {
     assert!(run.status != 0 && run.stderr.contains("cannot be used with"), "{}", run.stderr);
 }
 
+const PACKAGED: [&str; 5] = [
+    LIBVIRT,
+    "usr/lib/systemd/system-sleep/hotplugger",
+    "usr/lib/systemd/system/hotplugger-sync@.service",
+    "usr/lib/tmpfiles.d/hotplugger.conf",
+    "usr/lib/udev/rules.d/99-hotplugger.rules",
+];
+
+#[test]
+fn beside_a_package_only_what_depends_on_the_machine_is_put_and_removed() {
+    let target = Target::new();
+    assert_eq!(
+        target
+            .said("install", &["--package"])
+            .iter()
+            .filter(|line| line.starts_with("write "))
+            .count(),
+        PACKAGED.len()
+    );
+    assert_eq!(target.names(), PACKAGED);
+    let packaged = target.files();
+
+    target.furnish(&config(&[("a", "/run/a")]));
+    let said = target.said("install", &[]);
+    for path in PACKAGED {
+        assert!(said.contains(&format!("keep /{path}")), "{path}: {said:?}");
+    }
+    let (unit, link) = (unit("a"), link("a"));
+    let mut expected = vec![CONFIG, ELOGIND, unit.as_str(), link.as_str()];
+    expected.extend(PACKAGED);
+    expected.sort_unstable();
+    assert_eq!(target.names(), expected);
+
+    // One that starts another program takes the package's place, and goes again.
+    target.said("install", &["--program", "/opt/hotplugger"]);
+    assert!(target.files()[RULE].contains("RUN+=\"/opt/hotplugger udev\""));
+    target.said("install", &[]);
+    assert!(target.files()[RULE].contains("RUN+=\"/usr/bin/hotplugger udev\""));
+    target.said("uninstall", &[]);
+    let mut left = target.files();
+    assert!(left.remove(CONFIG).is_some());
+    assert_eq!(left, packaged);
+    assert!(!target.path("etc/systemd/system/paths.target.wants").exists());
+}
+
+#[test]
+fn a_package_is_put_below_a_folder_only() {
+    let run = run_by_hand(&Root::new(), &["install", "--package"]);
+    assert!(run.status != 0 && run.stderr.contains("--root"), "{}", run.stderr);
+}
+
 #[test]
 fn a_machine_that_no_unit_can_serve_is_named() {
     let target = Target::new();

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::unit::{self, FOLDERS};
-use super::{Content, Piece};
+use super::{Content, Piece, package};
 use crate::root::Root;
 
 /// What was found in a piece's place.
@@ -47,6 +47,21 @@ pub fn found(root: &Root, piece: &Piece) -> Found {
             Found::Other(there)
         }
     }
+}
+
+/// The piece that is in use: the package's where it has the same one and nothing takes its place.
+pub fn in_use(root: &Root, piece: &Piece) -> Piece {
+    let packaged = piece.in_package().filter(|packaged| found(root, packaged) == Found::Same);
+    match packaged {
+        Some(packaged) if found(root, piece) == Found::Nothing => packaged,
+        _ => piece.clone(),
+    }
+}
+
+/// Whether a package put the piece where `install` would put it too.
+pub fn is_of_package(root: &Root, piece: &Piece) -> bool {
+    root.path(package::RULE).exists()
+        && piece.in_package().is_some_and(|packaged| packaged.path == piece.path)
 }
 
 /// Whether the machine has the folder without which it has no use for the piece.

@@ -3,6 +3,7 @@
 
 pub mod disk;
 pub mod exact;
+pub mod package;
 pub mod unit;
 
 use self::unit::PathUnit;
@@ -59,6 +60,8 @@ pub const RULE: &str = "/etc/udev/rules.d/99-hotplugger.rules";
 pub const CONFIG: &str = "/etc/hotplugger/config.yaml";
 /// The folder that is there while systemd runs (`sd_booted(3)`).
 pub const SYSTEMD_RUNS: &str = "/run/systemd/system";
+/// The socket that is there while udevd runs, systemd's or eudev's.
+pub const UDEVD_RUNS: &str = "/run/udev/control";
 
 /// The program that the files in the source tree start.
 pub const PACKAGED_PROGRAM: &str = "/usr/bin/hotplugger";

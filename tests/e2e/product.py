@@ -3,9 +3,9 @@ import os
 
 from rig import RigError
 
-_REPO = os.path.abspath(f'{os.path.dirname(__file__)}/../..')
-BINARY = f'{_REPO}/target/release/hotplugger'
-_RULES = f'{_REPO}/rules/99-hotplugger.rules'
+REPOSITORY = os.path.abspath(f'{os.path.dirname(__file__)}/../..')
+BINARY = f'{REPOSITORY}/target/release/hotplugger'
+_RULES = f'{REPOSITORY}/rules/99-hotplugger.rules'
 # A controller's PCI device and its two buses: full and high speed, super speed.
 _CONTROLLERS = {'xhci': ('0000:00:14.0', 1, 2), 'xhci2': ('0000:00:15.0', 3, 4)}
 

@@ -5,7 +5,7 @@ use std::env;
 use crate::check::pieces::{PieceLook, PiecesLook};
 use crate::check::rule::RulesLook;
 use crate::config::Config;
-use crate::pieces::disk::{Found, found, has_sign, path_units};
+use crate::pieces::disk::{Found, found, has_sign, in_use, path_units};
 use crate::pieces::exact;
 use crate::pieces::unit::PathUnit;
 use crate::pieces::{Group, RULE, pieces};
@@ -26,7 +26,7 @@ pub(super) fn look(
         pieces(&program, config).into_iter().partition(|piece| piece.group == Group::Base);
     let look =
         |piece| PieceLook { has_sign: has_sign(root, &piece), found: found(root, &piece), piece };
-    let pieces: Vec<PieceLook> = pieces.into_iter().map(look).collect();
+    let pieces: Vec<PieceLook> = pieces.iter().map(|piece| in_use(root, piece)).map(look).collect();
     let rule = base.into_iter().find(|piece| piece.path == RULE).and_then(|mut rule| {
         let is_exact = matches!(found(root, &rule), Found::Other(there) if exact::is_exact(&there));
         exact::narrow(&mut rule, config.filter(|_| is_exact)?, topology);

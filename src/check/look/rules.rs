@@ -6,6 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use crate::check::rule::{RulesFile, RulesLook};
+use crate::pieces::UDEVD_RUNS;
 use crate::root::Root;
 
 /// udev's folders (udev(7)); `/lib` where it is no link to `/usr/lib`.
@@ -22,7 +23,7 @@ const MAX_BYTES: u64 = 1 << 20;
 
 pub(super) fn look(root: &Root) -> RulesLook {
     let files = FOLDERS.iter().flat_map(|folder| files(&root.path(folder))).collect();
-    let control = fs::metadata(root.path("/run/udev/control"));
+    let control = fs::metadata(root.path(UDEVD_RUNS));
     RulesLook {
         files,
         udevd: control.is_ok_and(|control| control.file_type().is_socket()),

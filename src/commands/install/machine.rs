@@ -10,8 +10,8 @@ use anyhow::{Result, bail};
 
 use super::Options;
 use crate::output::{Line, Output, Tone};
-use crate::pieces::disk::{Found, found};
-use crate::pieces::{Content, Piece, SYSTEMD_RUNS, unit};
+use crate::pieces::disk::{Found, found, in_use};
+use crate::pieces::{Content, Piece, SYSTEMD_RUNS, UDEVD_RUNS, unit};
 use crate::root::Root;
 use crate::text::shell_word;
 
@@ -49,6 +49,10 @@ impl<'a> Machine<'a> {
             && !self.units.iter().any(|unit| unit == name)
         {
             self.units.push(name.to_owned());
+        }
+        let used = in_use(&self.root, piece);
+        if used.path != *path {
+            return self.say("keep", &used.path, "the package's");
         }
         if found(&self.root, piece) == Found::Same {
             let why = match piece.content {
@@ -89,7 +93,12 @@ impl<'a> Machine<'a> {
         if !names.is_empty() && self.has_systemd() {
             self.run(&[&["systemctl", "stop"], names.as_slice()].concat())?;
         }
-        paths.iter().try_for_each(|path| self.remove(path))
+        paths.iter().try_for_each(|path| self.remove(path))?;
+        if !self.dry_run && !paths.is_empty() {
+            // If it has no other links; as `systemctl disable` does.
+            let _ = fs::remove_dir(self.root.path(unit::FOLDERS[1]));
+        }
+        Ok(())
     }
 
     fn note_unit(&mut self, path: &str) {
@@ -112,7 +121,10 @@ impl<'a> Machine<'a> {
         if !self.runs {
             return Ok(());
         }
-        self.run(&["udevadm", "control", "--reload"])?;
+        // In a folder that is going to be a machine nobody listens.
+        if self.root.path(UDEVD_RUNS).exists() {
+            self.run(&["udevadm", "control", "--reload"])?;
+        }
         if !self.has_systemd() {
             return Ok(());
         }

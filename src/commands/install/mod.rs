@@ -16,7 +16,7 @@ use self::machine::Machine;
 use super::{Context, Verdict};
 use crate::config::Config;
 use crate::output::Output;
-use crate::pieces::disk::{Found, found, has_sign, path_units};
+use crate::pieces::disk::{Found, found, has_sign, is_of_package, path_units};
 use crate::pieces::exact::{self, narrow};
 use crate::pieces::unit::PathUnit;
 use crate::pieces::{CONFIG, Group, PACKAGED_PROGRAM, Piece, RULE, SYSTEMD_RUNS, pieces};
@@ -29,6 +29,11 @@ pub struct Install {
     /// The program that the rule starts, as an absolute path [default: this program].
     #[arg(long, value_name = "PATH")]
     program: Option<PathBuf>,
+
+    /// Puts what a package has, where packages have it: below /usr/lib, and neither a config nor
+    /// what depends on one.
+    #[arg(long, requires = "root")]
+    package: bool,
 
     #[command(flatten)]
     options: Options,
@@ -133,6 +138,9 @@ impl Install {
         };
         let program = program::usable(&program, self.options.root.is_none())?;
         let mut machine = Machine::new(context.root, &self.options, output);
+        if self.package {
+            return self.fill_package(&mut machine, &program);
+        }
         let config = Context { root: &machine.root, config: context.config }.config();
         let mut pieces = pieces(&program, config.as_ref().ok());
         if let Some(rule) = pieces.iter_mut().find(|piece| piece.path == RULE)
@@ -174,6 +182,15 @@ impl Install {
         let is_there =
             || matches!(found(root, rule), Found::Other(there) if exact::is_exact(&there));
         self.choices.exact || !self.choices.no_exact && is_there()
+    }
+
+    fn fill_package(&self, machine: &mut Machine<'_>, program: &str) -> Result<Verdict> {
+        for piece in pieces(program, None).iter().filter_map(Piece::in_package) {
+            if self.choices.of(piece.group) != Choice::No {
+                machine.put(&piece, false)?;
+            }
+        }
+        Ok(Verdict::Good)
     }
 
     fn is_put(&self, machine: &Machine<'_>, piece: &Piece) -> bool {
@@ -231,7 +248,9 @@ impl Uninstall {
             if piece.path == CONFIG {
                 continue;
             }
-            if is_there {
+            if is_there && is_of_package(&machine.root, &piece) {
+                machine.say("keep", &piece.path, "the package's")?;
+            } else if is_there {
                 machine.remove(&piece.path)?;
             } else if piece.group == Group::Base {
                 machine.say("skip", &piece.path, "it is not there")?;

@@ -1,0 +1,22 @@
+{
+  description = "USB ports of the host as USB ports of QEMU/KVM guests, whatever is plugged into them";
+
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+
+  outputs = { self, nixpkgs }:
+    let
+      systems = [ "x86_64-linux" "aarch64-linux" ];
+      each = nixpkgs.lib.genAttrs systems;
+    in
+    {
+      packages = each (system: {
+        default = nixpkgs.legacyPackages.${system}.callPackage ./packaging/nix/package.nix { };
+      });
+
+      nixosModules.default = { pkgs, lib, ... }: {
+        imports = [ ./packaging/nix/module.nix ];
+        services.hotplugger.package =
+          lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+      };
+    };
+}

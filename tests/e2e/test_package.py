@@ -1,0 +1,148 @@
+"""The Debian package: installed, configured, used, upgraded, removed and purged; nothing is left."""
+import os
+import subprocess
+import tempfile
+
+import product
+from case import Case
+from test_attach import PRODUCTS
+
+CONFIG = '/etc/hotplugger/config.yaml'
+UNIT = 'hotplugger-sync@windows.path'
+VIRTUAL_MACHINE = '''
+virtual_machines:
+  windows:
+    socket: /run/vm/windows/qmp-sock
+    timeout: 30
+    ports:
+'''
+# What changes by itself (timers), or is dpkg's and apt's own.
+PASSING = ('/run/systemd /run/udev /run/log /run/vm /var/backups /var/log /var/cache /var/lib/apt /var/lib/dpkg '
+           ).split()
+
+
+class PackageTest(Case):
+    """A machine that has never seen hotplugger."""
+
+    guest_kind = 'seabios'
+
+    def setUp(self):
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        build = os.path.join(product.REPOSITORY, 'packaging/deb/build')
+        path = subprocess.run([build, folder.name], check=True, capture_output=True, text=True,
+                              env={**os.environ, 'BINARY': self.binary}).stdout.strip()
+        self.package = f'/tmp/{os.path.basename(path)}'
+        self.rig.put(path, self.package)
+
+    def test_installed_used_upgraded_removed_and_purged(self):
+        before = self.files()
+        self.apt('install', self.package)
+        self.assertEqual(self.rig.sh('hotplugger status'), 'No virtual machine is configured.\n')
+        self.assertIn('\nvirtual_machines:\n', self.rig.sh(['cat', CONFIG]), 'the example')
+        self.assertEqual(self.rig.sh('stat -c %a:%U /tmp/hotplugger').strip(), '700:root')
+        self.configure()
+        self.assertIn('/usr/lib/systemd/system/hotplugger-sync@.service',
+                      self.rig.sh('hotplugger check -v'), 'check knows the package\'s unit')
+        self.plug_and_pull()
+
+        with self.subTest('an upgrade leaves what the administrator has'):
+            config = self.rig.get(CONFIG)
+            self.apt('install', '--reinstall', self.package)
+            self.assertEqual(self.rig.get(CONFIG), config)
+            self.assertEqual(self.unit('is-active'), 'active')
+            self.plug_and_pull()
+
+        with self.subTest('removed, and installed again: the config is still there'):
+            self.apt('remove', 'hotplugger')
+            self.assertNotEqual(self.unit('is-active'), 'active')
+            self.assertEqual(self.rig.get(CONFIG), config)
+            self.rig.plug('kbd', '1')
+            self.rig.settle()
+            self.assertEqual(self.guest.ids(), [])
+            self.apt('install', self.package)
+            self.assertEqual(self.unit('is-active'), 'active')
+            self.rig.unplug('1')
+            self.rig.settle()
+            self.plug_and_pull()
+
+        self.apt('purge', 'hotplugger')
+        self.assertEqual(sorted(self.files() ^ before), [])
+        self.assertEqual(self.rig.sh('systemctl list-units --all --plain --no-legend "hotplugger*"'),
+                         '')
+
+    def test_purged_after_a_broken_config(self):
+        before = self.files()
+        self.apt('install', self.package)
+        self.rig.put(b'virtual_machines: 5\n', CONFIG)
+        said = self.apt('install', '--reinstall', self.package)
+        self.assertIn('hotplugger check', said)
+        self.apt('purge', 'hotplugger')
+        self.assertEqual(sorted(self.files() ^ before), [])
+
+    def test_in_a_chroot(self):
+        """No udevd, no systemd, no /proc: as where an image of a disk is made."""
+        self.rig.sh('mkdir /tmp/changed /tmp/root; mount -t tmpfs none /tmp/changed; '
+                    'mkdir /tmp/changed/upper /tmp/changed/work; mount -t overlay none -o '
+                    'lowerdir=/,upperdir=/tmp/changed/upper,workdir=/tmp/changed/work /tmp/root')
+        self.rig.sh(f'cp {self.package} /tmp/root/package.deb')
+        said = self.rig.exec('chroot /tmp/root dpkg -i /package.deb')
+        self.assertEqual((said.rc, said.err), (0, ''), said.out)
+        self.assertEqual(self.rig.sh('chroot /tmp/root hotplugger status'),
+                         'No virtual machine is configured.\n')
+        said = self.rig.exec('chroot /tmp/root dpkg --purge hotplugger')
+        self.assertEqual((said.rc, said.err), (0, ''), said.out)
+        self.assertEqual(self.rig.sh('find /tmp/root/etc /tmp/root/usr -name "*hotplugger*"'), '')
+
+    def test_beside_what_was_installed_by_hand(self):
+        """The package takes over from `make install`, whose rule would stand before its own."""
+        self.rig.put(self.binary, '/usr/local/bin/hotplugger', 0o755)
+        self.rig.sh('/usr/local/bin/hotplugger install')
+        self.apt('install', self.package)
+        self.assertIn('/usr/bin/hotplugger', self.rig.sh('grep RUN /etc/udev/rules.d/99-hotplugger.rules'))
+        self.rig.sh('rm /usr/local/bin/hotplugger')
+        self.configure()
+        self.plug_and_pull()
+        self.apt('purge', 'hotplugger')
+        self.assertEqual(self.rig.sh('find /etc /usr /run /tmp -name "*hotplugger*" '
+                                     f'! -path {self.package}'), '')
+
+    def apt(self, *arguments):
+        """There is no network: all that the package depends on is there already."""
+        result = self.rig.exec(['apt-get', '-y', '-q', *arguments], timeout=300,
+                               env={'DEBIAN_FRONTEND': 'noninteractive'})
+        self.assertEqual(result.rc, 0, result.out + result.err)
+        return result.out + result.err
+
+    def configure(self):
+        """As the README says."""
+        self.rig.put(VIRTUAL_MACHINE.encode(), CONFIG)
+        self.rig.plug('kbd', '1')
+        self.rig.settle()
+        self.rig.sh('hotplugger identify --plugged 1-1 --write windows')
+        self.rig.unplug('1')
+        self.rig.sh('hotplugger install')
+        self.assertEqual(self.unit('is-active'), 'active')
+        self.assertEqual(self.unit('is-enabled'), 'enabled')
+        checked = self.rig.exec('hotplugger check')
+        self.assertEqual(checked.rc, 0, checked.out + checked.err)
+        self.assertNotIn('warning', checked.out)
+
+    def plug_and_pull(self):
+        self.rig.plug('kbd', '1')
+        self.rig.wait_for(lambda: list(self.guest.attached().values()) == [PRODUCTS['kbd']], 120)
+        self.rig.unplug('1')
+        self.rig.wait_for(lambda: not self.guest.ids(), 120)
+        self.rig.settle()
+
+    def unit(self, what):
+        return self.rig.exec(['systemctl', what, UNIT]).out.strip()
+
+    def files(self):
+        """All that is there: kind, mode, path, and what a link points to or a file has in it."""
+        prune = ' -o '.join(f'-path {path}' for path in PASSING)
+        found = self.rig.sh(f'find /etc /usr /var /run /tmp /root /home /opt /srv \\( {prune} \\) '
+                            '-prune -o -printf "%y %m %p %l\\n"; '
+                            'find /etc -type f -exec sha256sum {} +', timeout=300)
+        return {line for line in found.splitlines() if '__pycache__' not in line}
