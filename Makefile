@@ -14,7 +14,7 @@ BINARY    := target/release/hotplugger
 PREFIX    := /usr/local
 DESTDIR   :=
 
-.PHONY: all demo test unit e2e torture lint build release packages install uninstall deb rpm tarball clean
+.PHONY: all demo test unit e2e torture bench lint build release packages install uninstall deb rpm tarball clean
 
 all: build
 
@@ -39,6 +39,7 @@ test: lint unit e2e
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --quiet
 
 unit: packages build
 	HOTPLUGGER_RELEASE=$(CURDIR)/$(BINARY) cargo test --locked
@@ -50,6 +51,10 @@ e2e: packages build
 torture: packages build
 	python3 tests/e2e/torture.py --binary $(BINARY) $(if $(SEED),--seed $(SEED)) \
 	    --steps $(or $(STEPS),2000) --minutes $(or $(MINUTES),60)
+
+# How fast it is: writes docs/performance.md. On an idle machine, half an hour.
+bench: packages build
+	python3 tests/bench/bench.py --binary $(BINARY)
 
 # What the tests and the demo need beside Rust.
 packages:
@@ -64,9 +69,10 @@ PROGRAM   := $(PREFIX)/bin/hotplugger
 install:
 	@test -e $(BINARY) || { echo "run \`make build\` first" >&2; exit 1; }
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/hotplugger
-	install -d $(SHARE)/man/man1 $(SHARE)/licenses/hotplugger
+	install -d $(SHARE)/man/man1 $(SHARE)/man/man5 $(SHARE)/licenses/hotplugger
 	install -d $(SHARE)/doc/hotplugger/docs $(SHARE)/doc/hotplugger/examples
 	install -m 644 man/*.1 $(SHARE)/man/man1
+	install -m 644 man/*.5 $(SHARE)/man/man5
 	install -m 644 README.md CHANGELOG.md $(SHARE)/doc/hotplugger
 	install -m 644 docs/*.md $(SHARE)/doc/hotplugger/docs
 	install -m 644 config.yaml $(SHARE)/doc/hotplugger/examples
@@ -83,7 +89,7 @@ endif
 # A packager deletes DESTDIR.
 uninstall:
 	$(PROGRAM) uninstall
-	rm -f $(PREFIX)/bin/hotplugger $(SHARE)/man/man1/hotplugger.1 $(SHARE)/man/man1/hotplugger-*.1
+	rm -f $(PREFIX)/bin/hotplugger $(SHARE)/man/man1/hotplugger.1 $(SHARE)/man/man1/hotplugger-*.1 $(SHARE)/man/man5/hotplugger.yaml.5
 	rm -rf $(SHARE)/doc/hotplugger $(SHARE)/licenses/hotplugger
 	rm -f $(SHARE)/bash-completion/completions/hotplugger $(SHARE)/zsh/site-functions/_hotplugger
 	rm -f $(SHARE)/fish/vendor_completions.d/hotplugger.fish

@@ -13,7 +13,7 @@ mod support;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -97,6 +97,23 @@ fn one_that_never_accepts() {
     }
     let run = root.event("bind", "1-3").run(&root);
     assert_failed(&run, "no answer within 0.5 s: connecting; too many clients");
+}
+
+/// QEMU is killed at the very moment: the kernel lets us in, and then nobody is there.
+#[test]
+fn one_that_ends_before_it_greets() {
+    let mut root = host(LONG);
+    let listener = UnixListener::bind(root.path(SOCKET)).unwrap();
+    let server = thread::spawn(move || {
+        let (client, _) = listener.accept().unwrap();
+        drop(listener);
+        drop(client);
+    });
+    let run = root.event("bind", "1-3").run(&root);
+    server.join().unwrap();
+    assert_eq!(run.status, 0);
+    let line = run.line();
+    assert!(line.contains("the virtual machine is not running: nobody listens at"), "{line}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::finding::Finding;
 use super::report::several;
 use crate::config::Config;
 use crate::config::parse::ConfigError;
+use crate::text::shell_word;
 use crate::trust::{Door, Weakness};
 
 /// What was found where the config should be.
@@ -121,6 +122,11 @@ fn judge_file(file: &ConfigFileLook) -> Vec<Finding> {
             .run(weakness.remedy())
         }
     });
+    let machines = file.parsed.as_ref().map_or(&[][..], |config| &config.virtual_machines);
+    findings.extend(machines.iter().filter(|vm| vm.ports.is_empty()).map(|vm| {
+        Finding::warning("ports-none", &vm.name, "it lists no port, so nothing goes to it")
+            .run(format!("hotplugger identify --write {}", shell_word(&vm.name)))
+    }));
     if file.unknown_to_udev {
         findings.push(
             Finding::warning(

@@ -41,6 +41,8 @@ impl RulesLook {
             .iter()
             .flat_map(|kind| self.runs(*kind))
             .filter_map(|(_, command)| program(&command))
+            // The original's is Python's to start.
+            .filter(|program| !program.ends_with("/hotplugger.py"))
             .collect();
         programs.sort();
         programs.dedup();
@@ -89,10 +91,14 @@ fn starting_us(text: &str, kind: Kind) -> Vec<String> {
 
 /// The program named hotplugger that the command starts, itself or through another.
 fn program(command: &str) -> Option<String> {
-    words(command).into_iter().find(|word| {
+    let words = words(command);
+    // A shell has a command line in one word.
+    let mut words = words.iter().flat_map(|word| word.split_whitespace());
+    let program = words.find(|word| {
         let name = word.rsplit('/').next().unwrap_or_default();
         name == "hotplugger" || name == "hotplugger.py"
-    })
+    });
+    program.map(str::to_owned)
 }
 
 /// Judges the rules.
@@ -142,6 +148,7 @@ pub fn judge(look: &RulesLook) -> Vec<Finding> {
         );
     }
     findings.extend(twice(if bind.is_empty() { &interface } else { &bind }));
+    findings.extend(beside(&bind, [&add, &interface, &remove]));
     findings
 }
 
@@ -176,6 +183,19 @@ fn twice(runs: &[Run<'_>]) -> Option<Finding> {
     let what = format!("udev runs `{one}` ({}) and `{other}` for the same event", first.display());
     let finding = Finding::warning("rule-twice", &place, what);
     Some(finding.advice(format!("leave the second out of {place}; one is enough")))
+}
+
+/// An older rule beside the one that knows `bind`: the original's, mostly.
+fn beside(bind: &[Run<'_>], others: [&Vec<Run<'_>>; 3]) -> Option<Finding> {
+    let (first, one) = bind.first()?;
+    let is_other = |(_, command): &&Run<'_>| !bind.iter().any(|(_, known)| known == command);
+    let (path, command) = others.into_iter().flatten().find(is_other)?;
+    let what = format!(
+        "udev runs `{command}` as well as `{one}` ({}): both would attach what is plugged in",
+        first.display()
+    );
+    let finding = Finding::warning("rule-twice", path.display(), what);
+    Some(finding.advice(format!("take the line out of {}; one rule is enough", path.display())))
 }
 
 #[cfg(test)]
@@ -236,5 +256,20 @@ mod tests {
             ["rule-twice"]
         );
         assert!(codes(&[("/a/1.rules", OURS), ("/a/2.rules", OURS)]).is_empty());
+    }
+
+    #[test]
+    fn the_originals_rule_is_known_alone_and_beside_ours() {
+        let original = "SUBSYSTEM==\"usb\", ACTION==\"add\", RUN+=\"/bin/bash -c 'python3 -u \
+            /home/u/hotplugger/hotplugger.py >> /tmp/hotplugger.log' &\"\n\
+            SUBSYSTEM==\"usb\", ACTION==\"remove\", RUN+=\"/bin/bash -c 'python3 -u \
+            /home/u/hotplugger/hotplugger.py >> /tmp/hotplugger.log' &\"\n";
+        assert_eq!(codes(&[("/a/1.rules", original)]), ["rule-old"]);
+        assert!(look(&[("/a/1.rules", original)]).programs().is_empty());
+        let both = [("/a/1.rules", original), ("/a/2.rules", OURS)];
+        assert_eq!(codes(&both), ["rule-twice"]);
+        let findings = judge(&look(&both));
+        let twice = findings.iter().find(|finding| finding.code == "rule-twice").unwrap();
+        assert_eq!(twice.place, "/a/1.rules");
     }
 }

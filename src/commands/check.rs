@@ -30,7 +30,7 @@ impl Check {
         verbose: bool,
         output: &mut Output,
     ) -> Result<Verdict> {
-        let report = check::judge(&Scene::gather(context));
+        let report = check::judge(&Scene::gather(context.root, context.config));
         if self.json {
             output.json(&report)?;
         } else {

@@ -1,8 +1,11 @@
 //! The guest's USB buses: their controllers, their ports, and what is in them.
 
+mod qtree;
+
 use serde::Deserialize;
 use serde_json::json;
 
+use self::qtree::{device, parse_qtree};
 use super::view::monitor;
 use crate::qmp::{Error, Qmp};
 use crate::speed::Speed;
@@ -208,132 +211,5 @@ fn number(qmp: &mut dyn Qmp, path: &str, property: &str) -> Result<Option<usize>
     }
 }
 
-/// Reads the USB buses out of `info qtree` (`softmmu/qdev-monitor.c`: `qdev_print`, `qbus_print`;
-/// `hw/usb/bus.c`: `usb_bus_dev_print`). A product's name is the last thing in its line, and only
-/// lines at a device's own depth are taken for it. Of more buses and devices than a guest can have
-/// the rest is left out.
-fn parse_qtree(text: &str) -> Vec<GuestBus> {
-    let mut buses: Vec<GuestBus> = Vec::new();
-    // The devices around the line, outermost first: depth, type, id.
-    let mut devices: Vec<(usize, String, Option<String>)> = Vec::new();
-    let mut bus: Option<(usize, GuestBus)> = None;
-    let mut in_usb = false;
-    for line in text.lines() {
-        let line = line.trim_end_matches('\r');
-        let depth = line.len() - line.trim_start_matches(' ').len();
-        let word = &line[depth..];
-        if bus.as_ref().is_some_and(|(of_bus, _)| depth <= *of_bus) {
-            let room = buses.len() < MOST_BUSES;
-            buses.extend(bus.take().filter(|_| in_usb && room).map(|(_, bus)| bus));
-        }
-        devices.retain(|(of_device, _, _)| *of_device < depth);
-        if let Some(name) = word.strip_prefix("bus: ") {
-            let (controller, id) =
-                devices.last().map(|(_, kind, id)| (kind.clone(), id.clone())).unwrap_or_default();
-            let name = clean(name, 64);
-            let (ports, occupants) = (Vec::new(), Vec::new());
-            bus = Some((depth, GuestBus { name, controller, id, ports, occupants }));
-            in_usb = false;
-        } else if word == "type usb-bus" {
-            in_usb = true;
-        } else if let Some((kind, id)) = device(word) {
-            devices.push((depth, kind, id));
-        } else if let Some((of_bus, bus)) = &mut bus
-            && in_usb
-            && depth == *of_bus + 4
-            && bus.occupants.len() < MOST_DEVICES
-            && let Some((_, _, id)) = devices.last()
-        {
-            bus.occupants.extend(occupant(word, id.clone()));
-        }
-    }
-    let room = buses.len() < MOST_BUSES;
-    buses.extend(bus.filter(|_| in_usb && room).map(|(_, bus)| bus));
-    buses
-}
-
-/// Reads `dev: usb-host, id "hotplugger-1-1-2"`.
-fn device(word: &str) -> Option<(String, Option<String>)> {
-    let (kind, id) = word.strip_prefix("dev: ")?.split_once(", id \"")?;
-    let id = id.strip_suffix('"')?;
-    Some((clean(kind, 64), (!id.is_empty()).then(|| clean(id, 128))))
-}
-
-/// Reads `addr 0.1, port 3.2, speed 12, name QEMU USB Mouse, attached`.
-fn occupant(word: &str, id: Option<String>) -> Option<Occupant> {
-    let (_, rest) = word.strip_prefix("addr ")?.split_once(", port ")?;
-    let (port, rest) = rest.split_once(", speed ")?;
-    let (speed, name) = rest.split_once(", name ")?;
-    let (name, attached) =
-        name.strip_suffix(", attached").map_or((name, false), |name| (name, true));
-    Some(Occupant {
-        id,
-        port: clean(port, 16),
-        speed: speed.parse().ok(),
-        product: clean(name, 64),
-        attached,
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// As QEMU 10.0 printed it, but for properties.
-    const QTREE: &str = "bus: main-system-bus\r\n  type System\r\n  dev: q35-pcihost, id \"\"\r\n    \
-        bypass-iommu = false\r\n    bus: pcie.0\r\n      type PCIE\r\n      dev: nec-usb-xhci, id \"\"\r\n        \
-        msi = \"auto\"\r\n        bus: usb-bus.0\r\n          type usb-bus\r\n      dev: piix3-usb-uhci, id \"uhci\"\r\n        \
-        bus: uhci.0\r\n          type usb-bus\r\n      dev: qemu-xhci, id \"xhci0\"\r\n        addr = 01.0\r\n        \
-        bus: xhci0.0\r\n          type usb-bus\r\n          dev: usb-mouse, id \"\"\r\n            port = \"3.2\"\r\n            \
-        addr 0.0, port 3.2, speed 12, name QEMU USB Mouse, attached\r\n          dev: usb-hub, id \"\"\r\n            \
-        addr 0.0, port 3, speed 12, name QEMU USB Hub, attached\r\n          dev: usb-host, id \"hotplugger-1-1-2\"\r\n            \
-        hostport = \"1\"\r\n            addr 1.0, port 1, speed 480, name Foo, port 9, attached\r\n      dev: ich9-ahci, id \"\"\r\n        \
-        bus: ide.5\r\n          type IDE\r\n  dev: kvmvapic, id \"\"\r\n\r\n";
-
-    #[test]
-    fn buses_and_what_is_in_them_are_read() {
-        let buses = parse_qtree(QTREE);
-        let names: Vec<_> =
-            buses.iter().map(|bus| (bus.name.as_str(), bus.controller.as_str())).collect();
-        assert_eq!(
-            names,
-            [("usb-bus.0", "nec-usb-xhci"), ("uhci.0", "piix3-usb-uhci"), ("xhci0.0", "qemu-xhci")]
-        );
-        let xhci = &buses[2];
-        assert_eq!(xhci.id.as_deref(), Some("xhci0"));
-        let ports: Vec<_> = xhci.occupants.iter().map(|occupant| occupant.port.as_str()).collect();
-        assert_eq!(ports, ["3.2", "3", "1"]);
-        let ours = &xhci.occupants[2];
-        assert_eq!(ours.id.as_deref(), Some("hotplugger-1-1-2"));
-        assert_eq!((ours.product.as_str(), ours.attached), ("Foo, port 9", true));
-    }
-
-    /// As QEMU 7.2 printed it, but for other properties.
-    #[test]
-    fn companions_are_read() {
-        let text = "      dev: ich9-usb-uhci2, id \"u2\"\r\n        masterbus = \"usb.0\"\r\n        \
-            firstport = 2 (0x2)\r\n      dev: piix3-usb-uhci, id \"\"\r\n        masterbus = \"\"\r\n        \
-            firstport = 0 (0x0)\r\n";
-        let companion = Companion { bus: "usb.0".to_owned(), first: 2, count: 2 };
-        assert_eq!(parse_companions(text), [companion]);
-    }
-
-    #[test]
-    fn free_ports_fit_the_speed() {
-        let mut bus = parse_qtree(QTREE).remove(2);
-        let usb2 = Takes { from: Speed::LOW, to: Speed::HIGH };
-        let both = Takes { from: Speed::LOW, to: Speed::SUPER };
-        bus.ports = vec![both, both, both, usb2];
-        assert_eq!(bus.free(Speed::HIGH), [2, 4]);
-        assert_eq!(bus.free("10000".parse().unwrap()), [2]);
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_survived(text in "( {0,12}(bus: |dev: |type usb-bus|, id \"|addr |, port |, name |\\PC){0,4}\n){0,30}") {
-            parse_qtree(&text);
-            parse_companions(&text);
-        }
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 //! A rehearsal shows with it what would be sent. Tests let it misbehave in the ways in which QEMU
 //! does when the host's device or its own rights fail, which a real one does not on demand.
 
+mod bus;
 mod sets;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+pub use self::bus::Bus;
+use self::bus::occupant;
 use self::sets::Sets;
 use super::Qmp;
 use crate::device_id::DeviceId;
@@ -60,55 +63,6 @@ pub struct HostDevice {
     pub speed: String,
     /// Its name.
     pub product: String,
-}
-
-/// How a bus of the guest behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bus {
-    /// An xHCI of 15 ports that takes any device at its own speed.
-    Good,
-    /// An xHCI of one port, and that is taken.
-    Full,
-    /// A UHCI.
-    Uhci,
-    /// An EHCI that gives any device its own speed.
-    Ehci,
-    /// An xHCI of 15 ports that takes the object, and QEMU does not open the device.
-    Refuses,
-    /// A controller that nobody has heard of, with 4 ports of 12 Mb/s.
-    Unknown,
-}
-
-impl Bus {
-    /// QEMU's name of its controller.
-    fn controller(self) -> &'static str {
-        match self {
-            Self::Good | Self::Full | Self::Refuses => "qemu-xhci",
-            Self::Uhci => "piix3-usb-uhci",
-            Self::Ehci => "usb-ehci",
-            Self::Unknown => "usb-tomorrow",
-        }
-    }
-
-    fn ports(self) -> usize {
-        match self {
-            Self::Good | Self::Refuses => 15,
-            Self::Full => 1,
-            Self::Uhci => 2,
-            Self::Ehci => 6,
-            Self::Unknown => 4,
-        }
-    }
-
-    /// The speed that it gives a device of that one.
-    fn gives(self, speed: &str) -> &str {
-        match (self, speed) {
-            (Self::Uhci | Self::Unknown, "480" | "5000" | "10000") => "12",
-            (Self::Ehci, "5000" | "10000") => "480",
-            (_, "10000") => "5000",
-            (_, other) => other,
-        }
-    }
 }
 
 impl ModelGuest {
@@ -334,11 +288,6 @@ impl Qmp for ModelGuest {
     fn pause(&mut self, _: Duration) -> Result<(), Error> {
         Ok(())
     }
-}
-
-fn occupant(port: usize, speed: &str, product: &str, attached: bool) -> String {
-    let attached = if attached { ", attached" } else { "" };
-    format!("        addr 0.1, port {port}, speed {speed}, name {product}{attached}")
 }
 
 fn text(value: &Value) -> String {

@@ -2,6 +2,7 @@
 //! for them. Pure but for [`disk`], which tells what is there.
 
 pub mod disk;
+pub mod exact;
 pub mod package;
 pub mod unit;
 

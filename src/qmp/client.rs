@@ -65,9 +65,17 @@ impl QmpClient {
         let framer = Framer::default();
         let mut client = Self { socket, path, deadline, framer, last_id: 0, version: None };
         client.connect_to(&address)?;
-        match client.receive(Stage::Greeting)? {
-            Message::Greeting(version) => client.version = version,
-            other => return Err(Error::Protocol(format!("no greeting, but {}", other.kind()))),
+        match client.receive(Stage::Greeting) {
+            Ok(Message::Greeting(version)) => client.version = version,
+            Ok(other) => {
+                return Err(Error::Protocol(format!("no greeting, but {}", other.kind())));
+            }
+            // The kernel still let us in, but QEMU was about to end.
+            Err(Error::Closed(_)) if !listens(&client.path) => {
+                let stale = client.path.exists();
+                return Err(Error::NotRunning { socket: client.path, stale });
+            }
+            Err(error) => return Err(error),
         }
         client.execute("qmp_capabilities", Value::Null)?;
         Ok(client)

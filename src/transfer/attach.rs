@@ -1,22 +1,23 @@
 //! Attaching: settle, check, attach, prove, record.
 
+mod memory;
+
 use std::cell::RefCell;
 
 use super::candidate::{Candidate, Owner};
 use super::handover::DeviceHandover;
-use super::{has_object, not_kept, recall};
+use super::{has_object, recall};
 use crate::config::VirtualMachine;
 use crate::config::access::Way;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest::attach::{AttachError, Attached, Wanted, attach};
-use crate::guest::seat::GuestPort;
 use crate::outcome::{End, Idle, Outcome, Subject, Times};
 use crate::port::{DevNum, Port};
 use crate::qmp::Error;
 use crate::qmp::handover::Handover;
 use crate::settle::{Settle, Settled};
-use crate::state::record::{Attachment, Record, Seen};
+use crate::state::record::{Record, Seen};
 use crate::sysfs::{self, UsbDevice};
 use crate::world::{ExchangeError, World};
 
@@ -261,51 +262,6 @@ impl Attach<'_> {
         let mut owners = self.owner.config.owners(self.owner.places);
         owners.retain(|vm| vm.socket != self.vm().socket && self.world.runs(&vm.socket));
         owners.into_iter().find(|vm| has_object(self.world, vm, id).unwrap_or(false))
-    }
-
-    /// Notes that this interface has come, so that an older one's event leaves the device to it.
-    fn note_interface(&self, record: &Record, seqnum: u64) -> Option<String> {
-        not_kept(self.world.remember(&record.port, &mut |stored| {
-            // Siblings run at the same time: what one of them has noted meanwhile counts.
-            let known = stored.take().filter(|stored| stored.devnum == record.devnum);
-            let mut known = known.unwrap_or_else(|| record.clone());
-            known.newest_interface = known.newest_interface.max(Some(seqnum));
-            *stored = Some(known);
-        }))
-    }
-
-    /// Notes which port of the guest it has, for the next device in its port.
-    fn note_seat(&self, seat: &GuestPort) -> Option<String> {
-        not_kept(self.world.remember_seat(&self.vm().name, self.port, seat))
-    }
-
-    /// Notes where the device is; what siblings have noted meanwhile stays.
-    fn note_attached(
-        &self,
-        vm: &VirtualMachine,
-        record: Record,
-        id: DeviceId,
-        device: String,
-    ) -> Option<String> {
-        let attached = Attachment {
-            vm: vm.name.clone(),
-            socket: vm.socket.clone(),
-            socket_file: self.world.socket_file(&vm.socket),
-            id,
-            device,
-            at: self.world.now(),
-        };
-        let port = record.port.clone();
-        let mut record = Some(record);
-        not_kept(self.world.remember(&port, &mut |stored| {
-            let known = stored.take().filter(|stored| stored.devnum == attached.id.devnum);
-            *stored = known.or_else(|| record.take()).map(|mut known| {
-                let before = known.attached.take().filter(|before| before.is_same(&attached));
-                known.attached = Some(before.unwrap_or_else(|| attached.clone()));
-                known.detached_by_hand = false;
-                known
-            });
-        }))
     }
 
     /// The device is no longer there: pulled too early, or attached by another of its events

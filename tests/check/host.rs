@@ -200,9 +200,14 @@ impl Host {
 
     /// Does what `hotplugger install` does on a machine that runs.
     pub(crate) fn install(&self) {
+        self.install_with(&[]);
+    }
+
+    /// The same with further arguments.
+    pub(crate) fn install_with(&self, arguments: &[&str]) {
         let mut command = Command::new(PROGRAM);
         command.args(["install", "--program", "/usr/bin/hotplugger", "--root"]);
-        let output = command.arg(self.dir.path()).output().unwrap();
+        let output = command.arg(self.dir.path()).args(arguments).output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }
 

@@ -82,6 +82,14 @@ const CONFIG: &[Fault] = &[
 ];
 
 const PORTS: &[Fault] = &[
+    Fault(
+        "ports-none",
+        |host| {
+            let more = "  new:\n    socket: /run/new.qmp\n    ports:\n";
+            host.write("/etc/hotplugger/config.yaml", &(host::config() + more));
+        },
+        Hand(config_again),
+    ),
     Fault("port-missing", |host| host.config_with("usb1/1-2", "usb1/1-9"), Hand(config_again)),
     Fault(
         "port-bus-moved",
@@ -118,6 +126,14 @@ const PORTS: &[Fault] = &[
 ];
 
 const RULES: &[Fault] = &[
+    Fault(
+        "rule-stale",
+        |host| {
+            host.install_with(&["--exact"]);
+            host.config_with("usb1/1-2", "usb1/1-3");
+        },
+        Hand(|host| host.install_with(&["--exact"])),
+    ),
     Fault("rule-none", |host| host.remove("/etc/udev/rules.d/99-hotplugger.rules"), INSTALL),
     Fault(
         "rule-masked",

@@ -20,7 +20,6 @@ use super::pieces::PiecesLook;
 use super::program::ProgramLook;
 use super::rule::RulesLook;
 use super::state::StateLook;
-use crate::commands::Context;
 use crate::config::Config;
 use crate::config::file::{ConfigFile, VARIABLE};
 use crate::config::parse::{ConfigError, parse};
@@ -52,11 +51,10 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Looks at everything.
-    pub fn gather(context: &Context<'_>) -> Self {
-        let root = context.root;
+    /// Looks at everything; `named` is the config file of the command line, if it has one.
+    pub fn gather(root: &Root, named: Option<&Path>) -> Self {
         let rules = rules::look(root);
-        let config = config(context, &rules);
+        let config = config(root, named, &rules);
         let topology = topology(root);
         let devices = devices(root, config.config(), &topology);
         // Each may take its whole timeout.
@@ -68,7 +66,7 @@ impl Scene {
             let handles: Vec<_> = config.config().virtual_machines.iter().map(look).collect();
             handles.into_iter().filter_map(|handle| handle.join().ok()).collect()
         });
-        let pieces = pieces::look(root, &rules, config.understood());
+        let pieces = pieces::look(root, &rules, config.understood(), &topology);
         let programs = rules.programs().iter().map(|named| program::look(root, named)).collect();
         let state = state::look(root, &topology);
         let daemons = process::daemons(root);
@@ -106,14 +104,12 @@ fn owners(root: &Root) -> Vec<u32> {
     [0].into_iter().chain(moved.filter(|user| *user != 0)).collect()
 }
 
-fn config(context: &Context<'_>, rules: &RulesLook) -> ConfigLook {
-    let root = context.root;
-    let named = context
-        .config
+fn config(root: &Root, given: Option<&Path>, rules: &RulesLook) -> ConfigLook {
+    let named = given
         .map(Path::to_path_buf)
         .or_else(|| env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from));
     let path = root.path(named.clone().unwrap_or_else(|| ConfigFile::SYSTEM.into()));
-    let file = match ConfigFile::find(root, context.config) {
+    let file = match ConfigFile::find(root, given) {
         Ok(Some(file)) => file,
         Ok(None) => return ConfigLook::None { path },
         Err(error) => {

@@ -28,13 +28,15 @@ pub(super) trait Scalar: Sized + PartialEq + fmt::Display {
     /// What is to be written, for error messages.
     const EXPECTED: &str;
     fn read(text: &str) -> Result<Self, String>;
+    /// Whether a list of them may be empty.
+    const MAY_BE_NONE: bool = false;
     /// Whether a list with one of them needs no other.
     fn is_same(&self, other: &Self) -> bool {
         self == other
     }
 }
 
-/// A list of scalars with at least one element and none twice.
+/// A list of scalars with none twice.
 pub(super) struct List<T>(pub(super) Vec<T>);
 
 impl<'de, T: Scalar> Deserialize<'de> for List<T> {
@@ -56,13 +58,16 @@ impl<'de, T: Scalar> Deserialize<'de> for List<T> {
                     }
                     list.push(entry);
                 }
-                if list.is_empty() {
+                if list.is_empty() && !T::MAY_BE_NONE {
                     return Err(de::Error::invalid_length(0, &self));
                 }
                 Ok(List(list))
             }
 
             fn visit_unit<E: de::Error>(self) -> Result<List<T>, E> {
+                if T::MAY_BE_NONE {
+                    return Ok(List(Vec::new()));
+                }
                 Err(E::invalid_length(0, &self))
             }
         }

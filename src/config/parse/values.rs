@@ -70,6 +70,8 @@ impl fmt::Display for Bus {
 pub(super) struct ConfiguredPort(pub(super) PortName);
 
 impl Scalar for ConfiguredPort {
+    // Until `identify --write` fills them in.
+    const MAY_BE_NONE: bool = true;
     const EXPECTED: &str = "a port's name, such as pci-0000:00:14.0/usb2:3, or its DEVPATH, such \
         as /devices/pci0000:00/0000:00:14.0/usb3/3-3";
 

@@ -1,7 +1,9 @@
-//! The man pages and completions are made from the definition of the command line and checked in;
-//! this keeps them fresh. `GENERATED=overwrite cargo test --test generated` writes them anew.
+//! The man pages and completions are made from the definition of the command line, and that of the
+//! config from its document. They are checked in; this keeps them fresh. `GENERATED=overwrite cargo test --test generated` writes them anew.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod page;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,10 @@ fn generated() -> Vec<(PathBuf, Vec<u8>)> {
         clap_mangen::Man::new(command).render(&mut page).unwrap();
         files.push((format!("man/{name}.1").into(), page));
     }
+    let name = "hotplugger.yaml";
+    let about = "which USB ports of the host belong to which virtual machine";
+    let document = include_str!("../../docs/configuration.md");
+    files.push((format!("man/{name}.5").into(), page::page(name, about, document).into()));
     for (shell, name) in [
         (Shell::Bash, "hotplugger.bash"),
         (Shell::Zsh, "_hotplugger"),

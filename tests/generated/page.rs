@@ -1,0 +1,142 @@
+//! A man page from a document of ours: as much of Markdown as those have.
+
+use roff::{Inline, Roff, bold, roman};
+
+/// The page of section 5 with that name, and the document's text below its title.
+pub(crate) fn page(name: &str, about: &str, document: &str) -> String {
+    let mut roff = Roff::new();
+    roff.control("TH", [name, "5"]);
+    roff.control("SH", ["NAME"]);
+    roff.text([roman(format!("{name} - {about}"))]);
+    roff.control("SH", ["DESCRIPTION"]);
+    let lines: Vec<&str> = document.lines().skip_while(|line| !line.starts_with("# ")).collect();
+    let mut lines = &lines[1..];
+    while let Some((first, rest)) = lines.split_first() {
+        let length = block(lines);
+        let (block, after) = lines.split_at(length);
+        lines = after;
+        match *first {
+            "" => lines = rest,
+            line if line.starts_with("## ") => {
+                roff.control("SH", [line[3..].to_uppercase().as_str()]);
+            }
+            line if line.starts_with('#') => {
+                let title = line.trim_start_matches('#').trim().replace('`', "");
+                roff.control("SS", [title.as_str()]);
+            }
+            line if line.starts_with("```") => code(&mut roff, &block[1..block.len() - 1]),
+            line if line.starts_with("    ") => code(&mut roff, block),
+            line if line.starts_with('|') => table(&mut roff, block),
+            line if line.starts_with("* ") => {
+                roff.control("IP", ["\\(bu", "2"]);
+                roff.text(inline(&joined(block)[2..]));
+            }
+            _ => {
+                roff.control("PP", []);
+                roff.text(inline(&joined(block)));
+            }
+        }
+    }
+    roff.control("SH", ["SEE ALSO"]);
+    roff.text([bold("hotplugger"), roman("(1), "), bold("hotplugger-check"), roman("(1)")]);
+    roff.to_roff()
+}
+
+/// How many lines the block has that begins here.
+fn block(lines: &[&str]) -> usize {
+    let first = lines[0];
+    let same = |is: fn(&&&str) -> bool| 1 + lines[1..].iter().take_while(is).count();
+    match first {
+        "" => 1,
+        line if line.starts_with('#') => 1,
+        line if line.starts_with("```") => same(|line| !line.starts_with("```")) + 1,
+        line if line.starts_with("    ") => same(|line| line.starts_with("    ")),
+        line if line.starts_with('|') => same(|line| line.starts_with('|')),
+        line if line.starts_with("* ") => same(|line| line.starts_with("  ")),
+        _ => same(|line| !line.is_empty() && !line.starts_with(['#', '|', '*'])),
+    }
+}
+
+fn joined(lines: &[&str]) -> String {
+    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+}
+
+fn code(roff: &mut Roff, lines: &[&str]) {
+    let indent = |line: &&&str| line.len() - line.trim_start().len();
+    let least = lines.iter().filter(|line| !line.is_empty()).map(|line| indent(&line)).min();
+    roff.control("PP", []).control("RS", ["4"]).control("nf", []);
+    for line in lines {
+        roff.text([roman(line.get(least.unwrap_or(0)..).unwrap_or_default())]);
+    }
+    roff.control("fi", []).control("RE", []);
+}
+
+/// The first cell of each row, and below it the others with what their columns are called.
+fn table(roff: &mut Roff, lines: &[&str]) {
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let names = cells(lines[0]);
+    for row in &lines[2..] {
+        let row = cells(row);
+        roff.control("TP", []);
+        roff.text(inline(&row[0]));
+        let rest = row.iter().zip(&names).skip(1).filter(|(cell, _)| !cell.is_empty());
+        let rest: Vec<String> = rest
+            .map(
+                |(cell, name)| {
+                    if name.is_empty() { cell.clone() } else { format!("{name}: {cell}") }
+                },
+            )
+            .collect();
+        roff.text(inline(&rest.join("; ")));
+    }
+}
+
+/// What is between backticks is bold; of links their text stays.
+fn inline(text: &str) -> Vec<Inline> {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, link)) = rest.split_once('[') {
+        plain.push_str(before);
+        match link.split_once("](") {
+            Some((words, target)) if !words.contains('[') => {
+                plain.push_str(words);
+                rest = target.split_once(')').map_or("", |(_, after)| after);
+            }
+            _ => {
+                plain.push('[');
+                rest = link;
+            }
+        }
+    }
+    plain.push_str(rest);
+    let parts = plain.split('`').enumerate();
+    parts.map(|(at, part)| if at % 2 == 0 { roman(part) } else { bold(part) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::page;
+
+    #[test]
+    fn each_kind_of_block_is_set() {
+        let page = page(
+            "x.yaml",
+            "a file",
+            "# X\n\nA `word` and a\n[link](other.md).\n\n## Keys\n\n| key | | default |\n| --- | --- | --- |\n\
+             | `delay` | seconds | 1 |\n\n```yaml\n    a: 1\n```\n\n* one\n  more\n* .two\n\n    run it\n",
+        );
+        for piece in [
+            ".TH x.yaml 5\n",
+            "A \\fBword\\fR and a link.\n",
+            ".SH KEYS\n.TP\n\\fBdelay\\fR\nseconds; default: 1\n",
+            ".nf\na: 1\n.fi\n",
+            ".IP \\(bu 2\none more\n",
+            ".nf\nrun it\n.fi\n",
+        ] {
+            assert!(page.contains(piece), "{piece}\n{page}");
+        }
+        assert!(!page.contains("\n.two"), "{page}");
+    }
+}
