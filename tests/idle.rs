@@ -1,6 +1,8 @@
 //! What an event of a port that nobody configured costs: less than half of `/bin/true`, with 500 ports
 //! about as much, and a look at two files.
 //!
+//! An event of a configured port: its system calls, printed, and that there is one connection.
+//!
 //! Measured on the released program, which `make` names in `HOTPLUGGER_RELEASE`; what is under test
 //! otherwise is built for other ends. Instructions, not time: they are the same in each run.
 
@@ -21,6 +23,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
+use support::qemu::Qemu;
 use support::root::Root;
 use support::udev::Event;
 
@@ -104,6 +107,33 @@ fn it_costs_less_than_bin_true_and_little_more_with_many_ports() {
 /// hundredths of `/bin/true`. `remove` asks for a record first.
 const MOST: [(usize, [u64; 3]); 3] =
     [(1, [40, 40, 50]), (50, [45, 45, 55]), (500, [100, 100, 110])];
+
+/// Printed, so that a change shows; what is pinned is that nothing is done twice.
+#[test]
+fn a_configured_port_costs_one_connection_and_no_program() {
+    let Some(program) = released("strace") else { return };
+    let mut root = host("0000:00:14.0", 50);
+    root.config(
+        "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    delay: 0\n    \
+         ports: [pci-0000:00:14.0/usb2:1]\n",
+    );
+    let _qemu = Qemu::paused(&root, "windows");
+    let event = root.event("bind", "1-1");
+    let told = below(&["strace", "-f"], &program, &event, &root);
+    let calls = |name: &str| told.lines().filter(|line| line.starts_with(name)).count();
+    let all = told.lines().filter(|line| line.contains(") = ")).count();
+    println!("{told}\n{all} system calls");
+    assert_eq!(calls("connect("), 1, "{told}");
+    for never in ["clone(", "clone3(", "fork(", "execve(\"/usr"] {
+        assert_eq!(calls(never), 0, "{never}: {told}");
+    }
+    // Each command is one message; of eight with qmp_capabilities none is sent in parts.
+    assert!(calls("sendto(") <= 8, "{told}");
+    assert!(all <= MOST_CALLS, "{all} system calls: {told}");
+}
+
+/// The most system calls that attaching may take.
+const MOST_CALLS: usize = 300;
 
 #[test]
 fn it_looks_at_the_config_and_the_other_half_and_nothing_else() {

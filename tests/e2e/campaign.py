@@ -15,7 +15,7 @@ PORTS = {'windows': ['1', '2', '3', '4', '7'], 'linux': ['4', '5', '6', '8']}
 PLAIN = ('1', '2', '3', '4', '5', '6')
 HUBS = ('7', '8')
 BEHIND = (1, 2, 3)
-SEQUENCE = 20           # steps
+SEQUENCE = 40           # steps
 # How long a host that is emulated may take until what is to hold holds.
 PATIENCE = 90           # s
 

@@ -14,7 +14,7 @@ import rig
 from campaign import SEQUENCE, Broken, Campaign, sequence
 
 # Sequences on one host: then a fresh one, since its QEMU keeps what is behind pulled devices.
-_PER_HOST = 25
+_PER_HOST = 15
 
 
 def main():
