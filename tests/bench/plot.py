@@ -35,8 +35,8 @@ def svg(title, curves):
         parts += ['<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>'.format(*place(*point), colour)
                   for point in curve]
         y = _TOP + 20 + 20 * number
-        parts += [f'<rect x="{_LEFT + _PLOT + 16}" y="{y - 9}" width="12" height="3" y2="{y}" '
-                  f'fill="{colour}"/>'.replace(f' y2="{y}"', ''),
+        parts += [f'<rect x="{_LEFT + _PLOT + 16}" y="{y - 6}" width="12" height="3" '
+                  f'fill="{colour}"/>',
                   f'<text x="{_LEFT + _PLOT + 34}" y="{y}">{name.replace("`", "")}</text>']
     return '\n'.join([*parts, '</svg>']) + '\n'
 
