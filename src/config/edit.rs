@@ -8,7 +8,6 @@ mod list;
 
 use std::fmt;
 
-use super::Config;
 use super::parse::{ConfigError, parse};
 use super::port::PortName;
 use list::List;
@@ -44,15 +43,9 @@ pub enum EditError {
     Layout(String),
 }
 
-/// The config, also where the virtual machine's list of ports is still empty, which [`parse`]
-/// refuses.
-pub fn read(text: &str, vm: &str) -> Result<Config, ConfigError> {
-    parse(text).or_else(|error| with_empty_list(text, vm).ok_or(error))
-}
-
 /// Where and how to put the ports behind those that the virtual machine has.
 pub fn add_ports(text: &str, vm: &str, ports: &[NewPort]) -> Result<Insertion, EditError> {
-    let mut wanted = read(text, vm).map_err(EditError::Config)?;
+    let mut wanted = parse(text).map_err(EditError::Config)?;
     for port in ports {
         let mut owners = wanted.virtual_machines.iter();
         if let Some(owner) = owners.find(|vm| vm.ports.contains(&port.name)) {
@@ -69,17 +62,6 @@ pub fn add_ports(text: &str, vm: &str, ports: &[NewPort]) -> Result<Insertion, E
         Ok(config) if config == wanted => Ok(insertion),
         _ => Err(EditError::Layout(format!("`ports:` of {vm} is written in an unusual way"))),
     }
-}
-
-/// Fills the empty list with a port that no host has, and takes it out of the config again.
-fn with_empty_list(text: &str, vm: &str) -> Option<Config> {
-    let name: PortName = "/devices/none/usb255/255-255".parse().ok()?;
-    let filler = NewPort { name: name.clone(), comment: String::new() };
-    let list = List::find(text, vm).ok().filter(List::is_empty)?;
-    let mut config = parse(&list.insertion(&[filler]).apply(text)).ok()?;
-    let owner = config.virtual_machines.iter_mut().find(|known| known.name == vm)?;
-    (owner.ports == [name]).then(|| owner.ports.clear())?;
-    Some(config)
 }
 
 impl Insertion {

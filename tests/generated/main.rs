@@ -12,6 +12,9 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use hotplugger::cli::Cli;
 
+/// What each page of a command ends with.
+const SEE_ALSO: &str = ".SH \"SEE ALSO\"\n\\fBhotplugger\\fR(1), \\fBhotplugger.yaml\\fR(5)\n";
+
 /// Every generated file and what it must hold.
 fn generated() -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
@@ -22,6 +25,7 @@ fn generated() -> Vec<(PathBuf, Vec<u8>)> {
         let mut page = Vec::new();
         let name = command.get_display_name().unwrap_or("hotplugger").to_owned();
         clap_mangen::Man::new(command).render(&mut page).unwrap();
+        page.extend_from_slice(SEE_ALSO.as_bytes());
         files.push((format!("man/{name}.1").into(), page));
     }
     let name = "hotplugger.yaml";

@@ -31,8 +31,7 @@ pub(super) struct Written {
 /// plugged and pulled.
 pub(super) fn check(context: &Context<'_>, vm: &str) -> Result<Config> {
     let file = find(context)?;
-    let config = edit::read(text(&file)?, vm)
-        .map_err(|error| anyhow::anyhow!("{}:{error}", file.path.display()))?;
+    let config = file.parse()?;
     if !config.virtual_machines.iter().any(|known| known.name == vm) {
         let names = config.virtual_machines.into_iter().map(|vm| vm.name).collect();
         bail!("{}: {}", file.path.display(), EditError::NoSuchVm(vm.to_owned(), names));
@@ -50,7 +49,7 @@ pub(super) fn add(context: &Context<'_>, vm: &str, found: &Found) -> Result<Writ
         EditError::Config(error) => anyhow::anyhow!("{}:{error}", file.path.display()),
         error => anyhow::anyhow!("{}: {error}", file.path.display()),
     };
-    let config = edit::read(text, vm).map_err(|error| at(EditError::Config(error)))?;
+    let config = file.parse()?;
     let has = |port: &FoundPort| config.owners(&port.places).iter().any(|owner| owner.name == vm);
     let (had, found): (Vec<FoundPort>, Vec<FoundPort>) = found.ports().cloned().partition(has);
     let taken = found.iter().find_map(|port| Some((port, config.lists(&port.places.own)?)));

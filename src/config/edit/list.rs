@@ -17,8 +17,6 @@ pub(super) enum List {
         end: String,
         /// Whether the file ends here, without a line end.
         unended: bool,
-        /// Whether it has no entry yet.
-        empty: bool,
     },
     /// `[a, b]`, in one line.
     Flow {
@@ -26,8 +24,6 @@ pub(super) enum List {
         at: usize,
         /// What must stand between it and a new one.
         separator: &'static str,
-        /// Whether it has no entry yet.
-        empty: bool,
     },
 }
 
@@ -81,7 +77,6 @@ impl List {
             prefix,
             end: end.to_owned(),
             unended: lines[last].end.is_empty(),
-            empty: first.is_none(),
         })
     }
 
@@ -89,10 +84,10 @@ impl List {
         let several = || "the list in brackets is more than a line of plain entries".to_owned();
         let open = line.body.find('[').ok_or_else(several)?;
         let (mut at, mut index) = (open + 1, open + 1);
-        let (mut empty, mut entry_may_begin, mut separator) = (true, true, "");
+        let (mut entry_may_begin, mut separator) = (true, "");
         while let Some(character) = line.body[index..].chars().next() {
             let length = match character {
-                ']' => return Ok(Self::Flow { at: line.start + at, separator, empty }),
+                ']' => return Ok(Self::Flow { at: line.start + at, separator }),
                 '\'' | '"' if entry_may_begin => {
                     quoted_length(&line.body[index..]).ok_or_else(several)?
                 }
@@ -104,16 +99,10 @@ impl List {
             if !matches!(character, ' ' | '\t') {
                 entry_may_begin = character == ',';
                 separator = if entry_may_begin { " " } else { ", " };
-                (empty, at) = (false, index);
+                at = index;
             }
         }
         Err(several())
-    }
-
-    /// Whether it has no entry yet.
-    pub(super) fn is_empty(&self) -> bool {
-        let (Self::Block { empty, .. } | Self::Flow { empty, .. }) = self;
-        *empty
     }
 
     /// What adds the ports to it.
