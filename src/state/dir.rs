@@ -194,8 +194,11 @@ pub fn peek_all(root: &Root) -> Vec<Record> {
         let port = name.strip_prefix("port-").and_then(|rest| rest.strip_suffix(".json"));
         port.is_some_and(|port| port.parse::<Port>().is_ok())
     };
+    // As for one port: what is in another's file is nobody's.
+    let of_its_own =
+        |name: &str, record: Record| (file_name(&record.port) == name).then_some(record);
     let mut records: Vec<Record> =
-        names.filter(of_port).filter_map(|name| state.read(&name)).collect();
+        names.filter(of_port).filter_map(|name| of_its_own(&name, state.read(&name)?)).collect();
     records.sort_by(|one, other| one.port.cmp(&other.port));
     records
 }

@@ -109,3 +109,13 @@ fn a_tmp_that_others_may_rename_in_is_not_used() {
     fs::set_permissions(root.path("/tmp"), fs::Permissions::from_mode(0o777)).unwrap();
     assert!(StateDir::open(&root).unwrap().fallback.is_some());
 }
+
+#[test]
+fn a_record_in_the_file_of_another_port_is_nobodys() {
+    let (_dir, root) = root();
+    let state = StateDir::open(&root).unwrap();
+    state.records(&deadline()).unwrap().put(&record("1-1", 5)).unwrap();
+    let folder = root.path("/tmp/hotplugger");
+    fs::copy(folder.join("port-1-1.json"), folder.join("port-1-2.json")).unwrap();
+    assert_eq!(peek_all(&root), [record("1-1", 5)]);
+}
