@@ -12,6 +12,8 @@ import rig
 from case import Case
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+# Of each reason for a failure, in the summary.
+_REASON_LINES = 15
 
 
 class Report(unittest.TestResult):
@@ -21,10 +23,12 @@ class Report(unittest.TestResult):
         super().__init__()
         self.counts = {'passed': 0, 'failed': 0, 'skipped': 0}
         self._verbose = verbose
+        self._failed = []
         self._reset()
 
     def _reset(self):
         self._start, self._outcome, self._texts = time.monotonic(), None, []
+        self._reasons = []
 
     def startTest(self, test):
         super().startTest(test)
@@ -70,6 +74,7 @@ class Report(unittest.TestResult):
     def _fail(self, text):
         self._outcome = 'failed'
         self._texts.append(text)
+        self._reasons.append(text)
 
     def _print(self, test):
         self.counts[self._outcome] += 1
@@ -80,7 +85,20 @@ class Report(unittest.TestResult):
             self._texts.append(f"the host's journal:\n{journal}")
         for text in self._texts:
             print('    ' + text.rstrip().replace('\n', '\n    '), flush=True)
+        if self._outcome == 'failed':
+            self._failed.append((test.id(), self._reasons))
         self._reset()
+
+    def sum_up(self):
+        """What failed once more, last: of a long log often only the end is kept."""
+        for name, reasons in self._failed:
+            print(f'failed: {name}')
+            for reason in reasons:
+                print('    ' + '\n    '.join(reason.rstrip().splitlines()[-_REASON_LINES:]))
+        counts = self.counts
+        print(f'e2e: {counts["passed"]} passed, {counts["failed"]} failed, '
+              f'{counts["skipped"]} skipped')
+        return 1 if counts['failed'] else 0
 
 
 def _tests(suite):
@@ -115,10 +133,7 @@ def main():
               install=args.install)
     report = Report(args.v)
     suite.run(report)
-    counts = report.counts
-    print(f'e2e: {counts["passed"]} passed, {counts["failed"]} failed, '
-          f'{counts["skipped"]} skipped')
-    return 1 if counts['failed'] else 0
+    return report.sum_up()
 
 
 if __name__ == '__main__':
