@@ -134,7 +134,9 @@ fn take(mut stream: &UnixStream) -> io::Result<Vec<u64>> {
         while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = text.drain(..=end).collect();
             let command: Value = serde_json::from_slice(&line)?;
-            writeln!(stream, "{}", json!({"return": {"fdset-id": 1}, "id": command["id"]}))?;
+            // In one piece: who goes with a byte unread resets the connection.
+            let reply = format!("{}\n", json!({"return": {"fdset-id": 1}, "id": command["id"]}));
+            stream.write_all(reply.as_bytes())?;
         }
     }
 }

@@ -255,11 +255,12 @@ fn a_pipe_without_a_reader_as_standard_error_is_survived() {
 }
 
 /// Runs the event with each number of descriptors, from the fewest with which the C library can be
-/// loaded.
+/// loaded; none are inherited from who runs the tests.
 fn with_few_descriptors(check: impl Fn(u32, &Ended)) {
     for limit in 4..=16 {
         let mut root = host();
-        let run = after(&format!("ulimit -n {limit}"), &root.event("bind", "1-3"), &root).end();
+        let limited = format!("exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; ulimit -n {limit}");
+        let run = after(&limited, &root.event("bind", "1-3"), &root).end();
         check(limit, &run);
     }
 }
