@@ -20,7 +20,7 @@ use hotplugger::device_id::DeviceId;
 use hotplugger::guest::attach::{AttachError, Attached, Refusal, Wanted, Why, attach};
 use hotplugger::guest::bus::buses;
 use hotplugger::guest::detach::detach;
-use hotplugger::guest::seat::{GuestPort, Memory};
+use hotplugger::guest::seat::{GuestPort, Memory, Usual};
 use hotplugger::guest::{object, view};
 use hotplugger::port::DevNum;
 use hotplugger::qmp::client::QmpClient;
@@ -52,6 +52,16 @@ fn place(
     speed: Speed,
     buses: &[&str],
 ) -> Result<Attached, AttachError> {
+    place_again(qmp, name, speed, buses, &Memory::default())
+}
+
+fn place_again(
+    qmp: &mut QmpClient,
+    name: &str,
+    speed: Speed,
+    buses: &[&str],
+    memory: &Memory,
+) -> Result<Attached, AttachError> {
     let hubs: Vec<String> = buses.iter().map(|bus| (*bus).to_owned()).collect();
     attach(
         qmp,
@@ -59,7 +69,7 @@ fn place(
             id: id(name),
             speed: Some(speed),
             hubs: &hubs,
-            memory: &Memory::default(),
+            memory,
             named: true,
             node: "/dev/bus/usb/001/016".into(),
             by_node: true,
@@ -183,6 +193,32 @@ fn each_speed_gets_a_port_that_takes_it() {
     // What is freed is there again.
     assert!(object::delete(&mut qmp, &id("hotplugger-1-3-5")).unwrap());
     assert_eq!(put(&mut qmp, Speed::FULL).unwrap(), waiting("uhci.0", 2));
+}
+
+/// All that QEMU may say of a seat that is not to be had sends the device to the next one.
+#[test]
+fn the_usual_seat_is_taken_where_qemu_gives_it() {
+    let root = Root::new();
+    let qemu = Qemu::start(
+        &root,
+        "vm",
+        &["-S", "-device", "usb-ehci,id=ehci", "-device", "qemu-xhci,id=xhci,p2=4,p3=4"],
+    );
+    let mut qmp = qemu.connect();
+    assert_eq!(qemu.monitor("device_add usb-mouse,bus=xhci.0,port=2"), "");
+    let full = Some(Speed::FULL);
+    for (bus, port, seat) in [
+        ("xhci.0", 3, waiting("xhci.0", 3)),
+        ("xhci.0", 2, waiting("xhci.0", 1)),
+        ("xhci.0", 99, waiting("xhci.0", 1)),
+        ("gone.0", 1, waiting("xhci.0", 1)),
+    ] {
+        let place = GuestPort { bus: bus.to_owned(), port };
+        let memory = Memory { own: Some(Usual { place, speed: full }), others: Vec::new() };
+        let attached = place_again(&mut qmp, ID, Speed::FULL, &[], &memory);
+        assert_eq!(attached.unwrap(), seat, "{bus} {port}");
+        assert!(object::delete(&mut qmp, &id(ID)).unwrap());
+    }
 }
 
 /// As libvirt gives a guest USB 2: the EHCI's ports take slow devices by its companions.

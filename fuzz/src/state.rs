@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use hotplugger::deadline::Deadline;
-use hotplugger::guest::seat::GuestPort;
+use hotplugger::guest::seat::{GuestPort, Usual};
 use hotplugger::outcome::{End, Outcome};
 use hotplugger::port::Port;
+use hotplugger::speed::Speed;
 use hotplugger::state::dir::{StateDir, peek, peek_all};
 use hotplugger::state::{history, seat};
 
@@ -31,8 +32,9 @@ pub fn run(data: &[u8]) {
         }
         seat::memory(&state, "w", &port);
         let place = GuestPort { bus: "xhci0.0".to_owned(), port: 1 };
-        seat::keep(&records, "w", &port, &place).expect("it is written");
-        assert_eq!(seat::memory(&state, "w", &port).own, Some(place));
+        let usual = Usual { place, speed: Some(Speed::HIGH) };
+        seat::keep(&records, "w", &port, &usual).expect("it is written");
+        assert_eq!(seat::memory(&state, "w", &port).own, Some(usual));
         history::append(root, &Outcome::new(None, End::Left));
         history::read(root);
     });

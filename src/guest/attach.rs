@@ -9,13 +9,13 @@
 //! not.
 
 mod attempt;
+mod walk;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use self::attempt::{Attempt, Source, Tried, was_taken_away};
-use super::bus::{self, GuestBus};
-use super::fdset::FdSet;
+use self::attempt::Source;
+use self::walk::Walk;
 use super::object;
 use crate::device_id::DeviceId;
 use crate::qmp::Qmp;
@@ -23,8 +23,7 @@ use crate::qmp::handover::Handover;
 use crate::speed::Speed;
 
 pub use super::refusal::{AttachError, Refusal, Why};
-use super::refusal::{mend, without_a_seat};
-use super::seat::{GuestPort, Memory, Seat, seats};
+use super::seat::{GuestPort, Memory, Usual};
 use super::view::Place;
 
 /// A device to be attached.
@@ -74,14 +73,16 @@ pub struct Seated {
 }
 
 impl Attached {
-    /// The guest's port that the device has got, if that is known.
-    pub fn guest_port(&self) -> Option<GuestPort> {
+    /// The guest's port that a device of that speed has got, if that is known.
+    pub fn usual(&self, speed: Option<Speed>) -> Option<Usual> {
         match self {
-            Self::Now(Seated { bus, place, .. }) => {
+            Self::Now(Seated { bus, place, slow, .. }) => {
                 // What is behind a hub of QEMU's has no port that could be asked for again.
-                Some(GuestPort { bus: bus.clone()?, port: place.port.as_ref()?.parse().ok()? })
+                let port = place.port.as_ref()?.parse().ok()?;
+                let place = GuestPort { bus: bus.clone()?, port };
+                Some(Usual { place, speed: speed.filter(|_| !slow) })
             }
-            Self::WhenRunning(port) => port.clone(),
+            Self::WhenRunning(port) => Some(Usual { place: port.clone()?, speed: None }),
             Self::Before => None,
         }
     }
@@ -93,8 +94,8 @@ const UNTIL_SEEN: Duration = Duration::from_secs(2);
 /// The same where it can be handed the device as well, which takes less time than to wait.
 const UNTIL_HANDED: Duration = Duration::from_millis(300);
 
-/// Attaches the device in the first of its [`seats`] that takes it at its own speed, else in the
-/// one where it is fastest, and proves it.
+/// Attaches the device in the first of its [`seats`](super::seat::seats) that takes it at its own
+/// speed, else in the one where it is fastest, and proves it.
 ///
 /// Objects of ours that stand for other devices in the port are deleted first. When it fails,
 /// no object stays behind that could open the device later, and no descriptor.
@@ -108,9 +109,7 @@ pub fn attach(qmp: &mut dyn Qmp, wanted: &Wanted<'_>) -> Result<Attached, Attach
     if !(wanted.still_there)() {
         return Err(AttachError::Gone);
     }
-    let buses = bus::buses_of(qmp, wanted.hubs)?;
-    let seats = seats(&buses, wanted.hubs, wanted.speed, wanted.memory);
-    let walk = Walk { wanted, buses: &buses, seats: &seats };
+    let mut walk = Walk::new(wanted);
     let Some(handover) = wanted.handover else {
         return walk.run(qmp, Source::Node(UNTIL_SEEN));
     };
@@ -123,95 +122,6 @@ pub fn attach(qmp: &mut dyn Qmp, wanted: &Wanted<'_>) -> Result<Attached, Attach
         }
         walked => walked,
     }
-}
-
-/// The seats, to be tried one after the other.
-struct Walk<'a> {
-    wanted: &'a Wanted<'a>,
-    buses: &'a [GuestBus],
-    seats: &'a [Seat],
-}
-
-impl Walk<'_> {
-    /// Hands QEMU the device and has it taken from there.
-    fn with_descriptor(
-        &self,
-        qmp: &mut dyn Qmp,
-        handover: &dyn Handover,
-    ) -> Result<Attached, AttachError> {
-        let set = match FdSet::add(qmp, &self.wanted.id, handover) {
-            Ok(set) => set,
-            Err(error) if was_taken_away(&error) => return Err(AttachError::TakenAway),
-            Err(_) if !(self.wanted.still_there)() => return Err(AttachError::Gone),
-            Err(error) => return Err(error.into()),
-        };
-        let walked = self.run(qmp, Source::Set(&set));
-        // An exchange that is over cannot be tidied up in; the next one that hands over does.
-        let _ = set.remove(qmp);
-        walked
-    }
-
-    fn run(&self, qmp: &mut dyn Qmp, source: Source<'_>) -> Result<Attached, AttachError> {
-        let Self { wanted, buses, seats } = *self;
-        let attempt = |seat| Attempt { wanted, source, seat };
-        let mut refusals: Vec<Refusal> = Vec::new();
-        let mut slow: Option<(&Seat, Option<Speed>)> = None;
-        for (number, seat) in seats.iter().enumerate() {
-            let of_bus = refusals.iter().find(|refusal| refusal.bus == seat.bus);
-            if of_bus.is_some_and(|refusal| refusal.why != Why::Full) || !may_be_faster(seat, slow)
-            {
-                continue;
-            }
-            match attempt(seat).run(qmp)? {
-                Tried::Open => {}
-                Tried::Armed => return Ok(Attached::WhenRunning(seat.guest_port())),
-                Tried::Refused(why) => {
-                    let everywhere = matches!(why, Why::NoPermission(_));
-                    refusals.retain(|refusal| refusal.bus != seat.bus);
-                    refusals.push(Refusal { bus: seat.bus.clone(), why });
-                    if everywhere {
-                        break;
-                    }
-                    continue;
-                }
-            }
-            let seated = attempt(seat).seated(qmp)?;
-            let now = Some((seat, seated.place.speed));
-            let best = slow.is_none_or(|(_, speed)| seated.place.speed > speed);
-            let last = !seats[number + 1..].iter().any(|later| may_be_faster(later, now));
-            if !seated.slow || (best && last) {
-                return Ok(Attached::Now(seated));
-            }
-            object::delete(qmp, &wanted.id)?;
-            if best {
-                slow = now;
-            }
-        }
-        if let Some((seat, _)) = slow {
-            match attempt(seat).run(qmp)? {
-                Tried::Open => return Ok(Attached::Now(attempt(seat).seated(qmp)?)),
-                // The guest was paused in between.
-                Tried::Armed => return Ok(Attached::WhenRunning(seat.guest_port())),
-                Tried::Refused(why) => refusals.push(Refusal { bus: seat.bus.clone(), why }),
-            }
-        }
-        let speed = wanted.speed.unwrap_or(Speed::HIGH).min(Speed::SUPER);
-        for bus in buses {
-            // Those with places were tried, or another one ended it.
-            if !seats.iter().any(|seat| seat.bus.as_ref() == Some(&bus.name)) {
-                let why = without_a_seat(bus, speed);
-                refusals.push(Refusal { bus: Some(bus.name.clone()), why });
-            }
-        }
-        Err(AttachError::NoSeat { refusals, mend: mend(buses) })
-    }
-}
-
-/// Whether the device might be faster in this seat than it was in that one.
-fn may_be_faster(seat: &Seat, than: Option<(&Seat, Option<Speed>)>) -> bool {
-    than.is_none_or(|(slow, speed)| {
-        seat.bus != slow.bus && seat.at.is_none_or(|at| speed.is_none_or(|speed| at > speed))
-    })
 }
 
 #[cfg(test)]

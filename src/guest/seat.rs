@@ -31,11 +31,20 @@ pub struct Seat {
     pub at: Option<Speed>,
 }
 
+/// The port of the guest that a port of the host had last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usual {
+    /// The guest's port.
+    pub place: GuestPort,
+    /// The speed of the device that was in it, if that was as fast there as it is on the host.
+    pub speed: Option<Speed>,
+}
+
 /// What is remembered of a guest's ports, for one port of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// The port that its devices had last.
-    pub own: Option<GuestPort>,
+    pub own: Option<Usual>,
     /// The ports that those of other ports had.
     pub others: Vec<GuestPort>,
 }
@@ -45,6 +54,15 @@ impl Seat {
     pub fn guest_port(&self) -> Option<GuestPort> {
         Some(GuestPort { bus: self.bus.clone()?, port: self.port? })
     }
+}
+
+/// The place that is the first of the [`seats`] if nothing has changed in the guest, which need not
+/// be asked for that: where a device of the same speed was last.
+pub fn usual(hubs: &[String], speed: Option<Speed>, memory: &Memory) -> Option<Seat> {
+    let Usual { place, speed: last } = memory.own.as_ref()?;
+    let fits = last.is_some() && *last == speed && rank(&place.bus, hubs).is_some();
+    let GuestPort { bus, port } = place.clone();
+    fits.then_some(Seat { bus: Some(bus), port: Some(port), at: speed })
 }
 
 /// The free places for a device of that speed, the best first.
@@ -83,9 +101,8 @@ pub fn seats(
     }
     ranked.sort_by_key(|(key, ..)| *key);
     let best = ranked.first().map(|(_, at, _)| *at);
-    let own = ranked
-        .iter()
-        .position(|(_, at, place)| Some(*at) == best && Some(place) == memory.own.as_ref());
+    let last = memory.own.as_ref().map(|own| &own.place);
+    let own = ranked.iter().position(|(_, at, place)| Some(*at) == best && Some(place) == last);
     if let Some(own) = own {
         ranked[..=own].rotate_right(1);
     }
@@ -189,7 +206,7 @@ mod tests {
     fn the_port_it_had_comes_first_and_those_of_others_last() {
         let x = [bus("x", &[USB3; 4], &[3])];
         let memory = |own: Option<usize>, others: &[usize]| Memory {
-            own: own.map(|port| place("x", port)),
+            own: own.map(|port| Usual { place: place("x", port), speed: None }),
             others: others.iter().map(|port| place("x", *port)).collect(),
         };
         assert_eq!(order(&x, &[], Speed::FULL, &memory(Some(4), &[1])), ["x 4", "x 2", "x 1"]);
@@ -228,7 +245,7 @@ mod tests {
             others in prop::collection::vec((prop::sample::select(vec!["a", "b", "c"]), 1..7_usize), 0..5),
         ) {
             let memory = Memory {
-                own: own.map(|(bus, port)| place(bus, port)),
+                own: own.map(|(bus, port)| Usual { place: place(bus, port), speed: Some(speed) }),
                 others: others.iter().map(|(bus, port)| place(bus, *port)).collect(),
             };
             let seats = seats(&buses, &hubs, Some(speed), &memory);
@@ -253,8 +270,11 @@ mod tests {
             prop_assert!(named[..fit].iter().all(own_speed));
             prop_assert!(!named[fit..].iter().any(own_speed));
             // The remembered one is first wherever that costs no speed.
-            if let Some(own) = memory.own.filter(|own| named[..fit].contains(own)) {
-                prop_assert_eq!(&named[0], &own);
+            if let Some(own) = memory.own.as_ref().filter(|own| named[..fit].contains(&own.place)) {
+                prop_assert_eq!(&named[0], &own.place);
+                // And if it may be used at all, it is known to be without a look at the buses.
+                let usual = usual(&hubs, Some(speed), &memory).unwrap();
+                prop_assert_eq!(usual.guest_port(), Some(own.place.clone()));
             }
             // Otherwise the order of the hubs holds.
             let rest = &named[usize::from(fit > 0).min(fit)..fit];

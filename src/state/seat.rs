@@ -10,8 +10,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::dir::{Records, StateDir};
-use crate::guest::seat::{GuestPort, Memory};
+use crate::guest::seat::{GuestPort, Memory, Usual};
 use crate::port::Port;
+use crate::speed::Speed;
 
 const NAME: &str = "seats.jsonl";
 
@@ -25,6 +26,9 @@ struct Line {
     host_port: Port,
     #[serde(flatten)]
     seat: GuestPort,
+    /// Of the device that was in it, in Mb/s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    speed: Option<String>,
 }
 
 /// What is remembered of the VM's ports, for that port of the host.
@@ -32,7 +36,8 @@ pub fn memory(state: &StateDir, vm: &str, port: &Port) -> Memory {
     let mut memory = Memory::default();
     for line in read(state).into_iter().filter(|line| line.vm == vm) {
         if line.host_port == *port {
-            memory.own = Some(line.seat);
+            let speed = line.speed.and_then(|speed| speed.parse().ok());
+            memory.own = Some(Usual { place: line.seat, speed });
         } else {
             memory.others.push(line.seat);
         }
@@ -40,10 +45,11 @@ pub fn memory(state: &StateDir, vm: &str, port: &Port) -> Memory {
     memory
 }
 
-/// Remembers that the VM's `seat` is the port's, and nobody else's any more. Only who has hold of
-/// the records may write.
-pub fn keep(records: &Records<'_>, vm: &str, port: &Port, seat: &GuestPort) -> Result<()> {
+/// Remembers that the VM's port is the host's `port`'s, and nobody else's any more. Only who has
+/// hold of the records may write.
+pub fn keep(records: &Records<'_>, vm: &str, port: &Port, usual: &Usual) -> Result<()> {
     let state = records.dir();
+    let (seat, speed) = (&usual.place, usual.speed.map(Speed::number));
     let mut lines = read(state);
     // A file that was damaged may say more of the port.
     let mut said = lines
@@ -52,11 +58,12 @@ pub fn keep(records: &Records<'_>, vm: &str, port: &Port, seat: &GuestPort) -> R
     if let (Some(line), None) = (said.next(), said.next())
         && line.host_port == *port
         && line.seat == *seat
+        && line.speed == speed
     {
         return Ok(());
     }
     lines.retain(|line| line.vm != vm || (line.host_port != *port && line.seat != *seat));
-    lines.push_back(Line { vm: vm.to_owned(), host_port: port.clone(), seat: seat.clone() });
+    lines.push_back(Line { vm: vm.to_owned(), host_port: port.clone(), seat: seat.clone(), speed });
     let over = lines.len().saturating_sub(MOST);
     let mut text = String::new();
     for line in lines.range(over..) {
@@ -90,13 +97,15 @@ mod tests {
         let state = StateDir::open(&root).unwrap();
         let keep = |vm: &str, port: &str, number: usize| {
             let records = state.records(&Deadline::after(Duration::from_secs(5))).unwrap();
-            let seat = GuestPort { bus: "xhci0.0".to_owned(), port: number };
-            keep(&records, vm, &port.parse().unwrap(), &seat).unwrap();
+            let place = GuestPort { bus: "xhci0.0".to_owned(), port: number };
+            let usual = Usual { place, speed: Some(Speed::HIGH) };
+            keep(&records, vm, &port.parse().unwrap(), &usual).unwrap();
         };
         let memory = |vm: &str, port: &str| {
             let memory = memory(&state, vm, &port.parse().unwrap());
             let others: Vec<usize> = memory.others.iter().map(|seat| seat.port).collect();
-            (memory.own.map(|seat| seat.port), others)
+            assert!(memory.own.iter().all(|own| own.speed == Some(Speed::HIGH)));
+            (memory.own.map(|own| own.place.port), others)
         };
         assert_eq!(memory("windows", "1-3"), (None, vec![]));
         keep("windows", "1-3", 1);

@@ -169,7 +169,7 @@ impl Attach<'_> {
             exchange: now.since(settled),
         };
         if let Ok(attached) = &attached {
-            notes.extend(attached.guest_port().and_then(|seat| self.note_seat(&seat)));
+            notes.extend(attached.usual(device.speed).and_then(|seat| self.note_seat(&seat)));
             notes.extend(self.note_attached(self.vm(), record, id, device.label()));
         }
         drop(held);

@@ -13,7 +13,7 @@ use crate::deadline::Deadline;
 use crate::devpath::DevPath;
 use crate::drivers::{self, Interface};
 use crate::guest::attach::AttachError;
-use crate::guest::seat::{GuestPort, Memory};
+use crate::guest::seat::{Memory, Usual};
 use crate::in_use::{self, Disks};
 use crate::node;
 use crate::passwd;
@@ -168,7 +168,7 @@ impl World for Live<'_> {
         self.state.as_ref().map(|state| seat::memory(state, vm, port)).unwrap_or_default()
     }
 
-    fn remember_seat(&self, vm: &str, port: &Port, seat: &GuestPort) -> anyhow::Result<()> {
+    fn remember_seat(&self, vm: &str, port: &Port, seat: &Usual) -> anyhow::Result<()> {
         let Some(state) = &self.state else { return Ok(()) };
         seat::keep(&state.records(&Deadline::after(STATE_TIMEOUT))?, vm, port, seat)
     }

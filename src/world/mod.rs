@@ -15,7 +15,7 @@ use crate::clock::Monotonic;
 use crate::devpath::DevPath;
 use crate::drivers::Interface;
 use crate::guest::attach::AttachError;
-use crate::guest::seat::{GuestPort, Memory};
+use crate::guest::seat::{Memory, Usual};
 use crate::in_use::Disks;
 use crate::plan::Plan;
 use crate::port::{BusNum, DevNum, Port};
@@ -126,7 +126,7 @@ pub trait World {
     /// # Errors
     ///
     /// It could not be stored; then the next device there may get another port.
-    fn remember_seat(&self, vm: &str, port: &Port, seat: &GuestPort) -> anyhow::Result<()>;
+    fn remember_seat(&self, vm: &str, port: &Port, seat: &Usual) -> anyhow::Result<()>;
 
     /// Lets `talk` have an exchange with the QEMU behind the socket, while no other hotplugger has
     /// one. `timeout` is for all of it, the wait for the others included.

@@ -20,7 +20,7 @@ use crate::devpath::DevPath;
 use crate::drivers::{self, Interface};
 use crate::guest::attach::AttachError;
 use crate::guest::model::{Bus, HostDevice, ModelGuest};
-use crate::guest::seat::{GuestPort, Memory};
+use crate::guest::seat::{Memory, Usual};
 use crate::in_use::{self, Disks};
 use crate::node;
 use crate::passwd;
@@ -52,7 +52,7 @@ pub struct Rehearsal<'a> {
     guests: RefCell<BTreeMap<PathBuf, ModelGuest>>,
     /// The buses that the config wants guests to have, by socket.
     hubs: RefCell<BTreeMap<PathBuf, Vec<String>>>,
-    seats: RefCell<Vec<(String, Port, GuestPort)>>,
+    seats: RefCell<Vec<(String, Port, Usual)>>,
     steps: RefCell<Vec<Step>>,
     now: RefCell<Monotonic>,
 }
@@ -248,14 +248,14 @@ impl World for Rehearsal<'_> {
             if whose == port {
                 memory.own = Some(seat.clone());
             } else {
-                memory.others.push(seat.clone());
+                memory.others.push(seat.place.clone());
             }
         }
         memory
     }
 
     /// Not a step of its own: it goes with the record.
-    fn remember_seat(&self, vm: &str, port: &Port, seat: &GuestPort) -> anyhow::Result<()> {
+    fn remember_seat(&self, vm: &str, port: &Port, seat: &Usual) -> anyhow::Result<()> {
         self.seats.borrow_mut().push((vm.to_owned(), port.clone(), seat.clone()));
         Ok(())
     }

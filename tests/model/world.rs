@@ -13,7 +13,7 @@ use hotplugger::devpath::DevPath;
 use hotplugger::drivers::Interface;
 use hotplugger::guest::attach::AttachError;
 use hotplugger::guest::model::ModelGuest;
-use hotplugger::guest::seat::{GuestPort, Memory};
+use hotplugger::guest::seat::{Memory, Usual};
 use hotplugger::in_use::Disks;
 use hotplugger::port::{BusNum, DevNum, Port};
 use hotplugger::qmp::handover::Handover;
@@ -175,7 +175,7 @@ impl World for ModelWorld {
         Memory::default()
     }
 
-    fn remember_seat(&self, _: &str, _: &Port, _: &GuestPort) -> anyhow::Result<()> {
+    fn remember_seat(&self, _: &str, _: &Port, _: &Usual) -> anyhow::Result<()> {
         Ok(())
     }
 

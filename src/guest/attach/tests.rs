@@ -44,12 +44,22 @@ fn names(names: &[&str]) -> Vec<String> {
 
 /// Bus, port and whether it is slow there.
 fn attached_on(qmp: &mut ModelGuest, hubs: &[String]) -> (String, String, bool) {
-    match attach(qmp, &wanted(hubs, &|| true)).unwrap() {
+    place_of(&attach(qmp, &wanted(hubs, &|| true)).unwrap())
+}
+
+fn place_of(attached: &Attached) -> (String, String, bool) {
+    match attached {
         Attached::Now(Seated { bus, place, slow, .. }) => {
-            (bus.unwrap_or_default(), place.port.unwrap(), slow)
+            (bus.clone().unwrap_or_default(), place.port.clone().unwrap(), *slow)
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// What is remembered of a port whose last device was in that place.
+fn had(bus: &str, port: usize, speed: Option<Speed>) -> Memory {
+    let place = GuestPort { bus: bus.to_owned(), port };
+    Memory { own: Some(Usual { place, speed }), others: Vec::new() }
 }
 
 fn on(bus: &str, port: &str) -> (String, String, bool) {
@@ -76,13 +86,12 @@ fn a_device_is_attached_by_bus_port_and_number_and_proved() {
 fn an_attach_takes_seven_commands_and_a_look_at_one_that_is_attached_two() {
     let mut qmp = guest(&[]);
     attached_on(&mut qmp, &[]);
-    let said = |qmp: &ModelGuest| qmp.said.iter().map(|(command, _)| *command).collect::<Vec<_>>();
     let monitor = "human-monitor-command";
     let all = ["qom-list", monitor, "qom-get", "qom-get", "device_add", "qom-get", monitor];
-    assert_eq!(said(&qmp), all);
+    assert_eq!(commands(&qmp), all);
     qmp.said.clear();
     assert!(matches!(attach(&mut qmp, &wanted(&[], &|| true)), Ok(Attached::Before)));
-    assert_eq!(said(&qmp), ["qom-list", "qom-get"]);
+    assert_eq!(commands(&qmp), ["qom-list", "qom-get"]);
 }
 
 #[test]
@@ -95,11 +104,79 @@ fn what_stood_for_earlier_devices_in_the_port_goes_first() {
 
 #[test]
 fn the_port_it_had_last_is_asked_for() {
-    let memory =
-        Memory { own: Some(GuestPort { bus: "xhci0.0".to_owned(), port: 9 }), others: Vec::new() };
+    let memory = had("xhci0.0", 9, None);
     let attached =
         attach(&mut guest(&[]), &Wanted { memory: &memory, ..wanted(&[], &|| true) }).unwrap();
-    assert_eq!(attached.guest_port(), memory.own);
+    assert_eq!(place_of(&attached), on("xhci0.0", "9"));
+    assert_eq!(attached.usual(Some(Speed::SUPER)), had("xhci0.0", 9, Some(Speed::SUPER)).own);
+}
+
+/// Where a device of that speed was last, the guest's buses are not asked for.
+#[test]
+fn an_attach_in_the_usual_seat_takes_four_commands() {
+    let memory = had("xhci0.0", 9, Some(Speed::SUPER));
+    let mut qmp = guest(&[]);
+    let attached = attach(&mut qmp, &Wanted { memory: &memory, ..wanted(&[], &|| true) }).unwrap();
+    assert_eq!(place_of(&attached), on("xhci0.0", "9"));
+    let all = ["qom-list", "device_add", "qom-get", "human-monitor-command"];
+    assert_eq!(commands(&qmp), all);
+    assert_eq!(qmp.said[3].1, json!({ "command-line": "info usb" }));
+    // So it is where the device is handed over, but for the descriptor.
+    let mut qmp = guest(&[]);
+    attach(&mut qmp, &Wanted { memory: &memory, ..handed(false, &|| true) }).unwrap();
+    let without_fds = |command: &&str| !command.contains("-fd");
+    assert_eq!(commands(&qmp).into_iter().filter(without_fds).collect::<Vec<_>>(), all);
+    // A device of another speed may have a better one.
+    let mut qmp = guest(&[]);
+    let memory = had("xhci0.0", 9, Some(Speed::HIGH));
+    attach(&mut qmp, &Wanted { memory: &memory, ..wanted(&[], &|| true) }).unwrap();
+    assert_eq!(commands(&qmp).len(), 7);
+}
+
+#[test]
+fn a_usual_seat_that_is_taken_gone_or_slow_now_is_no_seat() {
+    let usual = |bus| had(bus, 1, Some(Speed::SUPER));
+    let mut taken = with(&[("a.0", Bus::Full), ("b.0", Bus::Good)]);
+    let mut gone = with(&[("b.0", Bus::Good)]);
+    let mut slow = with(&[("a.0", Bus::Ehci), ("b.0", Bus::Good)]);
+    let mut refuses = with(&[("a.0", Bus::Refuses), ("b.0", Bus::Good)]);
+    for qmp in [&mut taken, &mut gone, &mut slow, &mut refuses] {
+        let memory = usual("a.0");
+        let attached = attach(qmp, &Wanted { memory: &memory, ..wanted(&[], &|| true) }).unwrap();
+        assert_eq!(place_of(&attached), on("b.0", "1"));
+        assert_eq!(qmp.ids(), [ID]);
+    }
+    // Nor is one that `hubs` no longer names.
+    let (mut qmp, hubs) = (with(&[("a.0", Bus::Good), ("b.0", Bus::Good)]), names(&["b.0"]));
+    let memory = usual("a.0");
+    let attached = attach(&mut qmp, &Wanted { memory: &memory, ..wanted(&hubs, &|| true) });
+    assert_eq!(place_of(&attached.unwrap()), on("b.0", "1"));
+    assert_eq!(qmp.added().len(), 1);
+    // When none takes it, what is said is as if there were no usual one.
+    let (memory, hubs) = (usual("a.0"), names(&["a.0", "c.0"]));
+    let said = |memory| {
+        let mut qmp = with(&[("a.0", Bus::Full)]);
+        attach(&mut qmp, &Wanted { memory, ..wanted(&hubs, &|| true) }).unwrap_err().to_string()
+    };
+    assert_eq!(said(&memory), said(&FRESH));
+}
+
+/// The usual seat is asked for once by each way, and nothing else: access is wanting everywhere.
+#[test]
+fn what_may_not_be_opened_in_the_usual_seat_is_handed_over_there() {
+    let memory = had("xhci0.0", 9, Some(Speed::SUPER));
+    let mut qmp = guest(&[]);
+    qmp.may_open = false;
+    let attached = attach(&mut qmp, &Wanted { memory: &memory, ..handed(true, &|| true) }).unwrap();
+    assert!(was_handed(&attached));
+    assert_eq!(place_of(&attached), on("xhci0.0", "9"));
+    assert!(!qmp.said.iter().any(|(_, said)| *said == json!({ "command-line": "info qtree" })));
+    let said = |memory| {
+        let mut qmp = guest(&[]);
+        qmp.may_open = false;
+        attach(&mut qmp, &Wanted { memory, ..wanted(&[], &|| true) }).unwrap_err().to_string()
+    };
+    assert_eq!(said(&memory), said(&FRESH));
 }
 
 #[test]
@@ -253,7 +330,7 @@ fn a_device_that_is_handed_over_is_proved_and_its_descriptor_taken_away() {
     (qmp.sees_after, qmp.may_open) = (u32::MAX, false);
     let attached = attach(&mut qmp, &handed(false, &|| true)).unwrap();
     assert!(was_handed(&attached), "{attached:?}");
-    assert_eq!(attached.guest_port().unwrap().port, 1);
+    assert_eq!(place_of(&attached), on("xhci0.0", "1"));
     let added = qmp.added()[0].clone();
     assert_eq!(added["hostdevice"], json!("/dev/fdset/1752170496"));
     assert_eq!((added.get("hostbus"), &added["port"]), (None, &json!("1")));
@@ -310,7 +387,7 @@ fn when_handing_over_fails_nothing_stays_and_both_reasons_are_told() {
 fn a_bus_that_takes_it_is_found_with_one_descriptor() {
     let mut qmp = with(&[("a.0", Bus::Refuses), ("b.0", Bus::Good)]);
     let attached = attach(&mut qmp, &handed(false, &|| true)).unwrap();
-    assert_eq!(attached.guest_port().unwrap().bus, "b.0");
+    assert_eq!(place_of(&attached), on("b.0", "1"));
     assert_eq!(commands(&qmp).iter().filter(|command| **command == "add-fd").count(), 1);
     // And the fastest of slow ones, which takes it away from the first again.
     let mut qmp = with(&[("a.0", Bus::Unknown), ("b.0", Bus::Ehci)]);

@@ -1,0 +1,160 @@
+//! From seat to seat, until one takes the device as fast as it is.
+
+use super::attempt::{Attempt, Source, Tried, was_taken_away};
+use super::{AttachError, Attached, Refusal, Wanted, Why};
+use crate::guest::bus::{self, GuestBus};
+use crate::guest::fdset::FdSet;
+use crate::guest::object;
+use crate::guest::refusal::{mend, without_a_seat};
+use crate::guest::seat::{Seat, seats, usual};
+use crate::qmp::handover::Handover;
+use crate::qmp::{Error, Qmp};
+use crate::speed::Speed;
+
+/// The seats, to be tried one after the other.
+pub(super) struct Walk<'a> {
+    wanted: &'a Wanted<'a>,
+    /// The one that is tried before QEMU is asked for its buses.
+    usual: Option<Seat>,
+    /// What it said of them, once it was asked.
+    room: Option<Room>,
+}
+
+/// What there is in the guest.
+struct Room {
+    buses: Vec<GuestBus>,
+    seats: Vec<Seat>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(wanted: &'a Wanted<'a>) -> Self {
+        Self { wanted, usual: usual(wanted.hubs, wanted.speed, wanted.memory), room: None }
+    }
+
+    /// Hands QEMU the device and has it taken from there.
+    pub(super) fn with_descriptor(
+        &mut self,
+        qmp: &mut dyn Qmp,
+        handover: &dyn Handover,
+    ) -> Result<Attached, AttachError> {
+        let set = match FdSet::add(qmp, &self.wanted.id, handover) {
+            Ok(set) => set,
+            Err(error) if was_taken_away(&error) => return Err(AttachError::TakenAway),
+            Err(_) if !(self.wanted.still_there)() => return Err(AttachError::Gone),
+            Err(error) => return Err(error.into()),
+        };
+        let walked = self.run(qmp, Source::Set(&set));
+        // An exchange that is over cannot be tidied up in; the next one that hands over does.
+        let _ = set.remove(qmp);
+        walked
+    }
+
+    pub(super) fn run(
+        &mut self,
+        qmp: &mut dyn Qmp,
+        source: Source<'_>,
+    ) -> Result<Attached, AttachError> {
+        let wanted = self.wanted;
+        let attempt = |seat| Attempt { wanted, source, seat };
+        if let Some(attached) = self.at_the_usual(qmp, source)? {
+            return Ok(attached);
+        }
+        let Room { buses, seats } = self.room(qmp)?;
+        let mut refusals: Vec<Refusal> = Vec::new();
+        let mut slow: Option<(&Seat, Option<Speed>)> = None;
+        for (number, seat) in seats.iter().enumerate() {
+            let of_bus = refusals.iter().find(|refusal| refusal.bus == seat.bus);
+            if of_bus.is_some_and(|refusal| refusal.why != Why::Full) || !may_be_faster(seat, slow)
+            {
+                continue;
+            }
+            match attempt(seat).run(qmp)? {
+                Tried::Open => {}
+                Tried::Armed => return Ok(Attached::WhenRunning(seat.guest_port())),
+                Tried::Refused(why) => {
+                    let everywhere = matches!(why, Why::NoPermission(_));
+                    refusals.retain(|refusal| refusal.bus != seat.bus);
+                    refusals.push(Refusal { bus: seat.bus.clone(), why });
+                    if everywhere {
+                        break;
+                    }
+                    continue;
+                }
+            }
+            let seated = attempt(seat).seated(qmp)?;
+            let now = Some((seat, seated.place.speed));
+            let best = slow.is_none_or(|(_, speed)| seated.place.speed > speed);
+            let last = !seats[number + 1..].iter().any(|later| may_be_faster(later, now));
+            if !seated.slow || (best && last) {
+                return Ok(Attached::Now(seated));
+            }
+            object::delete(qmp, &wanted.id)?;
+            if best {
+                slow = now;
+            }
+        }
+        if let Some((seat, _)) = slow {
+            match attempt(seat).run(qmp)? {
+                Tried::Open => return Ok(Attached::Now(attempt(seat).seated(qmp)?)),
+                // The guest was paused in between.
+                Tried::Armed => return Ok(Attached::WhenRunning(seat.guest_port())),
+                Tried::Refused(why) => refusals.push(Refusal { bus: seat.bus.clone(), why }),
+            }
+        }
+        let speed = wanted.speed.unwrap_or(Speed::HIGH).min(Speed::SUPER);
+        for bus in buses {
+            // Those with places were tried, or another one ended it.
+            if !seats.iter().any(|seat| seat.bus.as_ref() == Some(&bus.name)) {
+                let why = without_a_seat(bus, speed);
+                refusals.push(Refusal { bus: Some(bus.name.clone()), why });
+            }
+        }
+        Err(AttachError::NoSeat { refusals, mend: mend(buses) })
+    }
+
+    /// The usual seat, without a question; none if it does not take the device as it is.
+    fn at_the_usual(
+        &self,
+        qmp: &mut dyn Qmp,
+        source: Source<'_>,
+    ) -> Result<Option<Attached>, AttachError> {
+        let Some(seat) = &self.usual else { return Ok(None) };
+        let attempt = Attempt { wanted: self.wanted, source, seat };
+        match attempt.run(qmp)? {
+            Tried::Open => {
+                let seated = attempt.seated(qmp)?;
+                if !seated.slow {
+                    return Ok(Some(Attached::Now(seated)));
+                }
+                object::delete(qmp, &self.wanted.id)?;
+                Ok(None)
+            }
+            Tried::Armed => Ok(Some(Attached::WhenRunning(seat.guest_port()))),
+            // In no other would it be different.
+            Tried::Refused(why @ Why::NoPermission(_)) => {
+                let refusals = vec![Refusal { bus: seat.bus.clone(), why }];
+                Err(AttachError::NoSeat { refusals, mend: mend(&[]) })
+            }
+            Tried::Refused(_) => Ok(None),
+        }
+    }
+
+    fn room(&mut self, qmp: &mut dyn Qmp) -> Result<&Room, Error> {
+        let room = if let Some(room) = self.room.take() {
+            room
+        } else {
+            let Wanted { hubs, speed, memory, .. } = self.wanted;
+            let buses = bus::buses_of(qmp, hubs)?;
+            let seats = seats(&buses, hubs, *speed, memory);
+            Room { buses, seats }
+        };
+        Ok(self.room.insert(room))
+    }
+}
+
+/// Whether the device might be faster in this seat than it was in that one.
+fn may_be_faster(seat: &Seat, than: Option<(&Seat, Option<Speed>)>) -> bool {
+    than.is_none_or(|(slow, speed)| {
+        seat.bus != slow.bus && seat.at.is_none_or(|at| speed.is_none_or(|speed| at > speed))
+    })
+}
