@@ -18,6 +18,9 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use hotplugger::deadline::Deadline;
+use hotplugger::qmp::client::QmpClient;
+use hotplugger::qmp::{Error, Qmp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
@@ -261,6 +264,24 @@ fn one_that_answers_when_it_is_too_late() {
         session.fall_silent()
     };
     fails(MEDIUM, late, "no answer within 2 s: waiting for the reply to qom-list");
+}
+
+/// So nobody keeps the program by having always something to say, ever so fast.
+#[test]
+fn what_is_there_after_the_deadline_is_not_read() {
+    let root = host(LONG);
+    serve(&root.path(SOCKET), |session| {
+        session.greet()?;
+        let command = session.command()?;
+        session.reply(&command, &json!({}))?;
+        session.send("{\"return\": {}, \"id\": 2}\r\n")?;
+        session.fall_silent()
+    });
+    let budget = Duration::from_secs(2);
+    let mut qmp = QmpClient::connect(&root.path(SOCKET), Deadline::after(budget)).unwrap();
+    thread::sleep(budget);
+    let answer = qmp.execute("query-status", Value::Null);
+    assert!(matches!(answer, Err(Error::Timeout { .. })), "{answer:?}");
 }
 
 /// Each command in turn gets an answer of a kind that it never has.
