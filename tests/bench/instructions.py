@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -68,15 +69,25 @@ def host(ports, match=False):
         shutil.rmtree(folder)
 
 
+def _listens(path):
+    """Whether a QEMU does.  Its socket is there before."""
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    return True
+
+
 @contextlib.contextmanager
-def qemu(socket):
+def qemu(path):
     """A QEMU without an operating system that listens there."""
     process = subprocess.Popen(['qemu-system-x86_64', '-nodefaults', '-display', 'none', '-S',
                                 '-accel', 'tcg', '-m', '16', '-device', 'qemu-xhci,id=xhci0',
-                                '-qmp', f'unix:{socket},server=on,wait=off'],
+                                '-qmp', f'unix:{path},server=on,wait=off'],
                                stderr=subprocess.DEVNULL)
     try:
-        while not os.path.exists(socket):
+        while not _listens(path):
             time.sleep(0.05)
         yield
     finally:

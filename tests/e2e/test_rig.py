@@ -1,10 +1,15 @@
 """The rig itself: what all other tests rely on.  No hotplugger in it."""
 import os
+import sys
+import tempfile
+import types
 import unittest
+from unittest import mock
 
 from case import Case
 from product import devpaths
 from rig import Rig, RigError
+from rig.machine import Machine
 from rig.monitor import parse
 from rig.qtree import usb_devices
 
@@ -106,6 +111,37 @@ class GuestTest(Case):
         other.signal('KILL')
         self.rig.wait_for(lambda: not other.running())
         self.assertTrue(self.guest.running())
+
+
+class MachineTest(unittest.TestCase):
+    """The outer QEMU, where a real one is too fast to show it."""
+
+    # Its socket is there before it listens.
+    SLOW = f'''#!{sys.executable}
+import re, socket, sys, time
+server = socket.socket(socket.AF_UNIX)
+server.bind(re.search('unix:([^,]+)', ' '.join(sys.argv))[1])
+time.sleep(0.5)
+server.listen()
+client, _ = server.accept()
+client.sendall(b'{{"QMP": {{}}}}\\n')
+for _ in client.makefile():
+    client.sendall(b'{{"return": {{}}}}\\n')
+'''
+
+    def test_a_qemu_that_listens_late(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = f'{folder}/qemu-system-x86_64'
+            with open(path, 'w') as file:
+                file.write(self.SLOW)
+            os.chmod(path, 0o755)
+            machine = Machine(f'{folder}/vm')
+            try:
+                with mock.patch.dict(os.environ, PATH=f'{folder}:{os.environ["PATH"]}'):
+                    machine.start(types.SimpleNamespace(kernel='', initrd=''), 'disk')
+                self.assertEqual(machine.qmp.execute('query-status'), {})
+            finally:
+                machine.stop()
 
 
 class ParserTest(unittest.TestCase):

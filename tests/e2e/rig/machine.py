@@ -75,7 +75,7 @@ class Machine:
         with open(f'{self.folder}/pid.new', 'w') as file:
             file.write(str(self._process.pid))
         os.rename(f'{self.folder}/pid.new', f'{self.folder}/pid')
-        self.wait_for(lambda: os.path.exists(self._socket), 'QEMU to start')
+        self.wait_for(self._listens, 'QEMU to start')
         if state:                       # it was saved stopped, and comes back so
             self.wait_for(lambda: self.qmp.execute('query-status')['status'] != 'inmigrate',
                           'the snapshot to load')
@@ -135,6 +135,13 @@ class Machine:
                 raise RigError('the host VM is not up')
             self._qmp = QMP(self._socket)
         return self._qmp
+
+    def _listens(self):
+        """Whether QEMU can be reached.  Its socket is there before anybody listens."""
+        try:
+            return self.qmp
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
 
     def close(self):
         """Closes the QMP connection, if one is open."""
