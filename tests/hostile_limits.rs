@@ -90,11 +90,12 @@ fn replies_of_very_many_values() {
 #[test]
 fn replies_that_are_one_long_string() {
     for wrong in
-        ["{\"return\": @, \"id\": 2}", "{\"error\": @}", "{\"error\": {\"class\": 1, @: 2}}"]
+        ["{\"return\": @, \"id\": #}", "{\"error\": @}", "{\"error\": {\"class\": 1, @: 2}}"]
     {
         let run = run("25", move |session| {
             session.greet()?;
-            session.polite_until("qom-list")?;
+            let command = session.polite_until("qom-list")?;
+            let wrong = wrong.replace('#', &command.id.to_string());
             session.send(wrong.replace('@', &format!("\"{}\"", "x".repeat(LARGEST - 100))))?;
             session.fall_silent()
         });

@@ -175,7 +175,17 @@ fn one_that_tells_of_events_instead_of_greeting() {
         session.send("{\"event\": \"STOP\"}\r\n")?;
         session.fall_silent()
     };
-    fails(LONG, event, "does not speak QMP: no greeting, but an event");
+    fails(SHORT, event, "no answer within 0.5 s: waiting for QEMU's greeting");
+}
+
+#[test]
+fn one_that_greets_twice() {
+    let again = |session: &mut Session| {
+        session.greet()?;
+        session.greet()?;
+        session.fall_silent()
+    };
+    fails(LONG, again, "does not speak QMP: a second greeting");
 }
 
 #[test]
@@ -185,7 +195,7 @@ fn one_that_replies_to_another_command() {
         session.send(format!("{{\"return\": {{}}, \"id\": {}}}\r\n", id + 1))?;
         session.fall_silent()
     };
-    fails(LONG, confused, "instead of the reply to qmp_capabilities came the reply to another");
+    fails(SHORT, confused, "no answer within 0.5 s: waiting for the reply to qmp_capabilities");
 }
 
 #[test]
@@ -195,7 +205,7 @@ fn one_that_replies_without_an_id() {
         session.send("{\"return\": {}}\r\n")?;
         session.fall_silent()
     };
-    fails(LONG, nameless, "instead of the reply to qmp_capabilities came a reply to nothing");
+    fails(SHORT, nameless, "no answer within 0.5 s: waiting for the reply to qmp_capabilities");
 }
 
 #[test]
@@ -274,7 +284,8 @@ fn what_is_there_after_the_deadline_is_not_read() {
         session.greet()?;
         let command = session.command()?;
         session.reply(&command, &json!({}))?;
-        session.send("{\"return\": {}, \"id\": 2}\r\n")?;
+        let next = command.id.as_u64().expect("a number as id") + 1;
+        session.send(json!({ "return": {}, "id": next }).to_string())?;
         session.fall_silent()
     });
     let budget = Duration::from_secs(2);

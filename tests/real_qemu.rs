@@ -10,8 +10,9 @@
 mod support;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
@@ -431,6 +432,28 @@ fn a_socket_that_another_client_holds_costs_the_deadline() {
     assert_eq!(budget, SHORT);
     drop(first);
     qemu.connect();
+}
+
+/// QEMU replies to whoever is there: what one client asked for that was killed, the next one gets.
+#[test]
+fn a_reply_to_who_has_left_is_nobodys() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    for round in 0..100 {
+        let mut client = UnixStream::connect(&qemu.socket).unwrap();
+        let mut said = BufReader::new(client.try_clone().unwrap()).lines();
+        said.next().unwrap().unwrap();
+        writeln!(client, "{}", json!({ "execute": "qmp_capabilities" })).unwrap();
+        said.next().unwrap().unwrap();
+        // It takes QEMU some time, and is the first command of a client that counts from 1.
+        let last = json!({ "execute": "qom-list-types", "id": 1 }).to_string();
+        client.write_all(last.as_bytes()).unwrap();
+        // Some leave while it is at it.
+        thread::sleep(Duration::from_micros(20 * round));
+        drop((client, said));
+        let mut qmp = qemu.connect();
+        assert_eq!(qmp.execute("query-status", Value::Null).unwrap()["running"], json!(false));
+    }
 }
 
 /// QEMU's queue has few places; the kernel turns away who finds none.

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::thread;
 use std::time::Duration;
 
@@ -63,20 +64,11 @@ impl QmpClient {
             .map_err(|error| Error::Socket { socket: path.to_path_buf(), source: error.into() })?;
         let path = path.to_path_buf();
         let framer = Framer::default();
-        let mut client = Self { socket, path, deadline, framer, last_id: 0, version: None };
+        // Those of no other client that may just have left.
+        let last_id = u64::from(process::id()) << 20;
+        let mut client = Self { socket, path, deadline, framer, last_id, version: None };
         client.connect_to(&address)?;
-        match client.receive(Stage::Greeting) {
-            Ok(Message::Greeting(version)) => client.version = version,
-            Ok(other) => {
-                return Err(Error::Protocol(format!("no greeting, but {}", other.kind())));
-            }
-            // The kernel still let us in, but QEMU was about to end.
-            Err(Error::Closed(_)) if !listens(&client.path) => {
-                let stale = client.path.exists();
-                return Err(Error::NotRunning { socket: client.path, stale });
-            }
-            Err(error) => return Err(error),
-        }
+        client.version = client.greeting()?;
         client.execute("qmp_capabilities", Value::Null)?;
         Ok(client)
     }
@@ -121,6 +113,26 @@ impl QmpClient {
                 },
                 other => Error::Socket { socket, source: other.into() },
             });
+        }
+    }
+
+    /// Waits for QEMU's greeting.
+    ///
+    /// Before it and after it may come what another client asked for that left, or was killed,
+    /// before it got it: QEMU replies to whoever is there (`monitor/qmp.c`:
+    /// `monitor_qmp_dispatcher_co`).
+    fn greeting(&mut self) -> Result<Option<Version>, Error> {
+        loop {
+            match self.receive(Stage::Greeting) {
+                Ok(Message::Greeting(version)) => return Ok(version),
+                Ok(Message::Event | Message::Reply(..)) => {}
+                // The kernel still let us in, but QEMU was about to end.
+                Err(Error::Closed(_)) if !listens(&self.path) => {
+                    let (socket, stale) = (self.path.clone(), self.path.exists());
+                    return Err(Error::NotRunning { socket, stale });
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -224,12 +236,9 @@ impl QmpClient {
                 Message::Reply(Some(answered), result) if answered == id => {
                     return result.map_err(|refusal| Error::refused(command, &refusal));
                 }
-                Message::Event => {}
-                other => {
-                    return Err(Error::Protocol(format!(
-                        "instead of the reply to {command} came {}",
-                        other.kind()
-                    )));
+                Message::Event | Message::Reply(..) => {}
+                Message::Greeting(_) => {
+                    return Err(Error::Protocol("a second greeting".to_owned()));
                 }
             }
         }

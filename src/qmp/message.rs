@@ -93,16 +93,6 @@ impl Message {
             _ => Err("a message that is neither greeting, event nor reply".to_owned()),
         }
     }
-
-    /// What kind of message this is, for error messages; its contents are the partner's.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Greeting(_) => "a greeting",
-            Self::Event => "an event",
-            Self::Reply(Some(_), _) => "the reply to another command",
-            Self::Reply(None, _) => "a reply to nothing",
-        }
-    }
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl Virsh {
             Ok(Message::Reply(_, result)) => {
                 result.map_err(|refusal| Error::refused(command, &refusal))
             }
-            Ok(other) => Err(Error::Protocol(format!("virsh prints {}", other.kind()))),
+            Ok(_) => Err(Error::Protocol("virsh prints no reply".to_owned())),
             Err(error) => Err(Error::Protocol(format!("virsh prints no reply: {error}"))),
         }
     }
