@@ -131,6 +131,18 @@ class Campaign:
         self._settle(bool(_LOSES & {step[0] for step in steps}))
         self._check()
 
+    def evidence(self):
+        """What the host knows of how it came."""
+        parts = [self.rig.journal('-t', 'hotplugger')[-6000:], self.rig.journal('-k', '-n', '30')]
+        # One that does not answer waits for something.
+        parts.append(self.rig.exec(
+            'for p in $(pgrep -x "qemu-system-x86|hotplugger"); do tr "\\0" " " < /proc/$p/cmdline | '
+            'cut -c1-60; for t in /proc/$p/task/*; do grep -h "^State" $t/status; cat $t/comm '
+            '$t/syscall $t/stack; done; done').out)
+        parts += [f'{name}: {time:.3f} {text}' for name, guest in self.guests.items()
+                  for time, text in guest.trace()[-30:]]
+        return '\n'.join(parts)
+
     # -- the steps
 
     def _plug(self, port, kind):
