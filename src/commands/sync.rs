@@ -119,8 +119,8 @@ impl Sync {
             Ok(good) => (name.with(Tone::Good, count.summary(good)), count.failed == 0),
             Err((why, true)) => (name.with(Tone::Faint, why), count.failed == 0),
             Err((why, false)) => {
-                let waited = started.elapsed().as_secs_f64();
-                (name.with(Tone::Bad, format!("{why}; waited for {waited:.1} s")), false)
+                let waited = self.wait.unwrap_or_default().as_secs_f64();
+                (name.with(Tone::Bad, format!("{why}; waited for {waited} s")), false)
             }
         };
         let _ = teller.send(Told::Done(line, well));

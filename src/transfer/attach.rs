@@ -6,12 +6,13 @@ use std::cell::RefCell;
 
 use super::candidate::{Candidate, Owner};
 use super::handover::DeviceHandover;
-use super::{has_object, recall};
+use super::recall;
 use crate::config::VirtualMachine;
 use crate::config::access::Way;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest::attach::{AttachError, Attached, Wanted, attach};
+use crate::guest::object;
 use crate::outcome::{End, Idle, Outcome, Subject, Times};
 use crate::port::{DevNum, Port};
 use crate::qmp::Error;
@@ -261,7 +262,24 @@ impl Attach<'_> {
         }
         let mut owners = self.owner.config.owners(self.owner.places);
         owners.retain(|vm| vm.socket != self.vm().socket && self.world.runs(&vm.socket));
-        owners.into_iter().find(|vm| has_object(self.world, vm, id).unwrap_or(false))
+        owners.into_iter().find(|vm| self.has_device(vm, id))
+    }
+
+    /// Whether that machine has the device, or will have it when it goes on. An object without it in
+    /// a guest that runs is deleted: its QEMU has not heard of the device, as while udevd is
+    /// restarted, and could open it beside the one that gets it now.
+    fn has_device(&self, vm: &VirtualMachine, id: &DeviceId) -> bool {
+        let mut has = false;
+        let asked = self.world.exchange(&vm.socket, vm.timeout, &mut |qmp| {
+            if object::list(qmp)?.contains(id) {
+                has = object::is_attached(qmp, id)? || !object::is_running(qmp)?;
+                if !has {
+                    object::delete(qmp, id)?;
+                }
+            }
+            Ok(())
+        });
+        asked.is_ok() && has
     }
 
     /// The device is no longer there: pulled too early, or attached by another of its events

@@ -64,6 +64,9 @@ pub(crate) enum Act {
     Start(usize),
     Pause(usize),
     GoOn(usize),
+    /// It goes on, and its QEMU does not open what it has: it has not heard of the device, as while
+    /// udevd was restarted.
+    GoOnDeaf(usize),
     /// Somebody deletes the state folder.
     Wipe,
     /// `udevadm trigger`.
@@ -71,7 +74,7 @@ pub(crate) enum Act {
 }
 
 impl Act {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Plug,
         Self::Pull,
         Self::End(0),
@@ -82,6 +85,8 @@ impl Act {
         Self::Pause(1),
         Self::GoOn(0),
         Self::GoOn(1),
+        Self::GoOnDeaf(0),
+        Self::GoOnDeaf(1),
         Self::Wipe,
         Self::Trigger,
     ];
@@ -99,14 +104,14 @@ impl Act {
             Self::End(number) => host.guests[number].is_some(),
             Self::Start(number) => host.guests[number].is_none(),
             Self::Pause(number) => running(number) == Some(true),
-            Self::GoOn(number) => running(number) == Some(false),
+            Self::GoOn(number) | Self::GoOnDeaf(number) => running(number) == Some(false),
             Self::Wipe => host.record.is_some(),
         }
     }
 
     /// Whether what must hold afterwards needs a `sync`: a guest comes or goes, or memory does.
     pub(crate) fn loses(self) -> bool {
-        matches!(self, Self::End(_) | Self::Start(_) | Self::Wipe)
+        matches!(self, Self::End(_) | Self::Start(_) | Self::GoOnDeaf(_) | Self::Wipe)
     }
 }
 
@@ -181,6 +186,10 @@ impl Host {
             Act::Pause(number) | Act::GoOn(number) => {
                 let guest = self.guests[number].as_mut().expect("a guest");
                 guest.qemu.running = matches!(act, Act::GoOn(_));
+            }
+            Act::GoOnDeaf(number) => {
+                self.guests[number].as_mut().expect("a guest").qemu.running = true;
+                return;
             }
             Act::Wipe => self.record = None,
         }
@@ -330,11 +339,15 @@ impl Model {
         hook.run();
     }
 
-    /// `hotplugger sync`.
-    pub(crate) fn sync(&self, world: &ModelWorld) {
+    /// `hotplugger sync`, which does one machine beside the other: in one order or the other.
+    pub(crate) fn sync(&self, world: &ModelWorld, last_first: bool) {
         let record = world.record();
         sync::forget_the_gone(world, record.as_slice(), &world.topology());
-        for vm in &self.config.virtual_machines {
+        let mut vms: Vec<_> = self.config.virtual_machines.iter().collect();
+        if last_first {
+            vms.reverse();
+        }
+        for vm in vms {
             if world.is_up(&vm.socket) {
                 let look = || world.topology();
                 let sync = sync::Sync { world, config: &self.config, vm, look: &look };
