@@ -18,6 +18,10 @@ BEHIND = (1, 2, 3)
 SEQUENCE = 40           # steps
 # How long a host that is emulated may take until what is to hold holds.
 PATIENCE = 90           # s
+# How long one may not answer at all: a guest's QEMU resets a device behind a hub that was just
+# pulled, and the emulated hub lets the kernel run into one timeout after the other; on a busy machine
+# the emulated host as a whole stands still for a minute now and then.
+STUCK = 400             # s
 
 _WEIGHTS = {
     'plug': 30, 'unplug': 20, 'replace': 8, 'plug_hub': 4, 'pull_hub': 4, 'plug_behind': 12,
@@ -100,6 +104,7 @@ class Campaign:
     def __init__(self, binary):
         self.binary = binary
         self.counts = {}
+        self.unanswered = 0
         self.rig = None
 
     def fresh(self):
@@ -109,7 +114,7 @@ class Campaign:
         self.rig.up(guest='none')
         # Small, so that it can be filled.
         self.rig.sh('mount -t tmpfs -o size=128k,mode=1777 tmpfs /tmp')
-        self.delay = 0
+        self.delay, self.unanswered = 0, 0
         product.install(self.rig, self.binary, self._config())
         self.guests = {name: self.rig.guest(name) for name in PORTS}
         for guest in self.guests.values():
@@ -220,10 +225,14 @@ class Campaign:
             if not guest.running():
                 guest.start('seabios')
                 lost = True
-            guest.qmp('cont')
+            self._answered(lambda: guest.qmp('cont'))
         self._write_config()
-        self.rig.exec('while pgrep -x hotplugger >/dev/null; do sleep 0.1; done; '
-                      'udevadm settle --timeout=120', timeout=200)
+        self._answered(lambda: self.rig.exec(
+            'while pgrep -x hotplugger >/dev/null; do sleep 0.1; done; '
+            'udevadm settle --timeout=120', timeout=200))
+        # An event that gave its QEMU up has said so; `sync` is what mends that.
+        unanswered = self.rig.journal('-t', 'hotplugger').count('no answer within')
+        lost, self.unanswered = lost or unanswered > self.unanswered, unanswered
         if lost:
             # What the start of a guest runs, and a person whose hotplugger was killed.
             ended = self.rig.exec('hotplugger sync')
@@ -231,10 +240,22 @@ class Campaign:
                 raise Broken(f'sync fails: {ended.out}{ended.err}')
         time.sleep(1)
 
+    @staticmethod
+    def _answered(ask):
+        """What ask() returns, once whom it asks answers."""
+        end = time.monotonic() + STUCK
+        while True:
+            try:
+                return ask()
+            except RigError:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(1)
+
     def _check(self):
         """Looks until all holds, or has not for too long."""
         end = time.monotonic() + PATIENCE
-        while wrong := self._wrong():
+        while wrong := self._answered(self._wrong):
             if time.monotonic() > end:
                 raise Broken('; '.join(wrong))
             time.sleep(1)
