@@ -95,9 +95,14 @@ def qemu(path):
         process.wait()
 
 
+def event(action, folder):
+    """The environment of that event of the device, on that host."""
+    return {**_EVENT, 'ACTION': action, 'HOTPLUGGER_ROOT': folder}
+
+
 def count(command, action='add', folder='/'):
     """The instructions that a command executes on that event."""
-    environment = {**_EVENT, 'ACTION': action, 'HOTPLUGGER_ROOT': folder, 'PATH': os.environ['PATH']}
+    environment = {**event(action, folder), 'PATH': os.environ['PATH']}
     ended = subprocess.run(['valgrind', '--tool=callgrind', '--callgrind-out-file=/dev/null',
                             *command], env=environment, capture_output=True, text=True)
     found = re.search(r'Collected : (\d+)', ended.stderr)
@@ -112,7 +117,7 @@ def seconds(commands, rounds):
     times = [[] for _ in commands]
     for _ in range(rounds):
         for (command, folder), its_times in zip(commands, times):
-            environment = {**_EVENT, 'ACTION': 'bind', 'HOTPLUGGER_ROOT': folder}
+            environment = event('bind', folder)
             begin = time.perf_counter()
             child = os.posix_spawn(command[0], command, environment)
             os.waitpid(child, 0)
