@@ -56,7 +56,7 @@ def starts(measured):
 def crowds(measured):
     """The table of several at once: time to the last, and how long udevd was busy."""
     lines = []
-    for way in latency.WAYS:
+    for way in latency.CROWD_WAYS:
         cells = []
         for count in latency.COUNTS:
             plugs = measured.get((way.name, count))
@@ -106,7 +106,7 @@ def main():
         file.write(text)
     curves = {way.name: [(count, statistics.median([plug.opened[-1] for plug in many[way.name, count]]))
                          for count in latency.COUNTS if (way.name, count) in many]
-              for way in latency.WAYS}
+              for way in latency.CROWD_WAYS}
     with open(f'{_DOCS}/performance.svg', 'w') as file:
         file.write(plot.svg('From the kernel to the last device in the guest',
                             {name: curve for name, curve in curves.items() if curve}))
