@@ -12,10 +12,12 @@ class Case(unittest.TestCase):
     guest_kind = 'linux'            # 'linux', 'seabios' or 'none'
     binary = product.BINARY         # run.py --binary
     evidence = ''                   # the journal of a test that is over
+    died = ''                       # how its host VM ended, if it did so by itself
 
     def setUp(self):
         self.rig = Rig()
         self.addCleanup(self.rig.down)
+        self.addCleanup(self._look_after)
         self.rig.up(guest=self.guest_kind)
         self.guest = self.rig.guest()
         self._start = self.rig.agent.clocks()['realtime']
@@ -27,6 +29,9 @@ class Case(unittest.TestCase):
         hardware: all is emulated here, on a machine that may be busy."""
         text = product.config(ports or {'windows': ['1']}, **{'timeout': 30, **settings})
         product.install(self.rig, self.binary, text)
+
+    def _look_after(self):
+        self.died = self.rig.machine.died()
 
     def _keep_evidence(self):
         try:

@@ -1,5 +1,6 @@
 """The rig itself: what all other tests rely on.  No hotplugger in it."""
 import os
+import signal
 import sys
 import tempfile
 import types
@@ -66,6 +67,19 @@ class HostTest(Case):
         self.rig.plug_together(*((kind, str(port)) for port, kind in enumerate(kinds, 1)))
         self.rig.wait_for(lambda: {name[:3] for name in self.rig.drivers()}
                           == {'1-1', '1-2', '1-3', '1-4', '1-5'})
+
+    def test_how_a_host_died(self):
+        self.assertEqual(self.rig.machine.died(), '')
+        with Rig() as other:
+            other.up(guest='none')
+            os.kill(other.machine._process.pid, signal.SIGSEGV)
+            self.assertIn('was ended by SIGSEGV', other.machine.died())
+        self.assertEqual(other.machine.died(), '')
+        with Rig() as other:
+            other.up(guest='none')
+            with self.assertRaises(RigError):
+                other.sh('echo c > /proc/sysrq-trigger')
+            self.assertRegex(other.machine.died(), '(?s)exited with 0;.*sysrq triggered crash')
 
     def test_two_rigs_are_apart(self):
         with Rig() as other:

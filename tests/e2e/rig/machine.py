@@ -15,6 +15,7 @@ from .qmp import QMP
 from .settings import RAM, accelerator
 from .wait import wait_for
 
+_TAIL = 3000                           # characters of a log that an error shows
 AGENT_PORT = 7000                      # in the VM; see host/etc/systemd/system/rig-agent.service
 # At addresses that give stable DEVPATHs: xhci is /devices/pci0000:00/0000:00:14.0, its usb1 has
 # the ports' high-speed half and usb2 their super-speed half, as with a real USB 3 port.
@@ -90,8 +91,7 @@ class Machine:
         try:
             return wait_for(check, timeout, what, every=0.03)
         except RigError as error:
-            with open(f'{self.folder}/qemu.log') as log:
-                raise RigError(f'{error}; QEMU said: {log.read()[-1000:].strip()}') from None
+            raise RigError(f'{error}; QEMU said: {self._tail("qemu.log")}') from None
 
     def save(self, path):
         """Stops the VM and saves its state; it can only be ended then.
@@ -118,6 +118,23 @@ class Machine:
         except (OSError, ValueError):
             return False
 
+    def died(self):
+        """How QEMU ended, if it was started here and nobody asked it to end, else ''.  A signal is
+        QEMU's own crash; status 0 is a panic of the VM's kernel, for QEMU ends in place of the
+        reboot after it."""
+        if not self._process:
+            return ''
+        with contextlib.suppress(RigError):
+            self.qmp.execute('query-status')
+            return ''
+        try:
+            status = self._process.wait(10)     # its sockets close before it is gone
+        except subprocess.TimeoutExpired:
+            return ''
+        end = f'was ended by {signal.Signals(-status).name}' if status < 0 else f'exited with {status}'
+        return (f"the host VM's QEMU {end}; it said: {self._tail('qemu.log')}\n"
+                f"the end of the VM's console:\n{self._tail('console.log')}")
+
     def stop(self):
         """Ends QEMU, if it runs, and removes the folder."""
         self.close()
@@ -125,6 +142,7 @@ class Machine:
             os.kill(self._pid(), signal.SIGKILL)      # its disk is forgotten: nothing to lose
         with contextlib.suppress(RigError):
             wait_for(lambda: not self.alive(), 10, every=0.02)
+        self._process = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -162,6 +180,10 @@ class Machine:
         """The port of 127.0.0.1 that leads to the agent in the VM."""
         table = self.qmp.execute('human-monitor-command', **{'command-line': 'info usernet'})
         return int(re.search(r'HOST_FORWARD]\s+\d+\s+127\.0\.0\.1\s+(\d+)', table)[1])
+
+    def _tail(self, name):
+        with open(f'{self.folder}/{name}', errors='replace') as log:
+            return log.read()[-_TAIL:].strip()
 
     @property
     def _socket(self):
