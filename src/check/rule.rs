@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::finding::Finding;
-use super::udev_rules::{Kind, commands, words};
+use super::udev_rules::{Command, Kind, commands, words};
 use crate::text::shell_word;
 
 /// What was found of udev's rules.
@@ -27,7 +27,10 @@ pub struct RulesFile {
 }
 
 /// A command that starts hotplugger, and the file it stands in.
-type Run<'a> = (&'a Path, String);
+struct Run<'a> {
+    file: &'a Path,
+    command: Command,
+}
 
 const ADD: Kind = Kind { action: "add", devtype: "usb_device" };
 const BIND: Kind = Kind { action: "bind", devtype: "usb_device" };
@@ -40,7 +43,7 @@ impl RulesLook {
         let mut programs: Vec<String> = [ADD, BIND, REMOVE, INTERFACE]
             .iter()
             .flat_map(|kind| self.runs(*kind))
-            .filter_map(|(_, command)| program(&command))
+            .filter_map(|run| program(&run.command.text))
             // The original's is Python's to start.
             .filter(|program| !program.ends_with("/hotplugger.py"))
             .collect();
@@ -55,7 +58,7 @@ impl RulesLook {
         [BIND, INTERFACE]
             .iter()
             .flat_map(|kind| self.runs(*kind))
-            .any(|(_, command)| words(&command).iter().any(|word| word.as_str() == file))
+            .any(|run| words(&run.command.text).iter().any(|word| word.as_str() == file))
     }
 
     /// The files that count: of two with the same name the first.
@@ -74,8 +77,8 @@ impl RulesLook {
         let mut runs: Vec<Run<'_>> = Vec::new();
         for file in self.in_force() {
             for command in starting_us(&file.text, kind) {
-                if !runs.iter().any(|(_, known)| *known == command) {
-                    runs.push((&file.path, command));
+                if !runs.iter().any(|known| known.command.text == command.text) {
+                    runs.push(Run { file: &file.path, command });
                 }
             }
         }
@@ -83,9 +86,16 @@ impl RulesLook {
     }
 }
 
-fn starting_us(text: &str, kind: Kind) -> Vec<String> {
+impl Run<'_> {
+    /// `file:line`.
+    fn place(&self) -> String {
+        format!("{}:{}", self.file.display(), self.command.line)
+    }
+}
+
+fn starting_us(text: &str, kind: Kind) -> Vec<Command> {
     let mut commands = commands(text, kind);
-    commands.retain(|command| program(command).is_some());
+    commands.retain(|command| program(&command.text).is_some());
     commands
 }
 
@@ -114,7 +124,7 @@ pub fn judge(look: &RulesLook) -> Vec<Finding> {
         findings.push(none(look));
         return findings;
     }
-    let first = |runs: &[Run<'_>]| runs.first().map(|(path, _)| path.display().to_string());
+    let first = |runs: &[Run<'_>]| runs.first().map(|run| run.file.display().to_string());
     let ours = "put hotplugger's own rule in its place: `hotplugger install`";
     findings.push(if let Some(place) = first(&bind) {
         Finding::ok("rule-installed", place, "it runs hotplugger when a device is ready")
@@ -178,24 +188,32 @@ fn none(look: &RulesLook) -> Finding {
 }
 
 fn twice(runs: &[Run<'_>]) -> Option<Finding> {
-    let [(first, one), .., (last, other)] = runs else { return None };
-    let place = last.display();
-    let what = format!("udev runs `{one}` ({}) and `{other}` for the same event", first.display());
-    let finding = Finding::warning("rule-twice", &place, what);
-    Some(finding.advice(format!("leave the second out of {place}; one is enough")))
+    let [one, .., other] = runs else { return None };
+    let what = format!(
+        "udev runs `{}` ({}) and `{}` for the same event",
+        one.command.text,
+        one.place(),
+        other.command.text
+    );
+    let place = other.place();
+    let advice = format!("leave the second out of {place}; one is enough");
+    Some(Finding::warning("rule-twice", place, what).advice(advice))
 }
 
 /// An older rule beside the one that knows `bind`: the original's, mostly.
 fn beside(bind: &[Run<'_>], others: [&Vec<Run<'_>>; 3]) -> Option<Finding> {
-    let (first, one) = bind.first()?;
-    let is_other = |(_, command): &&Run<'_>| !bind.iter().any(|(_, known)| known == command);
-    let (path, command) = others.into_iter().flatten().find(is_other)?;
+    let one = bind.first()?;
+    let is_known = |run: &Run<'_>| bind.iter().any(|known| known.command.text == run.command.text);
+    let other = others.into_iter().flatten().find(|run| !is_known(run))?;
     let what = format!(
-        "udev runs `{command}` as well as `{one}` ({}): both would attach what is plugged in",
-        first.display()
+        "udev runs `{}` as well as `{}` ({}): both would attach what is plugged in",
+        other.command.text,
+        one.command.text,
+        one.place()
     );
-    let finding = Finding::warning("rule-twice", path.display(), what);
-    Some(finding.advice(format!("take the line out of {}; one rule is enough", path.display())))
+    let place = other.place();
+    let advice = format!("take the line out: {place}; one rule is enough");
+    Some(Finding::warning("rule-twice", place, what).advice(advice))
 }
 
 #[cfg(test)]
@@ -270,6 +288,6 @@ mod tests {
         assert_eq!(codes(&both), ["rule-twice"]);
         let findings = judge(&look(&both));
         let twice = findings.iter().find(|finding| finding.code == "rule-twice").unwrap();
-        assert_eq!(twice.place, "/a/1.rules");
+        assert_eq!(twice.place, "/a/1.rules:1");
     }
 }

@@ -21,12 +21,22 @@ struct Token {
     value: String,
 }
 
-/// The command lines that a rules file has run for such an event of a USB device.
-pub fn commands(text: &str, kind: Kind) -> Vec<String> {
-    let rules: Vec<Vec<Token>> = logical_lines(text).iter().map(|line| tokens(line)).collect();
-    let mut commands = Vec::new();
+/// A command line of a rules file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The number of the line it stands in, from 1; the first, if the line is continued.
+    pub line: usize,
+    /// The command line.
+    pub text: String,
+}
+
+/// The command lines that a rules file has run for such an event of a USB device, each once.
+pub fn commands(text: &str, kind: Kind) -> Vec<Command> {
+    let rules: Vec<(usize, Vec<Token>)> =
+        logical_lines(text).into_iter().map(|(number, line)| (number, tokens(&line))).collect();
+    let mut commands: Vec<Command> = Vec::new();
     let mut next = 0;
-    while let Some(rule) = rules.get(next) {
+    while let Some((line, rule)) = rules.get(next) {
         next += 1;
         let jump = rule.iter().find(|token| token.key == "GOTO").map(|token| &token.value);
         if !rule.iter().all(|token| token.matches(kind).unwrap_or(jump.is_none())) {
@@ -36,13 +46,14 @@ pub fn commands(text: &str, kind: Kind) -> Vec<String> {
             if token.operator != "+=" {
                 commands.clear();
             }
-            if !token.value.is_empty() && !commands.contains(&token.value) {
-                commands.push(token.value.clone());
+            let text = &token.value;
+            if !text.is_empty() && !commands.iter().any(|known| known.text == *text) {
+                commands.push(Command { line: *line, text: text.clone() });
             }
         }
         if let Some(label) = jump {
             let is_label = |token: &Token| token.key == "LABEL" && token.value == *label;
-            let found = rules[next..].iter().position(|rule| rule.iter().any(is_label));
+            let found = rules[next..].iter().position(|(_, rule)| rule.iter().any(is_label));
             next += found.unwrap_or(0);
         }
     }
@@ -64,24 +75,23 @@ pub fn words(command: &str) -> Vec<String> {
     words
 }
 
-/// Lines, with those that end in a backslash joined to the next, without comments.
-fn logical_lines(text: &str) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut joined = String::new();
-    for line in text.lines() {
+/// Lines, with those that end in a backslash joined to the next, without comments; each with the
+/// number of its first.
+fn logical_lines(text: &str) -> Vec<(usize, String)> {
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    let mut goes_on = false;
+    for (line, number) in text.lines().zip(1..) {
         let line = line.trim_start();
         if line.starts_with('#') {
             continue;
         }
-        if let Some(begun) = line.strip_suffix('\\') {
-            joined.push_str(begun);
-            continue;
+        let begun = line.strip_suffix('\\');
+        let part = begun.unwrap_or(line);
+        match lines.last_mut().filter(|_| goes_on) {
+            Some((_, joined)) => joined.push_str(part),
+            None => lines.push((number, part.to_owned())),
         }
-        joined.push_str(line);
-        lines.push(std::mem::take(&mut joined));
-    }
-    if !joined.is_empty() {
-        lines.push(joined);
+        goes_on = begun.is_some();
     }
     lines
 }
@@ -194,12 +204,16 @@ mod tests {
     const BIND: Kind = Kind { action: "bind", devtype: "usb_device" };
     const INTERFACE: Kind = Kind { action: "add", devtype: "usb_interface" };
 
+    fn texts(rules: &str, kind: Kind) -> Vec<String> {
+        commands(rules, kind).into_iter().map(|command| command.text).collect()
+    }
+
     #[test]
     fn our_own_rule_runs_on_the_three_events_of_devices() {
         let ours = include_str!("../../rules/99-hotplugger.rules");
         for action in ["add", "bind", "remove"] {
             let kind = Kind { action, devtype: "usb_device" };
-            assert_eq!(commands(ours, kind), ["/usr/bin/hotplugger udev"], "{action}");
+            assert_eq!(texts(ours, kind), ["/usr/bin/hotplugger udev"], "{action}");
         }
         assert!(commands(ours, Kind { action: "change", ..BIND }).is_empty());
         assert!(commands(ours, INTERFACE).is_empty());
@@ -210,7 +224,7 @@ mod tests {
         let rules = "SUBSYSTEM==\"usb\", ACTION==\"add\", RUN+=\"/usr/bin/hotplugger\"\n\
             SUBSYSTEM==\"usb\", ACTION==\"remove\", RUN+=\"/usr/bin/hotplugger\"\n";
         assert!(commands(rules, BIND).is_empty());
-        assert_eq!(commands(rules, INTERFACE), ["/usr/bin/hotplugger"]);
+        assert_eq!(texts(rules, INTERFACE), ["/usr/bin/hotplugger"]);
     }
 
     #[test]
@@ -223,8 +237,9 @@ mod tests {
             SUBSYSTEM==\"block\", RUN+=\"/three\"\n\
             this is no rule, RUN+=\"/four\"\n\
             LABEL=\"end\"\n";
-        assert_eq!(commands(rules, BIND), ["/one \"x\"", "/two"]);
-        assert_eq!(commands("RUN+=\"/a\"\nRUN=\"/b\"\n", BIND), ["/b"]);
+        assert_eq!(texts(rules, BIND), ["/one \"x\"", "/two"]);
+        assert_eq!(commands(rules, BIND).iter().map(|command| command.line).collect::<Vec<_>>(), [2, 5]);
+        assert_eq!(texts("RUN+=\"/a\"\nRUN=\"/b\"\n", BIND), ["/b"]);
         assert_eq!(words("'/opt/my hotplugger' udev  x"), ["/opt/my hotplugger", "udev", "x"]);
     }
 

@@ -144,6 +144,9 @@ class Campaign:
             'for p in $(pgrep -x "qemu-system-x86|hotplugger"); do tr "\\0" " " < /proc/$p/cmdline | '
             'cut -c1-60; for t in /proc/$p/task/*; do grep -h "^State" $t/status; cat $t/comm '
             '$t/syscall $t/stack; done; done').out)
+        for name, guest in self.guests.items():
+            parts.append(self.rig.exec(f'systemctl status --no-pager {guest.unit}; '
+                                       f'tail -5 {guest.folder}/qemu.log').out)
         parts += [f'{name}: {time:.3f} {text}' for name, guest in self.guests.items()
                   for time, text in guest.trace()[-30:]]
         return '\n'.join(parts)
@@ -222,10 +225,8 @@ class Campaign:
         """Lets everything come to rest, both guests running."""
         self.rig.exec('while pgrep -f "[p]kill -9 -x hotplugger" >/dev/null; do sleep 0.1; done')
         for guest in self.guests.values():
-            if not guest.running():
-                guest.start('seabios')
+            if self._answered(lambda: self._runs_again(guest)):
                 lost = True
-            self._answered(lambda: guest.qmp('cont'))
         self._write_config()
         self._answered(lambda: self.rig.exec(
             'while pgrep -x hotplugger >/dev/null; do sleep 0.1; done; '
@@ -239,6 +240,16 @@ class Campaign:
             if ended.rc != 0:
                 raise Broken(f'sync fails: {ended.out}{ended.err}')
         time.sleep(1)
+
+    @staticmethod
+    def _runs_again(guest):
+        """Has the guest go on; whether it had to be started.  One that was killed may end only after
+        the kernel's reset of a device, which its QEMU waits for."""
+        ended = not guest.running()
+        if ended:
+            guest.start('seabios')
+        guest.qmp('cont')
+        return ended
 
     @staticmethod
     def _answered(ask):
