@@ -49,7 +49,7 @@ def run(binary, seed, steps, minutes):
                 campaign.play(steps_of_it)
             except (Broken, rig.RigError) as error:
                 print(f'torture: sequence {number} of seed {seed}: {error}')
-                print(campaign.evidence())
+                print(campaign.rig.machine.died() or campaign.evidence(), flush=True)
                 shortest(campaign, steps_of_it)
                 return False
             played += len(steps_of_it)
