@@ -45,11 +45,7 @@ def run(binary, seed, steps, minutes):
                 campaign.fresh()
             # Each sequence has dice of its own, so that one can be replayed alone.
             steps_of_it = sequence(random.Random(f'{seed} {number}'))
-            try:
-                campaign.play(steps_of_it)
-            except (Broken, rig.RigError) as error:
-                print(f'torture: sequence {number} of seed {seed}: {error}')
-                print(campaign.rig.machine.died() or campaign.evidence(), flush=True)
+            if not holds(campaign, steps_of_it, f'sequence {number} of seed {seed}'):
                 shortest(campaign, steps_of_it)
                 return False
             played += len(steps_of_it)
@@ -61,6 +57,22 @@ def run(binary, seed, steps, minutes):
     print(f'torture: seed {seed}: {played} steps in {time.monotonic() - started:.0f} s, nothing '
           'broken: ' + ', '.join(f'{count} {name}' for name, count in counts.most_common()))
     return True
+
+
+def holds(campaign, steps, name):
+    """Plays a sequence; whether all held.  If the host itself dies (Machine.died) that is no verdict:
+    it is played again on a fresh one, once."""
+    for again in (False, True):
+        try:
+            campaign.play(steps)
+            return True
+        except (Broken, rig.RigError) as error:
+            died = campaign.rig.machine.died()
+            print(f'torture: {name}: {error}\n{died or campaign.evidence()}', flush=True)
+            if again or not died:
+                return False
+        print(f'torture: {name} again, on a fresh host', flush=True)
+        campaign.fresh()
 
 
 def shortest(campaign, steps):
