@@ -223,13 +223,13 @@ class Campaign:
 
     def _settle(self, lost):
         """Lets everything come to rest, both guests running."""
-        self.rig.exec('while pgrep -f "[p]kill -9 -x hotplugger" >/dev/null; do sleep 0.1; done')
+        self.rig.exec('while pidwait -f "[p]kill -9 -x hotplugger"; do :; done')
         for guest in self.guests.values():
             if self._answered(lambda: self._runs_again(guest)):
                 lost = True
         self._write_config()
         self._answered(lambda: self.rig.exec(
-            'while pgrep -x hotplugger >/dev/null; do sleep 0.1; done; '
+            'while pidwait -x hotplugger; do :; done; '
             'udevadm settle --timeout=120', timeout=200))
         # An event that gave its QEMU up has said so; `sync` is what mends that.
         unanswered = self.rig.journal('-t', 'hotplugger').count('no answer within')
@@ -300,8 +300,10 @@ class Campaign:
 
     def _present(self):
         """{id: port} of what is plugged in and no hub."""
+        # Without a process for each: they are dear where all is emulated.
         told = self.rig.sh('cd /sys/bus/usb/devices; for d in *-*; do case $d in *:*) ;; *) '
-                           'echo $d $(cat $d/devnum $d/bDeviceClass 2>/dev/null);; esac; done')
+                           'unset n c; { read -r n < $d/devnum; read -r c < $d/bDeviceClass; } '
+                           '2>/dev/null; echo $d $n $c;; esac; done')
         devices = [line.split() for line in told.splitlines()]
         return {f'hotplugger-{name}-{rest[0]}': name.partition('-')[2]
                 for name, *rest in devices if len(rest) == 2 and rest[1] != '09'}
