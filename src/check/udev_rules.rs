@@ -238,7 +238,10 @@ mod tests {
             this is no rule, RUN+=\"/four\"\n\
             LABEL=\"end\"\n";
         assert_eq!(texts(rules, BIND), ["/one \"x\"", "/two"]);
-        assert_eq!(commands(rules, BIND).iter().map(|command| command.line).collect::<Vec<_>>(), [2, 5]);
+        assert_eq!(
+            commands(rules, BIND).iter().map(|command| command.line).collect::<Vec<_>>(),
+            [2, 5]
+        );
         assert_eq!(texts("RUN+=\"/a\"\nRUN=\"/b\"\n", BIND), ["/b"]);
         assert_eq!(words("'/opt/my hotplugger' udev  x"), ["/opt/my hotplugger", "udev", "x"]);
     }
