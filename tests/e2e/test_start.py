@@ -51,7 +51,7 @@ class StartCase(StayCase):
     def start_in_place(self):
         """Starts the guest where the socket of the one before may still lie."""
         self.rig.sh(['systemd-run', '--quiet', f'--unit={self.guest.unit}', '--collect',
-                     *self.guest.command('seabios'), '-accel', 'tcg'])
+                     *self.guest.command('seabios')])
         self.wait_running()
 
     def kill(self):
@@ -160,7 +160,7 @@ class OtherWaysTest(StartCase):
 
     def test_a_script(self):
         self.plug_all()
-        qemu = shlex.join([*self.guest.command('seabios'), '-accel', 'tcg'])
+        qemu = shlex.join(self.guest.command('seabios'))
         self.rig.sh('mkdir -p /run/vm/windows')
         self.rig.put(f'#!/bin/sh\n{qemu} &\nhotplugger sync windows --wait 120\nwait\n'.encode(),
                      '/root/start', 0o755)

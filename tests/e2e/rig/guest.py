@@ -62,9 +62,7 @@ class Guest(UsbDevices):
         cgroup may open no device either."""
         self.stop()
         self._host.sh(f'rm -rf {self.folder}; mkdir -p {self.folder}')
-        # On a TCG host too: SVM.  But TCG's SVM now and then leaves a VM's CPU in a loop that nobody
-        # ends, and with it the host VM; what Linux gains by it SeaBIOS does not need.
-        nested_kvm = kind == 'linux' and self._host.exec('[ -c /dev/kvm ]').rc == 0
+        nested_kvm = self._host.exec('[ -c /dev/kvm ]').rc == 0      # also on a TCG host: SVM
         properties = ['-p', f'StandardError=file:{self.folder}/qemu.log']
         if user:
             self._host.sh(['chown', user, self.folder])
@@ -73,9 +71,9 @@ class Guest(UsbDevices):
         if confined:
             properties += ['-p', 'PrivateDevices=yes']
             nested_kvm = False
+        accelerator = 'kvm' if nested_kvm and kind == 'linux' else 'tcg'
         self._run_unit(self.unit, properties,
-                       [*self.command(kind, controllers), '-accel', 'kvm' if nested_kvm else 'tcg',
-                        *extra])
+                       [*self.command(kind, controllers, accelerator), *extra])
         if kind == 'linux':
             self._run_unit(f'{self.unit}-console', ['-p', f'BindsTo={self.unit}.service'],
                            ['python3', '/opt/rig/console.py', f'{self.folder}/serial',
@@ -84,13 +82,17 @@ class Guest(UsbDevices):
         if kind == 'linux':
             self._wait_boot()
 
-    def command(self, kind, controllers=CONTROLLERS):
-        """QEMU's command line."""
+    def command(self, kind, controllers=CONTROLLERS, accelerator='tcg'):
+        """QEMU's command line.
+
+        With KVM Linux boots much faster, SeaBIOS does not; and where TCG emulates SVM for it, it
+        now and then leaves the host VM's CPU in a loop that nobody ends.
+        """
         command = ['qemu-system-x86_64', '-name', self.name, '-machine', 'q35,usb=off',
                    '-nodefaults', '-no-user-config', '-display', 'none', '-msg', 'timestamp=on',
                    '-qmp', f'unix:{self.qmp_sock},server=on,wait=off',
                    '-qmp', f'unix:{self._rig_sock},server=on,wait=off',
-                   '-D', f'{self.folder}/trace.log']
+                   '-D', f'{self.folder}/trace.log', '-accel', accelerator]
         for event in _TRACED:
             command += ['-trace', event]
         for controller in controllers:
