@@ -12,7 +12,7 @@ class Case(unittest.TestCase):
     guest_kind = 'linux'            # 'linux', 'seabios' or 'none'
     binary = product.BINARY         # run.py --binary
     evidence = ''                   # the journal of a test that is over
-    died = ''                       # how its host VM ended, if it did so by itself
+    died = ''                       # how its host VM died, if it did so by itself
 
     def setUp(self):
         self.rig = Rig()
@@ -31,7 +31,7 @@ class Case(unittest.TestCase):
         product.install(self.rig, self.binary, text)
 
     def _look_after(self):
-        self.died = self.rig.machine.died()
+        self.died = self.rig.died()
 
     def _keep_evidence(self):
         try:

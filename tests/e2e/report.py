@@ -9,8 +9,8 @@ _LAST_LINES = 15
 class Report(unittest.TestResult):
     """Prints a line for each test as it ends, and under a failed one all that is known.
 
-    A failed test whose host VM died (Machine.died) is run once more: an emulator that crashes has
-    not shown what hotplugger does.  It is said, with all that is known of the death; the second
+    A failed test whose host VM died (Host.died) is run once more: an emulator that crashes has not
+    shown what hotplugger does.  It is said, with all that is known of the death; the second
     time counts, whatever ends it.
     """
 

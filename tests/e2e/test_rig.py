@@ -69,17 +69,20 @@ class HostTest(Case):
                           == {'1-1', '1-2', '1-3', '1-4', '1-5'})
 
     def test_how_a_host_died(self):
-        self.assertEqual(self.rig.machine.died(), '')
+        self.assertEqual(self.rig.died(), '')
+        with self.rig.machine.paused():
+            self.assertIn('does not answer', self.rig.died(patience=2))
+        self.assertEqual(self.rig.died(), '')
         with Rig() as other:
             other.up(guest='none')
             os.kill(other.machine._process.pid, signal.SIGSEGV)
-            self.assertIn('was ended by SIGSEGV', other.machine.died())
-        self.assertEqual(other.machine.died(), '')
+            self.assertIn('was ended by SIGSEGV', other.died())
+        self.assertEqual(other.died(), '')
         with Rig() as other:
             other.up(guest='none')
             with self.assertRaises(RigError):
                 other.sh('echo c > /proc/sysrq-trigger')
-            self.assertRegex(other.machine.died(), '(?s)exited with 0;.*sysrq triggered crash')
+            self.assertRegex(other.died(), '(?s)exited with 0;.*sysrq triggered crash')
 
     def test_two_rigs_are_apart(self):
         with Rig() as other:

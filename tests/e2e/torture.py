@@ -60,14 +60,14 @@ def run(binary, seed, steps, minutes):
 
 
 def holds(campaign, steps, name):
-    """Plays a sequence; whether all held.  If the host itself dies (Machine.died) that is no verdict:
+    """Plays a sequence; whether all held.  If the host itself dies (Host.died) that is no verdict:
     it is played again on a fresh one, once."""
     for again in (False, True):
         try:
             campaign.play(steps)
             return True
         except (Broken, rig.RigError) as error:
-            died = campaign.rig.machine.died()
+            died = campaign.rig.died()
             print(f'torture: {name}: {error}\n{died or campaign.evidence()}', flush=True)
             if again or not died:
                 return False

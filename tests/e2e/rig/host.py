@@ -39,6 +39,18 @@ class Host:
         self._agent = self._shift = None
         self.machine.stop()
 
+    def died(self, patience=60):
+        """How it died of itself (Machine.died), or that it stands still: it does not answer for
+        that many seconds, though its QEMU runs.  Else ''."""
+        died = self.machine.died()
+        if died or not self.machine.alive():
+            return died
+        try:
+            self.agent.clocks(patience)
+            return ''
+        except RigError as error:
+            return f"the host VM's QEMU runs, but {error}"
+
     # -- its ports
 
     def plug(self, kind, port, **options):
