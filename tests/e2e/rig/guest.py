@@ -85,8 +85,8 @@ class Guest(UsbDevices):
     def command(self, kind, controllers=CONTROLLERS, accelerator='tcg'):
         """QEMU's command line.
 
-        With KVM Linux boots much faster, SeaBIOS does not; and where TCG emulates SVM for it, it
-        now and then leaves the host VM's CPU in a loop that nobody ends.
+        With KVM Linux boots much faster, SeaBIOS does not; and where TCG emulates SVM for it, the
+        host VM stood still now and then, or the guest was stopped with an internal error.
         """
         command = ['qemu-system-x86_64', '-name', self.name, '-machine', 'q35,usb=off',
                    '-nodefaults', '-no-user-config', '-display', 'none', '-msg', 'timestamp=on',
