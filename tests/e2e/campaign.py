@@ -144,9 +144,9 @@ class Campaign:
             'for p in $(pgrep -x "qemu-system-x86|hotplugger"); do tr "\\0" " " < /proc/$p/cmdline | '
             'cut -c1-60; for t in /proc/$p/task/*; do grep -h "^State" $t/status; cat $t/comm '
             '$t/syscall $t/stack; done; done').out)
-        for name, guest in self.guests.items():
-            parts.append(self.rig.exec(f'systemctl status --no-pager {guest.unit}; '
-                                       f'tail -5 {guest.folder}/qemu.log').out)
+        parts += [self.rig.exec(f'systemctl status --no-pager {guest.unit}; '
+                                f'tail -5 {guest.folder}/qemu.log').out
+                  for guest in self.guests.values()]
         parts += [f'{name}: {time:.3f} {text}' for name, guest in self.guests.items()
                   for time, text in guest.trace()[-30:]]
         return '\n'.join(parts)

@@ -45,7 +45,9 @@ def run(binary, seed, steps, minutes):
                 campaign.fresh()
             # Each sequence has dice of its own, so that one can be replayed alone.
             steps_of_it = sequence(random.Random(f'{seed} {number}'))
-            if not holds(campaign, steps_of_it, f'sequence {number} of seed {seed}'):
+            if why := broken(campaign, steps_of_it):
+                print(f'torture: sequence {number} of seed {seed}: {why}')
+                print(campaign.rig.died() or campaign.evidence(), flush=True)
                 shortest(campaign, steps_of_it)
                 return False
             played += len(steps_of_it)
@@ -59,31 +61,26 @@ def run(binary, seed, steps, minutes):
     return True
 
 
-def holds(campaign, steps, name):
-    """Plays a sequence; whether all held.  If the host itself dies (Host.died) that is no verdict:
-    it is played again on a fresh one, once."""
+def broken(campaign, steps):
+    """Plays a sequence; what does not hold then, '' if all does.  If the host itself dies (Host.died)
+    that is no verdict: it is played again on a fresh one, once."""
     for again in (False, True):
         try:
             campaign.play(steps)
-            return True
+            return ''
         except (Broken, rig.RigError) as error:
             died = campaign.rig.died()
-            print(f'torture: {name}: {error}\n{died or campaign.evidence()}', flush=True)
             if again or not died:
-                return False
-        print(f'torture: {name} again, on a fresh host', flush=True)
-        campaign.fresh()
+                return str(error)
+            print(f'torture: {error}; played again on a fresh host: {died}', flush=True)
+            campaign.fresh()
 
 
 def shortest(campaign, steps):
     """Leaves out what is not needed to break it, each try on a fresh host, and prints the rest."""
     def breaks(some):
         campaign.fresh()
-        try:
-            campaign.play(some)
-        except (Broken, rig.RigError) as error:
-            return str(error)
-        return ''
+        return broken(campaign, some)
 
     why, size = breaks(steps), len(steps) // 2
     if not why:

@@ -62,18 +62,17 @@ class Guest(UsbDevices):
         cgroup may open no device either."""
         self.stop()
         self._host.sh(f'rm -rf {self.folder}; mkdir -p {self.folder}')
-        nested_kvm = self._host.exec('[ -c /dev/kvm ]').rc == 0      # also on a TCG host: SVM
         properties = ['-p', f'StandardError=file:{self.folder}/qemu.log']
         if user:
             self._host.sh(['chown', user, self.folder])
             properties += ['-p', f'User={user}']
-            nested_kvm = False                                       # root's alone
         if confined:
             properties += ['-p', 'PrivateDevices=yes']
-            nested_kvm = False
-        accelerator = 'kvm' if nested_kvm and kind == 'linux' else 'tcg'
-        self._run_unit(self.unit, properties,
-                       [*self.command(kind, controllers, accelerator), *extra])
+        # Root's alone; also on a TCG host: SVM.
+        nested_kvm = (kind == 'linux' and not user and not confined
+                      and self._host.exec('[ -c /dev/kvm ]').rc == 0)
+        command = self.command(kind, controllers, 'kvm' if nested_kvm else 'tcg')
+        self._run_unit(self.unit, properties, [*command, *extra])
         if kind == 'linux':
             self._run_unit(f'{self.unit}-console', ['-p', f'BindsTo={self.unit}.service'],
                            ['python3', '/opt/rig/console.py', f'{self.folder}/serial',
