@@ -75,6 +75,7 @@ fn place_again(
             node: "/dev/bus/usb/001/016".into(),
             by_node: true,
             handover: None,
+            thought_attached: false,
             still_there: &|| true,
         },
     )
@@ -273,6 +274,7 @@ fn hand_over(qmp: &mut QmpClient, speed: Speed) -> Result<Attached, AttachError>
             node: "/dev/bus/usb/001/016".into(),
             by_node: false,
             handover: Some(&Zeros),
+            thought_attached: false,
             still_there: &|| true,
         },
     )

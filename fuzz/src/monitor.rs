@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hotplugger::guest::attach::{Attached, Wanted, attach};
 use hotplugger::guest::bus::buses;
 use hotplugger::guest::detach::detach;
-use hotplugger::guest::seat::Memory;
+use hotplugger::guest::seat::{GuestPort, Memory, Usual};
 use hotplugger::guest::view::place;
 use hotplugger::qmp::handover::Handover;
 use hotplugger::speed::Speed;
@@ -23,18 +23,24 @@ pub fn run(data: &[u8]) {
     let handed = || Some(&Device as &dyn Handover);
     let ways = [(true, None), (true, handed()), (false, handed())];
     let hubs = ["xhci0.0".to_owned()];
-    for (hubs, (by_node, handover)) in
-        [&[][..], &hubs].into_iter().flat_map(|hubs| ways.map(|way| (hubs, way)))
+    let place = GuestPort { bus: hubs[0].clone(), port: 1 };
+    let usual = Usual { place, speed: Some(Speed::HIGH) };
+    let usual = Memory { own: Some(usual), others: Vec::new() };
+    let fresh = Memory::default();
+    for (hubs, memory, (by_node, handover)) in [(&[][..], &fresh), (&hubs, &fresh), (&hubs, &usual)]
+        .into_iter()
+        .flat_map(|(hubs, memory)| ways.map(|way| (hubs, memory, way)))
     {
         let wanted = Wanted {
             id: id.clone(),
             speed: Some(Speed::HIGH),
             hubs,
-            memory: &Memory::default(),
+            memory,
             named: true,
             node: PathBuf::from("/dev/bus/usb/001/016"),
             by_node,
             handover,
+            thought_attached: false,
             still_there: &|| true,
         };
         match attach(&mut Script::new(&text), &wanted) {

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use self::attempt::Source;
 use self::walk::Walk;
-use super::object;
 use crate::device_id::DeviceId;
 use crate::qmp::Qmp;
 use crate::qmp::handover::Handover;
@@ -44,6 +43,8 @@ pub struct Wanted<'a> {
     pub by_node: bool,
     /// The device's descriptor, if QEMU may be handed one.
     pub handover: Option<&'a dyn Handover>,
+    /// Whether it is thought to be attached already.
+    pub thought_attached: bool,
     /// Whether the very same device is still in its port and may be attached.
     pub still_there: &'a dyn Fn() -> bool,
 }
@@ -97,19 +98,31 @@ const UNTIL_HANDED: Duration = Duration::from_millis(300);
 /// Attaches the device in the first of its [`seats`](super::seat::seats) that takes it at its own
 /// speed, else in the one where it is fastest, and proves it.
 ///
-/// Objects of ours that stand for other devices in the port are deleted first. When it fails,
-/// no object stays behind that could open the device later, and no descriptor.
+/// Objects of ours that stand for other devices in the port are deleted: first, but for a device
+/// that goes to its usual seat, which has it sooner so. When it fails, no object stays behind that
+/// could open the device later, and no descriptor.
 pub fn attach(qmp: &mut dyn Qmp, wanted: &Wanted<'_>) -> Result<Attached, AttachError> {
-    for id in object::list(qmp)?.into_iter().filter(|id| id.port == wanted.id.port) {
-        if id == wanted.id && object::is_attached(qmp, &id)? {
-            return Ok(Attached::Before);
-        }
-        object::delete(qmp, &id)?;
+    let mut walk = Walk::new(wanted);
+    if !walk.is_usual() && walk.tidy(qmp)? {
+        return Ok(Attached::Before);
     }
     if !(wanted.still_there)() {
         return Err(AttachError::Gone);
     }
-    let mut walk = Walk::new(wanted);
+    let walked = take(qmp, wanted, &mut walk);
+    if !walk.is_tidy() {
+        // What became of the device does not change with it; the port's next event tidies as well.
+        let _ = walk.delete_others(qmp);
+    }
+    walked
+}
+
+/// By the ways that are open to it, one after the other.
+fn take(
+    qmp: &mut dyn Qmp,
+    wanted: &Wanted<'_>,
+    walk: &mut Walk<'_>,
+) -> Result<Attached, AttachError> {
     let Some(handover) = wanted.handover else {
         return walk.run(qmp, Source::Node(UNTIL_SEEN));
     };

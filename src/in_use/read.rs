@@ -16,8 +16,9 @@ use crate::sysfs::attribute;
 /// besides: what is left mounted there keeps the disk busy as well. Without the right to read that
 /// of process 1 (only root has it) our own is the host's, as nobody but udevd starts us elsewhere.
 pub fn read(root: &Root, devpath: &DevPath) -> Disks {
-    let blocks = blocks(root);
-    if !blocks.iter().any(|block| block.devpath.is_at_or_below(devpath)) {
+    // Of most devices that is all: a host may have dozens of disks, loop devices of snaps above all.
+    let places = places(root);
+    if !places.iter().any(|(_, place)| place.is_at_or_below(devpath)) {
         return Disks::default();
     }
     let tables = ["/proc/1/mountinfo", "/proc/self/mountinfo"];
@@ -29,31 +30,34 @@ pub fn read(root: &Root, devpath: &DevPath) -> Disks {
     let swaps = text("/proc/swaps").unwrap_or_default();
     let swaps = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
     Disks {
-        blocks,
+        blocks: places.into_iter().filter_map(|place| block(root, place)).collect(),
         mounts: mounts.map(|table| table.lines().filter_map(|line| mount(root, line)).collect()),
         swaps: swaps.map(|path| source(root, &unescape(path))).collect(),
         btrfs: btrfs(root),
     }
 }
 
-fn blocks(root: &Root) -> Vec<Block> {
+/// The name and the place of each block device.
+fn places(root: &Root) -> Vec<(String, DevPath)> {
     let class = root.path("/sys/class/block");
-    names(&class)
-        .into_iter()
-        .filter_map(|name| {
-            let folder = class.join(&name);
-            // Links such as `../../devices/…/block/sda/sda1`, which say the DEVPATH.
-            let link = fs::read_link(&folder).ok()?;
-            let (_, place) = link.to_str()?.split_once("/devices/")?;
-            Some(Block {
-                devpath: format!("/devices/{place}").parse().ok()?,
-                number: attribute(folder.join("dev")).ok()?,
-                mapped: attribute(folder.join("dm/name")).ok(),
-                holders: names(&folder.join("holders")),
-                name,
-            })
-        })
-        .collect()
+    let place = |name: String| {
+        // Links such as `../../devices/…/block/sda/sda1`, which say the DEVPATH.
+        let link = fs::read_link(class.join(&name)).ok()?;
+        let (_, place) = link.to_str()?.split_once("/devices/")?;
+        Some((name, format!("/devices/{place}").parse().ok()?))
+    };
+    names(&class).into_iter().filter_map(place).collect()
+}
+
+fn block(root: &Root, (name, devpath): (String, DevPath)) -> Option<Block> {
+    let folder = root.path("/sys/class/block").join(&name);
+    Some(Block {
+        devpath,
+        number: attribute(folder.join("dev")).ok()?,
+        mapped: attribute(folder.join("dm/name")).ok(),
+        holders: names(&folder.join("holders")),
+        name,
+    })
 }
 
 /// One line of mountinfo (`Documentation/filesystems/proc.rst`, 3.5):

@@ -121,7 +121,7 @@ impl Attach<'_> {
         let mut notes = Vec::new();
         // One that is thought to be attached is the guest's already.
         if !matches!(self.wish, Wish::Event { settle: false, .. }) {
-            notes.extend(candidate.keep_host_off());
+            notes.extend(candidate.keep_host_off_now());
         }
         let seen = world.seen();
         let record = record
@@ -162,7 +162,9 @@ impl Attach<'_> {
             return Outcome { subject: Some(subject), end: End::AttachedBefore, notes };
         }
         let refused = RefCell::new(None);
-        let attached = self.exchange(&id, device, candidate, &refused);
+        let thought_attached =
+            known.is_some_and(|known| known.devnum == devnum && known.attached.is_some());
+        let attached = self.exchange(&id, device, candidate, thought_attached, &refused);
         let now = world.now();
         let times = Times {
             since_plug: now.since(record.plugged),
@@ -199,6 +201,7 @@ impl Attach<'_> {
         id: &DeviceId,
         device: &UsbDevice,
         candidate: &Candidate<'_>,
+        thought_attached: bool,
         refused: &RefCell<Option<String>>,
     ) -> Result<Attached, ExchangeError> {
         let still_there = || {
@@ -224,6 +227,7 @@ impl Attach<'_> {
             node: sysfs::node(device.busnum, device.devnum),
             by_node: way != Way::Fd,
             handover: (way != Way::Node).then_some(&handover as &dyn Handover),
+            thought_attached,
             still_there: &still_there,
         };
         let mut attached = Err(AttachError::Gone);

@@ -39,16 +39,37 @@ pub(super) struct Attempt<'a> {
 pub(super) enum Tried {
     /// QEMU has the device open.
     Open,
+    /// QEMU had it open already.
+    Before,
     /// QEMU will open it when the guest goes on.
     Armed,
     /// No object is left.
     Refused(Why),
 }
 
+/// What became of `device_add`.
+enum Added {
+    /// There is an object.
+    Now,
+    /// There was one already.
+    Before,
+    /// The bus does not take it, which is all that is wrong.
+    Refused(Why),
+}
+
 impl Attempt<'_> {
     pub(super) fn run(self, qmp: &mut dyn Qmp) -> Result<Tried, AttachError> {
         let id = &self.wanted.id;
-        if let Some(why) = self.device_add(qmp)? {
+        let mut added = self.device_add(qmp)?;
+        if matches!(added, Added::Before) {
+            if object::is_attached(qmp, id)? {
+                return Ok(Tried::Before);
+            }
+            // It may be for another place, and not let go of yet.
+            object::delete(qmp, id)?;
+            added = self.device_add(qmp)?;
+        }
+        if let Added::Refused(why) = added {
             return Ok(Tried::Refused(why));
         }
         if object::is_attached(qmp, id)? {
@@ -111,7 +132,7 @@ impl Attempt<'_> {
             // QEMU may have learned of it only now, and looks of itself every two seconds: a new
             // object makes it look at once.
             object::delete(qmp, &wanted.id)?;
-            if let Some(why) = self.device_add(qmp)? {
+            if let Added::Refused(why) = self.device_add(qmp)? {
                 return Ok(Some(why));
             }
             if object::is_attached(qmp, &wanted.id)? {
@@ -138,28 +159,30 @@ impl Attempt<'_> {
         })
     }
 
-    /// Adds the object; returns why the bus does not take it, if that is all that is wrong.
-    fn device_add(self, qmp: &mut dyn Qmp) -> Result<Option<Why>, AttachError> {
-        let Err(error) = qmp.execute("device_add", self.arguments()) else { return Ok(None) };
+    /// Adds the object.
+    fn device_add(self, qmp: &mut dyn Qmp) -> Result<Added, AttachError> {
+        let Err(error) = qmp.execute("device_add", self.arguments()) else {
+            return Ok(Added::Now);
+        };
         // QMP has no classes for these; the words are those of QEMU 5 to 10 (`hw/usb/bus.c`:
         // `usb_claim_port`; `softmmu/qdev-monitor.c`: `qdev_device_add_from_qdict`;
         // `hw/usb/host-libusb.c`: `usb_host_realize`; `qom/object.c`).
         let said = error.refusal().unwrap_or_default();
         let by_set = matches!(self.source, Source::Set(_));
         if said.contains("no free ports") || said.contains("(in use?)") {
-            Ok(Some(Why::Full))
+            Ok(Added::Refused(Why::Full))
         } else if said.starts_with("Bus '") && said.ends_with("not found") {
-            Ok(Some(Why::NoSuchBus))
+            Ok(Added::Refused(Why::NoSuchBus))
         } else if said.starts_with("No 'usb-bus' bus found") {
             Err(AttachError::NoController)
         } else if said.contains("is not a valid device model name") {
             Err(AttachError::NoUsbHost)
         } else if said.starts_with("Duplicate ") {
-            // Another hotplugger was faster, or QEMU 5 has not yet let the id go: whether the
-            // device is attached is asked next in any case.
-            Ok(None)
+            // Another hotplugger was faster, nothing is remembered of it, or QEMU 5 has not yet let
+            // the id go.
+            Ok(Added::Before)
         } else if by_set && said.starts_with("failed to open host usb device") {
-            self.not_opened().map(Some)
+            self.not_opened().map(Added::Refused)
         } else if by_set && said.contains("hostdevice' not found") {
             Err(AttachError::TakesNoDescriptor)
         } else {

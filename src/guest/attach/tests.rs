@@ -19,6 +19,7 @@ fn wanted<'a>(hubs: &'a [String], still_there: &'a dyn Fn() -> bool) -> Wanted<'
         node: "/dev/bus/usb/001/016".into(),
         by_node: true,
         handover: None,
+        thought_attached: false,
         still_there,
     }
 }
@@ -118,9 +119,9 @@ fn an_attach_in_the_usual_seat_takes_four_commands() {
     let mut qmp = guest(&[]);
     let attached = attach(&mut qmp, &Wanted { memory: &memory, ..wanted(&[], &|| true) }).unwrap();
     assert_eq!(place_of(&attached), on("xhci0.0", "9"));
-    let all = ["qom-list", "device_add", "qom-get", "human-monitor-command"];
+    let all = ["device_add", "qom-get", "human-monitor-command", "qom-list"];
     assert_eq!(commands(&qmp), all);
-    assert_eq!(qmp.said[3].1, json!({ "command-line": "info usb" }));
+    assert_eq!(qmp.said[2].1, json!({ "command-line": "info usb" }));
     // So it is where the device is handed over, but for the descriptor.
     let mut qmp = guest(&[]);
     attach(&mut qmp, &Wanted { memory: &memory, ..handed(false, &|| true) }).unwrap();
@@ -131,6 +132,39 @@ fn an_attach_in_the_usual_seat_takes_four_commands() {
     let memory = had("xhci0.0", 9, Some(Speed::HIGH));
     attach(&mut qmp, &Wanted { memory: &memory, ..wanted(&[], &|| true) }).unwrap();
     assert_eq!(commands(&qmp).len(), 7);
+}
+
+#[test]
+fn in_the_usual_seat_too_nothing_else_of_ours_stays_in_the_port() {
+    let memory = had("xhci0.0", 9, Some(Speed::SUPER));
+    let usual = || Wanted { memory: &memory, ..wanted(&[], &|| true) };
+    let mut qmp = guest(&["hotplugger-1-3-9", "hotplugger-1-3.1-9", "kbd0"]);
+    assert_eq!(place_of(&attach(&mut qmp, &usual()).unwrap()), on("xhci0.0", "9"));
+    assert_eq!(qmp.ids(), [ID, "hotplugger-1-3.1-9", "kbd0"]);
+    // It is there already, though nobody remembers it.
+    assert!(matches!(attach(&mut qmp, &usual()), Ok(Attached::Before)));
+    qmp.said.clear();
+    let known = Wanted { thought_attached: true, ..usual() };
+    assert!(matches!(attach(&mut qmp, &known), Ok(Attached::Before)));
+    assert_eq!(commands(&qmp), ["qom-list", "qom-get"]);
+    // Of one that has not got the device a new one is made.
+    let mut qmp = guest(&[ID]);
+    let host = qmp.host.clone();
+    qmp.running = false;
+    qmp.host_changed(Vec::new());
+    qmp.host_changed(host);
+    assert_eq!(qmp.open(), [""; 0]);
+    qmp.running = true;
+    assert_eq!(place_of(&attach(&mut qmp, &usual()).unwrap()), on("xhci0.0", "9"));
+    // One of an earlier device that has the seat gives it up.
+    let (first, mut qmp) = (had("xhci0.0", 1, Some(Speed::SUPER)), guest(&["hotplugger-1-3-9"]));
+    let attached = attach(&mut qmp, &Wanted { memory: &first, ..usual() }).unwrap();
+    assert_eq!((place_of(&attached), qmp.ids()), (on("xhci0.0", "1"), vec![ID]));
+    // Also where the device cannot be had.
+    let mut qmp = guest(&["hotplugger-1-3-9"]);
+    qmp.may_open = false;
+    attach(&mut qmp, &usual()).unwrap_err();
+    assert_eq!(qmp.ids(), [""; 0]);
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub(super) struct Walk<'a> {
     wanted: &'a Wanted<'a>,
     /// The one that is tried before QEMU is asked for its buses.
     usual: Option<Seat>,
+    /// Whether only the wanted device may have an object in its port.
+    tidy: bool,
     /// What it said of them, once it was asked.
     room: Option<Room>,
 }
@@ -28,7 +30,44 @@ struct Room {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(wanted: &'a Wanted<'a>) -> Self {
-        Self { wanted, usual: usual(wanted.hubs, wanted.speed, wanted.memory), room: None }
+        let usual = usual(wanted.hubs, wanted.speed, wanted.memory);
+        let usual = usual.filter(|_| !wanted.thought_attached);
+        Self { wanted, usual, tidy: false, room: None }
+    }
+
+    /// Whether it begins with a seat of which QEMU is asked nothing.
+    pub(super) fn is_usual(&self) -> bool {
+        self.usual.is_some()
+    }
+
+    /// Whether only the wanted device may have an object in its port.
+    pub(super) fn is_tidy(&self) -> bool {
+        self.tidy
+    }
+
+    /// Deletes what stands for other devices in the port, and an object of this one's that does not
+    /// have it. Returns whether one has it.
+    pub(super) fn tidy(&mut self, qmp: &mut dyn Qmp) -> Result<bool, Error> {
+        let id = &self.wanted.id;
+        if !self.delete_others(qmp)? {
+            return Ok(false);
+        }
+        let has_it = object::is_attached(qmp, id)?;
+        if !has_it {
+            object::delete(qmp, id)?;
+        }
+        Ok(has_it)
+    }
+
+    /// Deletes what stands for other devices in the port. Returns whether this one has an object.
+    pub(super) fn delete_others(&mut self, qmp: &mut dyn Qmp) -> Result<bool, Error> {
+        let wanted = &self.wanted.id;
+        let listed = object::list(qmp)?;
+        for id in listed.iter().filter(|id| id.port == wanted.port && *id != wanted) {
+            object::delete(qmp, id)?;
+        }
+        self.tidy = true;
+        Ok(listed.contains(wanted))
     }
 
     /// Hands QEMU the device and has it taken from there.
@@ -59,6 +98,9 @@ impl<'a> Walk<'a> {
         if let Some(attached) = self.at_the_usual(qmp, source)? {
             return Ok(attached);
         }
+        if !self.tidy && self.tidy(qmp)? {
+            return Ok(Attached::Before);
+        }
         let Room { buses, seats } = self.room(qmp)?;
         let mut refusals: Vec<Refusal> = Vec::new();
         let mut slow: Option<(&Seat, Option<Speed>)> = None;
@@ -70,6 +112,7 @@ impl<'a> Walk<'a> {
             }
             match attempt(seat).run(qmp)? {
                 Tried::Open => {}
+                Tried::Before => return Ok(Attached::Before),
                 Tried::Armed => return Ok(Attached::WhenRunning(seat.guest_port())),
                 Tried::Refused(why) => {
                     let everywhere = matches!(why, Why::NoPermission(_));
@@ -96,6 +139,7 @@ impl<'a> Walk<'a> {
         if let Some((seat, _)) = slow {
             match attempt(seat).run(qmp)? {
                 Tried::Open => return Ok(Attached::Now(attempt(seat).seated(qmp)?)),
+                Tried::Before => return Ok(Attached::Before),
                 // The guest was paused in between.
                 Tried::Armed => return Ok(Attached::WhenRunning(seat.guest_port())),
                 Tried::Refused(why) => refusals.push(Refusal { bus: seat.bus.clone(), why }),
@@ -129,6 +173,7 @@ impl<'a> Walk<'a> {
                 object::delete(qmp, &self.wanted.id)?;
                 Ok(None)
             }
+            Tried::Before => Ok(Some(Attached::Before)),
             Tried::Armed => Ok(Some(Attached::WhenRunning(seat.guest_port()))),
             // In no other would it be different.
             Tried::Refused(why @ Why::NoPermission(_)) => {
