@@ -3,6 +3,10 @@
 //! Keys that depend on more than the kind of event (a product's id, a parent's attribute) count as
 //! matching where they guard a RUN, and as not matching where they guard a jump.
 
+mod glob;
+
+use self::glob::glob;
+
 /// The kind of event that rules are read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
@@ -167,32 +171,6 @@ impl Token {
         };
         let pass = self.value.split('|').any(|pattern| glob(pattern.as_bytes(), value.as_bytes()));
         Some(pass != negated)
-    }
-}
-
-/// fnmatch(3) with `*`, `?` and `[…]`.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern, text) {
-        ([], _) => text.is_empty(),
-        ([b'*', rest @ ..], _) => (0..=text.len()).any(|skip| glob(rest, &text[skip..])),
-        ([b'[', class @ ..], [first, after @ ..]) => {
-            let (negated, class) = match class {
-                [b'!', class @ ..] => (true, class),
-                _ => (false, class),
-            };
-            let Some(end) = class.iter().skip(1).position(|byte| *byte == b']') else {
-                return false;
-            };
-            let (set, rest) = (&class[..=end], &class[end + 2..]);
-            let ranged = set.windows(3).any(|range| match range {
-                [low, b'-', high] => (low..=high).contains(&first),
-                _ => false,
-            });
-            (ranged || set.contains(first)) != negated && glob(rest, after)
-        }
-        ([b'?', rest @ ..], [_, after @ ..]) => glob(rest, after),
-        ([same, rest @ ..], [first, after @ ..]) => same == first && glob(rest, after),
-        (_, []) => false,
     }
 }
 

@@ -2,18 +2,19 @@
 //! program, a config with two virtual machines. `HOTPLUGGER_ROOT` points the program at it.
 
 use std::fs::{self, Permissions};
-use std::io::Read;
+use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::sync::OnceLock;
-use std::thread;
-use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::support::qemu::Qemu;
+use crate::support::root::Root;
 
 pub(crate) const RULE: &str = include_str!("../../rules/99-hotplugger.rules");
 pub(crate) const PCI: &str = "/devices/pci0000:00/0000:00:14.0";
@@ -31,8 +32,8 @@ pub(crate) fn config() -> String {
 }
 
 pub(crate) struct Host {
-    dir: TempDir,
-    qemu: Option<Child>,
+    root: Root,
+    qemu: Option<Qemu>,
     udevd: Option<UnixListener>,
     /// Whatever a planted fault needs to live.
     pub(crate) kept: Vec<Box<dyn std::any::Any>>,
@@ -40,31 +41,30 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-        let mut host = Self { dir, qemu: None, udevd: None, kept: Vec::new() };
-        for folder in ["/tmp", "/run/udev", "/etc/udev/rules.d", "/usr/lib/udev/rules.d", "/dev"] {
+        let mut root = Root::new();
+        root.controller(4);
+        root.plug("1-1", "keyboard", 5);
+        root.set_attribute("1-1", "product", "Keyboard\u{1b}[2J");
+        let mut host = Self { root, qemu: None, udevd: None, kept: Vec::new() };
+        for folder in ["/run/udev", "/etc/udev/rules.d", "/usr/lib/udev/rules.d"] {
             fs::create_dir_all(host.path(folder)).unwrap();
         }
-        host.chmod("/tmp", 0o1777);
+        // Others look at it, too.
+        host.chmod("/", 0o755);
+        host.chmod("/dev/bus/usb/001/005", 0o664);
+        fs::remove_dir_all(host.path("/proc")).unwrap();
         symlink("/proc", host.path("/proc")).unwrap();
         host.start_udevd();
         host.write("/etc/udev/rules.d/99-hotplugger.rules", RULE);
         host.write("/etc/hotplugger/config.yaml", &config());
         host.link_program();
-        host.make_usb();
         host
     }
 
-    pub(crate) fn path(&self, path: &str) -> PathBuf {
-        self.dir.path().join(path.trim_start_matches('/'))
-    }
-
+    /// Writes a file that others can read, whatever it was before.
     pub(crate) fn write(&self, path: &str, text: &str) {
-        let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+        self.root.write(path, text);
+        self.chmod(path, 0o644);
     }
 
     pub(crate) fn remove(&self, path: &str) {
@@ -116,72 +116,17 @@ impl Host {
         fs::copy(PROGRAM, self.path("/usr/bin/hotplugger")).unwrap();
     }
 
-    fn make_usb(&self) {
-        for (bus, speed) in [(1, "480\n"), (2, "5000\n")] {
-            let hub = format!("/sys{PCI}/usb{bus}");
-            self.write(&format!("{hub}/speed"), speed);
-            let devices = self.path("/sys/bus/usb/devices");
-            fs::create_dir_all(&devices).unwrap();
-            symlink(self.path(&hub), devices.join(format!("usb{bus}"))).unwrap();
-            for port in 1..=4 {
-                let folder = format!("{hub}/{bus}-0:1.0/usb{bus}-port{port}");
-                self.write(&format!("{folder}/location"), "0x80000001\n");
-                let peer = 3 - bus;
-                let peer = format!("/sys{PCI}/usb{peer}/{peer}-0:1.0/usb{peer}-port{port}");
-                symlink(self.path(&peer), self.path(&format!("{folder}/peer"))).unwrap();
-            }
-        }
-        for (name, value) in [
-            ("busnum", "1"),
-            ("devnum", "5"),
-            ("bDeviceClass", "00"),
-            ("idVendor", "0627"),
-            ("idProduct", "0001"),
-            ("authorized", "1"),
-            ("speed", "480"),
-            ("product", "Keyboard\u{1b}[2J"),
-        ] {
-            self.write(&format!("{}/{name}", Self::keyboard()), &format!("{value}\n"));
-        }
-        self.write("/dev/bus/usb/001/005", "");
-        self.chmod("/dev/bus/usb/001/005", 0o664);
-    }
-
-    /// The keyboard's folder in sysfs.
-    pub(crate) fn keyboard() -> String {
-        format!("/sys{PCI}/usb1/1-1")
-    }
-
     /// Starts QEMU at the socket of `windows` with these devices.
     pub(crate) fn start_qemu(&mut self, devices: &[&str]) -> u32 {
         self.stop_qemu();
-        let socket = self.path("/run/windows.qmp");
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-machine", "q35,usb=off", "-accel", "tcg", "-S", "-nodefaults"]);
-        command.args(["-no-user-config", "-display", "none", "-qmp"]);
-        command.arg(format!("unix:{},server=on,wait=off", socket.display()));
-        for device in devices {
-            command.args(["-device", device]);
-        }
-        let qemu = command.spawn().unwrap();
-        let pid = qemu.id();
-        self.qemu = Some(qemu);
-        for _ in 0..200 {
-            // The socket is there before QEMU answers at it.
-            let greeted = UnixStream::connect(&socket).and_then(|mut qemu| qemu.read(&mut [0; 9]));
-            if greeted.is_ok() {
-                return pid;
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        panic!("QEMU does not start");
+        let devices = devices.iter().flat_map(|device| ["-device", *device]);
+        let arguments: Vec<&str> = ["-S"].into_iter().chain(devices).collect();
+        self.qemu.insert(Qemu::start(&self.root, "windows", &arguments)).pid()
     }
 
     pub(crate) fn stop_qemu(&mut self) {
-        if let Some(mut qemu) = self.qemu.take() {
-            qemu.kill().unwrap();
-            qemu.wait().unwrap();
-            let _ = fs::remove_file(self.path("/run/windows.qmp"));
+        if self.qemu.take().is_some() {
+            self.remove("/run/windows.qmp");
         }
     }
 
@@ -207,13 +152,13 @@ impl Host {
     pub(crate) fn install_with(&self, arguments: &[&str]) {
         let mut command = Command::new(PROGRAM);
         command.args(["install", "--program", "/usr/bin/hotplugger", "--root"]);
-        let output = command.arg(self.dir.path()).args(arguments).output().unwrap();
+        let output = command.arg(self.path("/")).args(arguments).output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }
 
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.arg("check").env("HOTPLUGGER_ROOT", self.dir.path());
+        command.arg("check").env("HOTPLUGGER_ROOT", self.path("/"));
         command.env_remove("HOTPLUGGER_CONFIG");
         command
     }
@@ -226,7 +171,7 @@ impl Host {
     /// of their own files.
     pub(crate) fn run_as_nobody(&self) -> Option<Output> {
         let nobody = 65534;
-        if fs::metadata(self.dir.path()).unwrap().uid() != 0 {
+        if fs::metadata(self.path("/")).unwrap().uid() != 0 {
             return None;
         }
         self.command().uid(nobody).gid(nobody).output().ok()
@@ -241,8 +186,10 @@ impl Host {
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.stop_qemu();
+impl Deref for Host {
+    type Target = Root;
+
+    fn deref(&self) -> &Root {
+        &self.root
     }
 }

@@ -2,10 +2,12 @@
 //! its remedy must clear it.
 
 // A test that cannot go on has failed.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod host;
 mod server;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -350,11 +352,7 @@ const ACCESS: &[Fault] = &[
             fs::write(process.path().join("attr/current"), "libvirt-1234 (complain)\n").unwrap();
         }),
     ),
-    Fault(
-        "not-authorized",
-        |host| host.write(&format!("{}/authorized", Host::keyboard()), "0\n"),
-        Remedy,
-    ),
+    Fault("not-authorized", |host| host.set_attribute("1-1", "authorized", "0"), Remedy),
 ];
 
 #[test]

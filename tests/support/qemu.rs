@@ -78,6 +78,11 @@ impl Qemu {
         qemu
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Connects to the program's socket, as the program does.
     pub(crate) fn connect(&self) -> QmpClient {
         QmpClient::connect(&self.socket, Deadline::after(PATIENCE)).unwrap()
