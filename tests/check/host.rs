@@ -140,7 +140,7 @@ impl Host {
              CapEff:\t0000000000000000\n",
         );
         self.write(&format!("{process}/attr/current"), profile);
-        symlink(root, self.path(&format!("{process}/root"))).unwrap();
+        symlink(root, self.path(format!("{process}/root"))).unwrap();
     }
 
     /// Does what `hotplugger install` does on a machine that runs.
