@@ -117,15 +117,16 @@ class Bench:
             if event.source == 'KERNEL' and event.action == 'add':
                 added.setdefault(_name(event.devpath), event.time)
         first = min(added.values())
+        opened = self._opened(since)
         done = max(event.time for event in monitor.events if event.source == 'UDEV')
         log = [line.split() for line in
                self.rig.exec('cat /run/reference.log; rm -f /run/reference.log').out.splitlines()]
         plug = Plug(
-            opened=[at - first for at in self._opened(since)],
+            opened=[at - first for at in opened],
             queue=done - first,
             started=[float(start) - added[name] for name, start, _, _ in log],
             round_trips=[float(end) - float(sent) for _, _, sent, end in log],
-            behind=self._opened(since)[-1] - max(added.values()))
+            behind=opened[-1] - max(added.values()))
         self.rig.unplug_together(*(port for _, port in devices))
         self.rig.settle()
         self.rig.wait_for(lambda: not self.guest.attached(), 120, 'the guest to lose them')
