@@ -3,9 +3,7 @@
 //! Keys that depend on more than the kind of event (a product's id, a parent's attribute) count as
 //! matching where they guard a RUN, and as not matching where they guard a jump.
 
-mod glob;
-
-use self::glob::glob;
+pub(crate) mod glob;
 
 /// The kind of event that rules are read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,8 +167,7 @@ impl Token {
             ("ENV", "TYPE") => "0/0/0",
             _ => return None,
         };
-        let pass = self.value.split('|').any(|pattern| glob(pattern.as_bytes(), value.as_bytes()));
-        Some(pass != negated)
+        Some(glob::matches(&self.value, value) != negated)
     }
 }
 

@@ -117,26 +117,12 @@ fn below(controller: &str, chain: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::udev_rules::glob::matches;
     use crate::config::parse::parse;
     use crate::topology::{Connector, Hub, HubPort};
     use proptest::prelude::*;
 
     const PLAIN: &str = include_str!("../../rules/99-hotplugger.rules");
-
-    /// Whether a pattern of udev's matches, which knows `*` and `|` here.
-    fn matches(pattern: &str, text: &str) -> bool {
-        fn glob(pattern: &[u8], text: &[u8]) -> bool {
-            match (pattern.split_first(), text.split_first()) {
-                (None, None) => true,
-                (Some((b'*', rest)), _) => {
-                    glob(rest, text) || !text.is_empty() && glob(pattern, &text[1..])
-                }
-                (Some((one, rest)), Some((other, more))) => one == other && glob(rest, more),
-                _ => false,
-            }
-        }
-        pattern.split('|').any(|pattern| glob(pattern.as_bytes(), text.as_bytes()))
-    }
 
     /// One controller with two root hubs, whose ports 1 and 2 are 5 and 6 of the other.
     fn topology() -> Topology {

@@ -1,7 +1,12 @@
 //! The patterns of udev's rules.
 
+/// Whether a text matches one of the patterns, which are parted by `|`.
+pub(crate) fn matches(patterns: &str, text: &str) -> bool {
+    patterns.split('|').any(|pattern| glob(pattern.as_bytes(), text.as_bytes()))
+}
+
 /// fnmatch(3) with `*`, `?` and `[…]`.
-pub(super) fn glob(mut pattern: &[u8], text: &[u8]) -> bool {
+fn glob(mut pattern: &[u8], text: &[u8]) -> bool {
     // Whether what was read of the pattern matches so many bytes of the text: with many stars there
     // are more ways than could be tried one after the other.
     let mut reached = vec![false; text.len() + 1];
