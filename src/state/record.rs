@@ -78,6 +78,11 @@ impl Attachment {
 }
 
 impl Record {
+    /// Whether the device with that number is thought to be in a guest.
+    pub fn has_attached(&self, devnum: DevNum) -> bool {
+        self.devnum == devnum && self.attached.is_some()
+    }
+
     /// Since when the device is known to have been quiet, seen at `now`: since the record was
     /// made, if the kernel has sent nothing at all since; else only since `now`.
     pub fn quiet_since(&self, now: Seen) -> Monotonic {

@@ -73,9 +73,7 @@ impl Attach<'_> {
         }
         subject.device = Some(device.label());
         let candidate = Candidate::new(world, self.owner, devnum);
-        let in_guest = record
-            .as_ref()
-            .is_some_and(|record| record.devnum == devnum && record.attached.is_some());
+        let in_guest = record.as_ref().is_some_and(|record| record.has_attached(devnum));
         let mut outcome = self.attach(subject, record, &device, id, &candidate);
         let with_host =
             matches!(outcome.end, End::Refused(_) | End::NotRunning(_) | End::Failed(_));
@@ -121,7 +119,7 @@ impl Attach<'_> {
         let mut notes = Vec::new();
         // One that is thought to be attached is the guest's already.
         if !matches!(self.wish, Wish::Event { settle: false, .. }) {
-            notes.extend(candidate.keep_host_off_now());
+            notes.extend(candidate.take());
         }
         let seen = world.seen();
         let record = record
@@ -162,8 +160,7 @@ impl Attach<'_> {
             return Outcome { subject: Some(subject), end: End::AttachedBefore, notes };
         }
         let refused = RefCell::new(None);
-        let thought_attached =
-            known.is_some_and(|known| known.devnum == devnum && known.attached.is_some());
+        let thought_attached = known.is_some_and(|known| known.has_attached(devnum));
         let attached = self.exchange(&id, device, candidate, thought_attached, &refused);
         let now = world.now();
         let times = Times {

@@ -68,27 +68,21 @@ impl<'a> Candidate<'a> {
     /// A disk would otherwise be read a second after the plug (usb-storage's `delay_use`), which
     /// is cut off in the middle when the guest takes it, or mounted by a desktop.
     pub fn keep_host_off(&self) -> Option<String> {
-        if !self.may_be_taken() {
+        if !self.vm.hands_off || self.world.socket_file(&self.vm.socket).is_none() {
             return None;
         }
         let device = self.world.usb_device(self.devpath).ok().flatten()?;
         if device.devnum != self.devnum || self.refusal(&device).is_some() {
             return None;
         }
-        self.unbind()
+        self.take()
     }
 
-    /// The same for a device that may go to the guest, as was told a moment ago.
-    pub fn keep_host_off_now(&self) -> Option<String> {
-        if self.may_be_taken() { self.unbind() } else { None }
-    }
-
-    /// Only for a machine that runs, or the host could not use the device meanwhile.
-    fn may_be_taken(&self) -> bool {
-        self.vm.hands_off && self.world.socket_file(&self.vm.socket).is_some()
-    }
-
-    fn unbind(&self) -> Option<String> {
+    /// The same where it was told a moment ago that the machine runs and may have the device.
+    pub fn take(&self) -> Option<String> {
+        if !self.vm.hands_off {
+            return None;
+        }
         match self.world.unbind_drivers(self.devpath) {
             Ok(unbound) => {
                 self.taken.set(self.taken.get() || unbound > 0);

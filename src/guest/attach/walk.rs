@@ -16,10 +16,10 @@ pub(super) struct Walk<'a> {
     wanted: &'a Wanted<'a>,
     /// The one that is tried before QEMU is asked for its buses.
     usual: Option<Seat>,
-    /// Whether only the wanted device may have an object in its port.
-    tidy: bool,
     /// What it said of them, once it was asked.
     room: Option<Room>,
+    /// Whether only the wanted device may have an object in its port.
+    tidy: bool,
 }
 
 /// What there is in the guest.
@@ -32,7 +32,7 @@ impl<'a> Walk<'a> {
     pub(super) fn new(wanted: &'a Wanted<'a>) -> Self {
         let usual = usual(wanted.hubs, wanted.speed, wanted.memory);
         let usual = usual.filter(|_| !wanted.thought_attached);
-        Self { wanted, usual, tidy: false, room: None }
+        Self { wanted, usual, room: None, tidy: false }
     }
 
     /// Whether it begins with a seat of which QEMU is asked nothing.
