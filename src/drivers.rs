@@ -29,7 +29,7 @@ pub struct Interface {
 impl Interface {
     /// Whether a driver of the host has it. `usbfs` is no such driver: it stands for a program
     /// that has claimed the interface, QEMU for one.
-    pub fn is_the_hosts(&self) -> bool {
+    pub fn has_kernel_driver(&self) -> bool {
         self.driver.as_ref().is_some_and(|driver| driver != "usbfs")
     }
 }
@@ -81,7 +81,7 @@ pub fn has_interfaces(root: &Root, devpath: &DevPath) -> bool {
 pub fn unbind(root: &Root, devpath: &DevPath) -> io::Result<Vec<Interface>> {
     let mut unbound = Vec::new();
     let mut failed = Ok(());
-    for interface in interfaces(root, devpath).into_iter().filter(Interface::is_the_hosts) {
+    for interface in interfaces(root, devpath).into_iter().filter(Interface::has_kernel_driver) {
         let file = folder(root, devpath).join(&interface.name).join("driver/unbind");
         match put(&file, &interface.name) {
             Ok(()) => unbound.push(interface),

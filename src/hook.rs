@@ -1,7 +1,7 @@
 //! The udev call: one uevent from the environment to its outcome.
 //!
 //! Read, plan, apply, record. What is decided is `plan`'s; this file fetches what it needs and
-//! carries out what it says, and each branch ends in one [`Outcome`].
+//! carries out what it says, and each branch ends in one [`Report`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,21 +13,21 @@ use crate::config::file::ConfigFile;
 use crate::config::prefilter;
 use crate::config::{Config, VirtualMachine};
 use crate::devpath::DevPath;
-use crate::outcome::{End, Idle, Outcome, Subject};
-use crate::place::Places;
+use crate::host::Host;
+use crate::host::real::RealHost;
+use crate::location::UsbLocation;
+use crate::outcome::{EventContext, Outcome, Report, SkipReason};
 use crate::plan::{Plan, plan};
 use crate::port::DevNum;
 use crate::root::Root;
 use crate::state::dir::may_have_record;
-use crate::state::record::{Record, Seen};
-use crate::topology::places;
-use crate::transfer::attach::{Attach, Wish};
-use crate::transfer::candidate::{Candidate, Owner};
+use crate::state::record::{Record, UeventMark};
+use crate::topology::location;
+use crate::transfer::attach::{Attach, Trigger};
+use crate::transfer::candidate::{Assignment, Candidate};
 use crate::transfer::detach::detach;
 use crate::transfer::{keep, new_record, recall};
 use crate::uevent::{EventKind, Uevent, UsbEvent, properties};
-use crate::world::World;
-use crate::world::live::Live;
 
 /// One udev call.
 pub struct Hook<'a> {
@@ -40,12 +40,12 @@ pub struct Hook<'a> {
     /// Lists all variables of the event.
     pub variables: &'a dyn Fn() -> Vec<(String, String)>,
     /// Another world than this machine.
-    pub world: Option<&'a dyn World>,
+    pub world: Option<&'a dyn Host>,
 }
 
 impl Hook<'_> {
     /// Handles the event.
-    pub fn run(&self) -> Outcome {
+    pub fn run(&self) -> Report {
         // By its DEVPATH alone, most events are found to be of nobody's port.
         let device = (self.variable)("DEVPATH").and_then(|path| device(&path));
         let file = match ConfigFile::find(self.root, self.config) {
@@ -53,7 +53,7 @@ impl Hook<'_> {
                 let concerned =
                     |device| file.as_ref().is_some_and(|file| may_concern(self.root, file, device));
                 if device.as_ref().is_some_and(|device| !concerned(device) && !self.known(device)) {
-                    return Outcome::new(None, End::Idle(Idle::NotConfigured));
+                    return Report::new(None, Outcome::Skipped(SkipReason::NotConfigured));
                 }
                 Ok(file)
             }
@@ -62,9 +62,11 @@ impl Hook<'_> {
         match Uevent::from_variables(self.variable) {
             Ok(uevent) => match uevent.usb() {
                 Some(event) => self.handle(&event, file),
-                None => Outcome::new(None, End::Idle(Idle::NoUsbDevice)),
+                None => Report::new(None, Outcome::Skipped(SkipReason::NoUsbDevice)),
             },
-            Err(error) => Outcome::new(None, End::Failed(format!("no event of udev's: {error}"))),
+            Err(error) => {
+                Report::new(None, Outcome::Failed(format!("no event of udev's: {error}")))
+            }
         }
     }
 
@@ -75,8 +77,8 @@ impl Hook<'_> {
             && may_have_record(self.root, device)
     }
 
-    fn handle(&self, event: &UsbEvent, file: Result<Option<ConfigFile>>) -> Outcome {
-        let idle = |why| Outcome::new(None, End::Idle(why));
+    fn handle(&self, event: &UsbEvent, file: Result<Option<ConfigFile>>) -> Report {
+        let idle = |why| Report::new(None, Outcome::Skipped(why));
         let known =
             event.kind == EventKind::DeviceRemove && may_have_record(self.root, &event.device);
         let parsed = file.and_then(|file| {
@@ -86,16 +88,16 @@ impl Hook<'_> {
             Ok(config) => (config, None),
             // What was attached is detached, whatever has become of the config since.
             Err(error) if known => (Config::default(), Some(error)),
-            Err(error) => return failed(Subject::of(event), &error),
+            Err(error) => return failed(EventContext::of(event), &error),
         };
-        let places = places::places(self.root, &event.device);
+        let places = location::places(self.root, &event.device);
         if !known && !config.is_configured(&places) {
-            return idle(Idle::NotConfigured);
+            return idle(SkipReason::NotConfigured);
         }
         let mut outcome = if let Some(world) = self.world {
             self.decide_and_act(event, &places, &config, world)
         } else {
-            let (world, note) = Live::open(self.root);
+            let (world, note) = RealHost::open(self.root);
             let mut outcome = self.decide_and_act(event, &places, &config, &world);
             outcome.notes.extend(note);
             outcome
@@ -109,10 +111,10 @@ impl Hook<'_> {
     fn decide_and_act(
         &self,
         event: &UsbEvent,
-        places: &Places,
+        places: &UsbLocation,
         config: &Config,
-        world: &dyn World,
-    ) -> Outcome {
+        world: &dyn Host,
+    ) -> Report {
         // The names of those that do not run, and what was said of each.
         let mut down: Vec<(String, String)> = Vec::new();
         loop {
@@ -126,7 +128,7 @@ impl Hook<'_> {
                 _ => None,
             };
             let outcome = self.act(event, places, config, world, plan, record.as_ref());
-            let (Some((vm, again)), End::NotRunning(why)) = (tried, &outcome.end) else {
+            let (Some((vm, again)), Outcome::NotRunning(why)) = (tried, &outcome.end) else {
                 return outcome;
             };
             if config.owners(places).len() < 2 {
@@ -134,7 +136,7 @@ impl Hook<'_> {
             }
             if again {
                 let said: Vec<String> = down.into_iter().map(|(_, why)| why).collect();
-                return Outcome { end: End::NotRunning(said.join("; ")), ..outcome };
+                return Report { end: Outcome::NotRunning(said.join("; ")), ..outcome };
             }
             down.push((vm, why.clone()));
         }
@@ -143,14 +145,14 @@ impl Hook<'_> {
     fn act(
         &self,
         event: &UsbEvent,
-        places: &Places,
+        places: &UsbLocation,
         config: &Config,
-        world: &dyn World,
+        world: &dyn Host,
         plan: Plan<'_>,
         record: Option<&Record>,
-    ) -> Outcome {
-        let mut subject = Subject::of(event);
-        subject.vm = match &plan {
+    ) -> Report {
+        let mut context = EventContext::of(event);
+        context.vm = match &plan {
             Plan::Record(vm) | Plan::AttachEarly(vm) | Plan::Attach { vm, .. } => {
                 Some(vm.name.clone())
             }
@@ -158,39 +160,41 @@ impl Hook<'_> {
             Plan::Nothing(_) => None,
         };
         match plan {
-            Plan::Nothing(why) => Outcome::new(None, End::Idle(why)),
-            Plan::Record(vm) => self.record(event, subject, Owner { config, vm, places }, world),
+            Plan::Nothing(why) => Report::new(None, Outcome::Skipped(why)),
+            Plan::Record(vm) => {
+                self.record(event, context, Assignment { config, vm, places }, world)
+            }
             Plan::AttachEarly(vm) => {
-                let owner = Owner { config, vm, places };
-                let wish = Wish::Event { settle: true, interface: None };
+                let owner = Assignment { config, vm, places };
+                let wish = Trigger::Udev { settle: true, interface: None };
                 // Without its interfaces it is not known what it is.
                 if world.has_interfaces(&event.device) {
-                    let outcome = self.attach(event, owner, world, wish, subject.clone(), record);
+                    let outcome = self.attach(event, owner, world, wish, context.clone(), record);
                     if outcome.is_as_wished() {
                         return outcome;
                     }
                 }
-                self.record(event, subject, owner, world)
+                self.record(event, context, owner, world)
             }
             Plan::Attach { vm, settle, unless_newer } => {
-                let owner = Owner { config, vm, places };
+                let owner = Assignment { config, vm, places };
                 let interface = unless_newer.then_some(event.seqnum.unwrap_or(0));
-                let wish = Wish::Event { settle, interface };
-                self.attach(event, owner, world, wish, subject, record)
+                let wish = Trigger::Udev { settle, interface };
+                self.attach(event, owner, world, wish, context, record)
             }
-            Plan::Detach(targets) => detach(event, subject, &targets, world, record),
+            Plan::Detach(targets) => detach(event, context, &targets, world, record),
         }
     }
 
     fn attach(
         &self,
         event: &UsbEvent,
-        owner: Owner<'_>,
-        world: &dyn World,
-        wish: Wish,
-        subject: Subject,
+        owner: Assignment<'_>,
+        world: &dyn Host,
+        wish: Trigger,
+        context: EventContext,
         record: Option<&Record>,
-    ) -> Outcome {
+    ) -> Report {
         let attach = Attach {
             world,
             owner,
@@ -199,18 +203,18 @@ impl Hook<'_> {
             new_record: &|devnum, seen| self.new_record(event, devnum, world, seen),
             wish,
         };
-        attach.run(subject, record.cloned())
+        attach.run(context, record.cloned())
     }
 
     /// Remembers the device.
     fn record(
         &self,
         event: &UsbEvent,
-        subject: Subject,
-        owner: Owner<'_>,
-        world: &dyn World,
-    ) -> Outcome {
-        let mut outcome = Outcome::new(Some(subject), End::Recorded);
+        context: EventContext,
+        owner: Assignment<'_>,
+        world: &dyn Host,
+    ) -> Report {
+        let mut outcome = Report::new(Some(context), Outcome::Recorded);
         if let Some(devnum) = event.devnum {
             // Only a device that was plugged is sure to have another event, which attaches it or
             // gives it back.
@@ -230,8 +234,8 @@ impl Hook<'_> {
         &self,
         event: &UsbEvent,
         devnum: DevNum,
-        world: &dyn World,
-        seen: Seen,
+        world: &dyn Host,
+        seen: UeventMark,
     ) -> Record {
         let record = new_record(world, &event.port, &event.device, devnum, seen);
         let (plugged, properties) = match event.kind {
@@ -260,9 +264,9 @@ fn device(path: &str) -> Option<DevPath> {
 /// Whether a port in the raw config may be the device's. The other halves of its connectors are
 /// looked up where the config has ports of its controller: some microseconds, and no file is opened.
 fn may_concern(root: &Root, file: &ConfigFile, device: &DevPath) -> bool {
-    prefilter::may_match(&file.text, device, |device| places::peers(root, device))
+    prefilter::may_match(&file.text, device, |device| location::peers(root, device))
 }
 
-fn failed(subject: Subject, error: &anyhow::Error) -> Outcome {
-    Outcome::new(Some(subject), End::Failed(format!("{error:#}")))
+fn failed(context: EventContext, error: &anyhow::Error) -> Report {
+    Report::new(Some(context), Outcome::Failed(format!("{error:#}")))
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::devpath::DevPath;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// What the host's block devices are, and what it uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub fn in_use(devpath: &DevPath, disks: &Disks) -> Option<Use> {
     let own = disks.blocks.iter().filter(|block| block.devpath.is_at_or_below(devpath));
     own.into_iter().find_map(|block| {
         let Some(mounts) = &disks.mounts else { return Some(Use::Unknown) };
-        let made_of_it = made_of(block, disks);
+        let made_of_it = dependents(block, disks);
         let is_one = |source: &Source| made_of_it.iter().any(|block| block.is_at(source));
         if disks.swaps.iter().any(is_one) {
             return Some(Use::Swap { block: block.name.clone() });
@@ -101,7 +101,7 @@ pub fn in_use(devpath: &DevPath, disks: &Disks) -> Option<Use> {
 
 /// The block device and all that is made of it: device-mapper and md devices on it and theirs in
 /// turn, the partitions of those, the other devices of a btrfs file system.
-fn made_of<'a>(block: &'a Block, disks: &'a Disks) -> Vec<&'a Block> {
+fn dependents<'a>(block: &'a Block, disks: &'a Disks) -> Vec<&'a Block> {
     let mut seen = BTreeSet::from([block.name.as_str()]);
     let mut found = vec![block];
     let mut next = 0;
@@ -143,13 +143,13 @@ impl fmt::Display for Use {
             Self::Mounted { block, at } => write!(
                 f,
                 "the host uses its disk, {} is mounted at {}; unmount it and plug it again",
-                clean(block, 32),
-                clean(at, 128)
+                sanitize(block, 32),
+                sanitize(at, 128)
             ),
             Self::Swap { block } => write!(
                 f,
                 "the host swaps on its disk, {}; swap it off and plug it again",
-                clean(block, 32)
+                sanitize(block, 32)
             ),
             Self::Unknown => f.write_str(
                 "it has a disk, and whether the host uses it cannot be told: /proc/self/mountinfo \

@@ -11,7 +11,7 @@ use log::{Level, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use systemd_journal_logger::JournalLog;
 
-use crate::outcome::Outcome;
+use crate::outcome::Report;
 use crate::root::Root;
 
 /// The name in the journal and in syslog.
@@ -19,7 +19,7 @@ const IDENTIFIER: &str = "hotplugger";
 
 /// Writes the outcome's line, if it is worth one (or `verbose`, which wants all of them on standard
 /// error too).
-pub fn report(root: &Root, outcome: &Outcome, verbose: bool) {
+pub fn report(root: &Root, outcome: &Report, verbose: bool) {
     let level = outcome.level();
     if verbose || level < Level::Debug && stderr().is_terminal() {
         write_stderr(&outcome.to_string());
@@ -35,7 +35,7 @@ pub fn report(root: &Root, outcome: &Outcome, verbose: bool) {
 }
 
 /// Writes the line of what a person, or something that stands for one, had done.
-pub fn report_by_hand(root: &Root, outcome: &Outcome) {
+pub fn report_by_hand(root: &Root, outcome: &Report) {
     if outcome.level() < Level::Debug
         && let Some(logger) = system_log(root, outcome)
     {
@@ -43,14 +43,14 @@ pub fn report_by_hand(root: &Root, outcome: &Outcome) {
     }
 }
 
-fn write(logger: &dyn Log, outcome: &Outcome) {
+fn write(logger: &dyn Log, outcome: &Report) {
     let mut record = Record::builder();
     let record = record.level(outcome.level()).target(IDENTIFIER);
     logger.log(&record.args(format_args!("{outcome}")).build());
 }
 
 /// The system's logs are not for a program that was put below another root.
-fn system_log(root: &Root, outcome: &Outcome) -> Option<Box<dyn Log>> {
+fn system_log(root: &Root, outcome: &Report) -> Option<Box<dyn Log>> {
     if root.is_moved() {
         return None;
     }

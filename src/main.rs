@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use dlmalloc::GlobalDlmalloc;
 use hotplugger::cli::{Cli, Command};
-use hotplugger::commands::{Context, Verdict, simulate};
+use hotplugger::commands::{CommandStatus, Context, simulate};
 use hotplugger::hook::Hook;
 use hotplugger::journal;
 use hotplugger::output::Output;
@@ -81,8 +81,8 @@ fn run(cli: &Cli) -> ExitCode {
         Command::LibvirtXml(command) => command.run(&context, output),
     };
     match ended {
-        Ok(Verdict::Good) => ExitCode::SUCCESS,
-        Ok(Verdict::Bad) => ExitCode::FAILURE,
+        Ok(CommandStatus::Ok) => ExitCode::SUCCESS,
+        Ok(CommandStatus::Problems) => ExitCode::FAILURE,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             journal::write_stderr(&format!("{error:#}"));

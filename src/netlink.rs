@@ -18,7 +18,7 @@ pub struct UeventSocket(OwnedFd);
 
 /// What the socket had.
 #[derive(Debug)]
-pub enum Heard {
+pub enum Received {
     /// A uevent of the kernel's.
     Uevent(Box<Uevent>),
     /// Uevents were lost: more came than the socket's buffer holds.
@@ -49,12 +49,12 @@ impl UeventSocket {
     }
 
     /// Waits for the next uevent, at most for `time`.
-    pub fn next(&self, time: Duration) -> io::Result<Heard> {
+    pub fn next(&self, time: Duration) -> io::Result<Received> {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         let timeout = Timespec::try_from(time)
             .unwrap_or(Timespec { tv_sec: i64::from(i32::MAX), tv_nsec: 0 });
         match poll(&mut fds, Some(&timeout)) {
-            Ok(0) | Err(Errno::INTR) => return Ok(Heard::Nothing),
+            Ok(0) | Err(Errno::INTR) => return Ok(Received::Nothing),
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
@@ -67,10 +67,10 @@ impl UeventSocket {
                     .is_some_and(|sender| sender.pid() == 0);
                 let uevent =
                     from_kernel.then(|| Uevent::from_packet(&packet[..received])).flatten();
-                Ok(uevent.map_or(Heard::Nothing, |uevent| Heard::Uevent(Box::new(uevent))))
+                Ok(uevent.map_or(Received::Nothing, |uevent| Received::Uevent(Box::new(uevent))))
             }
-            Err(Errno::NOBUFS) => Ok(Heard::Lost),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(Heard::Nothing),
+            Err(Errno::NOBUFS) => Ok(Received::Lost),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(Received::Nothing),
             Err(error) => Err(error.into()),
         }
     }

@@ -8,25 +8,25 @@ use log::Level;
 
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
-use crate::guest::attach::Seated;
+use crate::guest::attach::GuestLocation;
 use crate::port::{DevNum, Port};
-use crate::text::clean;
+use crate::text::sanitize;
 use crate::uevent::UsbEvent;
 
 /// How an event ended.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct Report {
     /// What the event was about, if it was about a USB device.
-    pub subject: Option<Subject>,
+    pub context: Option<EventContext>,
     /// What was done.
-    pub end: End,
+    pub end: Outcome,
     /// What else has to be said: troubles that did not keep it from being done.
     pub notes: Vec<String>,
 }
 
 /// What an event was about.
 #[derive(Clone, Debug)]
-pub struct Subject {
+pub struct EventContext {
     /// The port.
     pub port: Port,
     /// The DEVPATH of the device.
@@ -41,41 +41,41 @@ pub struct Subject {
 
 /// What was done.
 #[derive(Debug)]
-pub enum End {
+pub enum Outcome {
     /// Nothing, for this reason; not worth a line.
-    Idle(Idle),
+    Skipped(SkipReason),
     /// The device is remembered; not worth a line, its attachment will have one.
     Recorded,
     /// The guest had it already; not worth a line.
-    AttachedBefore,
+    AlreadyAttached,
     /// The guest has the device.
     Attached {
         /// Where.
-        seat: Seated,
+        seat: GuestLocation,
         /// The times it took since the plug; none if it was attached by hand.
         times: Option<Times>,
     },
     /// The guest is paused and gets it when it goes on.
-    WhenRunning,
+    PendingResume,
     /// The virtual machine does not run, so the device stays with the host.
     NotRunning(String),
     /// The device may not go to a guest, for this reason.
-    Refused(String),
+    Rejected(String),
     /// The device was pulled before it was attached.
-    Left,
+    UnpluggedEarly,
     /// The device is gone, and these objects of it were deleted.
     Detached(Vec<DeviceId>),
     /// The device is the host's again, and these objects of it were deleted.
-    LetGo(Vec<DeviceId>),
+    DetachedManually(Vec<DeviceId>),
     /// The host's drivers have the device again, which its virtual machine has left behind.
-    Reclaimed,
+    ReturnedToHost,
     /// The event could not be handled; what went wrong and what to do.
     Failed(String),
 }
 
 /// Why nothing is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idle {
+pub enum SkipReason {
     /// The event can mean nothing for any port.
     NoUsbDevice,
     /// No port of the config is at or above the device.
@@ -101,46 +101,50 @@ pub struct Times {
     pub exchange: Duration,
 }
 
-impl Outcome {
+impl Report {
     /// An end without more to say.
-    pub fn new(subject: Option<Subject>, end: End) -> Self {
-        Self { subject, end, notes: Vec::new() }
+    pub fn new(context: Option<EventContext>, end: Outcome) -> Self {
+        Self { context, end, notes: Vec::new() }
     }
 
     /// The level of its line. What is at [`Level::Debug`] is no line worth writing.
     pub fn level(&self) -> Level {
         match &self.end {
-            End::Failed(_) => Level::Error,
+            Outcome::Failed(_) => Level::Error,
             _ if !self.notes.is_empty() => Level::Warn,
-            End::Refused(_) | End::Attached { seat: Seated { slow: true, .. }, .. } => Level::Warn,
-            End::Idle(_) | End::Recorded | End::AttachedBefore => Level::Debug,
+            Outcome::Rejected(_)
+            | Outcome::Attached { seat: GuestLocation { slow: true, .. }, .. } => Level::Warn,
+            Outcome::Skipped(_) | Outcome::Recorded | Outcome::AlreadyAttached => Level::Debug,
             _ => Level::Info,
         }
     }
 
     /// Whether the event was handled.
     pub fn is_success(&self) -> bool {
-        !matches!(self.end, End::Failed(_))
+        !matches!(self.end, Outcome::Failed(_))
     }
 
     /// Whether a person who wanted the device somewhere has it there.
     pub fn is_as_wished(&self) -> bool {
         matches!(
             self.end,
-            End::Attached { .. } | End::AttachedBefore | End::WhenRunning | End::LetGo(_)
+            Outcome::Attached { .. }
+                | Outcome::AlreadyAttached
+                | Outcome::PendingResume
+                | Outcome::DetachedManually(_)
         )
     }
 
     /// The journal's fields (systemd.journal-fields(7)): names and values.
     pub fn fields(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![("HOTPLUGGER_OUTCOME", self.end.name().to_owned())];
-        if let Some(subject) = &self.subject {
-            fields.push(("HOTPLUGGER_PORT", subject.port.to_string()));
-            fields.push(("HOTPLUGGER_DEVPATH", subject.devpath.clone()));
-            fields.extend(subject.vm.clone().map(|vm| ("HOTPLUGGER_VM", vm)));
-            fields.extend(subject.id.as_ref().map(|id| ("HOTPLUGGER_DEVICE_ID", id.to_string())));
+        if let Some(context) = &self.context {
+            fields.push(("HOTPLUGGER_PORT", context.port.to_string()));
+            fields.push(("HOTPLUGGER_DEVPATH", context.devpath.clone()));
+            fields.extend(context.vm.clone().map(|vm| ("HOTPLUGGER_VM", vm)));
+            fields.extend(context.id.as_ref().map(|id| ("HOTPLUGGER_DEVICE_ID", id.to_string())));
         }
-        if let End::Attached { seat, times } = &self.end {
+        if let Outcome::Attached { seat, times } = &self.end {
             let product = seat.place.product.clone();
             fields.extend(product.map(|product| ("HOTPLUGGER_GUEST_PRODUCT", product)));
             let times = times.iter().flat_map(|times| {
@@ -156,7 +160,7 @@ impl Outcome {
     }
 }
 
-impl Subject {
+impl EventContext {
     /// The subject of an event of which nothing else is known yet.
     pub fn of(event: &UsbEvent) -> Self {
         Self::new(&event.port, &event.device, event.devnum)
@@ -174,35 +178,35 @@ impl Subject {
     }
 }
 
-impl End {
+impl Outcome {
     /// Its name in the journal's fields and in JSON.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Idle(_) => "idle",
+            Self::Skipped(_) => "idle",
             Self::Recorded => "recorded",
-            Self::AttachedBefore => "attached-before",
+            Self::AlreadyAttached => "attached-before",
             Self::Attached { .. } => "attached",
-            Self::WhenRunning => "when-running",
+            Self::PendingResume => "when-running",
             Self::NotRunning(_) => "not-running",
-            Self::Refused(_) => "refused",
-            Self::Left => "left",
+            Self::Rejected(_) => "refused",
+            Self::UnpluggedEarly => "left",
             Self::Detached(_) => "detached",
-            Self::LetGo(_) => "let-go",
-            Self::Reclaimed => "reclaimed",
+            Self::DetachedManually(_) => "let-go",
+            Self::ReturnedToHost => "reclaimed",
             Self::Failed(_) => "failed",
         }
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for Report {
     /// The one line: `windows: port 1-3, QEMU USB Tablet (0627:0001): attached …`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(subject) = &self.subject {
-            if let Some(vm) = &subject.vm {
-                write!(f, "{}: ", clean(vm, 64))?;
+        if let Some(context) = &self.context {
+            if let Some(vm) = &context.vm {
+                write!(f, "{}: ", sanitize(vm, 64))?;
             }
-            write!(f, "port {}", subject.port)?;
-            if let Some(device) = &subject.device {
+            write!(f, "port {}", context.port)?;
+            if let Some(device) = &context.device {
                 write!(f, ", {device}")?;
             }
             f.write_str(": ")?;
@@ -212,14 +216,14 @@ impl fmt::Display for Outcome {
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Idle(idle) => idle.fmt(f),
+            Self::Skipped(idle) => idle.fmt(f),
             Self::Recorded => f.write_str("recorded, attached by a later event"),
-            Self::AttachedBefore => f.write_str("attached already"),
+            Self::AlreadyAttached => f.write_str("attached already"),
             Self::Attached { seat, times } => attached(f, seat, times.as_ref()),
-            Self::WhenRunning => {
+            Self::PendingResume => {
                 f.write_str("the guest is paused; it gets the device when it goes on")
             }
             Self::NotRunning(why) => {
@@ -229,15 +233,15 @@ impl fmt::Display for End {
                      it runs"
                 )
             }
-            Self::Refused(why) => write!(f, "not attached: {why}"),
-            Self::Left => f.write_str("pulled before it was attached"),
+            Self::Rejected(why) => write!(f, "not attached: {why}"),
+            Self::UnpluggedEarly => f.write_str("pulled before it was attached"),
             Self::Detached(ids) if ids.is_empty() => f.write_str("gone; it was in no guest"),
             Self::Detached(ids) => {
                 f.write_str("gone, detached")?;
                 ids.iter().try_for_each(|id| write!(f, " {id}"))
             }
-            Self::Reclaimed => f.write_str("the host's drivers have it again"),
-            Self::LetGo(ids) => {
+            Self::ReturnedToHost => f.write_str("the host's drivers have it again"),
+            Self::DetachedManually(ids) => {
                 if !ids.is_empty() {
                     f.write_str("detached")?;
                     ids.iter().try_for_each(|id| write!(f, " {id}"))?;
@@ -250,7 +254,11 @@ impl fmt::Display for End {
     }
 }
 
-fn attached(f: &mut fmt::Formatter<'_>, seat: &Seated, times: Option<&Times>) -> fmt::Result {
+fn attached(
+    f: &mut fmt::Formatter<'_>,
+    seat: &GuestLocation,
+    times: Option<&Times>,
+) -> fmt::Result {
     f.write_str("attached")?;
     if let Some(port) = &seat.place.port {
         f.write_str(" in the guest's port ")?;
@@ -281,7 +289,7 @@ fn attached(f: &mut fmt::Formatter<'_>, seat: &Seated, times: Option<&Times>) ->
     )
 }
 
-impl fmt::Display for Idle {
+impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoUsbDevice => "no event of a USB device that is no hub",

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{self, IsTerminal, Stdout, Write};
 
 use anstream::AutoStream;
-use anstyle::{AnsiColor, Style};
+use anstyle::AnsiColor;
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -18,11 +18,11 @@ pub struct Output {
 
 /// A line in pieces, each with its tone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Line(Vec<(Tone, String)>);
+pub struct Line(Vec<(Style, String)>);
 
 /// What a piece of a line is, for its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tone {
+pub enum Style {
     /// Text.
     Plain,
     /// A heading, or what matters most in a line.
@@ -127,7 +127,7 @@ fn columns(rows: &[Vec<Line>]) -> Vec<Line> {
 impl Line {
     /// The line with a piece of that tone added.
     #[must_use]
-    pub fn with(mut self, tone: Tone, text: impl Into<String>) -> Self {
+    pub fn with(mut self, tone: Style, text: impl Into<String>) -> Self {
         self.0.push((tone, text.into()));
         self
     }
@@ -135,7 +135,7 @@ impl Line {
     /// The line with plain text added.
     #[must_use]
     pub fn plain(self, text: impl Into<String>) -> Self {
-        self.with(Tone::Plain, text)
+        self.with(Style::Plain, text)
     }
 
     /// The columns it takes on a terminal.
@@ -163,25 +163,25 @@ impl From<&str> for Line {
     }
 }
 
-impl From<(Tone, String)> for Line {
-    fn from((tone, text): (Tone, String)) -> Self {
+impl From<(Style, String)> for Line {
+    fn from((tone, text): (Style, String)) -> Self {
         Self::default().with(tone, text)
     }
 }
 
-impl From<(Tone, &str)> for Line {
-    fn from((tone, text): (Tone, &str)) -> Self {
+impl From<(Style, &str)> for Line {
+    fn from((tone, text): (Style, &str)) -> Self {
         Self::default().with(tone, text)
     }
 }
 
-impl Tone {
-    fn style(self) -> Style {
-        let colour = |colour: AnsiColor| Style::new().fg_color(Some(colour.into()));
+impl Style {
+    fn style(self) -> anstyle::Style {
+        let colour = |colour: AnsiColor| anstyle::Style::new().fg_color(Some(colour.into()));
         match self {
-            Self::Plain => Style::new(),
-            Self::Strong => Style::new().bold(),
-            Self::Faint => Style::new().dimmed(),
+            Self::Plain => anstyle::Style::new(),
+            Self::Strong => anstyle::Style::new().bold(),
+            Self::Faint => anstyle::Style::new().dimmed(),
             Self::Good => colour(AnsiColor::Green),
             Self::Warning => colour(AnsiColor::Yellow),
             Self::Bad => colour(AnsiColor::Red).bold(),
@@ -207,7 +207,7 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [
             vec![Line::from("port"), Line::from("device"), Line::from("")],
-            vec![Line::from("1-1.4"), Line::from("鍵盤"), Line::from((Tone::Good, "attached"))],
+            vec![Line::from("1-1.4"), Line::from("鍵盤"), Line::from((Style::Good, "attached"))],
             vec![Line::from("1-2")],
         ];
         let lines: Vec<String> = columns(&rows).iter().map(ToString::to_string).collect();

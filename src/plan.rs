@@ -4,10 +4,10 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::access::Way;
+use crate::config::access::AccessMode;
 use crate::config::{Config, VirtualMachine};
-use crate::outcome::Idle;
-use crate::place::Places;
+use crate::location::UsbLocation;
+use crate::outcome::SkipReason;
 use crate::state::record::Record;
 use crate::uevent::{EventKind, UsbEvent};
 
@@ -15,7 +15,7 @@ use crate::uevent::{EventKind, UsbEvent};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan<'a> {
     /// Nothing, and why.
-    Nothing(Idle),
+    Nothing(SkipReason),
     /// Remember the device and return: it is attached by a later event.
     Record(&'a VirtualMachine),
     /// Attach the device at once, before the host's drivers get going; if that does not work,
@@ -50,7 +50,7 @@ pub struct Target<'a> {
 /// several virtual machines gets a device depends on which of them `runs`; nobody else is asked.
 pub fn plan<'a>(
     event: &UsbEvent,
-    places: &Places,
+    places: &UsbLocation,
     config: &'a Config,
     record: Option<&'a Record>,
     runs: &dyn Fn(&VirtualMachine) -> bool,
@@ -61,7 +61,7 @@ pub fn plan<'a>(
     if event.kind == EventKind::DeviceRemove {
         let targets = targets(config, places, record);
         return if targets.is_empty() && record_of_device.is_none() {
-            Plan::Nothing(Idle::NotConfigured)
+            Plan::Nothing(SkipReason::NotConfigured)
         } else {
             Plan::Detach(targets)
         };
@@ -69,15 +69,15 @@ pub fn plan<'a>(
     let new = event.kind == EventKind::DeviceAdd && !event.synthetic;
     let known = record_of_device.filter(|_| !new);
     let Some(vm) = choose(config, places, known, runs) else {
-        return Plan::Nothing(Idle::NotConfigured);
+        return Plan::Nothing(SkipReason::NotConfigured);
     };
     if known.is_some_and(|record| record.detached_by_hand) {
-        return Plan::Nothing(Idle::DetachedByHand);
+        return Plan::Nothing(SkipReason::DetachedByHand);
     }
     match event.kind {
-        EventKind::DeviceAdd if known.is_some() => Plan::Nothing(Idle::Known),
+        EventKind::DeviceAdd if known.is_some() => Plan::Nothing(SkipReason::Known),
         // QEMU need not have heard of a device that it is handed.
-        EventKind::DeviceAdd if new && vm.access.way == Way::Fd && vm.delay.is_zero() => {
+        EventKind::DeviceAdd if new && vm.access.way == AccessMode::Fd && vm.delay.is_zero() => {
             Plan::AttachEarly(vm)
         }
         EventKind::DeviceAdd => Plan::Record(vm),
@@ -93,7 +93,7 @@ pub fn plan<'a>(
 /// first.
 pub fn choose<'a>(
     config: &'a Config,
-    places: &Places,
+    places: &UsbLocation,
     record: Option<&Record>,
     runs: &dyn Fn(&VirtualMachine) -> bool,
 ) -> Option<&'a VirtualMachine> {
@@ -121,7 +121,11 @@ fn is_in(record: Option<&Record>, vm: &VirtualMachine) -> bool {
 
 /// Where the device of a port may be: where it was attached, be the config as it may; else in one
 /// of its owners; and if nothing at all is remembered, in any of the others, whose it may have been.
-fn targets<'a>(config: &'a Config, places: &Places, record: Option<&'a Record>) -> Vec<Target<'a>> {
+fn targets<'a>(
+    config: &'a Config,
+    places: &UsbLocation,
+    record: Option<&'a Record>,
+) -> Vec<Target<'a>> {
     if let Some(attachment) = record.and_then(|record| record.attached.as_ref()) {
         let configured = config.virtual_machines.iter().find(|vm| vm.socket == attachment.socket);
         return vec![Target {

@@ -34,7 +34,7 @@ pub enum Settled {
 
 /// What a uevent means for a device that settles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum UeventEffect {
     /// No more than quiet or unrest.
     Noted,
     /// A driver of the host's has come to one of its interfaces.
@@ -76,13 +76,13 @@ impl<'a> Settle<'a> {
     ///
     /// What is unbound or removed below it does not: that is the end of something, our own
     /// unbinding for one, and whatever takes its place is heard.
-    pub fn hear(&mut self, uevent: &Uevent, now: Monotonic) -> Heard {
+    pub fn hear(&mut self, uevent: &Uevent, now: Monotonic) -> UeventEffect {
         let leaves = matches!(uevent.action, Action::Remove | Action::Unbind);
         if uevent.action == Action::Remove && self.device.is_at_or_below(&uevent.devpath) {
-            return Heard::Removed;
+            return UeventEffect::Removed;
         }
         if !uevent.devpath.is_at_or_below(self.device) || uevent.synthetic || leaves {
-            return Heard::Noted;
+            return UeventEffect::Noted;
         }
         let of_device = uevent.devpath == *self.device;
         let of_interface = uevent.devpath.parent().as_ref() == Some(self.device);
@@ -90,7 +90,11 @@ impl<'a> Settle<'a> {
         if !(of_driver && self.hands_off) {
             self.quiet_since = now;
         }
-        if of_interface && uevent.action == Action::Bind { Heard::Driver } else { Heard::Noted }
+        if of_interface && uevent.action == Action::Bind {
+            UeventEffect::Driver
+        } else {
+            UeventEffect::Noted
+        }
     }
 
     /// Takes note that uevents were lost, which may have been the device's.
@@ -120,16 +124,16 @@ pub fn wait(mut settle: Settle<'_>, driver_came: &mut dyn FnMut()) -> io::Result
             return Ok(Settled::Quiet);
         }
         match socket.next(settle.due().since(now))? {
-            netlink::Heard::Uevent(uevent) => match settle.hear(&uevent, Monotonic::now()) {
-                Heard::Removed => return Ok(Settled::Removed),
-                Heard::Driver => driver_came(),
-                Heard::Noted => {}
+            netlink::Received::Uevent(uevent) => match settle.hear(&uevent, Monotonic::now()) {
+                UeventEffect::Removed => return Ok(Settled::Removed),
+                UeventEffect::Driver => driver_came(),
+                UeventEffect::Noted => {}
             },
-            netlink::Heard::Lost => {
+            netlink::Received::Lost => {
                 settle.lost(Monotonic::now());
                 driver_came();
             }
-            netlink::Heard::Nothing => {}
+            netlink::Received::Nothing => {}
         }
     }
 }
@@ -165,14 +169,14 @@ mod tests {
         let device = "/devices/x/usb1/1-1".parse().unwrap();
         let mut settle = Settle::new(&device, SECOND, seconds(10), seconds(10));
         let mut hear = |action, path, at| settle.hear(&uevent(action, path), seconds(at));
-        assert_eq!(hear("add", "/devices/x/usb1/1-1/1-1:1.0/host0", 11), Heard::Noted);
-        assert_eq!(hear("add", "/devices/x/usb1/1-10", 12), Heard::Noted);
-        assert_eq!(hear("remove", "/devices/x/usb1/1-10", 12), Heard::Noted);
-        assert_eq!(hear("unbind", "/devices/x/usb1/1-1/1-1:1.0", 12), Heard::Noted);
-        assert_eq!(hear("remove", "/devices/x/usb1/1-1/1-1:1.0/host0", 12), Heard::Noted);
+        assert_eq!(hear("add", "/devices/x/usb1/1-1/1-1:1.0/host0", 11), UeventEffect::Noted);
+        assert_eq!(hear("add", "/devices/x/usb1/1-10", 12), UeventEffect::Noted);
+        assert_eq!(hear("remove", "/devices/x/usb1/1-10", 12), UeventEffect::Noted);
+        assert_eq!(hear("unbind", "/devices/x/usb1/1-1/1-1:1.0", 12), UeventEffect::Noted);
+        assert_eq!(hear("remove", "/devices/x/usb1/1-1/1-1:1.0/host0", 12), UeventEffect::Noted);
         assert_eq!(settle.due(), seconds(12));
         let bind = uevent("bind", "/devices/x/usb1/1-1/1-1:1.0");
-        assert_eq!(settle.hear(&bind, seconds(12)), Heard::Driver);
+        assert_eq!(settle.hear(&bind, seconds(12)), UeventEffect::Driver);
         assert_eq!(settle.due(), seconds(13));
         settle.lost(seconds(13));
         assert_eq!(settle.due(), seconds(13), "the cap holds: 10 s and three times the delay");
@@ -183,8 +187,8 @@ mod tests {
         let device = "/devices/x/usb1/1-1".parse().unwrap();
         let mut settle = Settle::new(&device, SECOND, seconds(10), seconds(10)).hands_off(true);
         let mut hear = |action, path, at| settle.hear(&uevent(action, path), seconds(at));
-        assert_eq!(hear("bind", "/devices/x/usb1/1-1/1-1:1.0", 11), Heard::Driver);
-        assert_eq!(hear("add", "/devices/x/usb1/1-1/1-1:1.0/host0", 11), Heard::Noted);
+        assert_eq!(hear("bind", "/devices/x/usb1/1-1/1-1:1.0", 11), UeventEffect::Driver);
+        assert_eq!(hear("add", "/devices/x/usb1/1-1/1-1:1.0/host0", 11), UeventEffect::Noted);
         assert_eq!(settle.due(), seconds(11));
         settle.hear(&uevent("add", "/devices/x/usb1/1-1/1-1:1.1"), seconds(11));
         assert_eq!(settle.due(), seconds(12));
@@ -197,7 +201,7 @@ mod tests {
         let device = "/devices/x/usb1/1-1/1-1.4".parse().unwrap();
         let mut settle = Settle::new(&device, SECOND, seconds(10), seconds(10));
         for gone in ["/devices/x/usb1/1-1/1-1.4", "/devices/x/usb1/1-1"] {
-            assert_eq!(settle.hear(&uevent("remove", gone), seconds(10)), Heard::Removed);
+            assert_eq!(settle.hear(&uevent("remove", gone), seconds(10)), UeventEffect::Removed);
         }
     }
 

@@ -7,25 +7,25 @@ use std::time::Duration;
 
 use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
-use crate::guest::bus::{Occupant, buses};
+use crate::guest::bus::{GuestDevice, buses};
 use crate::guest::object;
-use crate::outcome::{End, Outcome, Subject};
-use crate::place::Places;
+use crate::host::{ExchangeError, Host};
+use crate::location::UsbLocation;
+use crate::outcome::{EventContext, Outcome, Report};
 use crate::plan::choose;
 use crate::port::{DevNum, Port};
 use crate::settle::Settle;
 use crate::state::record::Record;
 use crate::sysfs::UsbDevice;
 use crate::topology::{HubPort, Topology};
-use crate::transfer::attach::{Attach, Wish};
-use crate::transfer::candidate::Owner;
+use crate::transfer::attach::{Attach, Trigger};
+use crate::transfer::candidate::Assignment;
 use crate::transfer::{Given, give_to_host, new_record, recall_device};
-use crate::world::{ExchangeError, World};
 
 /// One virtual machine that is brought in line.
 pub struct Sync<'a> {
     /// The world in which it happens.
-    pub world: &'a dyn World,
+    pub world: &'a dyn Host,
     /// The config.
     pub config: &'a Config,
     /// The virtual machine.
@@ -46,7 +46,7 @@ struct Had {
 struct Owned<'t> {
     port: &'t HubPort,
     device: &'t UsbDevice,
-    places: Places,
+    places: UsbLocation,
     /// What is remembered of it.
     record: Option<Record>,
 }
@@ -62,7 +62,7 @@ impl Sync<'_> {
     pub fn run(
         &self,
         timeout: Duration,
-        told: &mut dyn FnMut(Outcome),
+        told: &mut dyn FnMut(Report),
     ) -> Result<usize, ExchangeError> {
         let had = self.tidy(timeout, told)?;
         let mut good = 0;
@@ -82,31 +82,31 @@ impl Sync<'_> {
 
     /// Gives back to the host's drivers what the virtual machine, which does not run, has left
     /// without one.
-    pub fn reclaim(&self, told: &mut dyn FnMut(Outcome)) {
+    pub fn reclaim(&self, told: &mut dyn FnMut(Report)) {
         let topology = (self.look)();
         for own in self.owned(&topology) {
             let end = match give_to_host(self.world, &own.port.devpath) {
                 Given { probed: Err(error), .. } => {
-                    End::Failed(format!("the host's drivers do not have it: {error}"))
+                    Outcome::Failed(format!("the host's drivers do not have it: {error}"))
                 }
-                Given { before, now, .. } if now > before => End::Reclaimed,
+                Given { before, now, .. } if now > before => Outcome::ReturnedToHost,
                 Given { .. } => continue,
             };
-            told(Outcome::new(Some(self.subject(&own)), end));
+            told(Report::new(Some(self.context(&own)), end));
         }
     }
 
     /// Asks the guest what it has and deletes what is stale.
-    fn tidy(&self, timeout: Duration, told: &mut dyn FnMut(Outcome)) -> Result<Had, ExchangeError> {
+    fn tidy(&self, timeout: Duration, told: &mut dyn FnMut(Report)) -> Result<Had, ExchangeError> {
         let mut had = Had { good: Vec::new(), topology: Topology::default() };
         self.world.exchange(&self.vm.socket, timeout, &mut |qmp| {
             let objects = object::list(qmp)?;
             let open: Vec<DeviceId> = if objects.is_empty() {
                 Vec::new()
             } else if object::is_running(qmp)? {
-                let occupants = buses(qmp)?.into_iter().flat_map(|bus| bus.occupants);
-                let open = |one: Occupant| one.id.filter(|_| one.attached)?.parse().ok();
-                occupants.filter_map(open).collect()
+                let devices = buses(qmp)?.into_iter().flat_map(|bus| bus.devices);
+                let open = |one: GuestDevice| one.id.filter(|_| one.attached)?.parse().ok();
+                devices.filter_map(open).collect()
             } else {
                 objects.clone()
             };
@@ -118,14 +118,14 @@ impl Sync<'_> {
             for id in stale {
                 if object::delete(qmp, &id)? {
                     let port = id.port.clone();
-                    let subject = Subject {
+                    let context = EventContext {
                         port,
                         devpath: String::new(),
                         device: None,
                         vm: Some(self.vm.name.clone()),
                         id: Some(id.clone()),
                     };
-                    told(Outcome::new(Some(subject), End::Detached(vec![id])));
+                    told(Report::new(Some(context), Outcome::Detached(vec![id])));
                 }
             }
             Ok(())
@@ -151,8 +151,8 @@ impl Sync<'_> {
         vm.name == self.vm.name || self.world.runs(&vm.socket)
     }
 
-    fn attach(&self, own: Owned<'_>) -> Outcome {
-        let subject = self.subject(&own);
+    fn attach(&self, own: Owned<'_>) -> Report {
+        let context = self.context(&own);
         let Owned { port, device, places, record } = own;
         let (seen, devnum) = (self.world.seen(), device.devnum);
         let record = record
@@ -162,28 +162,28 @@ impl Sync<'_> {
         let settle = Settle::new(&port.devpath, self.vm.delay, record.plugged, seen.at);
         let attach = Attach {
             world: self.world,
-            owner: Owner { config: self.config, vm: self.vm, places: &places },
+            owner: Assignment { config: self.config, vm: self.vm, places: &places },
             port: &port.port,
             devnum: Some(devnum),
             new_record: &|_, _| record.clone(),
             wish: if settle.due() > seen.at {
-                Wish::Event { settle: true, interface: None }
+                Trigger::Udev { settle: true, interface: None }
             } else {
-                Wish::Sync
+                Trigger::Sync
             },
         };
-        attach.run(subject, Some(record.clone()))
+        attach.run(context, Some(record.clone()))
     }
 
-    fn subject(&self, own: &Owned<'_>) -> Subject {
+    fn context(&self, own: &Owned<'_>) -> EventContext {
         let Owned { port, device, .. } = own;
-        let subject = Subject::new(&port.port, &port.devpath, Some(device.devnum));
-        Subject { device: Some(device.label()), vm: Some(self.vm.name.clone()), ..subject }
+        let context = EventContext::new(&port.port, &port.devpath, Some(device.devnum));
+        EventContext { device: Some(device.label()), vm: Some(self.vm.name.clone()), ..context }
     }
 }
 
 /// Forgets what is remembered of devices that are gone.
-pub fn forget_the_gone(world: &dyn World, records: &[Record], topology: &Topology) {
+pub fn forget_the_gone(world: &dyn Host, records: &[Record], topology: &Topology) {
     for record in records {
         if !is_present(topology, &record.port, record.devnum) {
             // The next device may have come meanwhile.

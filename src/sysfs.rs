@@ -9,11 +9,11 @@ use rustix::io::Errno;
 
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
-use crate::place::ControllerName;
+use crate::location::ControllerName;
 use crate::port::{BusNum, DevNum};
 use crate::root::Root;
 use crate::speed::Speed;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// A USB device as sysfs has it (`drivers/usb/core/sysfs.c`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub fn usb_device(root: &Root, devpath: &DevPath) -> io::Result<Option<UsbDevice
         vendor_id,
         product_id,
         speed: text("speed")?.and_then(|value| value.parse().ok()),
-        product: text("product")?.map(|name| clean(&name, 64)).filter(|name| !name.is_empty()),
+        product: text("product")?.map(|name| sanitize(&name, 64)).filter(|name| !name.is_empty()),
         serial: text("serial")?.map(|serial| serial.trim().to_owned()),
     }))
 }

@@ -5,18 +5,18 @@
 ///
 /// USB product names are the device's own: they may hold escape sequences, line ends and
 /// bidirectional controls.
-pub fn clean(text: &str, max: usize) -> String {
-    let mut clean: String = text.trim().chars().take(max).map(harmless).collect();
+pub fn sanitize(text: &str, max: usize) -> String {
+    let mut sanitize: String = text.trim().chars().take(max).map(harmless).collect();
     if text.trim().chars().count() > max {
-        clean.pop();
-        clean.push('…');
+        sanitize.pop();
+        sanitize.push('…');
     }
-    clean
+    sanitize
 }
 
-/// Replaces the same characters as [`clean`] in a line and leaves its blanks and length alone; a
+/// Replaces the same characters as [`sanitize`] in a line and leaves its blanks and length alone; a
 /// tab becomes one blank, so that columns stay where they are.
-pub fn harmless_line(line: &str) -> String {
+pub fn sanitize_line(line: &str) -> String {
     line.chars()
         .map(|character| if character == '\t' { ' ' } else { harmless(character) })
         .collect()
@@ -51,14 +51,14 @@ mod tests {
     #[test]
     fn nothing_that_steers_a_terminal_survives() {
         let hostile = "\u{1b}[2JKeyboard\r\n\u{202e}evil\u{7}";
-        let cleaned = clean(hostile, 100);
+        let cleaned = sanitize(hostile, 100);
         assert_eq!(cleaned, "\u{fffd}[2JKeyboard\u{fffd}\u{fffd}\u{fffd}evil\u{fffd}");
-        assert_eq!(clean("  plain Name é ", 100), "plain Name é");
+        assert_eq!(sanitize("  plain Name é ", 100), "plain Name é");
     }
 
     #[test]
     fn a_line_keeps_its_columns() {
-        assert_eq!(harmless_line("\t a\u{1b}[2J "), "  a\u{fffd}[2J ");
+        assert_eq!(sanitize_line("\t a\u{1b}[2J "), "  a\u{fffd}[2J ");
     }
 
     #[test]
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn long_text_is_cut_with_a_sign() {
-        assert_eq!(clean(&"x".repeat(4096), 5), "xxxx…");
-        assert_eq!(clean("xxxxx", 5), "xxxxx");
+        assert_eq!(sanitize(&"x".repeat(4096), 5), "xxxx…");
+        assert_eq!(sanitize("xxxxx", 5), "xxxxx");
     }
 }

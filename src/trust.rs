@@ -9,16 +9,16 @@ use crate::text::shell_word;
 
 /// A file or folder that others can change, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Weakness {
+pub struct PermissionIssue {
     /// The file or folder.
     pub path: PathBuf,
     /// What lets others in.
-    pub door: Door,
+    pub door: PermissionKind,
 }
 
 /// What lets others change a file or folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
+pub enum PermissionKind {
     /// It belongs to this user.
     Owner(u32),
     /// Its mode lets a group or everybody write.
@@ -29,16 +29,16 @@ const STICKY: u32 = 0o1000;
 
 /// The weakness of one file or folder. In a folder with the sticky bit nobody can replace what
 /// belongs to another.
-pub fn weakness(metadata: &Metadata, path: &Path, owners: &[u32]) -> Option<Weakness> {
+pub fn weakness(metadata: &Metadata, path: &Path, owners: &[u32]) -> Option<PermissionIssue> {
     let (owner, mode) = (metadata.uid(), metadata.mode());
     let door = if !owners.contains(&owner) {
-        Door::Owner(owner)
+        PermissionKind::Owner(owner)
     } else if mode & 0o022 != 0 && !(metadata.is_dir() && mode & STICKY != 0) {
-        Door::Mode(mode & 0o7777)
+        PermissionKind::Mode(mode & 0o7777)
     } else {
         return None;
     };
-    Some(Weakness { path: path.to_path_buf(), door })
+    Some(PermissionIssue { path: path.to_path_buf(), door })
 }
 
 /// The first weakness of a file, or of the folders on the way to it, links followed.
@@ -46,7 +46,7 @@ pub fn weakness(metadata: &Metadata, path: &Path, owners: &[u32]) -> Option<Weak
 /// # Errors
 ///
 /// What cannot be looked at.
-pub fn weakness_on_the_way(path: &Path, owners: &[u32]) -> io::Result<Option<Weakness>> {
+pub fn weakness_on_the_way(path: &Path, owners: &[u32]) -> io::Result<Option<PermissionIssue>> {
     let real = path.canonicalize()?;
     match weakness(&fs::metadata(&real)?, &real, owners) {
         None => weakness_of_folders(path, owners),
@@ -59,7 +59,7 @@ pub fn weakness_on_the_way(path: &Path, owners: &[u32]) -> io::Result<Option<Wea
 /// # Errors
 ///
 /// What cannot be looked at.
-pub fn weakness_of_folders(path: &Path, owners: &[u32]) -> io::Result<Option<Weakness>> {
+pub fn weakness_of_folders(path: &Path, owners: &[u32]) -> io::Result<Option<PermissionIssue>> {
     open_folder(path, owners, true)
 }
 
@@ -73,7 +73,7 @@ pub fn open_folder(
     path: &Path,
     owners: &[u32],
     sticky_is_safe: bool,
-) -> io::Result<Option<Weakness>> {
+) -> io::Result<Option<PermissionIssue>> {
     let real = path.canonicalize()?;
     // A link stands in a folder of its own.
     for folder in real.ancestors().skip(1).chain(path.parent()) {
@@ -83,8 +83,8 @@ pub fn open_folder(
         let metadata = fs::metadata(folder)?;
         let found = weakness(&metadata, folder, owners).or_else(|| {
             let open = !sticky_is_safe && metadata.mode() & 0o022 != 0;
-            let door = Door::Mode(metadata.mode() & 0o7777);
-            open.then(|| Weakness { path: folder.to_path_buf(), door })
+            let door = PermissionKind::Mode(metadata.mode() & 0o7777);
+            open.then(|| PermissionIssue { path: folder.to_path_buf(), door })
         });
         if found.is_some() {
             return Ok(found);
@@ -93,13 +93,13 @@ pub fn open_folder(
     Ok(None)
 }
 
-impl Weakness {
+impl PermissionIssue {
     /// The command that closes it.
     pub fn remedy(&self) -> String {
         let path = shell_word(&self.path.to_string_lossy());
         match self.door {
-            Door::Owner(_) => format!("chown root {path}"),
-            Door::Mode(_) => format!("chmod go-w {path}"),
+            PermissionKind::Owner(_) => format!("chown root {path}"),
+            PermissionKind::Mode(_) => format!("chmod go-w {path}"),
         }
     }
 }

@@ -18,11 +18,13 @@ use std::time::Duration;
 
 use hotplugger::deadline::Deadline;
 use hotplugger::device_id::DeviceId;
-use hotplugger::guest::attach::{AttachError, Attached, Refusal, Wanted, Why, attach};
+use hotplugger::guest::attach::{
+    AttachError, AttachRequest, Attached, BusError, BusErrorKind, attach,
+};
 use hotplugger::guest::bus::buses;
 use hotplugger::guest::detach::detach;
-use hotplugger::guest::seat::{GuestPort, Memory, Usual};
-use hotplugger::guest::{object, view};
+use hotplugger::guest::ports::{GuestPort, GuestPortHistory, LastPort};
+use hotplugger::guest::{hmp, object};
 use hotplugger::port::DevNum;
 use hotplugger::qmp::client::QmpClient;
 use hotplugger::qmp::handover::{Handover, Recipient};
@@ -53,7 +55,7 @@ fn place(
     speed: Speed,
     buses: &[&str],
 ) -> Result<Attached, AttachError> {
-    place_again(qmp, name, speed, buses, &Memory::default())
+    place_again(qmp, name, speed, buses, &GuestPortHistory::default())
 }
 
 fn place_again(
@@ -61,12 +63,12 @@ fn place_again(
     name: &str,
     speed: Speed,
     buses: &[&str],
-    memory: &Memory,
+    memory: &GuestPortHistory,
 ) -> Result<Attached, AttachError> {
     let hubs: Vec<String> = buses.iter().map(|bus| (*bus).to_owned()).collect();
     attach(
         qmp,
-        &Wanted {
+        &AttachRequest {
             id: id(name),
             speed: Some(speed),
             hubs: &hubs,
@@ -75,22 +77,22 @@ fn place_again(
             node: "/dev/bus/usb/001/016".into(),
             by_node: true,
             handover: None,
-            thought_attached: false,
-            still_there: &|| true,
+            expected_attached: false,
+            recheck: &|| true,
         },
     )
 }
 
-fn no_seat(result: Result<Attached, AttachError>) -> Vec<Refusal> {
+fn no_seat(result: Result<Attached, AttachError>) -> Vec<BusError> {
     match result {
-        Err(AttachError::NoSeat { refusals, .. }) => refusals,
+        Err(AttachError::NoUsablePort { refusals, .. }) => refusals,
         other => panic!("{other:?}"),
     }
 }
 
 /// As a paused guest has it.
 fn waiting(bus: &str, port: usize) -> Attached {
-    Attached::WhenRunning(Some(GuestPort { bus: bus.to_owned(), port }))
+    Attached::PendingResume(Some(GuestPort { bus: bus.to_owned(), port }))
 }
 
 #[test]
@@ -130,11 +132,14 @@ fn what_is_attached_is_left_and_found() {
     let mut qmp = qemu.connect();
     assert!(object::is_attached(&mut qmp, &id(ID)).unwrap());
     assert_eq!(attach_to(&mut qmp, &[]).unwrap(), Attached::Before);
-    let place = view::place(&mut qmp, &id(ID)).unwrap();
+    let place = hmp::place(&mut qmp, &id(ID)).unwrap();
     assert_eq!(place.port.as_deref(), Some("1"));
     assert_eq!(place.speed.unwrap().to_string(), "480 Mb/s");
     assert_eq!(place.product.as_deref(), Some("QEMU USB Keyboard"));
-    assert_eq!(view::place(&mut qmp, &id("hotplugger-1-3-1")).unwrap(), view::Place::default());
+    assert_eq!(
+        hmp::place(&mut qmp, &id("hotplugger-1-3-1")).unwrap(),
+        hmp::GuestDeviceInfo::default()
+    );
 }
 
 #[test]
@@ -144,16 +149,16 @@ fn a_bus_that_is_missing_is_told_from_one_that_is_full() {
     let qemu = Qemu::start(&root, "vm", &[&["-S"], &full[..]].concat());
     let mut qmp = qemu.connect();
     let refusals = no_seat(attach_to(&mut qmp, &["xhci0", "xhci0.0", "nowhere.0"]));
-    let refusal = |bus: &str, why| Refusal { bus: Some(bus.to_owned()), why };
+    let refusal = |bus: &str, why| BusError { bus: Some(bus.to_owned()), why };
     assert_eq!(
         refusals,
         [
-            refusal("xhci0", Why::NoSuchBus),
-            refusal("nowhere.0", Why::NoSuchBus),
-            refusal("xhci0.0", Why::Full),
+            refusal("xhci0", BusErrorKind::NoSuchBus),
+            refusal("nowhere.0", BusErrorKind::NoSuchBus),
+            refusal("xhci0.0", BusErrorKind::Full),
         ]
     );
-    assert_eq!(no_seat(attach_to(&mut qmp, &[])), [refusal("xhci0.0", Why::Full)]);
+    assert_eq!(no_seat(attach_to(&mut qmp, &[])), [refusal("xhci0.0", BusErrorKind::Full)]);
     assert_eq!(object::list(&mut qmp).unwrap(), []);
 }
 
@@ -216,7 +221,8 @@ fn the_usual_seat_is_taken_where_qemu_gives_it() {
         ("gone.0", 1, waiting("xhci.0", 1)),
     ] {
         let place = GuestPort { bus: bus.to_owned(), port };
-        let memory = Memory { own: Some(Usual { place, speed: full }), others: Vec::new() };
+        let memory =
+            GuestPortHistory { own: Some(LastPort { place, speed: full }), others: Vec::new() };
         let attached = place_again(&mut qmp, ID, Speed::FULL, &[], &memory);
         assert_eq!(attached.unwrap(), seat, "{bus} {port}");
         assert!(object::delete(&mut qmp, &id(ID)).unwrap());
@@ -265,17 +271,17 @@ impl Handover for Zeros {
 fn hand_over(qmp: &mut QmpClient, speed: Speed) -> Result<Attached, AttachError> {
     attach(
         qmp,
-        &Wanted {
+        &AttachRequest {
             id: id(ID),
             speed: Some(speed),
             hubs: &[],
-            memory: &Memory::default(),
+            memory: &GuestPortHistory::default(),
             named: true,
             node: "/dev/bus/usb/001/016".into(),
             by_node: false,
             handover: Some(&Zeros),
-            thought_attached: false,
-            still_there: &|| true,
+            expected_attached: false,
+            recheck: &|| true,
         },
     )
 }
@@ -296,8 +302,8 @@ fn a_descriptor_reaches_qemu_and_is_taken_away_again() {
     let mut qmp = qemu.connect();
     for _ in 0..50 {
         let refusals = no_seat(hand_over(&mut qmp, Speed::HIGH));
-        let refusal = |bus: &str, why| Refusal { bus: Some(bus.to_owned()), why };
-        let not_opened = || Why::NotOpened(Some(Speed::HIGH));
+        let refusal = |bus: &str, why| BusError { bus: Some(bus.to_owned()), why };
+        let not_opened = || BusErrorKind::NotOpened(Some(Speed::HIGH));
         assert_eq!(refusals, [refusal("ehci.0", not_opened()), refusal("xhci0.0", not_opened())]);
         assert_eq!(in_sets(&qemu), 0);
     }
@@ -343,7 +349,7 @@ fn a_guest_without_usb_is_told() {
     let attached = attach_to(&mut qmp, &[]);
     assert!(matches!(attached, Err(AttachError::NoController)), "{attached:?}");
     // QEMU then says that it has no USB, which is no place.
-    assert_eq!(view::place(&mut qmp, &id(ID)).unwrap(), view::Place::default());
+    assert_eq!(hmp::place(&mut qmp, &id(ID)).unwrap(), hmp::GuestDeviceInfo::default());
 }
 
 #[test]
@@ -363,7 +369,7 @@ fn the_words_for_a_device_that_this_qemu_lacks_are_known() {
 fn the_hosts_devices_are_listed_by_a_fresh_qemu() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
-    assert!(view::host_devices(&mut qemu.connect()).unwrap().is_some());
+    assert!(hmp::host_devices(&mut qemu.connect()).unwrap().is_some());
     let said = qemu.monitor("info usbhost");
     assert!(!said.contains("not available"), "{said}");
 }

@@ -5,10 +5,10 @@ use hotplugger::cli::Cli;
 use hotplugger::config::port::PortName;
 use hotplugger::device_id::DeviceId;
 use hotplugger::devpath::DevPath;
-use hotplugger::place::{ControllerName, Place};
+use hotplugger::location::{ControllerName, PortLocation};
 use hotplugger::port::{Chain, Port};
 use hotplugger::speed::Speed;
-use hotplugger::text::{clean, shell_word};
+use hotplugger::text::{sanitize, shell_word};
 
 /// Reads the arguments, which have NUL between them, and each as every name there is.
 pub fn run(data: &[u8]) {
@@ -25,14 +25,14 @@ pub fn run(data: &[u8]) {
         same::<ControllerName>(name);
         let _ = name.parse::<Speed>();
         drop(shell_word(name));
-        let cleaned = clean(name, 64);
+        let cleaned = sanitize(name, 64);
         assert!(cleaned.chars().count() <= 64 && !cleaned.chars().any(char::is_control));
         if let Ok(port) = name.parse::<PortName>() {
             assert_eq!(port.to_string().parse().as_ref(), Ok(&port));
             assert!(port.is_same(&port));
         }
         if let Ok(devpath) = name.parse::<DevPath>() {
-            let place = Place::of(devpath.clone());
+            let place = PortLocation::of(devpath.clone());
             assert!(PortName::DevPath(devpath.clone()).is(&place));
             drop((devpath.root_hub(), devpath.usb_components().count()));
             assert!(devpath.ports_up().count() <= 6);

@@ -4,7 +4,7 @@ use hotplugger::config::edit::{NewPort, add_ports};
 use hotplugger::config::parse::parse;
 use hotplugger::config::port::PortName;
 use hotplugger::config::prefilter::may_match;
-use hotplugger::place::{Place, Places};
+use hotplugger::location::{PortLocation, UsbLocation};
 
 /// Reads it, looks for its ports in its raw text, and adds one more to it.
 pub fn run(data: &[u8]) {
@@ -25,7 +25,7 @@ pub fn run(data: &[u8]) {
             assert_eq!(again, *port);
             if let PortName::DevPath(devpath) = port {
                 assert!(may_match(data, devpath, |_| Vec::new()), "{devpath} is overlooked");
-                let places = Places::of(Place::of(devpath.clone()));
+                let places = UsbLocation::of(PortLocation::of(devpath.clone()));
                 assert!(!config.owners(&places).is_empty(), "nobody has {devpath}");
             }
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use hotplugger::hook::Hook;
+use hotplugger::host::dry_run::DryRun;
 use hotplugger::uevent::properties;
-use hotplugger::world::rehearsal::Rehearsal;
 
 use super::host::Host;
 
@@ -20,7 +20,7 @@ pub fn run(data: &[u8]) {
     let kept = properties(variables.clone());
     assert!(kept.len() <= 100 && kept.values().all(|value| value.len() <= 1024));
     HOST.with(|host| {
-        let rehearsal = Rehearsal::new(&host.root, true);
+        let rehearsal = DryRun::new(&host.root, true);
         let hook = Hook {
             root: &host.root,
             config: None,

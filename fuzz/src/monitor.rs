@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use hotplugger::guest::attach::{Attached, Wanted, attach};
+use hotplugger::guest::attach::{AttachRequest, Attached, attach};
 use hotplugger::guest::bus::buses;
 use hotplugger::guest::detach::detach;
-use hotplugger::guest::seat::{GuestPort, Memory, Usual};
-use hotplugger::guest::view::place;
+use hotplugger::guest::hmp::place;
+use hotplugger::guest::ports::{GuestPort, GuestPortHistory, LastPort};
 use hotplugger::qmp::handover::Handover;
 use hotplugger::speed::Speed;
 
@@ -18,20 +18,20 @@ pub fn run(data: &[u8]) {
     let id: hotplugger::device_id::DeviceId = "hotplugger-1-3-16".parse().expect("an id");
     let _ = place(&mut Script::new(&text), &id);
     if let Ok(buses) = buses(&mut Script::new(&text)) {
-        assert!(buses.len() <= 128 && buses.iter().all(|bus| bus.occupants.len() <= 127));
+        assert!(buses.len() <= 128 && buses.iter().all(|bus| bus.devices.len() <= 127));
     }
     let handed = || Some(&Device as &dyn Handover);
     let ways = [(true, None), (true, handed()), (false, handed())];
     let hubs = ["xhci0.0".to_owned()];
     let place = GuestPort { bus: hubs[0].clone(), port: 1 };
-    let usual = Usual { place, speed: Some(Speed::HIGH) };
-    let usual = Memory { own: Some(usual), others: Vec::new() };
-    let fresh = Memory::default();
+    let usual = LastPort { place, speed: Some(Speed::HIGH) };
+    let usual = GuestPortHistory { own: Some(usual), others: Vec::new() };
+    let fresh = GuestPortHistory::default();
     for (hubs, memory, (by_node, handover)) in [(&[][..], &fresh), (&hubs, &fresh), (&hubs, &usual)]
         .into_iter()
         .flat_map(|(hubs, memory)| ways.map(|way| (hubs, memory, way)))
     {
-        let wanted = Wanted {
+        let request = AttachRequest {
             id: id.clone(),
             speed: Some(Speed::HIGH),
             hubs,
@@ -40,10 +40,10 @@ pub fn run(data: &[u8]) {
             node: PathBuf::from("/dev/bus/usb/001/016"),
             by_node,
             handover,
-            thought_attached: false,
-            still_there: &|| true,
+            expected_attached: false,
+            recheck: &|| true,
         };
-        match attach(&mut Script::new(&text), &wanted) {
+        match attach(&mut Script::new(&text), &request) {
             Ok(Attached::Now(seated)) => drop(format!("{seated:?}")),
             Ok(_) => {}
             Err(error) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hotplugger::qmp::handover::{Handover, Recipient};
 use hotplugger::qmp::{Error, Qmp, Stage};
-use hotplugger::text::clean;
+use hotplugger::text::sanitize;
 use serde_json::Value;
 
 /// The rest of the script: replies with NUL between them.
@@ -32,7 +32,7 @@ impl Qmp for Script<'_> {
         if let Some(error) = reply.strip_prefix('!') {
             let (class, desc) = error.split_once(' ').unwrap_or((error, ""));
             // As the client does.
-            let (class, desc) = (class.to_owned(), clean(desc, 300));
+            let (class, desc) = (class.to_owned(), sanitize(desc, 300));
             return Err(Error::Command { command, class, desc });
         }
         Ok(serde_json::from_str(reply).unwrap_or_else(|_| Value::from(reply)))

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hotplugger::deadline::Deadline;
-use hotplugger::guest::seat::{GuestPort, Usual};
-use hotplugger::outcome::{End, Outcome};
+use hotplugger::guest::ports::{GuestPort, LastPort};
+use hotplugger::outcome::{Outcome, Report};
 use hotplugger::port::Port;
 use hotplugger::speed::Speed;
 use hotplugger::state::dir::{StateDir, peek, peek_all};
@@ -32,10 +32,10 @@ pub fn run(data: &[u8]) {
         }
         seat::memory(&state, "w", &port);
         let place = GuestPort { bus: "xhci0.0".to_owned(), port: 1 };
-        let usual = Usual { place, speed: Some(Speed::HIGH) };
+        let usual = LastPort { place, speed: Some(Speed::HIGH) };
         seat::keep(&records, "w", &port, &usual).expect("it is written");
         assert_eq!(seat::memory(&state, "w", &port).own, Some(usual));
-        history::append(root, &Outcome::new(None, End::Left));
+        history::append(root, &Report::new(None, Outcome::UnpluggedEarly));
         history::read(root);
     });
 }

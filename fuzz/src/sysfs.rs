@@ -78,9 +78,9 @@ pub fn run(data: &[u8]) {
         for interface in drivers::interfaces(root, &devpath) {
             assert!(interface.name.starts_with(devpath.sysname()));
         }
-        let places = places::places(root, &devpath);
-        assert!(places.companions.len() <= 6);
-        places::peers(root, &devpath);
+        let places = location::places(root, &devpath);
+        assert!(places.peers.len() <= 6);
+        location::peers(root, &devpath);
         drop(in_use(&devpath, &read(root, &devpath)).map(|used| used.to_string()));
         topology::port(root, &devpath);
     }

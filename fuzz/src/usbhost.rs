@@ -1,6 +1,6 @@
 //! `info usbhost`: the host's devices as QEMU's monitor tells of them.
 
-use hotplugger::guest::view::host_devices;
+use hotplugger::guest::hmp::host_devices;
 use hotplugger::port::Port;
 
 use super::script::Script;

@@ -6,7 +6,7 @@
 use super::finding::Finding;
 use super::machine::{Answer, MachineLook};
 use super::process::{Node, Process};
-use crate::config::access::Way;
+use crate::config::access::AccessMode;
 
 /// Judges what QEMU's process may do, if it was seen, and whether it is handed what it may not
 /// open.
@@ -15,12 +15,12 @@ pub fn judge(look: &MachineLook) -> Vec<Finding> {
     let way = look.vm.access.way;
     let name = &look.vm.name;
     match &answer.not_handed {
-        _ if way == Way::Node => by_itself(look, answer),
+        _ if way == AccessMode::Node => by_itself(look, answer),
         None => {
             let what = format!("QEMU of `{name}` is handed the devices that it may not open");
             vec![Finding::ok("node-handed", name, what)]
         }
-        Some(why) if way == Way::Fd => vec![not_handed(Finding::fault, look, why)],
+        Some(why) if way == AccessMode::Fd => vec![not_handed(Finding::fault, look, why)],
         Some(why) => {
             let mut findings = by_itself(look, answer);
             // What it can open by itself it need not be handed.
@@ -117,7 +117,7 @@ mod tests {
             let attached = attached.iter().map(|id| id.parse().unwrap()).collect();
             let mut look = look(Ok(Answer { attached, ..Answer::default() }));
             (look.process, look.nodes) = (Some(process), nodes);
-            look.vm.access.way = Way::Node;
+            look.vm.access.way = AccessMode::Node;
             judge(&look).iter().map(|finding| finding.code).collect::<Vec<_>>()
         };
         assert_eq!(codes(qemu(), vec![node(0, 0, 0o664)], &[]), ["node-denied"]);
@@ -140,11 +140,11 @@ mod tests {
             judge(&look).iter().map(|finding| finding.code).collect::<Vec<_>>()
         };
         let denied = || vec![node(0, 0, 0o664)];
-        assert_eq!(codes(Way::Auto, denied(), None), ["node-handed"]);
-        assert_eq!(codes(Way::Fd, denied(), None), ["node-handed"]);
-        assert_eq!(codes(Way::Auto, denied(), Some("no")), ["not-handed", "node-denied"]);
+        assert_eq!(codes(AccessMode::Auto, denied(), None), ["node-handed"]);
+        assert_eq!(codes(AccessMode::Fd, denied(), None), ["node-handed"]);
+        assert_eq!(codes(AccessMode::Auto, denied(), Some("no")), ["not-handed", "node-denied"]);
         let open = || vec![node(0, 0, 0o666)];
-        assert_eq!(codes(Way::Auto, open(), Some("no")), ["node-open"]);
-        assert_eq!(codes(Way::Fd, open(), Some("no")), ["not-handed"]);
+        assert_eq!(codes(AccessMode::Auto, open(), Some("no")), ["node-open"]);
+        assert_eq!(codes(AccessMode::Fd, open(), Some("no")), ["not-handed"]);
     }
 }

@@ -8,7 +8,7 @@ use super::report::several;
 use crate::config::Config;
 use crate::config::parse::ConfigError;
 use crate::text::shell_word;
-use crate::trust::{Door, Weakness};
+use crate::trust::{PermissionIssue, PermissionKind};
 
 /// What was found where the config should be.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub struct ConfigFileLook {
     /// What it says.
     pub parsed: Result<Config, ConfigError>,
     /// What lets others change it.
-    pub weakness: Option<Weakness>,
+    pub weakness: Option<PermissionIssue>,
     /// Whether it was named for this run alone and no rule names it.
     pub unknown_to_udev: bool,
 }
@@ -110,8 +110,8 @@ fn judge_file(file: &ConfigFileLook) -> Vec<Finding> {
         None => Finding::ok("config-safe", file.path.display(), "only root can change it"),
         Some(weakness) => {
             let what = match weakness.door {
-                Door::Owner(user) => format!("belongs to user {user}"),
-                Door::Mode(mode) => format!("can be written by others (mode {mode:o})"),
+                PermissionKind::Owner(user) => format!("belongs to user {user}"),
+                PermissionKind::Mode(mode) => format!("can be written by others (mode {mode:o})"),
             };
             let weak = weakness.path.display();
             Finding::fault(

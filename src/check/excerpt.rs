@@ -3,7 +3,7 @@
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
-use crate::text::harmless_line;
+use crate::text::sanitize_line;
 
 /// A line of a file, and where in it something is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,7 +25,7 @@ impl Excerpt {
         let found = text.lines().nth(line.checked_sub(1)?)?;
         let shown: String = found.chars().take(Self::LONGEST).collect();
         let column = column.clamp(1, shown.chars().count() + 1);
-        Some(Self { line, column, text: harmless_line(&shown) })
+        Some(Self { line, column, text: sanitize_line(&shown) })
     }
 
     /// The line with its number, and the mark below it.

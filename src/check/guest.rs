@@ -108,15 +108,15 @@ mod tests {
     use super::*;
     use crate::check::finding::Level;
     use crate::check::machine::tests::look;
-    use crate::guest::bus::Takes;
+    use crate::guest::bus::SpeedRange;
 
     fn bus(controller: &str, ports: usize) -> GuestBus {
         GuestBus {
             name: "xhci0.0".to_owned(),
             controller: controller.to_owned(),
             id: Some("xhci0".to_owned()),
-            ports: vec![Takes { from: Speed::LOW, to: Speed::SUPER }; ports],
-            occupants: Vec::new(),
+            ports: vec![SpeedRange { from: Speed::LOW, to: Speed::SUPER }; ports],
+            devices: Vec::new(),
         }
     }
 

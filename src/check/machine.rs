@@ -13,7 +13,7 @@ use crate::libvirt;
 use crate::qmp::message::Version;
 use crate::qmp::{Error, Stage};
 use crate::text::shell_word;
-use crate::trust::{Door, Weakness};
+use crate::trust::{PermissionIssue, PermissionKind};
 
 /// What was found of a virtual machine.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct MachineLook {
     /// Its socket, as paths begin here.
     pub socket: PathBuf,
     /// What lets others than root and the socket's owner put another socket in its place.
-    pub weakness: Option<Weakness>,
+    pub weakness: Option<PermissionIssue>,
     /// What QEMU said, or why it said nothing.
     pub answer: Result<Answer, Error>,
     /// Who has the socket open, looked at where nobody answered.
@@ -106,8 +106,8 @@ fn folder(look: &MachineLook) -> Option<Finding> {
     let weakness = look.weakness.as_ref()?;
     let folder = weakness.path.display();
     let who = match weakness.door {
-        Door::Owner(user) => format!("user {user} can"),
-        Door::Mode(mode) => format!("others can (mode {mode:o})"),
+        PermissionKind::Owner(user) => format!("user {user} can"),
+        PermissionKind::Mode(mode) => format!("others can (mode {mode:o})"),
     };
     let finding = Finding::warning(
         "socket-folder-writable",
@@ -119,7 +119,7 @@ fn folder(look: &MachineLook) -> Option<Finding> {
     );
     Some(match weakness.door {
         // Everybody's folder stays that.
-        Door::Mode(mode) if mode & 0o1000 != 0 => {
+        PermissionKind::Mode(mode) if mode & 0o1000 != 0 => {
             finding.advice("let QEMU make the socket in a folder of its own, such as /run/vm")
         }
         _ => finding.run(weakness.remedy()),
@@ -213,7 +213,7 @@ pub(super) mod tests {
                 access: Access::default(),
                 reclaim: false,
                 ports: Vec::new(),
-                companions: true,
+                peers: true,
             },
             socket: "/run/q".into(),
             weakness: None,

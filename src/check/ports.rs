@@ -146,7 +146,7 @@ impl Ports<'_> {
             [] => finding.advice("`hotplugger identify` tells the port's name, which stays"),
             [one] => finding.ports(self.path, &vm.name, Some(port), Some(&self.name(one))),
             // Either stands for both.
-            [one, other] if vm.companions && self.is_pair(one, other) => {
+            [one, other] if vm.peers && self.is_pair(one, other) => {
                 finding.ports(self.path, &vm.name, Some(port), Some(&self.name(one)))
             }
             several => {
@@ -217,7 +217,7 @@ impl Ports<'_> {
         };
         let owners = self.config.owners(&self.topology.places(peer));
         match owners.first() {
-            // Only with `companions: false`.
+            // Only with `peers: false`.
             None => {
                 let faster =
                     self.topology.place(peer).generation > self.topology.place(port).generation;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::finding::Finding;
 use crate::text::shell_word;
-use crate::trust::{Door, Weakness};
+use crate::trust::{PermissionIssue, PermissionKind};
 
 /// What was found where the rule's program should be.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub enum ProgramFound {
     /// A program.
     Program {
         /// What lets others change it.
-        weakness: Option<Weakness>,
+        weakness: Option<PermissionIssue>,
         /// Whether it is the one that runs this check, or a copy of it; none if it cannot be read.
         same: Option<bool>,
     },
@@ -61,8 +61,10 @@ fn judge_one(look: &ProgramLook) -> Vec<Finding> {
         Some(weakness) => {
             let weak = weakness.path.display();
             let what = match weakness.door {
-                Door::Owner(user) => format!("{weak} belongs to user {user}, who thereby is root"),
-                Door::Mode(mode) => {
+                PermissionKind::Owner(user) => {
+                    format!("{weak} belongs to user {user}, who thereby is root")
+                }
+                PermissionKind::Mode(mode) => {
                     format!("others can write {weak} (mode {mode:o}), and thereby are root")
                 }
             };
@@ -98,7 +100,8 @@ mod tests {
 
     #[test]
     fn a_program_is_there_safe_and_this_one() {
-        let weakness = Weakness { path: "/usr/bin".into(), door: Door::Mode(0o777) };
+        let weakness =
+            PermissionIssue { path: "/usr/bin".into(), door: PermissionKind::Mode(0o777) };
         assert_eq!(codes(ProgramFound::Missing), ["program-missing"]);
         assert_eq!(codes(ProgramFound::NotExecutable), ["program-not-executable"]);
         let program = |weakness, same| codes(ProgramFound::Program { weakness, same });

@@ -9,10 +9,10 @@ use anyhow::Result;
 use clap::Args;
 
 use self::passage::{Deed, Passage};
-use super::{Context, Verdict};
-use crate::output::{Output, Tone};
+use super::{CommandStatus, Context};
+use crate::host::real::RealHost;
+use crate::output::{Output, Style};
 use crate::topology::read::topology;
-use crate::world::live::Live;
 
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
@@ -51,14 +51,14 @@ struct Target {
 impl Attach {
     /// Attaches what is in the port: to the virtual machine that is named, else to the first that
     /// lists the port and runs.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         self.target.each(context, output, Deed::Attach)
     }
 }
 
 impl Detach {
     /// Detaches what is in the port; it stays with the host until it is pulled or attached by hand.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         self.target.each(context, output, Deed::Detach)
     }
 }
@@ -66,29 +66,34 @@ impl Detach {
 impl Move {
     /// Moves what is in the port from the virtual machine that has it to the one that is named,
     /// else to the next that lists the port and runs.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         self.target.each(context, output, Deed::Move)
     }
 }
 
 impl Target {
     /// Does it to each device that is meant.
-    fn each(&self, context: &Context<'_>, output: &mut Output, deed: Deed) -> Result<Verdict> {
+    fn each(
+        &self,
+        context: &Context<'_>,
+        output: &mut Output,
+        deed: Deed,
+    ) -> Result<CommandStatus> {
         let config = context.trusted_config()?;
         let vm = self.vm.as_deref().map(|name| config.named(name)).transpose()?;
         let topology = topology(context.root);
         let devices = named::devices(context.root, &topology, &self.port)?;
-        let world = Live::open_with_state(context.root)?;
-        let mut verdict = Verdict::Good;
+        let world = RealHost::open_with_state(context.root)?;
+        let mut verdict = CommandStatus::Ok;
         for device in devices {
             let places = topology.places(&device.devpath);
             let passage = Passage::new(&world, &config, &places, &device.port, vm);
             let outcome = passage.take(deed);
             let is_good = outcome.is_as_wished();
-            let tone = if is_good { Tone::Plain } else { Tone::Bad };
+            let tone = if is_good { Style::Plain } else { Style::Bad };
             context.tell(&outcome, tone, output)?;
             if !is_good {
-                verdict = Verdict::Bad;
+                verdict = CommandStatus::Problems;
             }
         }
         Ok(verdict)

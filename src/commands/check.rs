@@ -5,14 +5,14 @@ use std::io;
 use anyhow::Result;
 use clap::Args;
 
-use super::{Context, Verdict};
+use super::{CommandStatus, Context};
 use crate::check;
 use crate::check::excerpt::Excerpt;
 use crate::check::finding::{Finding, Level};
 use crate::check::look::Scene;
 use crate::check::report::Report;
-use crate::output::{Line, Output, Tone};
-use crate::text::harmless_line;
+use crate::output::{Line, Output, Style};
+use crate::text::sanitize_line;
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -29,14 +29,14 @@ impl Check {
         context: &Context<'_>,
         verbose: bool,
         output: &mut Output,
-    ) -> Result<Verdict> {
+    ) -> Result<CommandStatus> {
         let report = check::judge(&Scene::gather(context.root, context.config));
         if self.json {
             output.json(&report)?;
         } else {
             print(&report, verbose, output)?;
         }
-        Ok(if report.sound { Verdict::Good } else { Verdict::Bad })
+        Ok(if report.sound { CommandStatus::Ok } else { CommandStatus::Problems })
     }
 }
 
@@ -45,20 +45,20 @@ fn print(report: &Report, verbose: bool, output: &mut Output) -> io::Result<()> 
         print_finding(finding, output)?;
     }
     let tone = match report.counts {
-        counts if counts.fault > 0 => Tone::Bad,
-        counts if counts.warning > 0 => Tone::Warning,
-        _ => Tone::Good,
+        counts if counts.fault > 0 => Style::Bad,
+        counts if counts.warning > 0 => Style::Warning,
+        _ => Style::Good,
     };
-    let mut last = Line::default().with(tone, harmless_line(&report.summary));
+    let mut last = Line::default().with(tone, sanitize_line(&report.summary));
     if report.counts.note > 0 && !verbose {
         let notes = check::report::several(report.counts.note, "note");
-        last = last.with(Tone::Faint, format!(" ({notes} with -v)"));
+        last = last.with(Style::Faint, format!(" ({notes} with -v)"));
     }
     output.whole_line(&last)?;
     if !report.unseen.is_empty() {
         let unseen = report.unseen.join(", ");
         output
-            .whole_line(&Line::from(harmless_line(&format!("not seen without root: {unseen}"))))?;
+            .whole_line(&Line::from(sanitize_line(&format!("not seen without root: {unseen}"))))?;
     }
     Ok(())
 }
@@ -66,22 +66,22 @@ fn print(report: &Report, verbose: bool, output: &mut Output) -> io::Result<()> 
 /// The level, where, and what; below it the line of the file and the remedy.
 fn print_finding(finding: &Finding, output: &mut Output) -> io::Result<()> {
     let tone = match finding.level {
-        Level::Ok => Tone::Good,
-        Level::Note => Tone::Faint,
-        Level::Warning => Tone::Warning,
-        Level::Fault => Tone::Bad,
+        Level::Ok => Style::Good,
+        Level::Note => Style::Faint,
+        Level::Warning => Style::Warning,
+        Level::Fault => Style::Bad,
     };
     let head = Line::default()
         .with(tone, format!("{:<8}", finding.level))
-        .with(Tone::Strong, harmless_line(&finding.place))
-        .plain(format!(": {}", harmless_line(&finding.what)));
+        .with(Style::Strong, sanitize_line(&finding.place))
+        .plain(format!(": {}", sanitize_line(&finding.what)));
     output.whole_line(&head)?;
     for line in finding.excerpt.iter().flat_map(Excerpt::lines) {
-        output.whole_line(&Line::default().with(Tone::Faint, format!("          {line}")))?;
+        output.whole_line(&Line::default().with(Style::Faint, format!("          {line}")))?;
     }
     match &finding.remedy {
         Some(remedy) => {
-            let remedy = harmless_line(&remedy.to_string());
+            let remedy = sanitize_line(&remedy.to_string());
             output.whole_line(&Line::from(format!("        → {remedy}")))
         }
         None => Ok(()),

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use clap::Args;
 
-use super::{Context, Verdict};
+use super::{CommandStatus, Context};
 use crate::config::VirtualMachine;
 use crate::libvirt;
 use crate::output::Output;
@@ -28,24 +28,24 @@ pub struct LibvirtXml {
 
 impl QemuArgs {
     /// Prints QEMU's arguments, an option a line, fit for a shell.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let arguments = arguments(context.config()?.named(&self.vm)?)?;
         if self.json {
             output.json(&arguments)?;
-            return Ok(Verdict::Good);
+            return Ok(CommandStatus::Ok);
         }
         let options: Vec<String> = arguments
             .chunks(2)
             .map(|option| option.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" "))
             .collect();
         output.text(&options.join(" \\\n"))?;
-        Ok(Verdict::Good)
+        Ok(CommandStatus::Ok)
     }
 }
 
 impl LibvirtXml {
     /// Prints libvirt's element with the same arguments.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let arguments = arguments(context.config()?.named(&self.vm)?)?;
         output.text("<!-- into the domain, whose first line must read")?;
         output.text(
@@ -56,7 +56,7 @@ impl LibvirtXml {
             output.text(&format!("  <qemu:arg value='{}'/>", escape(argument)))?;
         }
         output.text("</qemu:commandline>")?;
-        Ok(Verdict::Good)
+        Ok(CommandStatus::Ok)
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
             access: Access::default(),
             reclaim: false,
             ports: Vec::new(),
-            companions: true,
+            peers: true,
         }
     }
 

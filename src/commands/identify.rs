@@ -17,12 +17,12 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, Verdict};
+use super::{CommandStatus, Context};
 use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::journal;
-use crate::output::{Line, Output, Tone};
-use crate::topology::{places, read};
+use crate::output::{Line, Output, Style};
+use crate::topology::{location, read};
 use found::Found;
 use live::Live;
 use plugged::plugged;
@@ -84,7 +84,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 impl Identify {
     /// Shows ports until it has shown enough, then the lines for the config.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         if self.plugged && self.write.is_some() && self.devices.is_empty() {
             bail!(
                 "--plugged --write would give away every device there is: name those you mean, by \
@@ -92,7 +92,7 @@ impl Identify {
             );
         }
         let config = self.config(context)?;
-        let places = |devpath: &_| places::places(context.root, devpath);
+        let places = |devpath: &_| location::places(context.root, devpath);
         let reporter = Reporter { config: &config, places: &places };
         let mut found = Found::default();
         let mut see = |sighting: &Sighting, output: &mut Output| -> Result<usize> {
@@ -112,7 +112,7 @@ impl Identify {
         self.conclude(context, output, &config, &found, end)?;
         let wanted = self.count.map_or(1, usize::from);
         let short = matches!(end, End::Timeout | End::Listed) && found.count() < wanted;
-        Ok(if short { Verdict::Bad } else { Verdict::Good })
+        Ok(if short { CommandStatus::Problems } else { CommandStatus::Ok })
     }
 
     /// The config: to write to it, it must be there and right; else it only tells who has what.
@@ -152,7 +152,7 @@ impl Identify {
             None => "ends".to_owned(),
         };
         let line = Line::default()
-            .with(Tone::Strong, "Plug or pull a device in the port you want.")
+            .with(Style::Strong, "Plug or pull a device in the port you want.")
             .plain(format!(" {key} {then}."));
         Ok(output.line(&line)?)
     }

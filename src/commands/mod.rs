@@ -18,8 +18,8 @@ use anyhow::Result;
 use crate::config::Config;
 use crate::config::file::ConfigFile;
 use crate::journal;
-use crate::outcome::Outcome;
-use crate::output::{Line, Output, Tone};
+use crate::outcome::Report;
+use crate::output::{Line, Output, Style};
 use crate::root::Root;
 use crate::state::history;
 
@@ -33,17 +33,17 @@ pub struct Context<'a> {
 
 /// How a command ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CommandStatus {
     /// Done, or nothing to do.
-    Good,
+    Ok,
     /// Done, and what it found is not as it should be.
-    Bad,
+    Problems,
 }
 
 impl Context<'_> {
     /// Tells what was done to a device by hand: on standard output, in the journal and for
     /// `status`.
-    pub fn tell(&self, outcome: &Outcome, tone: Tone, output: &mut Output) -> io::Result<()> {
+    pub fn tell(&self, outcome: &Report, tone: Style, output: &mut Output) -> io::Result<()> {
         output.whole_line(&Line::from((tone, outcome.to_string())))?;
         journal::report_by_hand(self.root, outcome);
         history::append(self.root, outcome);

@@ -4,11 +4,11 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, Verdict};
+use super::{CommandStatus, Context};
 use crate::config::Config;
 use crate::config::port::PortName;
 use crate::devpath::DevPath;
-use crate::output::{Line, Output, Tone};
+use crate::output::{Line, Output, Style};
 use crate::speed::Speed;
 use crate::state::dir;
 use crate::topology::read::topology;
@@ -90,7 +90,7 @@ struct Knowledge {
 
 impl Ports {
     /// Prints the tree.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let knowledge = Knowledge {
             config: context.config()?,
             attached: dir::peek_all(context.root)
@@ -106,10 +106,10 @@ impl Ports {
             output.table(&rows(&listing))?;
             if dir::hidden(context.root) {
                 let note = "What is attached only root can see: sudo hotplugger ports";
-                output.line(&Line::from((Tone::Faint, note)))?;
+                output.line(&Line::from((Style::Faint, note)))?;
             }
         }
-        Ok(Verdict::Good)
+        Ok(CommandStatus::Ok)
     }
 }
 
@@ -186,15 +186,15 @@ impl Missing {
 
 fn rows(listing: &Listing) -> Vec<Vec<Line>> {
     let heads = ["PORT", "DEVICE", "SPEED", "VM", "", "SOCKET", "NAME"];
-    let mut rows = vec![heads.iter().map(|head| Line::from((Tone::Faint, *head))).collect()];
+    let mut rows = vec![heads.iter().map(|head| Line::from((Style::Faint, *head))).collect()];
     for controller in &listing.controllers {
         for bus in &controller.buses {
             let name = bus.devpath.rsplit('/').next().unwrap_or_default();
             let speed = bus.speed.as_ref().map(|speed| format!("{speed} Mb/s")).unwrap_or_default();
             rows.push(vec![
-                Line::from((Tone::Strong, name)),
-                Line::from((Tone::Faint, controller.devpath.as_str())),
-                Line::from((Tone::Faint, speed)),
+                Line::from((Style::Strong, name)),
+                Line::from((Style::Faint, controller.devpath.as_str())),
+                Line::from((Style::Faint, speed)),
                 Line::from(""),
                 Line::from(""),
                 Line::from(""),
@@ -205,8 +205,8 @@ fn rows(listing: &Listing) -> Vec<Vec<Line>> {
     }
     for missing in &listing.missing {
         rows.push(vec![
-            Line::from((Tone::Warning, "missing")),
-            Line::from((Tone::Warning, missing.name.as_str())),
+            Line::from((Style::Warning, "missing")),
+            Line::from((Style::Warning, missing.name.as_str())),
             Line::from(""),
             Line::from(missing.vm.as_str()),
         ]);
@@ -225,9 +225,9 @@ fn hub_rows(hub: &ListedHub, indent: &str, rows: &mut Vec<Vec<Line>>) {
 }
 
 fn port_row(port: &ListedPort, indent: &str) -> Vec<Line> {
-    let name = Line::default().with(Tone::Faint, indent).plain(port.port.as_str());
+    let name = Line::default().with(Style::Faint, indent).plain(port.port.as_str());
     let (device, speed) = match &port.device {
-        None => (Line::from((Tone::Faint, "-")), String::new()),
+        None => (Line::from((Style::Faint, "-")), String::new()),
         Some(device) => {
             let product = device.product.as_deref().unwrap_or("USB device");
             let label = format!("{product} ({}:{})", device.vendor_id, device.product_id);
@@ -237,12 +237,12 @@ fn port_row(port: &ListedPort, indent: &str) -> Vec<Line> {
     };
     let attached = port.device.as_ref().and_then(|device| device.attached.as_ref());
     let attached = match attached {
-        Some(vm) if port.vms == [vm.as_str()] => Line::from((Tone::Good, "attached")),
-        Some(vm) => Line::from((Tone::Good, format!("attached to {vm}"))),
+        Some(vm) if port.vms == [vm.as_str()] => Line::from((Style::Good, "attached")),
+        Some(vm) => Line::from((Style::Good, format!("attached to {vm}"))),
         None if port.vms.is_empty() || port.device.is_none() || port.hub.is_some() => {
             Line::from("")
         }
-        None => Line::from((Tone::Warning, "on the host")),
+        None => Line::from((Style::Warning, "on the host")),
     };
     vec![
         name,
@@ -250,7 +250,7 @@ fn port_row(port: &ListedPort, indent: &str) -> Vec<Line> {
         Line::from(speed),
         Line::from(port.vms.join(", ")),
         attached,
-        Line::from((Tone::Faint, socket(port))),
+        Line::from((Style::Faint, socket(port))),
         Line::from(port.name.as_str()),
     ]
 }

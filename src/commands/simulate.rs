@@ -11,11 +11,11 @@ use clap::Args;
 use serde::Serialize;
 
 use self::event::{Event, recorded};
-use super::{Context, Verdict};
+use super::{CommandStatus, Context};
 use crate::hook::Hook;
-use crate::outcome::Outcome;
-use crate::output::{Line, Output, Tone};
-use crate::world::rehearsal::{Rehearsal, Step};
+use crate::host::dry_run::{DryRun, Step};
+use crate::outcome::Report;
+use crate::output::{Line, Output, Style};
 
 /// Arguments of `simulate`.
 #[derive(Debug, Args)]
@@ -56,8 +56,8 @@ struct Played {
 
 impl Simulate {
     /// Plays the events and prints what they would do.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
-        let rehearsal = Rehearsal::new(context.root, self.running);
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
+        let rehearsal = DryRun::new(context.root, self.running);
         let recording = self.target.is_file().then_some(&self.target);
         let events = match recording {
             Some(file) => recorded(file)?
@@ -79,7 +79,7 @@ impl Simulate {
             played.push(play(context, event, &rehearsal));
         }
         show(&played, self.json, output)?;
-        Ok(Verdict::Good)
+        Ok(CommandStatus::Ok)
     }
 
     /// Whether udev's rules would run hotplugger for it.
@@ -96,14 +96,14 @@ impl Simulate {
 }
 
 /// Plays the event that is in the environment.
-pub fn dry_run(context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+pub fn dry_run(context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
     let event = Event::of_environment();
-    let rehearsal = Rehearsal::new(context.root, false);
+    let rehearsal = DryRun::new(context.root, false);
     show(&[play(context, &event, &rehearsal)], false, output)?;
-    Ok(Verdict::Good)
+    Ok(CommandStatus::Ok)
 }
 
-fn play(context: &Context<'_>, event: &Event, rehearsal: &Rehearsal<'_>) -> Played {
+fn play(context: &Context<'_>, event: &Event, rehearsal: &DryRun<'_>) -> Played {
     let hook = Hook {
         root: context.root,
         config: context.config,
@@ -111,7 +111,7 @@ fn play(context: &Context<'_>, event: &Event, rehearsal: &Rehearsal<'_>) -> Play
         variables: &|| event.variables(),
         world: Some(rehearsal),
     };
-    let outcome: Outcome = hook.run();
+    let outcome: Report = hook.run();
     let text = |name| event.get(name).unwrap_or_default().to_owned();
     Played {
         action: text("ACTION"),
@@ -129,14 +129,14 @@ fn show(played: &[Played], json: bool, output: &mut Output) -> Result<()> {
         return output.json(&played).context("standard output");
     }
     for event in played {
-        let head = Line::default().with(Tone::Strong, &event.action);
+        let head = Line::default().with(Style::Strong, &event.action);
         output.line(&head.plain(format!(" {} ({})", event.devpath, event.devtype)))?;
         for step in &event.steps {
             let (what, text) = words(step);
             // Not cut: commands are there to be copied.
             output.text(&format!("    {what:9} {text}"))?;
         }
-        let tone = if event.exit_status == 0 { Tone::Good } else { Tone::Bad };
+        let tone = if event.exit_status == 0 { Style::Good } else { Style::Bad };
         output.text(&format!("    {:9} {}", "end", event.line))?;
         let status = format!("exit status {}", event.exit_status);
         output.line(&Line::from("              ").with(tone, status))?;

@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, Verdict};
-use crate::output::{Line, Output, Tone};
+use super::{CommandStatus, Context};
+use crate::output::{Line, Output, Style};
 use crate::state::{dir, history};
 
 /// Arguments of `status`.
@@ -80,14 +80,14 @@ struct Port {
 
 impl Status {
     /// Prints the state of all that is configured.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let config = context.config()?;
         let mut events = history::read(context.root);
         events.drain(..events.len().saturating_sub(self.events));
         let report = Report { virtual_machines: gather::machines(context.root, &config), events };
         if self.json {
             output.json(&report)?;
-            return Ok(Verdict::Good);
+            return Ok(CommandStatus::Ok);
         }
         if report.virtual_machines.is_empty() {
             output.line(&Line::from("No virtual machine is configured."))?;
@@ -98,20 +98,20 @@ impl Status {
         event_lines(&report.events, output)?;
         if dir::hidden(context.root) {
             let note = "Events and times only root can see: sudo hotplugger status";
-            output.line(&Line::from((Tone::Faint, note)))?;
+            output.line(&Line::from((Style::Faint, note)))?;
         }
-        Ok(Verdict::Good)
+        Ok(CommandStatus::Ok)
     }
 }
 
 fn machine_lines(machine: &Machine, output: &mut Output) -> Result<()> {
     let tone = match machine.state {
-        "running" => Tone::Good,
-        "unreachable" => Tone::Bad,
-        _ => Tone::Warning,
+        "running" => Style::Good,
+        "unreachable" => Style::Bad,
+        _ => Style::Warning,
     };
-    let head = Line::default().with(Tone::Strong, machine.name.as_str()).plain("  ");
-    let head = head.with(tone, machine.state).with(Tone::Faint, format!("  {}", machine.socket));
+    let head = Line::default().with(Style::Strong, machine.name.as_str()).plain("  ");
+    let head = head.with(tone, machine.state).with(Style::Faint, format!("  {}", machine.socket));
     output.line(&head)?;
     if let Some(problem) = &machine.problem {
         output.line(&Line::from("  ").with(tone, problem.as_str()))?;
@@ -130,7 +130,7 @@ fn machine_lines(machine: &Machine, output: &mut Output) -> Result<()> {
     for device in &machine.attached {
         let speed = device.speed.as_ref().map(|speed| format!("{speed} Mb/s"));
         let (tone, state) =
-            if device.attached { (Tone::Good, "attached") } else { (Tone::Warning, "not open") };
+            if device.attached { (Style::Good, "attached") } else { (Style::Warning, "not open") };
         rows.push(vec![
             Line::from("  has"),
             Line::from(device.id.as_str()),
@@ -147,8 +147,8 @@ fn machine_lines(machine: &Machine, output: &mut Output) -> Result<()> {
     rows.clear();
     for port in &machine.ports {
         let content = match (port.exists, port.devices.as_slice()) {
-            (false, _) => Line::from((Tone::Warning, "this host has no such port now")),
-            (true, []) => Line::from((Tone::Faint, "empty")),
+            (false, _) => Line::from((Style::Warning, "this host has no such port now")),
+            (true, []) => Line::from((Style::Faint, "empty")),
             (true, devices) => Line::from(devices.join("; ")),
         };
         rows.push(vec![Line::from("  port"), Line::from(port.name.as_str()), content]);
@@ -161,16 +161,16 @@ fn event_lines(events: &[history::Entry], output: &mut Output) -> Result<()> {
     if events.is_empty() {
         return Ok(());
     }
-    output.line(&Line::from((Tone::Strong, "last events")))?;
+    output.line(&Line::from((Style::Strong, "last events")))?;
     let now = gather::now();
     for event in events {
         let age = duration(now.saturating_sub(event.time) / 1000);
         let tone = match event.outcome.as_str() {
-            "failed" => Tone::Bad,
-            "refused" => Tone::Warning,
-            _ => Tone::Plain,
+            "failed" => Style::Bad,
+            "refused" => Style::Warning,
+            _ => Style::Plain,
         };
-        let line = Line::default().with(Tone::Faint, format!("  {age:>6} ago  "));
+        let line = Line::default().with(Style::Faint, format!("  {age:>6} ago  "));
         output.line(&line.with(tone, event.line.as_str()))?;
     }
     Ok(())

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 
-use super::{Context, Verdict};
+use super::{CommandStatus, Context};
 use crate::config::{Config, VirtualMachine};
-use crate::outcome::{End, Outcome};
-use crate::output::{Line, Output, Tone};
+use crate::host::real::RealHost;
+use crate::outcome::{Outcome, Report};
+use crate::output::{Line, Output, Style};
 use crate::state::dir;
 use crate::sync;
 use crate::topology::read::topology;
-use crate::world::live::Live;
 
 /// Arguments of `sync`.
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub struct Sync {
 /// What a thread tells.
 enum Told {
     /// Something was done, or not.
-    Outcome(Box<Outcome>),
+    Report(Box<Report>),
     /// The virtual machine is done with, well or not, and this is to be said.
     Done(Line, bool),
 }
@@ -54,10 +54,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 impl Sync {
     /// Attaches what is missing and deletes what is stale, in all of them at the same time.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let config = context.trusted_config()?;
         let vms = self.chosen(&config)?;
-        let world = Live::open_with_state(context.root)?;
+        let world = RealHost::open_with_state(context.root)?;
         let records = dir::peek_all(context.root);
         let look = || topology(context.root);
         sync::forget_the_gone(&world, &records, &look());
@@ -88,10 +88,10 @@ impl Sync {
         let started = Instant::now();
         let left = || self.wait.and_then(|wait| wait.checked_sub(started.elapsed()));
         let mut count = Count::default();
-        let mut tell = |outcome: Outcome| {
+        let mut tell = |outcome: Report| {
             count.add(&outcome.end);
             // Who hears it is gone only when the program is.
-            let _ = teller.send(Told::Outcome(Box::new(outcome)));
+            let _ = teller.send(Told::Report(Box::new(outcome)));
         };
         let mut reclaim = vm.reclaim;
         let ended = loop {
@@ -116,11 +116,11 @@ impl Sync {
         };
         let name = Line::from(format!("{}: ", vm.name));
         let (line, well) = match ended {
-            Ok(good) => (name.with(Tone::Good, count.summary(good)), count.failed == 0),
-            Err((why, true)) => (name.with(Tone::Faint, why), count.failed == 0),
+            Ok(good) => (name.with(Style::Good, count.summary(good)), count.failed == 0),
+            Err((why, true)) => (name.with(Style::Faint, why), count.failed == 0),
             Err((why, false)) => {
                 let waited = self.wait.unwrap_or_default().as_secs_f64();
-                (name.with(Tone::Bad, format!("{why}; waited for {waited} s")), false)
+                (name.with(Style::Bad, format!("{why}; waited for {waited} s")), false)
             }
         };
         let _ = teller.send(Told::Done(line, well));
@@ -133,18 +133,18 @@ impl Sync {
         told: &Receiver<Told>,
         mut open: usize,
         output: &mut Output,
-    ) -> Result<Verdict> {
+    ) -> Result<CommandStatus> {
         let mut progress = Progress::new(self.wait.is_some());
-        let mut verdict = Verdict::Good;
+        let mut verdict = CommandStatus::Ok;
         loop {
             let next = told.recv_timeout(Duration::from_secs(1));
             progress.clear();
             match next {
-                Ok(Told::Outcome(outcome)) => {
+                Ok(Told::Report(outcome)) => {
                     let tone = match outcome.end {
-                        End::Failed(_) | End::NotRunning(_) => Tone::Bad,
-                        End::Refused(_) => Tone::Warning,
-                        _ => Tone::Plain,
+                        Outcome::Failed(_) | Outcome::NotRunning(_) => Style::Bad,
+                        Outcome::Rejected(_) => Style::Warning,
+                        _ => Style::Plain,
                     };
                     context.tell(&outcome, tone, output)?;
                 }
@@ -152,7 +152,7 @@ impl Sync {
                     open -= 1;
                     output.whole_line(&line)?;
                     if !well {
-                        verdict = Verdict::Bad;
+                        verdict = CommandStatus::Problems;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => progress.show(open),
@@ -172,11 +172,11 @@ struct Count {
 }
 
 impl Count {
-    fn add(&mut self, end: &End) {
+    fn add(&mut self, end: &Outcome) {
         match end {
-            End::Attached { .. } | End::WhenRunning => self.attached += 1,
-            End::Detached(ids) => self.deleted += ids.len(),
-            End::Failed(_) | End::NotRunning(_) => self.failed += 1,
+            Outcome::Attached { .. } | Outcome::PendingResume => self.attached += 1,
+            Outcome::Detached(ids) => self.deleted += ids.len(),
+            Outcome::Failed(_) | Outcome::NotRunning(_) => self.failed += 1,
             _ => self.left_alone += 1,
         }
     }

@@ -7,7 +7,7 @@ use std::io;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// How.
-    pub way: Way,
+    pub way: AccessMode,
     /// The user that must listen at the socket; none for the one whom the socket belongs to.
     pub user: Option<User>,
     /// Whether it does not matter who else can write to the socket's folder.
@@ -16,7 +16,7 @@ pub struct Access {
 
 /// How QEMU gets at a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Way {
+pub enum AccessMode {
     /// By itself if it can, else by a descriptor.
     #[default]
     Auto,

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::port::PortName;
-use crate::place::Places;
+use crate::location::UsbLocation;
 use crate::sysfs::UsbDevice;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// One entry of `exclude:`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(super) const CLASS_NAMES: [(&str, u8); 8] = [
 impl Exclusion {
     /// Whether a device in these places is meant, whose active configuration has interfaces of these
     /// classes.
-    pub fn is_of(&self, places: &Places, device: &UsbDevice, interfaces: &[u8]) -> bool {
+    pub fn is_of(&self, places: &UsbLocation, device: &UsbDevice, interfaces: &[u8]) -> bool {
         match self {
             Self::Model { vendor_id, product_id } => {
                 (device.vendor_id, device.product_id) == (*vendor_id, *product_id)
@@ -48,7 +48,7 @@ impl Exclusion {
             Self::Class(class) => device.class == *class || interfaces.contains(class),
             Self::Serial(serial) => device.serial.as_ref() == Some(serial),
             Self::Port(port) => {
-                let mut all = std::iter::once(&places.own).chain(&places.companions);
+                let mut all = std::iter::once(&places.own).chain(&places.peers);
                 all.any(|place| port.fit(place).is_some())
             }
         }
@@ -61,7 +61,7 @@ impl fmt::Display for Exclusion {
         match self {
             Self::Model { vendor_id, product_id } => write!(f, "{vendor_id:04x}:{product_id:04x}"),
             Self::Class(class) => write!(f, "class: {class:02x}"),
-            Self::Serial(serial) => write!(f, "serial: {}", clean(serial, 64)),
+            Self::Serial(serial) => write!(f, "serial: {}", sanitize(serial, 64)),
             Self::Port(port) => port.fmt(f),
         }
     }
@@ -70,7 +70,7 @@ impl fmt::Display for Exclusion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::place::Place;
+    use crate::location::PortLocation;
     use crate::port::{BusNum, DevNum};
 
     #[test]
@@ -86,7 +86,8 @@ mod tests {
             product: None,
             serial: Some("A1".to_owned()),
         };
-        let places = Places::of(Place::of("/devices/x/usb1/1-1/1-1.4".parse().unwrap()));
+        let places =
+            UsbLocation::of(PortLocation::of("/devices/x/usb1/1-1/1-1.4".parse().unwrap()));
         let model = |vendor_id, product_id| Exclusion::Model { vendor_id, product_id };
         let port = |path: &str| Exclusion::Port(path.parse().unwrap());
         for (entry, meant) in [

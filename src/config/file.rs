@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use super::Config;
 use super::parse::parse;
 use crate::root::Root;
-use crate::trust::{self, Door, Weakness};
+use crate::trust::{self, PermissionIssue, PermissionKind};
 
 /// The environment variable that names the config file.
 pub const VARIABLE: &str = "HOTPLUGGER_CONFIG";
@@ -109,19 +109,19 @@ impl ConfigFile {
         let Some(weakness) = self.weakness(&owners)? else { return Ok(()) };
         let path = weakness.path.display();
         match weakness.door {
-            Door::Owner(owner) => bail!(
+            PermissionKind::Owner(owner) => bail!(
                 "config refused: {path} belongs to user {owner}, who could hand himself devices; \
                  run `chown root {path}` or move the config to {}",
                 Self::SYSTEM
             ),
-            Door::Mode(mode) => bail!(
+            PermissionKind::Mode(mode) => bail!(
                 "config refused: others can write {path} (mode {mode:o}); run `chmod go-w {path}`"
             ),
         }
     }
 
     /// What lets others than these users change the file that was read, or replace it.
-    pub fn weakness(&self, owners: &[u32]) -> Result<Option<Weakness>> {
+    pub fn weakness(&self, owners: &[u32]) -> Result<Option<PermissionIssue>> {
         let look = || match trust::weakness(&self.metadata, &self.path.canonicalize()?, owners) {
             None => trust::weakness_of_folders(&self.path, owners),
             found => Ok(found),

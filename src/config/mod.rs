@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use self::access::Access;
 use self::exclude::Exclusion;
-use self::port::{Fit, PortName};
-use crate::place::{Place, Places};
+use self::port::{PortMatch, PortName};
+use crate::location::{PortLocation, UsbLocation};
 use crate::sysfs::UsbDevice;
 
 /// The whole configuration.
@@ -58,7 +58,7 @@ pub struct VirtualMachine {
     pub ports: Vec<PortName>,
     /// Whether the other halves of its ports' connectors are its too, where no other name has
     /// them.
-    pub companions: bool,
+    pub peers: bool,
 }
 
 impl VirtualMachine {
@@ -74,7 +74,7 @@ impl Config {
     pub fn exclusion<'a>(
         &'a self,
         vm: &'a VirtualMachine,
-        places: &Places,
+        places: &UsbLocation,
         device: &UsbDevice,
         interfaces: &[u8],
     ) -> Option<&'a Exclusion> {
@@ -88,23 +88,23 @@ impl Config {
     /// Of all ports at or above it the longest wins, and of equally long ones those of its own half
     /// of the connector; whoever lists one of these is in. A name of that half alone comes before
     /// one of both halves, and of equal ones the first in the file.
-    pub fn owners(&self, places: &Places) -> Vec<&VirtualMachine> {
+    pub fn owners(&self, places: &UsbLocation) -> Vec<&VirtualMachine> {
         let claims = self.virtual_machines.iter().filter_map(|vm| Some((vm.claim(places)?, vm)));
         let mut claims: Vec<_> = claims.collect();
         // Stable: equal ones stay in the order of the file.
         claims.sort_by(|(one, _), (other, _)| other.cmp(one));
         let best = claims.first().map(|(claim, _)| (claim.length, claim.own));
-        let shared = |claim: &Claim| Some((claim.length, claim.own)) == best;
+        let shared = |claim: &MatchRank| Some((claim.length, claim.own)) == best;
         claims.into_iter().filter(|(claim, _)| shared(claim)).map(|(_, vm)| vm).collect()
     }
 
     /// The names of [`Config::owners`].
-    pub fn owner_names(&self, places: &Places) -> Vec<String> {
+    pub fn owner_names(&self, places: &UsbLocation) -> Vec<String> {
         self.owners(places).into_iter().map(|vm| vm.name.clone()).collect()
     }
 
     /// Whether a device in these places may go to a virtual machine.
-    pub fn is_configured(&self, places: &Places) -> bool {
+    pub fn is_configured(&self, places: &UsbLocation) -> bool {
         self.virtual_machines.iter().any(|vm| vm.claim(places).is_some())
     }
 
@@ -117,7 +117,7 @@ impl Config {
     }
 
     /// The virtual machine that lists this very place, in whatever form.
-    pub fn lists(&self, place: &Place) -> Option<&VirtualMachine> {
+    pub fn lists(&self, place: &PortLocation) -> Option<&VirtualMachine> {
         self.virtual_machines.iter().find(|vm| vm.ports.iter().any(|port| port.is(place)))
     }
 }
@@ -142,7 +142,7 @@ impl std::error::Error for NoSuchMachine {}
 
 /// How good a virtual machine's claim to a device is; the greater is the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Claim {
+struct MatchRank {
     /// How many port numbers the name has.
     length: usize,
     /// Whether it is to the place itself, not to the other half.
@@ -152,13 +152,12 @@ struct Claim {
 }
 
 impl VirtualMachine {
-    fn claim(&self, places: &Places) -> Option<Claim> {
-        let companions = places.companions.iter().filter(|_| self.companions);
-        let all =
-            std::iter::once((true, &places.own)).chain(companions.map(|place| (false, place)));
+    fn claim(&self, places: &UsbLocation) -> Option<MatchRank> {
+        let peers = places.peers.iter().filter(|_| self.peers);
+        let all = std::iter::once((true, &places.own)).chain(peers.map(|place| (false, place)));
         let claims = all.flat_map(|(own, place)| {
             let fits = self.ports.iter().filter_map(|port| port.fit(place));
-            fits.map(move |Fit { length, one_half }| Claim { length, own, one_half })
+            fits.map(move |PortMatch { length, one_half }| MatchRank { length, own, one_half })
         });
         claims.max()
     }

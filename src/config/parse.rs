@@ -17,10 +17,10 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use self::access::{ConfiguredUser, ConfiguredWay};
 use self::domain::Domain;
 use self::exclude::Exclude;
-use self::limits::{MOST_ENTRIES, is_deeply_nested, too_many};
+use self::limits::{MAX_ENTRIES, is_deeply_nested, too_many};
 use self::list::{List, Text};
 use self::values::{Bus, ConfiguredPort, Seconds, Socket, Switch};
-use super::access::{Access, Way};
+use super::access::{Access, AccessMode};
 use super::{Config, VirtualMachine};
 use crate::libvirt;
 
@@ -100,7 +100,7 @@ struct Fields {
     delay: Option<Seconds<0, 120_000>>,
     timeout: Option<Seconds<100, 60_000>>,
     hubs: Option<List<Bus>>,
-    companions: Option<Switch>,
+    peers: Option<Switch>,
     exclude: Option<Exclude>,
     hands_off: Option<Switch>,
     access: Option<ConfiguredWay>,
@@ -115,7 +115,7 @@ impl Fields {
     fn checked<E: de::Error>(self) -> Result<VirtualMachine, E> {
         let way = match self.access.map(|way| way.0).unwrap_or_default() {
             // libvirt gives QEMU no device's node that it does not know of.
-            Way::Auto if self.domain.is_some() => Way::Fd,
+            AccessMode::Auto if self.domain.is_some() => AccessMode::Fd,
             way => way,
         };
         let socket = match (self.socket, self.domain) {
@@ -135,7 +135,7 @@ impl Fields {
                 .hubs
                 .map(|hubs| hubs.0.into_iter().map(|bus| bus.0).collect())
                 .unwrap_or_default(),
-            companions: self.companions.is_none_or(|switch| switch.0),
+            peers: self.peers.is_none_or(|switch| switch.0),
             exclude: self.exclude.unwrap_or_default().0,
             hands_off: self.hands_off.is_none_or(|switch| switch.0),
             ports: self.ports.0.into_iter().map(|port| port.0).collect(),
@@ -162,7 +162,7 @@ impl<'de> Deserialize<'de> for Unnamed {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(
                     "the keys of a virtual machine: `socket:` (or `domain:`) and `ports:`, and \
-                     perhaps `delay:`, `timeout:`, `hubs:`, `companions:`, `exclude:`, \
+                     perhaps `delay:`, `timeout:`, `hubs:`, `peers:`, `exclude:`, \
                      `hands_off:`, `reclaim:`, `access:`, `user:` and `trust_socket_folder:`",
                 )
             }
@@ -199,7 +199,7 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
         let mut vms: Vec<VirtualMachine> = Vec::new();
         while let Some(name) = map.next_key_seed(Text(NewName { known: &vms }))? {
             let Unnamed(vm) = map.next_value()?;
-            if vms.len() == MOST_ENTRIES {
+            if vms.len() == MAX_ENTRIES {
                 return Err(too_many());
             }
             vms.push(VirtualMachine { name, ..vm });

@@ -1,7 +1,7 @@
 //! The names of ports in the config: a DEVPATH, or controller, root hub and chain of ports. Pure.
 //!
 //! Each has one form that it is printed in; udev's `ID_PATH` is read too. Which port of this boot a
-//! name means is told by comparing it with a [`Place`], component by component, never as text.
+//! name means is told by comparing it with a [`PortLocation`], component by component, never as text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::devpath::{DevPath, is_root_hub};
-use crate::place::{ControllerName, Generation, Place, Places};
+use crate::location::{ControllerName, Generation, PortLocation, UsbLocation};
 use crate::port::{Chain, Port};
 
 /// The name of a port, and so of all that is below it.
@@ -30,7 +30,7 @@ pub enum PortName {
 
 /// How closely a name fits a place; the greater fits better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fit {
+pub struct PortMatch {
     /// How many port numbers it names: 0 is a whole root hub.
     pub length: usize,
     /// Whether it names one half of the connector only.
@@ -44,7 +44,7 @@ pub struct PortNameError(String);
 impl PortName {
     /// The name to recommend for a place, which no change of bus numbers touches; the DEVPATH where
     /// the controller is not known.
-    pub fn recommended(place: &Place) -> Self {
+    pub fn recommended(place: &PortLocation) -> Self {
         match (&place.controller, place.generation) {
             (Some(controller), Some(generation)) => Self::Stable {
                 controller: controller.clone(),
@@ -56,12 +56,12 @@ impl PortName {
     }
 
     /// How this port, or a port above it, is the place's; none if it is not.
-    pub fn fit(&self, place: &Place) -> Option<Fit> {
+    pub fn fit(&self, place: &PortLocation) -> Option<PortMatch> {
         match self {
             Self::DevPath(port) => place
                 .devpath
                 .is_at_or_below(port)
-                .then(|| Fit { length: self.chain().len(), one_half: true }),
+                .then(|| PortMatch { length: self.chain().len(), one_half: true }),
             Self::Stable { controller, generation, .. } => {
                 let other = |wanted: Generation| place.generation.is_some_and(|own| own != wanted);
                 if place.controller.as_ref() != Some(controller) || generation.is_some_and(other) {
@@ -72,20 +72,20 @@ impl PortName {
                     .as_ref()
                     .map_or(&[][..], Chain::numbers)
                     .starts_with(&above)
-                    .then(|| Fit { length: above.len(), one_half: generation.is_some() })
+                    .then(|| PortMatch { length: above.len(), one_half: generation.is_some() })
             }
         }
     }
 
-    /// Whether the port has what is there, in its own half of the connector or, with `companions`,
+    /// Whether the port has what is there, in its own half of the connector or, with `peers`,
     /// in another.
-    pub fn has(&self, places: &Places, companions: bool) -> bool {
-        let fits = |place: &Place| self.fit(place).is_some();
-        fits(&places.own) || companions && places.companions.iter().any(fits)
+    pub fn has(&self, places: &UsbLocation, peers: bool) -> bool {
+        let fits = |place: &PortLocation| self.fit(place).is_some();
+        fits(&places.own) || peers && places.peers.iter().any(fits)
     }
 
     /// Whether this names the place itself, not one above it.
-    pub fn is(&self, place: &Place) -> bool {
+    pub fn is(&self, place: &PortLocation) -> bool {
         let length = place.chain().map_or(0, |chain| chain.numbers().len());
         self.fit(place).is_some_and(|fit| fit.length == length)
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::place::Generation;
+use crate::location::Generation;
 use proptest::prelude::*;
 
 const PCI: &str = "/devices/pci0000:00/0000:00:14.0";
@@ -12,7 +12,7 @@ fn vm(name: &str, ports: &[&str]) -> VirtualMachine {
         timeout: VirtualMachine::DEFAULT_TIMEOUT,
         hubs: Vec::new(),
         ports: ports.iter().map(|port| port.replace('@', PCI).parse().unwrap()).collect(),
-        companions: true,
+        peers: true,
         exclude: Vec::new(),
         hands_off: true,
         access: Access::default(),
@@ -28,8 +28,8 @@ fn config(vms: &[(&str, &[&str])]) -> Config {
 }
 
 /// A place below the controller: `usb1` is its USB 2 root hub, `usb2` its USB 3 one.
-fn place(below: &str) -> Place {
-    Place {
+fn place(below: &str) -> PortLocation {
+    PortLocation {
         devpath: format!("{PCI}/{below}").parse().unwrap(),
         controller: "pci-0000:00:14.0".parse().ok(),
         generation: Some(if below.starts_with("usb1") {
@@ -40,16 +40,16 @@ fn place(below: &str) -> Place {
     }
 }
 
-fn owners<'a>(config: &'a Config, device: &str, companions: &[&str]) -> Vec<&'a str> {
-    let companions = companions.iter().map(|below| place(below)).collect();
-    let places = Places { own: place(device), companions };
+fn owners<'a>(config: &'a Config, device: &str, peers: &[&str]) -> Vec<&'a str> {
+    let peers = peers.iter().map(|below| place(below)).collect();
+    let places = UsbLocation { own: place(device), peers };
     let owners: Vec<&str> = config.owners(&places).iter().map(|vm| vm.name.as_str()).collect();
     assert_eq!(config.is_configured(&places), !owners.is_empty());
     owners
 }
 
-fn owner<'a>(config: &'a Config, device: &str, companions: &[&str]) -> Option<&'a str> {
-    owners(config, device, companions).first().copied()
+fn owner<'a>(config: &'a Config, device: &str, peers: &[&str]) -> Option<&'a str> {
+    owners(config, device, peers).first().copied()
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn one_half_has_the_other_unless_that_is_anothers() {
     assert_eq!(owner(&config, "usb2/2-7", &["usb1/1-7"]), None);
     // Behind a hub in a port whose other half is configured.
     assert_eq!(owner(&config, "usb2/2-1/2-1.3", &["usb1/1-1/1-1.3", "usb1/1-1"]), Some("w"));
-    config.virtual_machines[0].companions = false;
+    config.virtual_machines[0].peers = false;
     assert_eq!(owner(&config, "usb2/2-1", &["usb1/1-1"]), None);
     assert_eq!(owner(&config, "usb1/1-1", &["usb2/2-1"]), Some("w"));
 }
@@ -127,7 +127,7 @@ fn a_port_of_several_is_theirs_in_the_order_of_the_file() {
 #[test]
 fn a_root_hub_that_is_gone_may_have_been_any_of_its_controllers() {
     let config = config(&[("w", &["pci-0000:00:14.0/usb2:1"])]);
-    let mut places = Places::of(place("usb2/2-1"));
+    let mut places = UsbLocation::of(place("usb2/2-1"));
     assert!(!config.is_configured(&places));
     places.own.generation = None;
     assert!(config.is_configured(&places));

@@ -21,12 +21,12 @@ use crate::qmp::Qmp;
 use crate::qmp::handover::Handover;
 use crate::speed::Speed;
 
-pub use super::refusal::{AttachError, Refusal, Why};
-use super::seat::{GuestPort, Memory, Usual};
-use super::view::Place;
+pub use super::error::{AttachError, BusError, BusErrorKind};
+use super::hmp::GuestDeviceInfo;
+use super::ports::{GuestPort, GuestPortHistory, LastPort};
 
 /// A device to be attached.
-pub struct Wanted<'a> {
+pub struct AttachRequest<'a> {
     /// Its id, which says port and number.
     pub id: DeviceId,
     /// Its speed on the host.
@@ -34,7 +34,7 @@ pub struct Wanted<'a> {
     /// The guest's buses to use, in order; empty for whichever there are.
     pub hubs: &'a [String],
     /// What is remembered of the guest's ports.
-    pub memory: &'a Memory,
+    pub memory: &'a GuestPortHistory,
     /// Whether it has a product name, which QEMU shows only of devices it can open.
     pub named: bool,
     /// Its node, for messages.
@@ -44,29 +44,29 @@ pub struct Wanted<'a> {
     /// The device's descriptor, if QEMU may be handed one.
     pub handover: Option<&'a dyn Handover>,
     /// Whether it is thought to be attached already.
-    pub thought_attached: bool,
+    pub expected_attached: bool,
     /// Whether the very same device is still in its port and may be attached.
-    pub still_there: &'a dyn Fn() -> bool,
+    pub recheck: &'a dyn Fn() -> bool,
 }
 
 /// How an attach went well.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Attached {
     /// The guest has the device.
-    Now(Seated),
+    Now(GuestLocation),
     /// The guest had it already.
     Before,
     /// The guest is paused; QEMU opens the device, in this port, when it goes on.
-    WhenRunning(Option<GuestPort>),
+    PendingResume(Option<GuestPort>),
 }
 
 /// Where the device sits in the guest.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Seated {
+pub struct GuestLocation {
     /// The bus, if one was asked for.
     pub bus: Option<String>,
     /// Port, speed and product there.
-    pub place: Place,
+    pub place: GuestDeviceInfo,
     /// Whether the guest got it slower than it is, for want of a bus that is fast enough.
     pub slow: bool,
     /// Whether QEMU was handed its descriptor.
@@ -75,15 +75,15 @@ pub struct Seated {
 
 impl Attached {
     /// The guest's port that a device of that speed has got, if that is known.
-    pub fn usual(&self, speed: Option<Speed>) -> Option<Usual> {
+    pub fn usual(&self, speed: Option<Speed>) -> Option<LastPort> {
         match self {
-            Self::Now(Seated { bus, place, slow, .. }) => {
+            Self::Now(GuestLocation { bus, place, slow, .. }) => {
                 // What is behind a hub of QEMU's has no port that could be asked for again.
                 let port = place.port.as_ref()?.parse().ok()?;
                 let place = GuestPort { bus: bus.clone()?, port };
-                Some(Usual { place, speed: speed.filter(|_| !slow) })
+                Some(LastPort { place, speed: speed.filter(|_| !slow) })
             }
-            Self::WhenRunning(port) => Some(Usual { place: port.clone()?, speed: None }),
+            Self::PendingResume(port) => Some(LastPort { place: port.clone()?, speed: None }),
             Self::Before => None,
         }
     }
@@ -101,15 +101,15 @@ const UNTIL_HANDED: Duration = Duration::from_millis(300);
 /// Objects of ours that stand for other devices in the port are deleted: first, but for a device
 /// that goes to its usual seat, which has it sooner so. When it fails, no object stays behind that
 /// could open the device later, and no descriptor.
-pub fn attach(qmp: &mut dyn Qmp, wanted: &Wanted<'_>) -> Result<Attached, AttachError> {
-    let mut walk = Walk::new(wanted);
+pub fn attach(qmp: &mut dyn Qmp, request: &AttachRequest<'_>) -> Result<Attached, AttachError> {
+    let mut walk = Walk::new(request);
     if !walk.is_usual() && walk.tidy(qmp)? {
         return Ok(Attached::Before);
     }
-    if !(wanted.still_there)() {
+    if !(request.recheck)() {
         return Err(AttachError::Gone);
     }
-    let walked = take(qmp, wanted, &mut walk);
+    let walked = take(qmp, request, &mut walk);
     if !walk.is_tidy() {
         // What became of the device does not change with it; the port's next event tidies as well.
         let _ = walk.delete_others(qmp);
@@ -120,17 +120,17 @@ pub fn attach(qmp: &mut dyn Qmp, wanted: &Wanted<'_>) -> Result<Attached, Attach
 /// By the ways that are open to it, one after the other.
 fn take(
     qmp: &mut dyn Qmp,
-    wanted: &Wanted<'_>,
+    request: &AttachRequest<'_>,
     walk: &mut Walk<'_>,
 ) -> Result<Attached, AttachError> {
-    let Some(handover) = wanted.handover else {
+    let Some(handover) = request.handover else {
         return walk.run(qmp, Source::Node(UNTIL_SEEN));
     };
-    if !wanted.by_node {
+    if !request.by_node {
         return walk.with_descriptor(qmp, handover);
     }
     match walk.run(qmp, Source::Node(UNTIL_HANDED)) {
-        Err(first) if first.is_for_want_of_access(wanted.named) => {
+        Err(first) if first.is_for_want_of_access(request.named) => {
             walk.with_descriptor(qmp, handover).map_err(|then| first.and_then(then))
         }
         walked => walked,

@@ -6,10 +6,10 @@ use serde::Deserialize;
 use serde_json::json;
 
 use self::qtree::{device, parse_qtree};
-use super::view::monitor;
+use super::hmp::monitor;
 use crate::qmp::{Error, Qmp};
 use crate::speed::Speed;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// A USB bus of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,14 +21,14 @@ pub struct GuestBus {
     /// The id of its controller, if it was given one.
     pub id: Option<String>,
     /// What its ports take.
-    pub ports: Vec<Takes>,
+    pub ports: Vec<SpeedRange>,
     /// What is in them.
-    pub occupants: Vec<Occupant>,
+    pub devices: Vec<GuestDevice>,
 }
 
 /// The speeds that a port takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Takes {
+pub struct SpeedRange {
     /// The slowest.
     pub from: Speed,
     /// The fastest.
@@ -37,7 +37,7 @@ pub struct Takes {
 
 /// A device on a bus.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Occupant {
+pub struct GuestDevice {
     /// Its id, if it has one.
     pub id: Option<String>,
     /// Its port; `4.1` is behind a hub in port 4.
@@ -50,7 +50,7 @@ pub struct Occupant {
     pub attached: bool,
 }
 
-impl Takes {
+impl SpeedRange {
     /// Whether a device of that speed is as fast there as it is.
     pub fn takes(self, speed: Speed) -> bool {
         self.from <= speed && speed <= self.to
@@ -65,10 +65,10 @@ impl GuestBus {
     }
 
     /// The numbers of the free ports, and what each takes.
-    pub fn vacant(&self) -> impl Iterator<Item = (usize, Takes)> {
+    pub fn vacant(&self) -> impl Iterator<Item = (usize, SpeedRange)> {
         let taken = |number: usize| {
             let number = number.to_string();
-            self.occupants.iter().any(|occupant| occupant.port.split('.').next() == Some(&number))
+            self.devices.iter().any(|occupant| occupant.port.split('.').next() == Some(&number))
         };
         (1..).zip(self.ports.iter().copied()).filter(move |(number, _)| !taken(*number))
     }
@@ -123,10 +123,10 @@ struct Companion {
 }
 
 /// No guest has more controllers; each of them costs questions and comparisons.
-const MOST_BUSES: usize = 128;
+const MAX_BUSES: usize = 128;
 
 /// The most devices on a bus (USB 2.0 specification, 4.1.1).
-const MOST_DEVICES: usize = 127;
+const MAX_DEVICES: usize = 127;
 
 /// Reads the companions out of `info qtree`: the lines `masterbus = "usb.0"` and
 /// `firstport = 2 (0x2)` below a controller's.
@@ -139,8 +139,8 @@ fn parse_companions(text: &str) -> Vec<Companion> {
             (kind, is_open) = (device, false);
         } else if let Some(bus) = word.strip_prefix("masterbus = \"") {
             let count = if kind.contains("uhci") { 2 } else { 3 };
-            let bus = clean(bus.trim_end_matches('"'), 64);
-            is_open = kind.contains("hci") && !bus.is_empty() && companions.len() < MOST_BUSES;
+            let bus = sanitize(bus.trim_end_matches('"'), 64);
+            is_open = kind.contains("hci") && !bus.is_empty() && companions.len() < MAX_BUSES;
             companions.extend(is_open.then_some(Companion { bus, first: 0, count }));
         } else if let Some(first) = word.strip_prefix("firstport = ")
             && is_open
@@ -154,7 +154,7 @@ fn parse_companions(text: &str) -> Vec<Companion> {
 }
 
 /// What each port of a controller takes, by its type (`hw/usb/hcd-*.c`).
-fn ports(qmp: &mut dyn Qmp, bus: &GuestBus) -> Result<Vec<Takes>, Error> {
+fn ports(qmp: &mut dyn Qmp, bus: &GuestBus) -> Result<Vec<SpeedRange>, Error> {
     let (low, full, high) = (Speed::LOW, Speed::FULL, Speed::HIGH);
     let controller = bus.controller.as_str();
     if controller.ends_with("xhci") {
@@ -164,17 +164,17 @@ fn ports(qmp: &mut dyn Qmp, bus: &GuestBus) -> Result<Vec<Takes>, Error> {
         };
         // Four of each is the default (`hw/usb/hcd-xhci-pci.c`).
         let (usb2, usb3) = (usb2.unwrap_or(4), usb3.unwrap_or(4));
-        let takes = (1..=usb2.max(usb3)).map(|port| Takes {
+        let takes = (1..=usb2.max(usb3)).map(|port| SpeedRange {
             from: if port <= usb2 { low } else { Speed::SUPER },
             to: if port <= usb3 { Speed::SUPER } else { high },
         });
         Ok(takes.collect())
     } else if controller.contains("ehci") {
-        Ok(vec![Takes { from: high, to: high }; 6])
+        Ok(vec![SpeedRange { from: high, to: high }; 6])
     } else if controller.contains("uhci") {
-        Ok(vec![Takes { from: low, to: full }; 2])
+        Ok(vec![SpeedRange { from: low, to: full }; 2])
     } else if controller.contains("ohci") {
-        Ok(vec![Takes { from: low, to: full }; 3])
+        Ok(vec![SpeedRange { from: low, to: full }; 3])
     } else {
         Ok(Vec::new())
     }

@@ -43,7 +43,7 @@ pub fn detach(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::model::ModelGuest;
+    use crate::guest::fake::FakeQemu;
 
     fn ids(names: &[&str]) -> Vec<DeviceId> {
         names.iter().map(|name| name.parse().unwrap()).collect()
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn only_what_is_ours_in_that_port_goes() {
-        let mut qmp = ModelGuest::new(
+        let mut qmp = FakeQemu::new(
             &[
                 "hotplugger-1-1-5",
                 "hotplugger-1-10-5",
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn the_device_that_came_after_stays() {
-        let mut qmp = ModelGuest::new(&["hotplugger-1-1-5", "hotplugger-1-1-6"], Vec::new());
+        let mut qmp = FakeQemu::new(&["hotplugger-1-1-5", "hotplugger-1-1-6"], Vec::new());
         let gone = detach(&mut qmp, &"1-1".parse().unwrap(), Some(DevNum(6))).unwrap();
         assert_eq!(gone, ids(&["hotplugger-1-1-5"]));
     }

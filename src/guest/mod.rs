@@ -5,11 +5,11 @@
 pub mod attach;
 pub mod bus;
 pub mod detach;
+pub mod error;
+pub mod fake;
 pub mod fdset;
-pub mod model;
+pub mod hmp;
 pub mod object;
-pub mod refusal;
-pub mod seat;
-pub mod view;
+pub mod ports;
 
 pub use crate::qmp::Qmp;

@@ -87,7 +87,7 @@ fn of_companions(vm: &VirtualMachine, port: &PortName, topology: &Topology) -> V
         }
         PortName::Stable { controller, chain, .. } => (controller.sysname(), chain.clone()),
     };
-    if !vm.companions {
+    if !vm.peers {
         return Vec::new();
     }
     let Some(first) = first.and_then(|chain| chain.numbers().first().copied()) else {

@@ -1,9 +1,10 @@
 use super::{
-    Config, Duration, EventKind, Idle, Places, Plan, Record, UsbEvent, VirtualMachine, Way,
+    AccessMode, Config, Duration, EventKind, Plan, Record, SkipReason, UsbEvent, UsbLocation,
+    VirtualMachine,
 };
 use crate::clock::Monotonic;
 use crate::config::parse::parse;
-use crate::place::Place;
+use crate::location::PortLocation;
 use crate::port::DevNum;
 use crate::state::record::Attachment;
 use crate::state::record::tests::record;
@@ -29,7 +30,7 @@ fn event(kind: EventKind, port: &str) -> UsbEvent {
 
 /// Decides about a device whose place is its DEVPATH and no more.
 fn plan<'a>(event: &UsbEvent, config: &'a Config, record: Option<&'a Record>) -> Plan<'a> {
-    let places = Places::of(Place::of(event.device.clone()));
+    let places = UsbLocation::of(PortLocation::of(event.device.clone()));
     super::plan(event, &places, config, record, &|_| panic!("there is no choice"))
 }
 
@@ -73,7 +74,7 @@ fn a_plug_is_recorded_then_attached_to_its_own_vm() {
 #[test]
 fn what_is_handed_over_without_a_delay_goes_with_its_add_and_bind_finds_it() {
     let mut config = config();
-    config.virtual_machines[0].access.way = Way::Fd;
+    config.virtual_machines[0].access.way = AccessMode::Fd;
     let mut add = event(EventKind::DeviceAdd, "1-1");
     assert!(matches!(plan(&add, &config, None), Plan::Record(_)), "there is a delay");
     config.virtual_machines[0].delay = Duration::ZERO;
@@ -103,7 +104,7 @@ fn ports_nobody_configured_are_left_alone() {
         EventKind::DeviceRemove,
     ] {
         let event = event(kind, "1-10");
-        assert_eq!(plan(&event, &config, None), Plan::Nothing(Idle::NotConfigured));
+        assert_eq!(plan(&event, &config, None), Plan::Nothing(SkipReason::NotConfigured));
     }
 }
 
@@ -123,7 +124,7 @@ fn a_synthetic_add_of_a_known_device_is_nothing() {
     let config = config();
     let mut add = event(EventKind::DeviceAdd, "1-1");
     add.synthetic = true;
-    assert_eq!(plan(&add, &config, Some(&record("1-1", 5))), Plan::Nothing(Idle::Known));
+    assert_eq!(plan(&add, &config, Some(&record("1-1", 5))), Plan::Nothing(SkipReason::Known));
     assert!(matches!(plan(&add, &config, Some(&record("1-1", 6))), Plan::Record(_)));
     assert!(matches!(plan(&add, &config, None), Plan::Record(_)));
 }
@@ -142,7 +143,7 @@ fn shared() -> Config {
 fn goes_to(record: Option<&Record>, running: &[&str]) -> (String, bool) {
     let config = shared();
     let bind = event(EventKind::DeviceBind, "1-1");
-    let places = Places::of(Place::of(bind.device.clone()));
+    let places = UsbLocation::of(PortLocation::of(bind.device.clone()));
     let runs = |vm: &VirtualMachine| running.contains(&vm.name.as_str());
     match super::plan(&bind, &places, &config, record, &runs) {
         Plan::Attach { vm, settle, .. } => (vm.name.clone(), settle),
@@ -173,13 +174,13 @@ fn what_was_detached_by_hand_stays_until_another_is_plugged() {
     let mut record = record("1-1", 5);
     record.detached_by_hand = true;
     for kind in [EventKind::DeviceBind, EventKind::InterfaceAdd] {
-        let stays = Plan::Nothing(Idle::DetachedByHand);
+        let stays = Plan::Nothing(SkipReason::DetachedByHand);
         assert_eq!(plan(&event(kind, "1-1"), &config, Some(&record)), stays);
     }
     let mut add = event(EventKind::DeviceAdd, "1-1");
     assert!(matches!(plan(&add, &config, Some(&record)), Plan::Record(_)));
     add.synthetic = true;
-    let stays = Plan::Nothing(Idle::DetachedByHand);
+    let stays = Plan::Nothing(SkipReason::DetachedByHand);
     assert_eq!(plan(&add, &config, Some(&record)), stays);
     let mut next = event(EventKind::DeviceBind, "1-1");
     next.devnum = Some(DevNum(6));
@@ -191,10 +192,10 @@ fn what_was_detached_by_hand_stays_until_another_is_plugged() {
 #[test]
 fn the_other_half_of_a_configured_port_is_attached_and_detached() {
     let config = config();
-    let place = |path: &str| Place::of(path.parse().unwrap());
-    let places = Places {
+    let place = |path: &str| PortLocation::of(path.parse().unwrap());
+    let places = UsbLocation {
         own: place("/devices/x/usb2/2-1"),
-        companions: vec![place("/devices/x/usb1/1-1")],
+        peers: vec![place("/devices/x/usb1/1-1")],
     };
     let mut bind = event(EventKind::DeviceBind, "1-1");
     (bind.device, bind.port) = (places.own.devpath.clone(), "2-1".parse().unwrap());

@@ -79,7 +79,7 @@ impl QmpClient {
     }
 
     /// The process that listens, if it is in a PID namespace that this one sees.
-    pub fn partner(&self) -> Option<u32> {
+    pub fn peer_pid(&self) -> Option<u32> {
         let credentials = socket_peercred(&self.socket).ok()?;
         u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
     }

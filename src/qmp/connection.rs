@@ -54,9 +54,9 @@ impl Connection {
     }
 
     /// The process that listens, where that can be seen.
-    pub fn partner(&self) -> Option<u32> {
+    pub fn peer_pid(&self) -> Option<u32> {
         match self {
-            Self::Socket(client) => client.partner(),
+            Self::Socket(client) => client.peer_pid(),
             Self::Libvirt(_) => None,
         }
     }

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::trust::{self, Door, Weakness};
+use crate::trust::{self, PermissionIssue, PermissionKind};
 
 /// Who may have a descriptor.
 pub trait Recipient {
@@ -48,7 +48,7 @@ pub enum Refused {
         must: u32,
     },
     /// Somebody else can put a socket of his own in its place.
-    Folder(Weakness),
+    Folder(PermissionIssue),
 }
 
 /// Whether the partner who listens at `socket`, and is the user `listens`, may be handed one.
@@ -89,11 +89,13 @@ impl fmt::Display for Refused {
                 "it is user {listens}, and must be user {must}; if QEMU is run by user {listens}, \
                  write `user: {listens}` into the config"
             ),
-            Self::Folder(Weakness { path, door }) => {
+            Self::Folder(PermissionIssue { path, door }) => {
                 let path = path.display();
                 match door {
-                    Door::Owner(owner) => write!(f, "{path} belongs to user {owner}")?,
-                    Door::Mode(mode) => write!(f, "others can write to {path} (mode {mode:o})")?,
+                    PermissionKind::Owner(owner) => write!(f, "{path} belongs to user {owner}")?,
+                    PermissionKind::Mode(mode) => {
+                        write!(f, "others can write to {path} (mode {mode:o})")?
+                    }
                 }
                 f.write_str(
                     ", who could put another socket there; move it, or write \

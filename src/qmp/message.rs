@@ -25,7 +25,7 @@ pub enum Message {
     /// Something happened, of whatever kind; may come at any time.
     Event,
     /// The reply to the command with that id; none if QEMU could not tell which it was.
-    Reply(Option<u64>, Result<Value, Refusal>),
+    Reply(Option<u64>, Result<Value, ErrorReply>),
 }
 
 /// QEMU's version.
@@ -47,7 +47,7 @@ impl fmt::Display for Version {
 
 /// Why QEMU did not execute a command.
 #[derive(Debug, PartialEq, Deserialize)]
-pub struct Refusal {
+pub struct ErrorReply {
     /// `GenericError`, `DeviceNotFound`, `CommandNotFound`, …
     pub class: String,
     /// QEMU's words.
@@ -63,7 +63,7 @@ struct AnyMessage {
     // A value may well be null, so its absence must be told apart.
     #[serde(default, rename = "return", deserialize_with = "present")]
     value: Option<Value>,
-    error: Option<Refusal>,
+    error: Option<ErrorReply>,
     #[serde(default)]
     id: Value,
 }
@@ -121,8 +121,10 @@ mod tests {
         );
         assert_eq!(parse(r#"{"return": {}, "id": 3}"#), Ok(Message::Reply(Some(3), Ok(json!({})))));
         assert_eq!(parse(r#"{"return": null}"#), Ok(Message::Reply(None, Ok(Value::Null))));
-        let refusal =
-            Refusal { class: "DeviceNotFound".to_owned(), desc: "Device 'x' not found".to_owned() };
+        let refusal = ErrorReply {
+            class: "DeviceNotFound".to_owned(),
+            desc: "Device 'x' not found".to_owned(),
+        };
         assert_eq!(
             parse(
                 r#"{"id": 4, "error": {"class": "DeviceNotFound", "desc": "Device 'x' not found"}}"#

@@ -23,10 +23,10 @@ use rustix::io::Errno;
 use serde_json::Value;
 
 use self::handover::{Handover, Refused};
-use self::message::Refusal;
+use self::message::ErrorReply;
 use crate::deadline::Deadline;
 use crate::libvirt;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// A partner that executes QMP commands.
 pub trait Qmp {
@@ -160,8 +160,8 @@ impl Stage {
 
 impl Error {
     /// QEMU refused the command.
-    fn refused(command: &'static str, refusal: &Refusal) -> Self {
-        let (class, desc) = (refusal.class.clone(), clean(&refusal.desc, 300));
+    fn refused(command: &'static str, refusal: &ErrorReply) -> Self {
+        let (class, desc) = (refusal.class.clone(), sanitize(&refusal.desc, 300));
         Self::Command { command, class, desc }
     }
 
@@ -208,7 +208,7 @@ impl fmt::Display for Error {
             Self::NotOpened(error) => write!(f, "it cannot be opened: {error}"),
             // The JSON reader repeats whole strings of the partner's.
             Self::Protocol(what) => {
-                write!(f, "what answers does not speak QMP: {}", clean(what, 300))
+                write!(f, "what answers does not speak QMP: {}", sanitize(what, 300))
             }
             Self::Command { command, desc, .. } => write!(f, "QEMU refused {command}: {desc}"),
         }

@@ -21,7 +21,7 @@ use super::{Error, Qmp, Stage};
 use crate::deadline::Deadline;
 use crate::libvirt;
 use crate::root::Root;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// libvirt's client program.
 const PROGRAM: &str = "/usr/bin/virsh";
@@ -137,7 +137,7 @@ impl Virsh {
             return Error::NotRunning { socket: libvirt::running(&self.domain), stale: false };
         }
         let said = said.trim().replace("error: ", "").replace('\n', "; ");
-        self.unusable(io::Error::other(clean(&said, 300)))
+        self.unusable(io::Error::other(sanitize(&said, 300)))
     }
 
     fn unusable(&self, source: io::Error) -> Error {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::dir::StateDir;
-use crate::outcome::Outcome;
+use crate::outcome::Report;
 use crate::root::Root;
 
 /// An outcome and when it was.
@@ -33,14 +33,14 @@ const MAX_BYTES: u64 = 64 * 1024;
 const NAME: &str = "history.jsonl";
 
 /// Adds an outcome. Losing one is not worth a word.
-pub fn append(root: &Root, outcome: &Outcome) {
+pub fn append(root: &Root, outcome: &Report) {
     let Ok(state) = StateDir::open(root) else { return };
-    let subject = outcome.subject.as_ref();
+    let context = outcome.context.as_ref();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let entry = Entry {
         time: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
-        port: subject.map(|subject| subject.port.to_string()),
-        vm: subject.and_then(|subject| subject.vm.clone()),
+        port: context.map(|context| context.port.to_string()),
+        vm: context.and_then(|context| context.vm.clone()),
         outcome: outcome.end.name().to_owned(),
         line: outcome.to_string(),
     };

@@ -6,8 +6,8 @@
 //! tells a guest from the one before it.
 
 pub mod dir;
+pub mod guest_ports;
 pub mod history;
 pub mod lock;
 pub mod record;
-pub mod seat;
 pub mod socket_file;

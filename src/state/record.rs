@@ -30,7 +30,7 @@ pub struct Record {
     /// When the kernel added the device, as near as it can be told.
     pub plugged: Monotonic,
     /// What had been heard of the kernel when the record was made.
-    pub seen: Seen,
+    pub seen: UeventMark,
     /// The newest of the device's interfaces whose `add` reached us.
     pub newest_interface: Option<u64>,
     /// Where it is attached.
@@ -44,7 +44,7 @@ pub struct Record {
 
 /// A moment, and the newest uevent the kernel had sent by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct UeventMark {
     /// The moment.
     pub at: Monotonic,
     /// The number of the newest uevent of any device, `/sys/kernel/uevent_seqnum`.
@@ -85,7 +85,7 @@ impl Record {
 
     /// Since when the device is known to have been quiet, seen at `now`: since the record was
     /// made, if the kernel has sent nothing at all since; else only since `now`.
-    pub fn quiet_since(&self, now: Seen) -> Monotonic {
+    pub fn quiet_since(&self, now: UeventMark) -> Monotonic {
         match (self.seen.seqnum, now.seqnum) {
             (Some(then), Some(newest)) if then == newest => self.seen.at,
             _ => now.at,
@@ -105,7 +105,7 @@ pub(crate) mod tests {
             devpath: format!("/devices/x/usb1/{port}").parse().unwrap(),
             devnum: DevNum(devnum),
             plugged: Monotonic(10),
-            seen: Seen { at: Monotonic(20), seqnum: Some(100) },
+            seen: UeventMark { at: Monotonic(20), seqnum: Some(100) },
             newest_interface: None,
             attached: None,
             detached_by_hand: false,
@@ -116,7 +116,7 @@ pub(crate) mod tests {
     #[test]
     fn time_spent_counts_only_when_the_kernel_was_silent() {
         let record = record("1-1", 5);
-        let now = |seqnum| Seen { at: Monotonic(50), seqnum };
+        let now = |seqnum| UeventMark { at: Monotonic(50), seqnum };
         assert_eq!(record.quiet_since(now(Some(100))), Monotonic(20));
         assert_eq!(record.quiet_since(now(Some(101))), Monotonic(50));
         assert_eq!(record.quiet_since(now(None)), Monotonic(50));

@@ -2,11 +2,11 @@
 //!
 //! These are the values; [`read`] makes them from sysfs. [`places`] looks at one device only.
 
-pub mod places;
+pub mod location;
 pub mod read;
 
 use crate::devpath::DevPath;
-use crate::place::ControllerName;
+use crate::location::ControllerName;
 use crate::port::Port;
 use crate::speed::Speed;
 use crate::sysfs::UsbDevice;

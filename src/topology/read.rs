@@ -7,7 +7,7 @@ use super::{Connector, Controller, Hub, HubPort, Plugged, Topology};
 use crate::devpath::{DevPath, is_root_hub};
 use crate::root::Root;
 use crate::sysfs::{self, attribute};
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// Reads the tree; empty on a host without USB.
 pub fn topology(root: &Root) -> Topology {
@@ -109,8 +109,8 @@ fn connector(root: &Root, folder: &Path) -> Connector {
     Connector {
         peer_guessed: peer.is_some() && !located,
         peer,
-        connect_type: text("connect_type").filter(known).map(|kind| clean(&kind, 32)),
-        position: (!position.is_empty()).then(|| clean(&position.join(", "), 64)),
+        connect_type: text("connect_type").filter(known).map(|kind| sanitize(&kind, 32)),
+        position: (!position.is_empty()).then(|| sanitize(&position.join(", "), 64)),
     }
 }
 
@@ -213,7 +213,7 @@ mod tests {
         let (_dir, root) = host();
         let devpath: DevPath = "/devices/pci0000:00/0000:00:14.0/usb1/1-1/1-1.4".parse().unwrap();
         assert_eq!(port(&root, &devpath).as_ref(), topology(&root).port(&devpath));
-        let name = PortName::recommended(&super::super::places::place(&root, &devpath));
+        let name = PortName::recommended(&super::super::location::place(&root, &devpath));
         assert_eq!(name.to_string(), "pci-0000:00:14.0/usb2:1.4");
         assert_eq!(name, PortName::recommended(&topology(&root).place(&devpath)));
         let none = "/devices/pci0000:00/0000:00:14.0/usb1/1-9".parse().unwrap();

@@ -4,45 +4,45 @@ mod memory;
 
 use std::cell::RefCell;
 
-use super::candidate::{Candidate, Owner};
+use super::candidate::{Assignment, Candidate};
 use super::handover::DeviceHandover;
 use super::recall;
 use crate::config::VirtualMachine;
-use crate::config::access::Way;
+use crate::config::access::AccessMode;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
-use crate::guest::attach::{AttachError, Attached, Wanted, attach};
+use crate::guest::attach::{AttachError, AttachRequest, Attached, attach};
 use crate::guest::object;
-use crate::outcome::{End, Idle, Outcome, Subject, Times};
+use crate::host::{ExchangeError, Host};
+use crate::outcome::{EventContext, Outcome, Report, SkipReason, Times};
 use crate::port::{DevNum, Port};
 use crate::qmp::Error;
 use crate::qmp::handover::Handover;
 use crate::settle::{Settle, Settled};
-use crate::state::record::{Record, Seen};
+use crate::state::record::{Record, UeventMark};
 use crate::sysfs::{self, UsbDevice};
-use crate::world::{ExchangeError, World};
 
 /// A device that is to go to a virtual machine.
 pub struct Attach<'a> {
     /// The world in which it happens.
-    pub world: &'a dyn World,
+    pub world: &'a dyn Host,
     /// Whose it is to be, and where it is.
-    pub owner: Owner<'a>,
+    pub owner: Assignment<'a>,
     /// The same place, as its port.
     pub port: &'a Port,
     /// The number the device must have; none for whichever is there.
     pub devnum: Option<DevNum>,
     /// Makes the record of a device that has none.
-    pub new_record: &'a dyn Fn(DevNum, Seen) -> Record,
+    pub new_record: &'a dyn Fn(DevNum, UeventMark) -> Record,
     /// Who wants it.
-    pub wish: Wish,
+    pub wish: Trigger,
 }
 
 /// Who wants a device attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum Trigger {
     /// The config, at an event.
-    Event {
+    Udev {
         /// Once it has settled; one that is thought to be attached already needs no time.
         settle: bool,
         /// With the event of that number, of one of the device's interfaces: unless a newer one
@@ -52,31 +52,33 @@ pub enum Wish {
     /// The config, of a device that has been there for longer than its delay.
     Sync,
     /// A person, for whom the port is held: now, whatever is remembered.
-    Hand,
+    Manual,
 }
 
 impl Attach<'_> {
     /// Attaches it. `record` is what is remembered of the port.
-    pub fn run(&self, mut subject: Subject, record: Option<Record>) -> Outcome {
-        let end = |subject: &Subject, end| Outcome::new(Some(subject.clone()), end);
+    pub fn run(&self, mut context: EventContext, record: Option<Record>) -> Report {
+        let end = |context: &EventContext, end| Report::new(Some(context.clone()), end);
         let world = self.world;
         let device = match world.usb_device(self.devpath()) {
             Ok(Some(device)) => device,
-            Ok(None) => return end(&subject, self.left()),
-            Err(error) => return end(&subject, End::Failed(format!("not attached: {error}"))),
+            Ok(None) => return end(&context, self.left()),
+            Err(error) => return end(&context, Outcome::Failed(format!("not attached: {error}"))),
         };
         let devnum = self.devnum.unwrap_or(device.devnum);
         let id = DeviceId { port: self.port.clone(), devnum };
-        subject.id = Some(id.clone());
+        context.id = Some(id.clone());
         if device.devnum != devnum {
-            return end(&subject, self.left());
+            return end(&context, self.left());
         }
-        subject.device = Some(device.label());
+        context.device = Some(device.label());
         let candidate = Candidate::new(world, self.owner, devnum);
         let in_guest = record.as_ref().is_some_and(|record| record.has_attached(devnum));
-        let mut outcome = self.attach(subject, record, &device, id, &candidate);
-        let with_host =
-            matches!(outcome.end, End::Refused(_) | End::NotRunning(_) | End::Failed(_));
+        let mut outcome = self.attach(context, record, &device, id, &candidate);
+        let with_host = matches!(
+            outcome.end,
+            Outcome::Rejected(_) | Outcome::NotRunning(_) | Outcome::Failed(_)
+        );
         if with_host && !in_guest {
             outcome.notes.extend(candidate.give_back());
         }
@@ -92,40 +94,40 @@ impl Attach<'_> {
     }
 
     fn settles(&self) -> bool {
-        matches!(self.wish, Wish::Event { settle: true, .. })
+        matches!(self.wish, Trigger::Udev { settle: true, .. })
     }
 
     /// Attaches the device that is there.
     fn attach(
         &self,
-        mut subject: Subject,
+        mut context: EventContext,
         record: Option<Record>,
         device: &UsbDevice,
         id: DeviceId,
         candidate: &Candidate<'_>,
-    ) -> Outcome {
-        let end = |subject: &Subject, end| Outcome::new(Some(subject.clone()), end);
+    ) -> Report {
+        let end = |context: &EventContext, end| Report::new(Some(context.clone()), end);
         let (world, devnum) = (self.world, id.devnum);
         if let Some(why) = candidate.refusal(device) {
-            return end(&subject, End::Refused(why));
+            return end(&context, Outcome::Rejected(why));
         }
         if world.socket_file(&self.vm().socket).is_none() {
             // Without a wait: meanwhile the host could not use the device.
             let socket = self.vm().socket.clone();
             let error = Error::NotRunning { socket, stale: false };
-            return end(&subject, End::NotRunning(error.to_string()));
+            return end(&context, Outcome::NotRunning(error.to_string()));
         }
 
         let mut notes = Vec::new();
         // One that is thought to be attached is the guest's already.
-        if !matches!(self.wish, Wish::Event { settle: false, .. }) {
+        if !matches!(self.wish, Trigger::Udev { settle: false, .. }) {
             notes.extend(candidate.take());
         }
         let seen = world.seen();
         let record = record
             .filter(|record| record.devnum == devnum)
             .unwrap_or_else(|| (self.new_record)(devnum, seen));
-        if let Wish::Event { interface: Some(seqnum), .. } = self.wish {
+        if let Trigger::Udev { interface: Some(seqnum), .. } = self.wish {
             notes.extend(self.note_interface(&record, seqnum));
         }
 
@@ -136,32 +138,32 @@ impl Attach<'_> {
                 .hands_off(self.vm().hands_off);
             match world.settle(settle, &mut || notes.extend(candidate.keep_host_off())) {
                 Ok(Settled::Quiet) => {}
-                Ok(Settled::Removed) => return end(&subject, self.left()),
+                Ok(Settled::Removed) => return end(&context, self.left()),
                 Err(error) => notes.push(format!("not settled: {error}")),
             }
         }
         let settled = world.now();
         let held = match self.wish {
-            Wish::Hand => None,
-            Wish::Event { .. } | Wish::Sync => match world.hold(self.port) {
+            Trigger::Manual => None,
+            Trigger::Udev { .. } | Trigger::Sync => match world.hold(self.port) {
                 Ok(lock) => lock,
                 Err(error) => {
-                    return end(&subject, End::Failed(format!("not attached: {error:#}")));
+                    return end(&context, Outcome::Failed(format!("not attached: {error:#}")));
                 }
             },
         };
         let known = recall(world, self.port, self.devpath());
         if let Some(why) = known.as_ref().and_then(|known| self.overtaken(known, devnum)) {
-            return end(&subject, End::Idle(why));
+            return end(&context, Outcome::Skipped(why));
         }
         if let Some(vm) = self.elsewhere(known.as_ref(), &id) {
             notes.extend(self.note_attached(vm, record, id, device.label()));
-            subject.vm = Some(vm.name.clone());
-            return Outcome { subject: Some(subject), end: End::AttachedBefore, notes };
+            context.vm = Some(vm.name.clone());
+            return Report { context: Some(context), end: Outcome::AlreadyAttached, notes };
         }
         let refused = RefCell::new(None);
-        let thought_attached = known.is_some_and(|known| known.has_attached(devnum));
-        let attached = self.exchange(&id, device, candidate, thought_attached, &refused);
+        let expected_attached = known.is_some_and(|known| known.has_attached(devnum));
+        let attached = self.exchange(&id, device, candidate, expected_attached, &refused);
         let now = world.now();
         let times = Times {
             since_plug: now.since(record.plugged),
@@ -175,21 +177,21 @@ impl Attach<'_> {
         drop(held);
         let how = match attached {
             Ok(Attached::Now(seat)) => {
-                let times = matches!(self.wish, Wish::Event { .. }).then_some(times);
-                End::Attached { seat, times }
+                let times = matches!(self.wish, Trigger::Udev { .. }).then_some(times);
+                Outcome::Attached { seat, times }
             }
-            Ok(Attached::Before) => End::AttachedBefore,
-            Ok(Attached::WhenRunning(_)) => End::WhenRunning,
+            Ok(Attached::Before) => Outcome::AlreadyAttached,
+            Ok(Attached::PendingResume(_)) => Outcome::PendingResume,
             Err(ExchangeError::Guest(AttachError::Gone)) => match refused.take() {
-                Some(why) => End::Refused(why),
+                Some(why) => Outcome::Rejected(why),
                 None => self.left(),
             },
             Err(error) => match error.not_running() {
-                Some(error) => End::NotRunning(error.to_string()),
-                None => End::Failed(format!("not attached: {error}")),
+                Some(error) => Outcome::NotRunning(error.to_string()),
+                None => Outcome::Failed(format!("not attached: {error}")),
             },
         };
-        Outcome { subject: Some(subject), end: how, notes }
+        Report { context: Some(context), end: how, notes }
     }
 
     /// Has the device attached by QEMU; if it may not be any more, `refused` says why.
@@ -198,10 +200,10 @@ impl Attach<'_> {
         id: &DeviceId,
         device: &UsbDevice,
         candidate: &Candidate<'_>,
-        thought_attached: bool,
+        expected_attached: bool,
         refused: &RefCell<Option<String>>,
     ) -> Result<Attached, ExchangeError> {
-        let still_there = || {
+        let recheck = || {
             // What cannot be told now was there a moment ago.
             let now = self.world.usb_device(self.devpath());
             let Ok(now) = now else { return true };
@@ -215,17 +217,17 @@ impl Attach<'_> {
         let (world, vm, devpath) = (self.world, self.vm(), self.devpath());
         let handover = DeviceHandover { world, vm, devpath, device };
         let way = self.vm().access.way;
-        let wanted = Wanted {
+        let wanted = AttachRequest {
             id: id.clone(),
             speed: device.speed,
             hubs: &self.vm().hubs,
             memory: &memory,
             named: device.product.is_some(),
             node: sysfs::node(device.busnum, device.devnum),
-            by_node: way != Way::Fd,
-            handover: (way != Way::Node).then_some(&handover as &dyn Handover),
-            thought_attached,
-            still_there: &still_there,
+            by_node: way != AccessMode::Fd,
+            handover: (way != AccessMode::Node).then_some(&handover as &dyn Handover),
+            expected_attached,
+            recheck: &recheck,
         };
         let mut attached = Err(AttachError::Gone);
         self.world.exchange(&self.vm().socket, self.vm().timeout, &mut |qmp| {
@@ -237,20 +239,20 @@ impl Attach<'_> {
 
     /// Why the device is to be left alone, after all that may have happened while it settled and
     /// others held its port.
-    fn overtaken(&self, record: &Record, devnum: DevNum) -> Option<Idle> {
+    fn overtaken(&self, record: &Record, devnum: DevNum) -> Option<SkipReason> {
         match self.wish {
-            Wish::Hand => None,
-            Wish::Event { interface: Some(seqnum), .. }
+            Trigger::Manual => None,
+            Trigger::Udev { interface: Some(seqnum), .. }
                 if record.newest_interface > Some(seqnum) =>
             {
-                Some(Idle::LeftToNewerInterface)
+                Some(SkipReason::LeftToNewerInterface)
             }
             _ if record.devnum != devnum => None,
-            _ if record.detached_by_hand => Some(Idle::DetachedByHand),
-            Wish::Event { .. } | Wish::Sync => {
+            _ if record.detached_by_hand => Some(SkipReason::DetachedByHand),
+            Trigger::Udev { .. } | Trigger::Sync => {
                 let attached = record.attached.as_ref()?;
                 let elsewhere = attached.socket != self.vm().socket;
-                (elsewhere && self.world.runs(&attached.socket)).then_some(Idle::Elsewhere)
+                (elsewhere && self.world.runs(&attached.socket)).then_some(SkipReason::Elsewhere)
             }
         }
     }
@@ -258,7 +260,7 @@ impl Attach<'_> {
     /// The other virtual machine that has the device, of those that list its port, though nothing
     /// is remembered of it: somebody deleted the state, or killed us before it was written.
     fn elsewhere(&self, known: Option<&Record>, id: &DeviceId) -> Option<&VirtualMachine> {
-        if self.wish == Wish::Hand || known.is_some_and(|record| record.attached.is_some()) {
+        if self.wish == Trigger::Manual || known.is_some_and(|record| record.attached.is_some()) {
             return None;
         }
         let mut owners = self.owner.config.owners(self.owner.places);
@@ -285,9 +287,13 @@ impl Attach<'_> {
 
     /// The device is no longer there: pulled too early, or attached by another of its events
     /// before it was pulled, which `remove` has the word on.
-    fn left(&self) -> End {
+    fn left(&self) -> Outcome {
         let record = recall(self.world, self.port, self.devpath());
         let attached = record.and_then(|record| record.attached);
-        if attached.is_some() { End::Idle(Idle::Known) } else { End::Left }
+        if attached.is_some() {
+            Outcome::Skipped(SkipReason::Known)
+        } else {
+            Outcome::UnpluggedEarly
+        }
     }
 }

@@ -6,27 +6,27 @@ use std::cell::Cell;
 use super::{Given, give_to_host};
 use crate::config::{Config, VirtualMachine};
 use crate::devpath::DevPath;
+use crate::host::Host;
 use crate::in_use::in_use;
-use crate::place::Places;
+use crate::location::UsbLocation;
 use crate::port::DevNum;
 use crate::sysfs::UsbDevice;
-use crate::world::World;
 
 /// Whose a device is, and where it is.
 #[derive(Clone, Copy)]
-pub struct Owner<'a> {
+pub struct Assignment<'a> {
     /// The config.
     pub config: &'a Config,
     /// The virtual machine that is to have it.
     pub vm: &'a VirtualMachine,
     /// Where it is.
-    pub places: &'a Places,
+    pub places: &'a UsbLocation,
 }
 
 /// A device in a port of a virtual machine.
 pub struct Candidate<'a> {
-    world: &'a dyn World,
-    owner: Owner<'a>,
+    world: &'a dyn Host,
+    owner: Assignment<'a>,
     vm: &'a VirtualMachine,
     devpath: &'a DevPath,
     devnum: DevNum,
@@ -36,8 +36,8 @@ pub struct Candidate<'a> {
 
 impl<'a> Candidate<'a> {
     /// The device with that number, if it is still there.
-    pub fn new(world: &'a dyn World, owner: Owner<'a>, devnum: DevNum) -> Self {
-        let Owner { vm, places, .. } = owner;
+    pub fn new(world: &'a dyn Host, owner: Assignment<'a>, devnum: DevNum) -> Self {
+        let Assignment { vm, places, .. } = owner;
         Self { world, owner, vm, devpath: &places.own.devpath, devnum, taken: Cell::new(false) }
     }
 

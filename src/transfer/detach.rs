@@ -4,25 +4,25 @@ use super::not_kept;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest::detach::detach as detach_port;
-use crate::outcome::{End, Outcome, Subject};
+use crate::host::{ExchangeError, Host};
+use crate::outcome::{EventContext, Outcome, Report};
 use crate::plan::Target;
 use crate::port::{DevNum, Port};
 use crate::state::record::Record;
 use crate::uevent::UsbEvent;
-use crate::world::{ExchangeError, World};
 
 /// Detaches the device of a `remove` event from the first of the targets that has it, and forgets
 /// it. Goes on past errors: one virtual machine that is stuck keeps no other from letting go.
 pub fn detach(
     event: &UsbEvent,
-    mut subject: Subject,
+    mut context: EventContext,
     targets: &[Target<'_>],
-    world: &dyn World,
+    world: &dyn Host,
     record: Option<&Record>,
-) -> Outcome {
+) -> Report {
     let of_device = |record: &&Record| event.devnum.is_none_or(|devnum| devnum == record.devnum);
     let attached = record.filter(of_device).and_then(|record| record.attached.as_ref());
-    subject.device = attached.map(|attached| attached.device.clone());
+    context.device = attached.map(|attached| attached.device.clone());
     let leaving =
         Leaving { world, port: &event.port, devpath: &event.device, devnum: event.devnum };
     let mut deleted = Vec::new();
@@ -31,7 +31,7 @@ pub fn detach(
         match leaving.leave(target) {
             Ok(ids) if ids.is_empty() => {}
             Ok(ids) => {
-                subject.vm = Some(target.vm.to_owned());
+                context.vm = Some(target.vm.to_owned());
                 deleted = ids;
                 break;
             }
@@ -42,9 +42,9 @@ pub fn detach(
     }
     let mut outcome = if deleted.is_empty() && !errors.is_empty() {
         let errors = errors.join("; ");
-        Outcome::new(Some(subject), End::Failed(format!("gone, and not detached: {errors}")))
+        Report::new(Some(context), Outcome::Failed(format!("gone, and not detached: {errors}")))
     } else {
-        Outcome { subject: Some(subject), end: End::Detached(deleted), notes: errors }
+        Report { context: Some(context), end: Outcome::Detached(deleted), notes: errors }
     };
     // A record of the device that came after stays.
     if record.is_none_or(|record| of_device(&record)) {
@@ -56,7 +56,7 @@ pub fn detach(
 /// A device that leaves its guest, be it still in its port or not.
 pub struct Leaving<'a> {
     /// The world in which it happens.
-    pub world: &'a dyn World,
+    pub world: &'a dyn Host,
     /// The port.
     pub port: &'a Port,
     /// The same, as the device's DEVPATH.

@@ -5,13 +5,13 @@ use std::os::fd::OwnedFd;
 
 use crate::config::VirtualMachine;
 use crate::devpath::DevPath;
+use crate::host::Host;
 use crate::qmp::handover::{Handover, Recipient};
 use crate::sysfs::UsbDevice;
-use crate::world::World;
 
 /// A device that QEMU may be handed.
 pub(super) struct DeviceHandover<'a> {
-    pub(super) world: &'a dyn World,
+    pub(super) world: &'a dyn Host,
     pub(super) vm: &'a VirtualMachine,
     pub(super) devpath: &'a DevPath,
     pub(super) device: &'a UsbDevice,

@@ -15,12 +15,12 @@ use crate::config::VirtualMachine;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest::object;
+use crate::host::{ExchangeError, Host};
 use crate::port::{DevNum, Port};
-use crate::state::record::{Attachment, Record, Seen, VERSION};
-use crate::world::{ExchangeError, World};
+use crate::state::record::{Attachment, Record, UeventMark, VERSION};
 
 /// What is remembered of the device at `devpath`, as far as it still holds.
-pub fn recall(world: &dyn World, port: &Port, devpath: &DevPath) -> Option<Record> {
+pub fn recall(world: &dyn Host, port: &Port, devpath: &DevPath) -> Option<Record> {
     let mut found = None;
     // State is disposable: what cannot be read was never there.
     let _ = world.remember(port, &mut |record| found.clone_from(record));
@@ -33,7 +33,7 @@ pub fn recall(world: &dyn World, port: &Port, devpath: &DevPath) -> Option<Recor
 
 /// The same of the device with that number alone, not of one that was in the port before.
 pub fn recall_device(
-    world: &dyn World,
+    world: &dyn Host,
     port: &Port,
     devpath: &DevPath,
     devnum: DevNum,
@@ -47,7 +47,7 @@ pub fn recall_device(
 ///
 /// It could not be asked.
 pub fn has_object(
-    world: &dyn World,
+    world: &dyn Host,
     vm: &VirtualMachine,
     id: &DeviceId,
 ) -> Result<bool, ExchangeError> {
@@ -70,7 +70,7 @@ pub struct Given {
 }
 
 /// Lets the host's drivers have what they do not have of the device.
-pub fn give_to_host(world: &dyn World, devpath: &DevPath) -> Given {
+pub fn give_to_host(world: &dyn Host, devpath: &DevPath) -> Given {
     let driven = || {
         let interfaces = world.interfaces(devpath);
         interfaces.iter().filter(|interface| interface.driver.is_some()).count()
@@ -82,11 +82,11 @@ pub fn give_to_host(world: &dyn World, devpath: &DevPath) -> Given {
 
 /// What there is to remember of a device at this moment.
 pub fn new_record(
-    world: &dyn World,
+    world: &dyn Host,
     port: &Port,
     devpath: &DevPath,
     devnum: DevNum,
-    seen: Seen,
+    seen: UeventMark,
 ) -> Record {
     Record {
         version: VERSION,
@@ -104,7 +104,7 @@ pub fn new_record(
 }
 
 /// Stores a record; a failure is worth a note and no more.
-pub fn keep(world: &dyn World, record: &Record) -> Option<String> {
+pub fn keep(world: &dyn Host, record: &Record) -> Option<String> {
     let stored = world.remember(&record.port, &mut |stored| *stored = Some(record.clone()));
     not_kept(stored)
 }

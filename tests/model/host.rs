@@ -1,358 +1,235 @@
-//! The host of the model: a port with a device or none, udev's queue, two guests, what is
-//! remembered.
+//! The program's world, in memory: at each of its moments the host may change, or the program be
+//! killed.
 
-use std::collections::VecDeque;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::panic_any;
+use std::path::Path;
 use std::time::Duration;
 
-use hotplugger::config::Config;
-use hotplugger::config::parse::parse;
-use hotplugger::device_id::DeviceId;
-use hotplugger::guest::model::{HostDevice, ModelGuest};
-use hotplugger::hook::Hook;
-use hotplugger::port::{BusNum, DevNum};
-use hotplugger::root::Root;
-use hotplugger::state::record::Record;
-use hotplugger::sync;
+use hotplugger::clock::Monotonic;
+use hotplugger::devpath::DevPath;
+use hotplugger::drivers::Interface;
+use hotplugger::guest::attach::AttachError;
+use hotplugger::guest::fake::FakeQemu;
+use hotplugger::guest::ports::{GuestPortHistory, LastPort};
+use hotplugger::host::{ExchangeError, Host};
+use hotplugger::in_use::Disks;
+use hotplugger::port::{BusNum, DevNum, Port};
+use hotplugger::qmp::handover::Handover;
+use hotplugger::qmp::{Error, Qmp};
+use hotplugger::settle::{Settle, Settled};
+use hotplugger::state::lock::Lock;
+use hotplugger::state::record::{Record, UeventMark};
+use hotplugger::state::socket_file::SocketFile;
 use hotplugger::sysfs::UsbDevice;
-use hotplugger::topology::{Connector, Controller, Hub, HubPort, Plugged, Topology};
+use hotplugger::topology::Topology;
+use serde_json::Value;
 
-use crate::world::ModelWorld;
+use crate::state::{Act, Guest, PortState, SOCKETS};
 
-pub(crate) const PORT: &str = "1-1";
-pub(crate) const DEVPATH: &str = "/devices/x/usb1/1-1";
-pub(crate) const SOCKETS: [&str; 2] = ["/run/first.qmp", "/run/second.qmp"];
-const CONFIG: &str = "virtual_machines:\n  first:\n    socket: /run/first.qmp\n    \
-    ports: [/devices/x/usb1/1-1]\n  second:\n    socket: /run/second.qmp\n    \
-    ports: [/devices/x/usb1/1-1]\n";
-
-/// An event in udev's queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Event {
-    pub(crate) action: &'static str,
-    pub(crate) devnum: u8,
-    synthetic: bool,
+/// What happens at a moment of the program's run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Interrupt {
+    Kill,
+    Act(Act),
 }
 
-/// A guest.
-#[derive(Clone, Debug)]
-pub(crate) struct Guest {
-    pub(crate) qemu: ModelGuest,
-    /// Which start of it this is: its socket is another file each time.
-    pub(crate) start: u64,
+/// The payload of the panic that stands for SIGKILL.
+pub(crate) struct Killed;
+
+pub(crate) struct ModelHost {
+    host: RefCell<PortState>,
+    interrupt: Option<(usize, Interrupt)>,
+    moments: Cell<usize>,
 }
 
-/// All that there is.
-#[derive(Clone, Debug)]
-pub(crate) struct Host {
-    /// The number of the device in the port.
-    pub(crate) device: Option<u8>,
-    /// The number of the last one that was plugged.
-    last: u8,
-    pub(crate) events: VecDeque<Event>,
-    pub(crate) guests: [Option<Guest>; 2],
-    starts: u64,
-    pub(crate) record: Option<Record>,
-}
-
-/// What happens beside the program's runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
-    Plug,
-    Pull,
-    /// The guest of that number is killed or ends.
-    End(usize),
-    Start(usize),
-    Pause(usize),
-    GoOn(usize),
-    /// It goes on, and its QEMU does not open what it has: it has not heard of the device, as while
-    /// udevd was restarted.
-    GoOnDeaf(usize),
-    /// Somebody deletes the state folder.
-    Wipe,
-    /// `udevadm trigger`.
-    Trigger,
-}
-
-impl Act {
-    pub(crate) const ALL: [Self; 14] = [
-        Self::Plug,
-        Self::Pull,
-        Self::End(0),
-        Self::End(1),
-        Self::Start(0),
-        Self::Start(1),
-        Self::Pause(0),
-        Self::Pause(1),
-        Self::GoOn(0),
-        Self::GoOn(1),
-        Self::GoOnDeaf(0),
-        Self::GoOnDeaf(1),
-        Self::Wipe,
-        Self::Trigger,
-    ];
-
-    /// The acts that change something.
-    pub(crate) fn possible(host: &Host) -> Vec<Self> {
-        Self::ALL.into_iter().filter(|act| act.is_possible(host)).collect()
+impl ModelHost {
+    pub(crate) fn new(host: PortState, interrupt: Option<(usize, Interrupt)>) -> Self {
+        Self { host: RefCell::new(host), interrupt, moments: Cell::new(0) }
     }
 
-    fn is_possible(self, host: &Host) -> bool {
-        let running = |number: usize| host.guests[number].as_ref().map(|guest| guest.qemu.running);
-        match self {
-            Self::Plug => host.device.is_none(),
-            Self::Pull | Self::Trigger => host.device.is_some(),
-            Self::End(number) => host.guests[number].is_some(),
-            Self::Start(number) => host.guests[number].is_none(),
-            Self::Pause(number) => running(number) == Some(true),
-            Self::GoOn(number) | Self::GoOnDeaf(number) => running(number) == Some(false),
-            Self::Wipe => host.record.is_some(),
+    /// The host, and how many moments there were.
+    pub(crate) fn end(self) -> (PortState, usize) {
+        (self.host.into_inner(), self.moments.get())
+    }
+
+    pub(crate) fn record(&self) -> Option<Record> {
+        self.host.borrow().record.clone()
+    }
+
+    pub(crate) fn topology(&self) -> Topology {
+        self.moment();
+        self.host.borrow().topology()
+    }
+
+    pub(crate) fn is_up(&self, socket: &Path) -> bool {
+        let host = self.host.borrow();
+        number(socket).is_some_and(|number| host.guests[number].is_some())
+    }
+
+    /// A moment at which something may happen.
+    fn moment(&self) {
+        let moment = self.moments.replace(self.moments.get() + 1);
+        match self.interrupt {
+            Some((at, Interrupt::Kill)) if at == moment => panic_any(Killed),
+            Some((at, Interrupt::Act(act))) if at == moment => self.host.borrow_mut().act(act),
+            _ => {}
         }
-    }
-
-    /// Whether what must hold afterwards needs a `sync`: a guest comes or goes, or memory does.
-    pub(crate) fn loses(self) -> bool {
-        matches!(self, Self::End(_) | Self::Start(_) | Self::GoOnDeaf(_) | Self::Wipe)
     }
 }
 
-impl Host {
-    /// Nothing is plugged in; the first guest runs.
-    pub(crate) fn new() -> Self {
-        let mut host = Self {
-            device: None,
-            last: 1,
-            events: VecDeque::new(),
-            guests: [None, None],
-            starts: 0,
-            record: None,
-        };
-        host.act(Act::Start(0));
-        host
+fn number(socket: &Path) -> Option<usize> {
+    SOCKETS.iter().position(|known| Path::new(known) == socket)
+}
+
+impl Host for ModelHost {
+    fn usb_device(&self, _: &DevPath) -> io::Result<Option<UsbDevice>> {
+        self.moment();
+        Ok(self.host.borrow().usb_device())
     }
 
-    /// What makes a state another one: not how often guests were started, nor what was said.
-    pub(crate) fn key(&self) -> impl std::fmt::Debug {
-        let guests: Vec<_> = self
-            .guests
-            .iter()
-            .map(|guest| {
-                let owned = |ids: Vec<&str>| ids.into_iter().map(str::to_owned).collect::<Vec<_>>();
-                guest.as_ref().map(|guest| {
-                    let qemu = &guest.qemu;
-                    (owned(qemu.ids()), owned(qemu.open()), qemu.running)
-                })
-            })
-            .collect();
-        let record = self.record.as_ref().map(|record| {
-            let attached = record.attached.as_ref().map(|attached| {
-                let number =
-                    SOCKETS.iter().position(|socket| attached.socket.ends_with(&socket[1..]));
-                let start = self.guests[number.expect("a socket of the config")]
-                    .as_ref()
-                    .map(|guest| guest.start);
-                let holds = attached.socket_file.map(|file| file.inode) == start;
-                (number, attached.id.to_string(), holds)
-            });
-            (record.devnum, attached, record.detached_by_hand)
-        });
-        (self.device, self.last, self.events.clone(), guests, record)
+    /// Nobody is there to have it.
+    fn open_node(&self, _: &DevPath, _: &UsbDevice) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Lets it happen, if it can.
-    pub(crate) fn act(&mut self, act: Act) {
-        if !act.is_possible(self) {
-            return;
-        }
-        match act {
-            Act::Plug => {
-                self.last += 1;
-                self.device = Some(self.last);
-                self.queue(&["add", "bind"], self.last, false);
-            }
-            Act::Pull => {
-                let devnum = self.device.take().expect("a device");
-                self.queue(&["remove"], devnum, false);
-            }
-            Act::Trigger => {
-                let devnum = self.device.expect("a device");
-                self.queue(&["bind"], devnum, true);
-            }
-            Act::End(number) => self.guests[number] = None,
-            Act::Start(number) => {
-                self.starts += 1;
-                let qemu = ModelGuest::new(&[], self.devices());
-                self.guests[number] = Some(Guest { qemu, start: self.starts });
-            }
-            Act::Pause(number) | Act::GoOn(number) => {
-                let guest = self.guests[number].as_mut().expect("a guest");
-                guest.qemu.running = matches!(act, Act::GoOn(_));
-            }
-            Act::GoOnDeaf(number) => {
-                self.guests[number].as_mut().expect("a guest").qemu.running = true;
-                return;
-            }
-            Act::Wipe => self.record = None,
-        }
-        self.look_again();
+    fn uid(&self, _: &str) -> io::Result<Option<u32>> {
+        Ok(None)
     }
 
-    fn queue(&mut self, actions: &[&'static str], devnum: u8, synthetic: bool) {
-        let events = actions.iter().map(|action| Event { action, devnum, synthetic });
-        self.events.extend(events);
+    fn has_interfaces(&self, _: &DevPath) -> bool {
+        true
     }
 
-    /// What QEMU has open follows what is plugged in. Nobody keeps two of them from opening one
-    /// device: interfaces are claimed only when the guest configures it
-    /// (`hw/usb/host-libusb.c`: `usb_host_set_config`).
-    fn look_again(&mut self) {
-        let devices = self.devices();
-        for guest in self.guests.iter_mut().flatten() {
-            guest.qemu.host_changed(devices.clone());
-        }
-    }
-
-    fn devices(&self) -> Vec<HostDevice> {
-        let device = |devnum: u8| HostDevice {
-            id: id(devnum),
-            speed: "480".to_owned(),
-            product: "Stick".to_owned(),
-        };
-        self.device.map(device).into_iter().collect()
-    }
-
-    /// The device in the port, as sysfs has it.
-    pub(crate) fn usb_device(&self) -> Option<UsbDevice> {
-        self.device.map(|devnum| UsbDevice {
-            busnum: BusNum(1),
-            devnum: DevNum(devnum),
-            class: 0,
-            authorized: true,
-            vendor_id: 0x46f4,
-            product_id: 1,
-            speed: "480".parse().ok(),
-            product: Some("Stick".to_owned()),
-            serial: None,
-        })
-    }
-
-    /// The numbers of the guests that have the device open.
-    pub(crate) fn open(&self) -> Vec<usize> {
-        let has = |guest: &Guest| !guest.qemu.open().is_empty();
-        (0..self.guests.len())
-            .filter(|number| self.guests[*number].as_ref().is_some_and(has))
-            .collect()
-    }
-
-    /// Whether a guest is paused, and may open what it has later.
-    pub(crate) fn is_paused(&self) -> bool {
-        self.guests.iter().flatten().any(|guest| !guest.qemu.running)
-    }
-
-    /// What is not as it must be at rest.
-    pub(crate) fn wrong(&self) -> Option<String> {
-        let present = self.device.map(|devnum| id(devnum).to_string());
-        let mut ids: Vec<&str> = Vec::new();
-        for guest in self.guests.iter().flatten() {
-            if guest.qemu.ids() != guest.qemu.open() {
-                return Some("an object has no device".to_owned());
-            }
-            ids.extend(guest.qemu.ids());
-        }
-        let runs = self.guests.iter().any(Option::is_some);
-        let wanted: Vec<&str> = present.as_deref().filter(|_| runs).into_iter().collect();
-        if ids != wanted {
-            return Some(format!("the guests have {ids:?}, not {wanted:?}"));
-        }
-        let kept = self.record.as_ref().map(|record| record.devnum.0);
-        if kept.is_some() && kept != self.device {
-            return Some(format!("device {kept:?} is remembered, and {:?} there", self.device));
-        }
+    fn plugged_at(&self, _: BusNum, _: DevNum) -> Option<Monotonic> {
         None
     }
 
-    /// The tree of ports.
-    pub(crate) fn topology(&self) -> Topology {
-        let port = HubPort {
-            port: PORT.parse().expect("a port"),
-            devpath: DEVPATH.parse().expect("a DEVPATH"),
-            connector: Connector::default(),
-            plugged: self.usb_device().map(Plugged::Device),
-        };
-        let root_hub = Hub {
-            devpath: "/devices/x/usb1".parse().expect("a DEVPATH"),
-            speed: "480".parse().ok(),
-            ports: vec![port],
-        };
-        Topology {
-            controllers: vec![Controller {
-                devpath: "/devices/x".parse().expect("a DEVPATH"),
-                name: None,
-                root_hubs: vec![root_hub],
-            }],
-        }
+    /// Time stands still: whoever must wait does, and no order of events depends on it.
+    fn now(&self) -> Monotonic {
+        Monotonic(1_000_000)
+    }
+
+    fn seen(&self) -> UeventMark {
+        UeventMark { at: self.now(), seqnum: Some(1) }
+    }
+
+    fn boot_id(&self) -> &'static str {
+        "boot"
+    }
+
+    fn socket_file(&self, socket: &Path) -> Option<SocketFile> {
+        let host = self.host.borrow();
+        let guest = host.guests[number(socket)?].as_ref()?;
+        Some(SocketFile { inode: guest.start, made: 0 })
+    }
+
+    fn runs(&self, socket: &Path) -> bool {
+        self.moment();
+        self.is_up(socket)
+    }
+
+    fn interfaces(&self, _: &DevPath) -> Vec<Interface> {
+        Vec::new()
+    }
+
+    fn disks(&self, _: &DevPath) -> Disks {
+        Disks::default()
+    }
+
+    fn unbind_drivers(&self, _: &DevPath) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn probe_drivers(&self, _: &DevPath) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn settle(&self, _: Settle<'_>, _: &mut dyn FnMut()) -> io::Result<Settled> {
+        let before = self.host.borrow().device;
+        self.moment();
+        let removed = self.host.borrow().device != before;
+        Ok(if removed { Settled::Removed } else { Settled::Quiet })
+    }
+
+    fn remember(
+        &self,
+        _: &Port,
+        change: &mut dyn FnMut(&mut Option<Record>),
+    ) -> anyhow::Result<()> {
+        self.moment();
+        change(&mut self.host.borrow_mut().record);
+        Ok(())
+    }
+
+    /// udev handles a device's events one by one, and `sync` is not run beside them here: that is
+    /// for tests with real processes.
+    fn hold(&self, _: &Port) -> anyhow::Result<Option<Lock>> {
+        self.moment();
+        Ok(None)
+    }
+
+    fn memory(&self, _: &str, _: &Port) -> GuestPortHistory {
+        GuestPortHistory::default()
+    }
+
+    fn remember_seat(&self, _: &str, _: &Port, _: &LastPort) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn exchange(
+        &self,
+        socket: &Path,
+        _: Duration,
+        talk: &mut dyn FnMut(&mut dyn Qmp) -> Result<(), AttachError>,
+    ) -> Result<(), ExchangeError> {
+        self.moment();
+        let not_running = || Error::NotRunning { socket: socket.to_path_buf(), stale: false };
+        let number = number(socket).ok_or_else(not_running)?;
+        let start = self.host.borrow().guests[number].as_ref().map(|guest| guest.start);
+        let start = start.ok_or_else(not_running)?;
+        Ok(talk(&mut Connection { world: self, number, start })?)
     }
 }
 
-fn id(devnum: u8) -> DeviceId {
-    DeviceId { port: PORT.parse().expect("a port"), devnum: DevNum(devnum) }
+/// A connection to a guest, which breaks when that guest ends.
+struct Connection<'a> {
+    world: &'a ModelHost,
+    number: usize,
+    start: u64,
 }
 
-/// What does not change: the config, on disk for the hook and parsed for `sync`.
-pub(crate) struct Model {
-    _folder: tempfile::TempDir,
-    root: Root,
-    config: Config,
+impl Connection<'_> {
+    fn with<T>(&self, talk: impl FnOnce(&mut FakeQemu) -> Result<T, Error>) -> Result<T, Error> {
+        let mut host = self.world.host.borrow_mut();
+        let broken = || Error::Protocol("the connection is closed".to_owned());
+        let guest = host.guests[self.number].as_mut();
+        let guest: &mut Guest =
+            guest.filter(|guest| guest.start == self.start).ok_or_else(broken)?;
+        talk(&mut guest.qemu)
+    }
 }
 
-impl Model {
-    pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let root = Root::at(folder.path());
-        std::fs::create_dir_all(root.path("/etc/hotplugger")).expect("a folder");
-        std::fs::write(root.path("/etc/hotplugger/config.yaml"), CONFIG).expect("a file");
-        Self { root, config: parse(CONFIG).expect("a config"), _folder: folder }
+impl Qmp for Connection<'_> {
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        self.world.moment();
+        self.with(|guest| guest.execute(command, arguments))
     }
 
-    /// A udev call.
-    pub(crate) fn handle(&self, world: &ModelWorld, event: &Event) {
-        let devnum = event.devnum.to_string();
-        let variables = [
-            ("ACTION", event.action),
-            ("DEVPATH", DEVPATH),
-            ("SUBSYSTEM", "usb"),
-            ("DEVTYPE", "usb_device"),
-            ("BUSNUM", "1"),
-            ("DEVNUM", &devnum),
-            ("SEQNUM", "1"),
-            ("SYNTH_UUID", "0"),
-        ];
-        let known = &variables[..variables.len() - usize::from(!event.synthetic)];
-        let hook = Hook {
-            root: &self.root,
-            config: None,
-            variable: &|name| {
-                known.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-            },
-            variables: &Vec::new,
-            world: Some(world),
-        };
-        hook.run();
+    fn hand_over(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        handover: &dyn Handover,
+    ) -> Result<Value, Error> {
+        self.world.moment();
+        self.with(|guest| guest.hand_over(command, arguments, handover))
     }
 
-    /// `hotplugger sync`, which does one machine beside the other: in one order or the other.
-    pub(crate) fn sync(&self, world: &ModelWorld, last_first: bool) {
-        let record = world.record();
-        sync::forget_the_gone(world, record.as_slice(), &world.topology());
-        let mut vms: Vec<_> = self.config.virtual_machines.iter().collect();
-        if last_first {
-            vms.reverse();
-        }
-        for vm in vms {
-            if world.is_up(&vm.socket) {
-                let look = || world.topology();
-                let sync = sync::Sync { world, config: &self.config, vm, look: &look };
-                let _ = sync.run(Duration::from_secs(5), &mut |_| {});
-            }
-        }
+    fn pause(&mut self, time: Duration) -> Result<(), Error> {
+        self.world.moment();
+        self.with(|guest| guest.pause(time))
     }
 }

@@ -21,14 +21,14 @@
 )]
 
 mod host;
-mod world;
+mod state;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::time::Instant;
 
-use host::{Act, Host, Model};
-use world::{Interrupt, Killed, ModelWorld};
+use state::{Act, Model, PortState};
+use world::{Interrupt, Killed, ModelHost};
 
 /// How many things happen, beside the udev calls.
 const ACTS: usize = 4;
@@ -37,7 +37,7 @@ const INTERRUPTS: usize = 1;
 
 /// A state, and how it was reached.
 struct Reached {
-    host: Host,
+    host: PortState,
     acts: usize,
     interrupts: usize,
     /// Whether a `sync` is needed before what must hold does.
@@ -58,9 +58,14 @@ fn whatever_happens_in_a_port_the_guest_has_what_is_in_it() {
             silent(info);
         }
     }));
-    let mut seen = Seen::default();
-    let first =
-        Reached { host: Host::new(), acts, interrupts: INTERRUPTS, lost: false, story: Vec::new() };
+    let mut seen = UeventMark::default();
+    let first = Reached {
+        host: PortState::new(),
+        acts,
+        interrupts: INTERRUPTS,
+        lost: false,
+        story: Vec::new(),
+    };
     let mut open = VecDeque::from([first]);
     let mut transitions = 0_usize;
     while let Some(reached) = open.pop_front() {
@@ -85,9 +90,9 @@ fn whatever_happens_in_a_port_the_guest_has_what_is_in_it() {
 
 /// The states that were explored, and how much could still happen in them.
 #[derive(Default)]
-struct Seen(BTreeMap<String, Vec<(usize, usize, bool)>>);
+struct UeventMark(BTreeMap<String, Vec<(usize, usize, bool)>>);
 
-impl Seen {
+impl UeventMark {
     /// Whether it was not explored yet with as much to happen as now, and as little lost.
     fn is_new(&mut self, reached: &Reached) -> bool {
         let known = self.0.entry(format!("{:?}", reached.host.key())).or_default();
@@ -104,7 +109,7 @@ impl Seen {
 /// All that can happen next.
 fn successors(model: &Model, reached: &Reached) -> Vec<Reached> {
     let mut next = Vec::new();
-    let with = |host: Host, what: String, acts, interrupts, loses: bool| {
+    let with = |host: PortState, what: String, acts, interrupts, loses: bool| {
         let mut story = reached.story.clone();
         story.push(what);
         Reached { host, acts, interrupts, lost: reached.lost || loses, story }
@@ -135,7 +140,7 @@ fn interrupted(
     reached: &Reached,
     call: Call,
     moments: usize,
-    with: &dyn Fn(Host, String, usize, usize, bool) -> Reached,
+    with: &dyn Fn(PortState, String, usize, usize, bool) -> Reached,
 ) -> Vec<Reached> {
     if reached.interrupts == 0 {
         return Vec::new();
@@ -172,16 +177,16 @@ enum Call {
 /// could have happened.
 fn run(
     model: &Model,
-    host: &Host,
+    host: &PortState,
     call: Call,
     interrupt: Option<(usize, Interrupt)>,
-) -> (Host, usize) {
+) -> (PortState, usize) {
     let mut host = host.clone();
     let event = match call {
         Call::Udev => host.events.pop_front(),
         Call::Sync | Call::SyncLastFirst => None,
     };
-    let world = ModelWorld::new(host, interrupt);
+    let world = ModelHost::new(host, interrupt);
     let ended = catch_unwind(AssertUnwindSafe(|| match &event {
         Some(event) => model.handle(&world, event),
         None => model.sync(&world, call == Call::SyncLastFirst),
@@ -197,8 +202,8 @@ fn run(
 #[test]
 fn an_object_without_its_device_keeps_nobody_from_it() {
     let model = Model::new();
-    let mut host = Host::new();
-    for act in [Act::End(0), Act::Start(1), Act::Pause(1), Act::Plug] {
+    let mut host = PortState::new();
+    for act in [Act::Outcome(0), Act::Start(1), Act::Pause(1), Act::Plug] {
         host.act(act);
     }
     while !host.events.is_empty() {

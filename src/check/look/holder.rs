@@ -17,7 +17,7 @@ use super::process::{file, pids};
 use crate::check::machine::{Holder, Holders};
 use crate::root::Root;
 use crate::sysfs::attribute;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// A Unix socket of the kernel's.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -76,7 +76,7 @@ fn holder(root: &Root, pid: u32) -> Holder {
     let name = attribute(file(root, pid, "comm")).unwrap_or_default();
     let status = fs::read_to_string(file(root, pid, "status")).unwrap_or_default();
     let stopped = status.lines().any(|line| line.starts_with("State:\tT"));
-    Holder { pid, name: clean(&name, 32), stopped }
+    Holder { pid, name: sanitize(&name, 32), stopped }
 }
 
 /// `SOCK_DIAG_BY_FAMILY`, and the flags of a request for all there are.

@@ -11,7 +11,7 @@ use crate::check::process::{Node, parse_list};
 use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
-use crate::guest::{bus, object, view};
+use crate::guest::{bus, hmp, object};
 use crate::libvirt;
 use crate::passwd;
 use crate::qmp::connection::connect;
@@ -20,7 +20,7 @@ use crate::qmp::{Error, Stage};
 use crate::root::Root;
 use crate::sysfs::{self, UsbDevice};
 use crate::topology::{HubPort, Topology};
-use crate::trust::{Door, Weakness, weakness_on_the_way};
+use crate::trust::{PermissionIssue, PermissionKind, weakness_on_the_way};
 
 pub(super) fn look(
     root: &Root,
@@ -63,11 +63,11 @@ fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
     }
     Ok(Answer {
         attached,
-        usb_host: view::has_usb_host(qmp)?,
+        usb_host: hmp::has_usb_host(qmp)?,
         running: object::is_running(qmp)?,
         buses: bus::buses(qmp)?,
         version: client.version(),
-        pid: client.partner(),
+        pid: client.peer_pid(),
         not_handed: client.check(&Configured { root, vm }).err().map(|error| error.to_string()),
     })
 }
@@ -90,7 +90,7 @@ impl Recipient for Configured<'_> {
 
 /// What lets others than root and the socket's owner put another socket in its place. In the
 /// folder itself the sticky bit does not help: while the machine is off the name is free.
-fn weakness(root: &Root, socket: &Path) -> io::Result<Option<Weakness>> {
+fn weakness(root: &Root, socket: &Path) -> io::Result<Option<PermissionIssue>> {
     let mut trusted = owners(root);
     let own = fs::symlink_metadata(socket).ok().filter(|own| own.file_type().is_socket());
     let folder = socket.parent().unwrap_or(socket);
@@ -100,8 +100,8 @@ fn weakness(root: &Root, socket: &Path) -> io::Result<Option<Weakness>> {
         None => trusted.push(metadata.uid()),
     }
     if metadata.mode() & 0o022 != 0 {
-        let door = Door::Mode(metadata.mode() & 0o7777);
-        return Ok(Some(Weakness { path: folder.to_path_buf(), door }));
+        let door = PermissionKind::Mode(metadata.mode() & 0o7777);
+        return Ok(Some(PermissionIssue { path: folder.to_path_buf(), door }));
     }
     weakness_on_the_way(folder, &trusted)
 }

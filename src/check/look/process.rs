@@ -7,7 +7,7 @@ use crate::check::grabbers::Daemons;
 use crate::check::process::Process;
 use crate::root::Root;
 use crate::sysfs::attribute;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// A file of a process.
 pub(super) fn file(root: &Root, pid: u32, name: &str) -> PathBuf {
@@ -20,7 +20,7 @@ pub(super) fn look(root: &Root, pid: u32) -> Option<Process> {
     let profile = attribute(file(root, pid, "attr/current")).ok();
     let profile = profile.and_then(|profile| {
         let enforced = profile.trim_end().strip_suffix(" (enforce)")?;
-        Some(clean(enforced, 100))
+        Some(sanitize(enforced, 100))
     });
     Some(Process { pid, profile, ..parse(&status)? })
 }

@@ -71,7 +71,7 @@ fn found(vms: &[(&str, &[&str])]) -> Vec<Finding> {
                     .filter(|port| **port != "alone")
                     .map(|port| name(port))
                     .collect(),
-                companions: !ports.contains(&"alone"),
+                peers: !ports.contains(&"alone"),
                 exclude: Vec::new(),
                 hands_off: true,
                 access: Access::default(),
@@ -151,7 +151,7 @@ fn what_the_host_does_not_have_is_a_fault_and_a_hubs_port_is_not() {
             access: Access::default(),
             reclaim: false,
             ports: vec!["/devices/pci0000:00/0000:00:15.0/usb3/3-1".parse().unwrap()],
-            companions: true,
+            peers: true,
         }],
         ..Config::default()
     };

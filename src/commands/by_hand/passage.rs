@@ -2,17 +2,17 @@
 
 use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
-use crate::outcome::{End, Outcome, Subject};
-use crate::place::Places;
+use crate::host::Host;
+use crate::location::UsbLocation;
+use crate::outcome::{EventContext, Outcome, Report};
 use crate::plan::{Target, choose};
 use crate::port::{DevNum, Port};
-use crate::state::record::{Record, Seen};
+use crate::state::record::{Record, UeventMark};
 use crate::sysfs::UsbDevice;
-use crate::transfer::attach::{Attach, Wish};
-use crate::transfer::candidate::{Candidate, Owner};
+use crate::transfer::attach::{Attach, Trigger};
+use crate::transfer::candidate::{Assignment, Candidate};
 use crate::transfer::detach::Leaving;
 use crate::transfer::{has_object, keep, new_record, recall_device};
-use crate::world::World;
 
 /// What a person does to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +24,9 @@ pub(super) enum Deed {
 
 /// A device, and where a person wants it.
 pub(super) struct Passage<'a> {
-    world: &'a dyn World,
+    world: &'a dyn Host,
     config: &'a Config,
-    places: &'a Places,
+    places: &'a UsbLocation,
     port: &'a Port,
     /// The virtual machine that was named.
     vm: Option<&'a VirtualMachine>,
@@ -34,9 +34,9 @@ pub(super) struct Passage<'a> {
 
 impl<'a> Passage<'a> {
     pub(super) fn new(
-        world: &'a dyn World,
+        world: &'a dyn Host,
         config: &'a Config,
-        places: &'a Places,
+        places: &'a UsbLocation,
         port: &'a Port,
         vm: Option<&'a VirtualMachine>,
     ) -> Self {
@@ -44,7 +44,7 @@ impl<'a> Passage<'a> {
     }
 
     /// Does it.
-    pub(super) fn take(&self, deed: Deed) -> Outcome {
+    pub(super) fn take(&self, deed: Deed) -> Report {
         match deed {
             Deed::Attach => self.attach(),
             Deed::Detach => self.detach(),
@@ -53,7 +53,7 @@ impl<'a> Passage<'a> {
     }
 
     /// Attaches it, unless it is attached elsewhere.
-    fn attach(&self) -> Outcome {
+    fn attach(&self) -> Report {
         self.holding(|device| {
             let holder = match self.holder(device) {
                 Ok(holder) => holder,
@@ -71,7 +71,7 @@ impl<'a> Passage<'a> {
     }
 
     /// Detaches it from the virtual machine that has it, and leaves it with the host.
-    fn detach(&self) -> Outcome {
+    fn detach(&self) -> Report {
         self.holding(|device| {
             let holder = match self.holder(device) {
                 Ok(holder) => holder,
@@ -83,21 +83,21 @@ impl<'a> Passage<'a> {
                 let why = format!("`{}` has it, not `{}`", holder.name, vm.name);
                 return self.failed(device, &why);
             }
-            let mut subject = self.subject(device);
+            let mut context = self.context(device);
             let mut gone = Vec::new();
             if let Some(vm) = holder {
-                subject.vm = Some(vm.name.clone());
+                context.vm = Some(vm.name.clone());
                 match self.leave(vm, device) {
                     Ok(ids) => gone = ids,
                     Err(why) => {
-                        return Outcome::new(
-                            Some(subject),
-                            End::Failed(format!("not detached: {why}")),
+                        return Report::new(
+                            Some(context),
+                            Outcome::Failed(format!("not detached: {why}")),
                         );
                     }
                 }
             }
-            let mut outcome = Outcome::new(Some(subject), End::LetGo(gone));
+            let mut outcome = Report::new(Some(context), Outcome::DetachedManually(gone));
             let mut record = self.record(device.devnum, self.world.seen());
             record.attached = None;
             record.detached_by_hand = true;
@@ -110,7 +110,7 @@ impl<'a> Passage<'a> {
     }
 
     /// Moves it to the virtual machine that was named, else to the next that runs.
-    fn move_on(&self) -> Outcome {
+    fn move_on(&self) -> Report {
         self.holding(|device| {
             let from = match self.holder(device) {
                 Ok(Some(from)) => from,
@@ -122,9 +122,9 @@ impl<'a> Passage<'a> {
                 Err(why) => return self.failed(device, &why),
             };
             if to.name == from.name {
-                let end = End::AttachedBefore;
-                return Outcome::new(
-                    Some(Subject { vm: Some(to.name.clone()), ..self.subject(device) }),
+                let end = Outcome::AlreadyAttached;
+                return Report::new(
+                    Some(EventContext { vm: Some(to.name.clone()), ..self.context(device) }),
                     end,
                 );
             }
@@ -153,11 +153,11 @@ impl<'a> Passage<'a> {
     }
 
     /// Does it while no other hotplugger does anything about the port.
-    fn holding(&self, act: impl FnOnce(&UsbDevice) -> Outcome) -> Outcome {
+    fn holding(&self, act: impl FnOnce(&UsbDevice) -> Report) -> Report {
         let device = self.world.usb_device(&self.places.own.devpath);
         let failed = |why: String| {
-            let subject = Subject::new(self.port, &self.places.own.devpath, None);
-            Outcome::new(Some(subject), End::Failed(why))
+            let context = EventContext::new(self.port, &self.places.own.devpath, None);
+            Report::new(Some(context), Outcome::Failed(why))
         };
         let _held = match self.world.hold(self.port) {
             Ok(lock) => lock,
@@ -190,7 +190,7 @@ impl<'a> Passage<'a> {
         Ok(None)
     }
 
-    fn attach_to_first(&self, device: &UsbDevice) -> Outcome {
+    fn attach_to_first(&self, device: &UsbDevice) -> Report {
         match self.vm.or_else(|| self.first()) {
             Some(vm) => self.attach_to(vm, device),
             None => self.failed(device, "no virtual machine lists this port; name one with --vm"),
@@ -217,19 +217,19 @@ impl<'a> Passage<'a> {
         })
     }
 
-    fn attach_to(&self, vm: &VirtualMachine, device: &UsbDevice) -> Outcome {
+    fn attach_to(&self, vm: &VirtualMachine, device: &UsbDevice) -> Report {
         let record = self.record(device.devnum, self.world.seen());
         let attach = Attach {
             world: self.world,
-            owner: Owner { config: self.config, vm, places: self.places },
+            owner: Assignment { config: self.config, vm, places: self.places },
             port: self.port,
             devnum: Some(device.devnum),
             new_record: &|_, _| record.clone(),
-            wish: Wish::Hand,
+            wish: Trigger::Manual,
         };
-        let mut subject = self.subject(device);
-        subject.vm = Some(vm.name.clone());
-        let mut outcome = attach.run(subject, Some(record.clone()));
+        let mut context = self.context(device);
+        context.vm = Some(vm.name.clone());
+        let mut outcome = attach.run(context, Some(record.clone()));
         if outcome.is_as_wished() {
             return outcome;
         }
@@ -248,7 +248,7 @@ impl<'a> Passage<'a> {
     }
 
     fn candidate(&self, vm: &'a VirtualMachine, device: &UsbDevice) -> Candidate<'a> {
-        let owner = Owner { config: self.config, vm, places: self.places };
+        let owner = Assignment { config: self.config, vm, places: self.places };
         Candidate::new(self.world, owner, device.devnum)
     }
 
@@ -257,19 +257,19 @@ impl<'a> Passage<'a> {
     }
 
     /// What is remembered of it, or a new record.
-    fn record(&self, devnum: DevNum, seen: Seen) -> Record {
+    fn record(&self, devnum: DevNum, seen: UeventMark) -> Record {
         let devpath = &self.places.own.devpath;
         let new = || new_record(self.world, self.port, devpath, devnum, seen);
         self.recall(devnum).unwrap_or_else(new)
     }
 
-    fn subject(&self, device: &UsbDevice) -> Subject {
+    fn context(&self, device: &UsbDevice) -> EventContext {
         let devpath = &self.places.own.devpath;
-        let subject = Subject::new(self.port, devpath, Some(device.devnum));
-        Subject { device: Some(device.label()), ..subject }
+        let context = EventContext::new(self.port, devpath, Some(device.devnum));
+        EventContext { device: Some(device.label()), ..context }
     }
 
-    fn failed(&self, device: &UsbDevice, why: &str) -> Outcome {
-        Outcome::new(Some(self.subject(device)), End::Failed(why.to_owned()))
+    fn failed(&self, device: &UsbDevice, why: &str) -> Report {
+        Report::new(Some(self.context(device)), Outcome::Failed(why.to_owned()))
     }
 }

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::config::edit::NewPort;
 use crate::config::port::PortName;
 use crate::devpath::DevPath;
-use crate::place::Places;
+use crate::location::UsbLocation;
 
 /// What was found so far.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ struct Connector {
 /// A port that was found.
 #[derive(Clone, Debug)]
 pub(super) struct FoundPort {
-    pub(super) places: Places,
+    pub(super) places: UsbLocation,
     pub(super) new: NewPort,
 }
 

@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::source::{End, Happening, Source};
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
-use crate::netlink::{Heard, UeventSocket};
+use crate::netlink::{Received, UeventSocket};
 use crate::root::Root;
 use crate::topology::{HubPort, Topology, read};
 
@@ -98,9 +98,9 @@ impl Source for Live<'_> {
             ([_, true, ..], _) => Ok(Happening::End(End::Signal)),
             // What happened before Enter is told before Enter ends it.
             ([true, ..], _) => Ok(match self.uevents.next(Duration::ZERO)? {
-                Heard::Uevent(uevent) => Happening::Uevent(uevent),
-                Heard::Lost => Happening::Lost,
-                Heard::Nothing => Happening::Nothing,
+                Received::Uevent(uevent) => Happening::Uevent(uevent),
+                Received::Lost => Happening::Lost,
+                Received::Nothing => Happening::Nothing,
             }),
             ([_, _, true], Some(input)) => self.read_input(input),
             _ => Ok(Happening::Nothing),

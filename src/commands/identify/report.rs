@@ -8,8 +8,8 @@ use super::watch::{Event, Sighting};
 use crate::config::Config;
 use crate::config::port::PortName;
 use crate::devpath::DevPath;
-use crate::output::{Line, Tone};
-use crate::place::{Generation, Places};
+use crate::location::{Generation, UsbLocation};
+use crate::output::{Line, Style};
 use crate::port::Port;
 use crate::speed::Speed;
 use crate::sysfs::UsbDevice;
@@ -38,7 +38,7 @@ pub(super) struct Place {
     /// Its name without a bus number: what `ports:` should have.
     pub(super) name: PortName,
     #[serde(skip)]
-    pub(super) places: Places,
+    pub(super) places: UsbLocation,
     pub(super) port: Option<Port>,
     /// The USB version of its root hub: 1, 2 or 3.
     pub(super) usb: Option<u8>,
@@ -80,7 +80,7 @@ pub(super) struct Reporter<'a> {
     /// Who has which port.
     pub(super) config: &'a Config,
     /// Where a port is.
-    pub(super) places: &'a dyn Fn(&DevPath) -> Places,
+    pub(super) places: &'a dyn Fn(&DevPath) -> UsbLocation,
 }
 
 impl Reporter<'_> {
@@ -153,26 +153,26 @@ impl Report {
     /// The lines for people.
     pub(super) fn lines(&self) -> Vec<Line> {
         let (tone, word) = match self.event {
-            Event::Plug => (Tone::Good, "plugged"),
-            Event::Pull => (Tone::Warning, "pulled"),
-            Event::Plugged => (Tone::Good, "in port"),
+            Event::Plug => (Style::Good, "plugged"),
+            Event::Pull => (Style::Warning, "pulled"),
+            Event::Plugged => (Style::Good, "in port"),
         };
         let device = self.device.as_ref().map_or("unknown device".to_owned(), Device::with_speed);
         let head =
-            Line::default().with(tone, word).plain(" ").with(Tone::Strong, self.place.sysname());
+            Line::default().with(tone, word).plain(" ").with(Style::Strong, self.place.sysname());
         let mut lines = vec![head.plain(format!("  {device}"))];
-        let half = Line::from("  ").with(Tone::Strong, self.place.name.to_string());
+        let half = Line::from("  ").with(Style::Strong, self.place.name.to_string());
         lines.push(self.place.describe(half));
         lines.push(match &self.peer {
             None => {
-                Line::default().with(Tone::Faint, "  the other half of the connector: none known")
+                Line::default().with(Style::Faint, "  the other half of the connector: none known")
             }
             Some(peer) => {
                 let line = Line::from("  ").plain(peer.place.name.to_string());
                 let line = peer.place.describe(line).plain(", the other half of the connector");
                 let guess =
                     if peer.guessed { " (the kernel's guess, by equal numbers)" } else { "" };
-                line.with(Tone::Warning, guess)
+                line.with(Style::Warning, guess)
             }
         });
         let facts: Vec<&str> =
@@ -196,19 +196,19 @@ impl Place {
     /// Adds what is known of it to the line that shows it.
     fn describe(&self, line: Line) -> Line {
         let line = match self.usb {
-            Some(usb) => line.with(Tone::Faint, format!("  USB {usb}")),
+            Some(usb) => line.with(Style::Faint, format!("  USB {usb}")),
             None => line,
         };
         let line = match &self.name {
-            PortName::Stable { .. } => line.with(Tone::Faint, format!("  {}", self.devpath)),
+            PortName::Stable { .. } => line.with(Style::Faint, format!("  {}", self.devpath)),
             PortName::DevPath(_) => line,
         };
         match &self.vms[..] {
             [] => line,
-            [vm] => line.plain(", ").with(Tone::Warning, format!("{vm} has it already")),
+            [vm] => line.plain(", ").with(Style::Warning, format!("{vm} has it already")),
             vms => {
                 let has = format!("{} have it already", vms.join(" and "));
-                line.plain(", ").with(Tone::Warning, has)
+                line.plain(", ").with(Style::Warning, has)
             }
         }
     }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use super::Options;
-use crate::output::{Line, Output, Tone};
+use crate::output::{Line, Output, Style};
 use crate::pieces::disk::{Found, found, in_use};
 use crate::pieces::{Content, Piece, SYSTEMD_RUNS, UDEVD_RUNS, unit};
 use crate::root::Root;
@@ -155,8 +155,9 @@ impl<'a> Machine<'a> {
 
     pub(super) fn say(&mut self, what: &str, path: &str, why: &str) -> Result<()> {
         let line =
-            Line::default().with(Tone::Strong, format!("{what:6}")).plain(format!("  {path}"));
-        let line = if why.is_empty() { line } else { line.with(Tone::Faint, format!("  ({why})")) };
+            Line::default().with(Style::Strong, format!("{what:6}")).plain(format!("  {path}"));
+        let line =
+            if why.is_empty() { line } else { line.with(Style::Faint, format!("  ({why})")) };
         Ok(self.output.line(&line)?)
     }
 }

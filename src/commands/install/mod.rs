@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use self::machine::Machine;
-use super::{Context, Verdict};
+use super::{CommandStatus, Context};
 use crate::config::Config;
 use crate::output::Output;
 use crate::pieces::disk::{Found, found, has_sign, is_of_package, path_units};
@@ -130,7 +130,7 @@ impl Choices {
 
 impl Install {
     /// Installs, and says each thing it does.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let program = match (&self.program, &self.options.root) {
             (Some(program), _) => program.clone(),
             (None, Some(_)) => PACKAGED_PROGRAM.into(),
@@ -148,7 +148,7 @@ impl Install {
         {
             let Ok(config) = &config else {
                 return config
-                    .map(|_| Verdict::Good)
+                    .map(|_| CommandStatus::Ok)
                     .context("the rule is to name the config's ports");
             };
             narrow(rule, config, &topology(&machine.root));
@@ -174,7 +174,7 @@ impl Install {
         config.context(
             "the virtual machines' units are left as they are: mend the config and install again",
         )?;
-        Ok(Verdict::Good)
+        Ok(CommandStatus::Ok)
     }
 
     /// Whether the rule is to name the config's ports.
@@ -184,13 +184,13 @@ impl Install {
         self.choices.exact || !self.choices.no_exact && is_there()
     }
 
-    fn fill_package(&self, machine: &mut Machine<'_>, program: &str) -> Result<Verdict> {
+    fn fill_package(&self, machine: &mut Machine<'_>, program: &str) -> Result<CommandStatus> {
         for piece in pieces(program, None).iter().filter_map(Piece::in_package) {
             if self.choices.of(piece.group) != Choice::No {
                 machine.put(&piece, false)?;
             }
         }
-        Ok(Verdict::Good)
+        Ok(CommandStatus::Ok)
     }
 
     fn is_put(&self, machine: &Machine<'_>, piece: &Piece) -> bool {
@@ -239,7 +239,7 @@ impl Install {
 
 impl Uninstall {
     /// Removes what `install` put, but for the config, and says each thing it does.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<Verdict> {
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let mut machine = Machine::new(context.root, &self.options, output);
         let units = path_units(&machine.root);
         machine.remove_units(&units)?;
@@ -260,6 +260,6 @@ impl Uninstall {
             machine.say("keep", CONFIG, "your config; delete it yourself if you like")?;
         }
         machine.reload()?;
-        Ok(Verdict::Good)
+        Ok(CommandStatus::Ok)
     }
 }

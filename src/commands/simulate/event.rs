@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
+use crate::host::dry_run::DryRun;
 use crate::port::{BusNum, DevNum, Port};
 use crate::root::Root;
 use crate::sysfs::UsbDevice;
-use crate::text::clean;
+use crate::text::sanitize;
 use crate::topology::read::devpath_of;
 use crate::uevent::Uevent;
-use crate::world::rehearsal::Rehearsal;
 
 /// The variables of one uevent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Event {
     }
 
     /// Lets the rehearsal suppose that the event's device is plugged, or pulled.
-    pub fn suppose(&self, rehearsal: &Rehearsal<'_>) {
+    pub fn suppose(&self, rehearsal: &DryRun<'_>) {
         let Ok(uevent) = Uevent::from_variables(|name| self.get(name).map(str::to_owned)) else {
             return;
         };
@@ -83,9 +83,9 @@ impl Event {
         if self.action() == "remove" {
             let id = uevent.devpath.port().zip(uevent.devnum);
             let id = id.map(|(port, devnum)| DeviceId { port, devnum });
-            rehearsal.suppose_pulled(&uevent.devpath, id);
+            rehearsal.without_device(&uevent.devpath, id);
         } else if let Some(device) = self.device(&uevent) {
-            rehearsal.suppose_plugged(&uevent.devpath, device);
+            rehearsal.with_device(&uevent.devpath, device);
         }
     }
 
@@ -101,7 +101,7 @@ impl Event {
             vendor_id: id(),
             product_id: id(),
             speed: None,
-            product: self.get("ID_MODEL").map(|model| clean(&model.replace('_', " "), 64)),
+            product: self.get("ID_MODEL").map(|model| sanitize(&model.replace('_', " "), 64)),
             serial: self.get("ID_SERIAL_SHORT").map(str::to_owned),
         })
     }

@@ -80,7 +80,7 @@ fn ask(root: &Root, vm: &VirtualMachine) -> Result<(bool, Vec<GuestBus>), Error>
 
 /// The devices of ours on a bus.
 fn attached(bus: &GuestBus, records: &[Record]) -> Vec<Object> {
-    let ours = bus.occupants.iter().filter_map(|occupant| {
+    let ours = bus.devices.iter().filter_map(|occupant| {
         let id: DeviceId = occupant.id.as_deref()?.parse().ok()?;
         let known = records.iter().filter_map(|record| record.attached.as_ref());
         let known = known.clone().find(|attached| attached.id == id);
@@ -100,7 +100,7 @@ fn attached(bus: &GuestBus, records: &[Record]) -> Vec<Object> {
 fn configured_port(vm: &VirtualMachine, name: &PortName, topology: &Topology) -> Port {
     let devices = topology
         .devices()
-        .filter(|(port, _)| name.has(&topology.places(&port.devpath), vm.companions))
+        .filter(|(port, _)| name.has(&topology.places(&port.devpath), vm.peers))
         .map(|(port, device)| format!("{} {}", port.port, device.label()));
     let place = topology.all_places().into_iter().find(|place| name.is(place));
     Port {

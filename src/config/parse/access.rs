@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use crate::config::access::{User, Way};
+use crate::config::access::{AccessMode, User};
 
 /// An `access:`.
-pub(super) struct ConfiguredWay(pub(super) Way);
+pub(super) struct ConfiguredWay(pub(super) AccessMode);
 
 impl<'de> Deserialize<'de> for ConfiguredWay {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -24,9 +24,9 @@ impl<'de> Deserialize<'de> for ConfiguredWay {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ConfiguredWay, E> {
                 match text {
-                    "auto" => Ok(ConfiguredWay(Way::Auto)),
-                    "fd" => Ok(ConfiguredWay(Way::Fd)),
-                    "node" => Ok(ConfiguredWay(Way::Node)),
+                    "auto" => Ok(ConfiguredWay(AccessMode::Auto)),
+                    "fd" => Ok(ConfiguredWay(AccessMode::Fd)),
+                    "node" => Ok(ConfiguredWay(AccessMode::Node)),
                     other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
                 }
             }
@@ -92,7 +92,10 @@ mod tests {
     fn each_way_and_form_of_a_user_is_read() {
         assert_eq!(access(""), Ok(Access::default()));
         let way = |text: &str| access(&format!("    access: {text}\n")).map(|access| access.way);
-        assert_eq!(["auto", "fd", "node"].map(way), [Way::Auto, Way::Fd, Way::Node].map(Ok));
+        assert_eq!(
+            ["auto", "fd", "node"].map(way),
+            [AccessMode::Auto, AccessMode::Fd, AccessMode::Node].map(Ok)
+        );
         let user = |text: &str| access(&format!("    user: {text}\n")).unwrap().user.unwrap();
         assert_eq!(user("libvirt-qemu"), User::Name("libvirt-qemu".to_owned()));
         assert_eq!(user("64055"), User::Id(64055));

@@ -39,7 +39,7 @@ impl fmt::Display for Domain {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::access::Way;
+    use crate::config::access::AccessMode;
     use crate::config::parse::parse;
     use crate::libvirt;
 
@@ -51,7 +51,7 @@ mod tests {
     fn a_domain_takes_the_place_of_the_socket() {
         let config = parse(&text("    domain: windows 11\n")).unwrap();
         assert_eq!(config.virtual_machines[0].socket, libvirt::running("windows 11"));
-        assert_eq!(config.virtual_machines[0].access.way, Way::Fd);
+        assert_eq!(config.virtual_machines[0].access.way, AccessMode::Fd);
         for (keys, hint) in [
             ("", "missing field `socket`"),
             ("    domain: a/b\n", "4:13: "),

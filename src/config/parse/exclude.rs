@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::limits::{MOST_ENTRIES, too_many};
+use super::limits::{MAX_ENTRIES, too_many};
 use super::list::{Scalar, Text};
 use super::values::ConfiguredPort;
 use crate::config::exclude::{CLASS_NAMES, Exclusion};
@@ -30,7 +30,7 @@ impl<'de> Deserialize<'de> for Exclude {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Exclude, A::Error> {
                 let mut list = Vec::new();
                 while let Some(entry) = seq.next_element_seed(NewEntry { known: &list })? {
-                    if list.len() == MOST_ENTRIES {
+                    if list.len() == MAX_ENTRIES {
                         return Err(too_many());
                     }
                     list.push(entry);

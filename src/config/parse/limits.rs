@@ -3,11 +3,11 @@
 use serde::de;
 
 /// No list is longer: each entry is compared with those before it, and no host has more ports.
-pub(super) const MOST_ENTRIES: usize = 255;
+pub(super) const MAX_ENTRIES: usize = 255;
 
 /// The error of a list with more.
 pub(super) fn too_many<E: de::Error>() -> E {
-    E::custom(format_args!("more than {MOST_ENTRIES} entries: no host has so many ports"))
+    E::custom(format_args!("more than {MAX_ENTRIES} entries: no host has so many ports"))
 }
 
 /// Whether far more brackets are open somewhere than any config has: for each further one the YAML
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn lists_without_end_are_refused() {
-        let most = MOST_ENTRIES;
+        let most = MAX_ENTRIES;
         let list = |count: usize, entry: fn(usize) -> String| -> String {
             (0..count)
                 .flat_map(|number| ["    - ".to_owned(), entry(number), "\n".to_owned()])

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 
-use super::limits::{MOST_ENTRIES, too_many};
+use super::limits::{MAX_ENTRIES, too_many};
 
 /// Reads one scalar as text, whatever YAML would take it for.
 pub(super) struct Text<V>(pub(super) V);
@@ -53,7 +53,7 @@ impl<'de, T: Scalar> Deserialize<'de> for List<T> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T>, A::Error> {
                 let mut list = Vec::new();
                 while let Some(entry) = seq.next_element_seed(Text(NewEntry { known: &list }))? {
-                    if list.len() == MOST_ENTRIES {
+                    if list.len() == MAX_ENTRIES {
                         return Err(too_many());
                     }
                     list.push(entry);

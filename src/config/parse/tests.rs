@@ -39,7 +39,7 @@ fn what_is_left_out_has_its_default() {
     let vm = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
     let vm = parse(&config(vm)).unwrap().virtual_machines.remove(0);
     assert_eq!((vm.delay, vm.timeout), (Duration::from_secs(1), Duration::from_secs(5)));
-    assert!(vm.hubs.is_empty() && vm.companions);
+    assert!(vm.hubs.is_empty() && vm.peers);
     assert!(vm.exclude.is_empty() && vm.hands_off && !vm.reclaim);
     for (delay, millis) in [("0", 0), ("0.25", 250), ("\"2\"", 2000), ("120", 120_000)] {
         let vm =
@@ -143,7 +143,7 @@ fn each_fault_is_told_with_its_place() {
 fn each_fault_of_names_and_companions_is_told_with_its_place() {
     let ok = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
     untold([
-        (config(&format!("{ok}    companions: no\n")), "5:17", ["\"no\"", "`true` or `false`"]),
+        (config(&format!("{ok}    peers: no\n")), "5:17", ["\"no\"", "`true` or `false`"]),
         (
             config("    socket: /run/qmp\n    ports: [pci-0000:00:14.0/usb9:1]\n"),
             "4:13",

@@ -5,14 +5,14 @@ fn name(text: &str) -> PortName {
     text.parse().unwrap_or_else(|error| panic!("{text} {error}"))
 }
 
-fn place(controller: &str, generation: u8, chain: &str) -> Place {
+fn place(controller: &str, generation: u8, chain: &str) -> PortLocation {
     let mut devpath = "/devices/x/usb7".to_owned();
     for (index, _) in chain.match_indices('.').chain([(chain.len(), "")]) {
         if index > 0 {
             devpath = format!("{devpath}/7-{}", &chain[..index]);
         }
     }
-    Place {
+    PortLocation {
         devpath: devpath.parse().unwrap(),
         controller: controller.parse().ok(),
         generation: Generation::from_number(&generation.to_string()),

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::parse::parse;
 use crate::config::port::tests::any_name;
-use crate::place::{Generation, Place, Places};
+use crate::location::{Generation, PortLocation, UsbLocation};
 use proptest::prelude::*;
 
 const CONFIG: &str = "virtual_machines:\n  w:\n    socket: /s\n    ports: [/devices/x/usb1/1-1]\n";
@@ -108,13 +108,13 @@ fn in_style(port: &str, style: &str) -> String {
     format!("virtual_machines:\n  w:\n    socket: /s\n    {}\n", style.replace('N', port))
 }
 
-fn place(controller: &str, bus: u8, generation: u8, chain: &[u8]) -> Place {
+fn place(controller: &str, bus: u8, generation: u8, chain: &[u8]) -> PortLocation {
     let mut devpath = format!("/devices/{}/usb{bus}", controller.split_once('-').unwrap().1);
     for end in 1..=chain.len() {
         let numbers: Vec<String> = chain[..end].iter().map(u8::to_string).collect();
         devpath = format!("{devpath}/{bus}-{}", numbers.join("."));
     }
-    Place {
+    PortLocation {
         devpath: devpath.parse().unwrap(),
         controller: controller.parse().ok(),
         generation: Generation::from_number(&generation.to_string()),
@@ -140,9 +140,9 @@ proptest! {
             place(&controller, *bus, *generation, chain)
         };
         let mut places =
-            Places { own: place(&own), companions: peers.iter().map(place).collect() };
+            UsbLocation { own: place(&own), peers: peers.iter().map(place).collect() };
         let halves: Vec<Port> =
-            places.companions.iter().filter_map(|place| place.devpath.port()).collect();
+            places.peers.iter().filter_map(|place| place.devpath.port()).collect();
         // Also when the root hub is gone.
         for _ in 0..2 {
             if !may_match(text.as_bytes(), &places.own.devpath, |_| halves.clone()) {

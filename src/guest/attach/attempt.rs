@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Seated, Wanted, Why};
+use super::{AttachRequest, BusErrorKind, GuestLocation};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
+use crate::guest::error::AttachError;
 use crate::guest::fdset::FdSet;
-use crate::guest::refusal::AttachError;
-use crate::guest::seat::Seat;
-use crate::guest::{object, view};
+use crate::guest::ports::PortCandidate;
+use crate::guest::{hmp, object};
 use crate::qmp::{Error, Qmp};
 use crate::speed::Speed;
 
@@ -30,9 +30,9 @@ pub(super) enum Source<'a> {
 /// An attempt.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt<'a> {
-    pub(super) wanted: &'a Wanted<'a>,
+    pub(super) request: &'a AttachRequest<'a>,
     pub(super) source: Source<'a>,
-    pub(super) seat: &'a Seat,
+    pub(super) seat: &'a PortCandidate,
 }
 
 /// How it went.
@@ -42,9 +42,9 @@ pub(super) enum Tried {
     /// QEMU had it open already.
     Before,
     /// QEMU will open it when the guest goes on.
-    Armed,
+    PendingResume,
     /// No object is left.
-    Refused(Why),
+    Refused(BusErrorKind),
 }
 
 /// What became of `device_add`.
@@ -54,12 +54,12 @@ enum Added {
     /// There was one already.
     Before,
     /// The bus does not take it, which is all that is wrong.
-    Refused(Why),
+    Refused(BusErrorKind),
 }
 
 impl Attempt<'_> {
     pub(super) fn run(self, qmp: &mut dyn Qmp) -> Result<Tried, AttachError> {
-        let id = &self.wanted.id;
+        let id = &self.request.id;
         let mut added = self.device_add(qmp)?;
         if matches!(added, Added::Before) {
             if object::is_attached(qmp, id)? {
@@ -81,7 +81,7 @@ impl Attempt<'_> {
             return Ok(Tried::Refused(self.not_opened()?));
         };
         if !object::is_running(qmp)? {
-            return Ok(Tried::Armed);
+            return Ok(Tried::PendingResume);
         }
         match self.explain(qmp, until_seen) {
             Ok(None) => Ok(Tried::Open),
@@ -98,31 +98,35 @@ impl Attempt<'_> {
     }
 
     /// Where the open device is.
-    pub(super) fn seated(self, qmp: &mut dyn Qmp) -> Result<Seated, AttachError> {
-        let mut place = view::place(qmp, &self.wanted.id)?;
+    pub(super) fn seated(self, qmp: &mut dyn Qmp) -> Result<GuestLocation, AttachError> {
+        let mut place = hmp::place(qmp, &self.request.id)?;
         place.port = place.port.or_else(|| self.seat.port.map(|port| port.to_string()));
-        let slow = match (place.speed, self.wanted.speed) {
+        let slow = match (place.speed, self.request.speed) {
             (Some(in_guest), Some(on_host)) => in_guest < on_host.min(Speed::SUPER),
             _ => false,
         };
         let handed = matches!(self.source, Source::Set(_));
-        Ok(Seated { bus: self.seat.bus.clone(), place, slow, handed })
+        Ok(GuestLocation { bus: self.seat.bus.clone(), place, slow, handed })
     }
 
     /// Finds out why the object has no device; none if it has it in the end.
-    fn explain(self, qmp: &mut dyn Qmp, until_seen: Duration) -> Result<Option<Why>, AttachError> {
-        let wanted = self.wanted;
+    fn explain(
+        self,
+        qmp: &mut dyn Qmp,
+        until_seen: Duration,
+    ) -> Result<Option<BusErrorKind>, AttachError> {
+        let request = self.request;
         let end = Deadline::after(until_seen);
         let looks = until_seen.as_millis() / PAUSE.as_millis();
         for _ in (0..looks).take_while(|_| end.remaining().is_some()) {
-            if !(wanted.still_there)() {
+            if !(request.recheck)() {
                 return Err(AttachError::Gone);
             }
-            let devices = view::host_devices(qmp)?.ok_or(AttachError::NoUsbHost)?;
-            let seen = devices
-                .iter()
-                .find(|device| device.port == wanted.id.port && device.devnum == wanted.id.devnum);
-            if object::is_attached(qmp, &wanted.id)? {
+            let devices = hmp::host_devices(qmp)?.ok_or(AttachError::NoUsbHost)?;
+            let seen = devices.iter().find(|device| {
+                device.port == request.id.port && device.devnum == request.id.devnum
+            });
+            if object::is_attached(qmp, &request.id)? {
                 return Ok(None);
             }
             let Some(seen) = seen else {
@@ -131,31 +135,31 @@ impl Attempt<'_> {
             };
             // QEMU may have learned of it only now, and looks of itself every two seconds: a new
             // object makes it look at once.
-            object::delete(qmp, &wanted.id)?;
+            object::delete(qmp, &request.id)?;
             if let Added::Refused(why) = self.device_add(qmp)? {
                 return Ok(Some(why));
             }
-            if object::is_attached(qmp, &wanted.id)? {
+            if object::is_attached(qmp, &request.id)? {
                 return Ok(None);
             }
-            if wanted.named && !seen.named {
-                return Ok(Some(Why::NoPermission(wanted.node.clone())));
+            if request.named && !seen.named {
+                return Ok(Some(BusErrorKind::NoPermission(request.node.clone())));
             }
             return self.not_opened().map(Some);
         }
-        Err(AttachError::NotSeen { node: wanted.node.clone() })
+        Err(AttachError::NotSeen { node: request.node.clone() })
     }
 
     /// Why QEMU did not open what it may open.
-    fn not_opened(self) -> Result<Why, AttachError> {
-        let Wanted { speed, still_there, .. } = self.wanted;
-        if !still_there() {
+    fn not_opened(self) -> Result<BusErrorKind, AttachError> {
+        let AttachRequest { speed, recheck, .. } = self.request;
+        if !recheck() {
             return Err(AttachError::Gone);
         }
         let is_slower = |at: &Speed| speed.is_some_and(|speed| *at < speed.min(Speed::SUPER));
         Ok(match self.seat.at.filter(is_slower) {
-            Some(at) => Why::TooSlow(at),
-            None => Why::NotOpened(*speed),
+            Some(at) => BusErrorKind::TooSlow(at),
+            None => BusErrorKind::NotOpened(*speed),
         })
     }
 
@@ -170,9 +174,9 @@ impl Attempt<'_> {
         let said = error.refusal().unwrap_or_default();
         let by_set = matches!(self.source, Source::Set(_));
         if said.contains("no free ports") || said.contains("(in use?)") {
-            Ok(Added::Refused(Why::Full))
+            Ok(Added::Refused(BusErrorKind::Full))
         } else if said.starts_with("Bus '") && said.ends_with("not found") {
-            Ok(Added::Refused(Why::NoSuchBus))
+            Ok(Added::Refused(BusErrorKind::NoSuchBus))
         } else if said.starts_with("No 'usb-bus' bus found") {
             Err(AttachError::NoController)
         } else if said.contains("is not a valid device model name") {
@@ -191,7 +195,7 @@ impl Attempt<'_> {
     }
 
     fn arguments(self) -> Value {
-        let Wanted { id, .. } = self.wanted;
+        let AttachRequest { id, .. } = self.request;
         let mut arguments = json!({ "driver": "usb-host", "id": id });
         match self.source {
             Source::Node(_) => {

@@ -2,15 +2,15 @@ use serde_json::json;
 
 use super::*;
 use crate::guest::detach::detach;
-use crate::guest::model::{Bus, HostDevice, ModelGuest};
+use crate::guest::fake::{Bus, FakeQemu, HostDevice};
 use crate::qmp::handover::Recipient;
 
 const ID: &str = "hotplugger-1-3-16";
 
-static FRESH: Memory = Memory { own: None, others: Vec::new() };
+static FRESH: GuestPortHistory = GuestPortHistory { own: None, others: Vec::new() };
 
-fn wanted<'a>(hubs: &'a [String], still_there: &'a dyn Fn() -> bool) -> Wanted<'a> {
-    Wanted {
+fn request<'a>(hubs: &'a [String], recheck: &'a dyn Fn() -> bool) -> AttachRequest<'a> {
+    AttachRequest {
         id: ID.parse().unwrap(),
         speed: Some("5000".parse().unwrap()),
         hubs,
@@ -19,21 +19,21 @@ fn wanted<'a>(hubs: &'a [String], still_there: &'a dyn Fn() -> bool) -> Wanted<'
         node: "/dev/bus/usb/001/016".into(),
         by_node: true,
         handover: None,
-        thought_attached: false,
-        still_there,
+        expected_attached: false,
+        recheck,
     }
 }
 
-fn guest(objects: &[&str]) -> ModelGuest {
+fn guest(objects: &[&str]) -> FakeQemu {
     let stick = HostDevice {
         id: ID.parse().unwrap(),
         speed: "5000".to_owned(),
         product: "Stick".to_owned(),
     };
-    ModelGuest::new(objects, vec![stick])
+    FakeQemu::new(objects, vec![stick])
 }
 
-fn with(buses: &[(&str, Bus)]) -> ModelGuest {
+fn with(buses: &[(&str, Bus)]) -> FakeQemu {
     let mut guest = guest(&[]);
     guest.buses = buses.iter().map(|(name, bus)| ((*name).to_owned(), *bus)).collect();
     guest
@@ -44,13 +44,13 @@ fn names(names: &[&str]) -> Vec<String> {
 }
 
 /// Bus, port and whether it is slow there.
-fn attached_on(qmp: &mut ModelGuest, hubs: &[String]) -> (String, String, bool) {
-    place_of(&attach(qmp, &wanted(hubs, &|| true)).unwrap())
+fn attached_on(qmp: &mut FakeQemu, hubs: &[String]) -> (String, String, bool) {
+    place_of(&attach(qmp, &request(hubs, &|| true)).unwrap())
 }
 
 fn place_of(attached: &Attached) -> (String, String, bool) {
     match attached {
-        Attached::Now(Seated { bus, place, slow, .. }) => {
+        Attached::Now(GuestLocation { bus, place, slow, .. }) => {
             (bus.clone().unwrap_or_default(), place.port.clone().unwrap(), *slow)
         }
         other => panic!("{other:?}"),
@@ -58,9 +58,9 @@ fn place_of(attached: &Attached) -> (String, String, bool) {
 }
 
 /// What is remembered of a port whose last device was in that place.
-fn had(bus: &str, port: usize, speed: Option<Speed>) -> Memory {
+fn had(bus: &str, port: usize, speed: Option<Speed>) -> GuestPortHistory {
     let place = GuestPort { bus: bus.to_owned(), port };
-    Memory { own: Some(Usual { place, speed }), others: Vec::new() }
+    GuestPortHistory { own: Some(LastPort { place, speed }), others: Vec::new() }
 }
 
 fn on(bus: &str, port: &str) -> (String, String, bool) {
@@ -77,7 +77,7 @@ fn a_device_is_attached_by_bus_port_and_number_and_proved() {
     assert_eq!(added["hostport"], json!("3"));
     assert_eq!(added["hostaddr"], json!(16));
     assert_eq!((&added["bus"], &added["port"]), (&json!("xhci0.0"), &json!("1")));
-    assert!(matches!(attach(&mut qmp, &wanted(&[], &|| true)), Ok(Attached::Before)));
+    assert!(matches!(attach(&mut qmp, &request(&[], &|| true)), Ok(Attached::Before)));
     assert_eq!(qmp.added().len(), 1);
 }
 
@@ -91,7 +91,7 @@ fn an_attach_takes_seven_commands_and_a_look_at_one_that_is_attached_two() {
     let all = ["qom-list", monitor, "qom-get", "qom-get", "device_add", "qom-get", monitor];
     assert_eq!(commands(&qmp), all);
     qmp.said.clear();
-    assert!(matches!(attach(&mut qmp, &wanted(&[], &|| true)), Ok(Attached::Before)));
+    assert!(matches!(attach(&mut qmp, &request(&[], &|| true)), Ok(Attached::Before)));
     assert_eq!(commands(&qmp), ["qom-list", "qom-get"]);
 }
 
@@ -107,7 +107,8 @@ fn what_stood_for_earlier_devices_in_the_port_goes_first() {
 fn the_port_it_had_last_is_asked_for() {
     let memory = had("xhci0.0", 9, None);
     let attached =
-        attach(&mut guest(&[]), &Wanted { memory: &memory, ..wanted(&[], &|| true) }).unwrap();
+        attach(&mut guest(&[]), &AttachRequest { memory: &memory, ..request(&[], &|| true) })
+            .unwrap();
     assert_eq!(place_of(&attached), on("xhci0.0", "9"));
     assert_eq!(attached.usual(Some(Speed::SUPER)), had("xhci0.0", 9, Some(Speed::SUPER)).own);
 }
@@ -117,34 +118,35 @@ fn the_port_it_had_last_is_asked_for() {
 fn an_attach_in_the_usual_seat_takes_four_commands() {
     let memory = had("xhci0.0", 9, Some(Speed::SUPER));
     let mut qmp = guest(&[]);
-    let attached = attach(&mut qmp, &Wanted { memory: &memory, ..wanted(&[], &|| true) }).unwrap();
+    let attached =
+        attach(&mut qmp, &AttachRequest { memory: &memory, ..request(&[], &|| true) }).unwrap();
     assert_eq!(place_of(&attached), on("xhci0.0", "9"));
     let all = ["device_add", "qom-get", "human-monitor-command", "qom-list"];
     assert_eq!(commands(&qmp), all);
     assert_eq!(qmp.said[2].1, json!({ "command-line": "info usb" }));
     // So it is where the device is handed over, but for the descriptor.
     let mut qmp = guest(&[]);
-    attach(&mut qmp, &Wanted { memory: &memory, ..handed(false, &|| true) }).unwrap();
+    attach(&mut qmp, &AttachRequest { memory: &memory, ..handed(false, &|| true) }).unwrap();
     let without_fds = |command: &&str| !command.contains("-fd");
     assert_eq!(commands(&qmp).into_iter().filter(without_fds).collect::<Vec<_>>(), all);
     // A device of another speed may have a better one.
     let mut qmp = guest(&[]);
     let memory = had("xhci0.0", 9, Some(Speed::HIGH));
-    attach(&mut qmp, &Wanted { memory: &memory, ..wanted(&[], &|| true) }).unwrap();
+    attach(&mut qmp, &AttachRequest { memory: &memory, ..request(&[], &|| true) }).unwrap();
     assert_eq!(commands(&qmp).len(), 7);
 }
 
 #[test]
 fn in_the_usual_seat_too_nothing_else_of_ours_stays_in_the_port() {
     let memory = had("xhci0.0", 9, Some(Speed::SUPER));
-    let usual = || Wanted { memory: &memory, ..wanted(&[], &|| true) };
+    let usual = || AttachRequest { memory: &memory, ..request(&[], &|| true) };
     let mut qmp = guest(&["hotplugger-1-3-9", "hotplugger-1-3.1-9", "kbd0"]);
     assert_eq!(place_of(&attach(&mut qmp, &usual()).unwrap()), on("xhci0.0", "9"));
     assert_eq!(qmp.ids(), [ID, "hotplugger-1-3.1-9", "kbd0"]);
     // It is there already, though nobody remembers it.
     assert!(matches!(attach(&mut qmp, &usual()), Ok(Attached::Before)));
     qmp.said.clear();
-    let known = Wanted { thought_attached: true, ..usual() };
+    let known = AttachRequest { expected_attached: true, ..usual() };
     assert!(matches!(attach(&mut qmp, &known), Ok(Attached::Before)));
     assert_eq!(commands(&qmp), ["qom-list", "qom-get"]);
     // Of one that has not got the device a new one is made.
@@ -158,7 +160,7 @@ fn in_the_usual_seat_too_nothing_else_of_ours_stays_in_the_port() {
     assert_eq!(place_of(&attach(&mut qmp, &usual()).unwrap()), on("xhci0.0", "9"));
     // One of an earlier device that has the seat gives it up.
     let (first, mut qmp) = (had("xhci0.0", 1, Some(Speed::SUPER)), guest(&["hotplugger-1-3-9"]));
-    let attached = attach(&mut qmp, &Wanted { memory: &first, ..usual() }).unwrap();
+    let attached = attach(&mut qmp, &AttachRequest { memory: &first, ..usual() }).unwrap();
     assert_eq!((place_of(&attached), qmp.ids()), (on("xhci0.0", "1"), vec![ID]));
     // Also where the device cannot be had.
     let mut qmp = guest(&["hotplugger-1-3-9"]);
@@ -176,21 +178,24 @@ fn a_usual_seat_that_is_taken_gone_or_slow_now_is_no_seat() {
     let mut refuses = with(&[("a.0", Bus::Refuses), ("b.0", Bus::Good)]);
     for qmp in [&mut taken, &mut gone, &mut slow, &mut refuses] {
         let memory = usual("a.0");
-        let attached = attach(qmp, &Wanted { memory: &memory, ..wanted(&[], &|| true) }).unwrap();
+        let attached =
+            attach(qmp, &AttachRequest { memory: &memory, ..request(&[], &|| true) }).unwrap();
         assert_eq!(place_of(&attached), on("b.0", "1"));
         assert_eq!(qmp.ids(), [ID]);
     }
     // Nor is one that `hubs` no longer names.
     let (mut qmp, hubs) = (with(&[("a.0", Bus::Good), ("b.0", Bus::Good)]), names(&["b.0"]));
     let memory = usual("a.0");
-    let attached = attach(&mut qmp, &Wanted { memory: &memory, ..wanted(&hubs, &|| true) });
+    let attached = attach(&mut qmp, &AttachRequest { memory: &memory, ..request(&hubs, &|| true) });
     assert_eq!(place_of(&attached.unwrap()), on("b.0", "1"));
     assert_eq!(qmp.added().len(), 1);
     // When none takes it, what is said is as if there were no usual one.
     let (memory, hubs) = (usual("a.0"), names(&["a.0", "c.0"]));
     let said = |memory| {
         let mut qmp = with(&[("a.0", Bus::Full)]);
-        attach(&mut qmp, &Wanted { memory, ..wanted(&hubs, &|| true) }).unwrap_err().to_string()
+        attach(&mut qmp, &AttachRequest { memory, ..request(&hubs, &|| true) })
+            .unwrap_err()
+            .to_string()
     };
     assert_eq!(said(&memory), said(&FRESH));
 }
@@ -201,14 +206,17 @@ fn what_may_not_be_opened_in_the_usual_seat_is_handed_over_there() {
     let memory = had("xhci0.0", 9, Some(Speed::SUPER));
     let mut qmp = guest(&[]);
     qmp.may_open = false;
-    let attached = attach(&mut qmp, &Wanted { memory: &memory, ..handed(true, &|| true) }).unwrap();
+    let attached =
+        attach(&mut qmp, &AttachRequest { memory: &memory, ..handed(true, &|| true) }).unwrap();
     assert!(was_handed(&attached));
     assert_eq!(place_of(&attached), on("xhci0.0", "9"));
     assert!(!qmp.said.iter().any(|(_, said)| *said == json!({ "command-line": "info qtree" })));
     let said = |memory| {
         let mut qmp = guest(&[]);
         qmp.may_open = false;
-        attach(&mut qmp, &Wanted { memory, ..wanted(&[], &|| true) }).unwrap_err().to_string()
+        attach(&mut qmp, &AttachRequest { memory, ..request(&[], &|| true) })
+            .unwrap_err()
+            .to_string()
     };
     assert_eq!(said(&memory), said(&FRESH));
 }
@@ -220,7 +228,7 @@ fn a_port_that_another_client_takes_meanwhile_is_passed_over() {
     assert_eq!(attached_on(&mut qmp, &[]), on("xhci0.0", "3"));
     qmp = guest(&[]);
     qmp.raced = (1..=15).map(|port| ("xhci0.0".to_owned(), port)).collect();
-    let said = attach(&mut qmp, &wanted(&[], &|| true)).unwrap_err().to_string();
+    let said = attach(&mut qmp, &request(&[], &|| true)).unwrap_err().to_string();
     assert_eq!(
         said,
         "the guest's xhci0.0 has no free port; start QEMU with -device \
@@ -267,7 +275,7 @@ fn what_qemu_does_not_tell_is_left_to_it() {
 fn when_no_bus_takes_it_each_one_says_why_and_nothing_stays() {
     let mut qmp = with(&[("a.0", Bus::Full), ("b.0", Bus::Refuses)]);
     let hubs = names(&["a.0", "b.0", "c.0"]);
-    let said = attach(&mut qmp, &wanted(&hubs, &|| true)).unwrap_err().to_string();
+    let said = attach(&mut qmp, &request(&hubs, &|| true)).unwrap_err().to_string();
     for hint in [
         "a.0 has no free port",
         "p2=15,p3=15",
@@ -283,7 +291,7 @@ fn when_no_bus_takes_it_each_one_says_why_and_nothing_stays() {
 fn a_node_that_qemu_may_not_open_is_told() {
     let mut qmp = guest(&[]);
     qmp.may_open = false;
-    let said = attach(&mut qmp, &wanted(&[], &|| true)).unwrap_err().to_string();
+    let said = attach(&mut qmp, &request(&[], &|| true)).unwrap_err().to_string();
     assert!(said.contains("may not open /dev/bus/usb/001/016"), "{said}");
     assert_eq!(qmp.ids(), [""; 0]);
 }
@@ -292,7 +300,7 @@ fn a_node_that_qemu_may_not_open_is_told() {
 fn a_device_that_qemu_never_sees_is_told() {
     let mut qmp = guest(&[]);
     qmp.sees_after = u32::MAX;
-    let said = attach(&mut qmp, &wanted(&[], &|| true)).unwrap_err().to_string();
+    let said = attach(&mut qmp, &request(&[], &|| true)).unwrap_err().to_string();
     assert!(said.contains("does not see it"), "{said}");
     assert_eq!(qmp.ids(), [""; 0]);
 }
@@ -308,12 +316,12 @@ fn a_device_that_qemu_sees_late_is_attached_at_once_then() {
 #[test]
 fn a_device_that_leaves_meanwhile_leaves_nothing() {
     let mut qmp = guest(&[]);
-    assert!(matches!(attach(&mut qmp, &wanted(&[], &|| false)), Err(AttachError::Gone)));
+    assert!(matches!(attach(&mut qmp, &request(&[], &|| false)), Err(AttachError::Gone)));
     assert!(qmp.added().is_empty());
     qmp.sees_after = u32::MAX;
     let looks = std::cell::Cell::new(0);
     let leaves = || looks.replace(looks.get() + 1) < 3;
-    assert!(matches!(attach(&mut qmp, &wanted(&[], &leaves)), Err(AttachError::Gone)));
+    assert!(matches!(attach(&mut qmp, &request(&[], &leaves)), Err(AttachError::Gone)));
     assert_eq!(qmp.ids(), [""; 0]);
 }
 
@@ -321,7 +329,7 @@ fn a_device_that_leaves_meanwhile_leaves_nothing() {
 fn a_paused_guest_gets_it_when_it_goes_on() {
     let mut qmp = guest(&[]);
     qmp.running = false;
-    assert!(matches!(attach(&mut qmp, &wanted(&[], &|| true)), Ok(Attached::WhenRunning(_))));
+    assert!(matches!(attach(&mut qmp, &request(&[], &|| true)), Ok(Attached::PendingResume(_))));
     assert_eq!(qmp.ids(), [ID]);
 }
 
@@ -345,16 +353,16 @@ impl Handover for Handed {
 }
 
 /// Wants the device handed over, at once or if QEMU cannot open it.
-fn handed(by_node: bool, still_there: &dyn Fn() -> bool) -> Wanted<'_> {
-    Wanted { by_node, handover: Some(&Handed), ..wanted(&[], still_there) }
+fn handed(by_node: bool, recheck: &dyn Fn() -> bool) -> AttachRequest<'_> {
+    AttachRequest { by_node, handover: Some(&Handed), ..request(&[], recheck) }
 }
 
-fn commands(qmp: &ModelGuest) -> Vec<&'static str> {
+fn commands(qmp: &FakeQemu) -> Vec<&'static str> {
     qmp.said.iter().map(|(command, _)| *command).collect()
 }
 
 fn was_handed(attached: &Attached) -> bool {
-    matches!(attached, Attached::Now(Seated { handed: true, .. }))
+    matches!(attached, Attached::Now(GuestLocation { handed: true, .. }))
 }
 
 #[test]
@@ -381,9 +389,9 @@ fn auto_hands_over_what_qemu_does_not_see_or_may_not_open_and_nothing_else() {
     let mut qmp = guest(&[]);
     let attached = attach(&mut qmp, &handed(true, &|| true)).unwrap();
     assert!(!was_handed(&attached) && !commands(&qmp).contains(&"add-fd"));
-    let unseen = |qmp: &mut ModelGuest| qmp.sees_after = u32::MAX;
-    let forbidden = |qmp: &mut ModelGuest| qmp.may_open = false;
-    for obstacle in [unseen as fn(&mut ModelGuest), forbidden] {
+    let unseen = |qmp: &mut FakeQemu| qmp.sees_after = u32::MAX;
+    let forbidden = |qmp: &mut FakeQemu| qmp.may_open = false;
+    for obstacle in [unseen as fn(&mut FakeQemu), forbidden] {
         let mut qmp = guest(&[]);
         obstacle(&mut qmp);
         let attached = attach(&mut qmp, &handed(true, &|| true)).unwrap();
@@ -393,7 +401,7 @@ fn auto_hands_over_what_qemu_does_not_see_or_may_not_open_and_nothing_else() {
     // One without a name does not show whether QEMU may open it.
     let mut qmp = guest(&[]);
     qmp.may_open = false;
-    let nameless = Wanted { named: false, ..handed(true, &|| true) };
+    let nameless = AttachRequest { named: false, ..handed(true, &|| true) };
     assert!(was_handed(&attach(&mut qmp, &nameless).unwrap()));
     // For want of a port no descriptor helps.
     let mut qmp = with(&[("a.0", Bus::Full)]);
@@ -427,9 +435,10 @@ fn a_bus_that_takes_it_is_found_with_one_descriptor() {
     let mut qmp = with(&[("a.0", Bus::Unknown), ("b.0", Bus::Ehci)]);
     qmp.tells = false;
     let hubs = names(&["a.0", "b.0"]);
-    let attached = attach(&mut qmp, &Wanted { hubs: &hubs, ..handed(false, &|| true) }).unwrap();
+    let attached =
+        attach(&mut qmp, &AttachRequest { hubs: &hubs, ..handed(false, &|| true) }).unwrap();
     assert!(
-        matches!(&attached, Attached::Now(Seated { slow: true, bus: Some(bus), .. }) if bus == "b.0")
+        matches!(&attached, Attached::Now(GuestLocation { slow: true, bus: Some(bus), .. }) if bus == "b.0")
     );
     assert_eq!((qmp.sets.left(), qmp.ids()), (0, vec![ID]));
 }
@@ -461,7 +470,7 @@ fn a_paused_guest_is_handed_it_at_once_and_each_device_in_a_set_of_its_own() {
     qmp.running = true;
     attach(
         &mut qmp,
-        &Wanted { id: "hotplugger-1-3-17".parse().unwrap(), ..handed(false, &|| true) },
+        &AttachRequest { id: "hotplugger-1-3-17".parse().unwrap(), ..handed(false, &|| true) },
     )
     .unwrap_err();
     assert_eq!(qmp.sets.left(), 0);

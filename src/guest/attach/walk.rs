@@ -1,21 +1,21 @@
 //! From seat to seat, until one takes the device as fast as it is.
 
 use super::attempt::{Attempt, Source, Tried, was_taken_away};
-use super::{AttachError, Attached, Refusal, Wanted, Why};
+use super::{AttachError, AttachRequest, Attached, BusError, BusErrorKind};
 use crate::guest::bus::{self, GuestBus};
+use crate::guest::error::{mend, without_a_seat};
 use crate::guest::fdset::FdSet;
 use crate::guest::object;
-use crate::guest::refusal::{mend, without_a_seat};
-use crate::guest::seat::{Seat, seats, usual};
+use crate::guest::ports::{PortCandidate, seats, usual};
 use crate::qmp::handover::Handover;
 use crate::qmp::{Error, Qmp};
 use crate::speed::Speed;
 
 /// The seats, to be tried one after the other.
 pub(super) struct Walk<'a> {
-    wanted: &'a Wanted<'a>,
+    request: &'a AttachRequest<'a>,
     /// The one that is tried before QEMU is asked for its buses.
-    usual: Option<Seat>,
+    usual: Option<PortCandidate>,
     /// What it said of them, once it was asked.
     room: Option<Room>,
     /// Whether only the wanted device may have an object in its port.
@@ -25,14 +25,14 @@ pub(super) struct Walk<'a> {
 /// What there is in the guest.
 struct Room {
     buses: Vec<GuestBus>,
-    seats: Vec<Seat>,
+    seats: Vec<PortCandidate>,
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(wanted: &'a Wanted<'a>) -> Self {
-        let usual = usual(wanted.hubs, wanted.speed, wanted.memory);
-        let usual = usual.filter(|_| !wanted.thought_attached);
-        Self { wanted, usual, room: None, tidy: false }
+    pub(super) fn new(request: &'a AttachRequest<'a>) -> Self {
+        let usual = usual(request.hubs, request.speed, request.memory);
+        let usual = usual.filter(|_| !request.expected_attached);
+        Self { request, usual, room: None, tidy: false }
     }
 
     /// Whether it begins with a seat of which QEMU is asked nothing.
@@ -48,7 +48,7 @@ impl<'a> Walk<'a> {
     /// Deletes what stands for other devices in the port, and an object of this one's that does not
     /// have it. Returns whether one has it.
     pub(super) fn tidy(&mut self, qmp: &mut dyn Qmp) -> Result<bool, Error> {
-        let id = &self.wanted.id;
+        let id = &self.request.id;
         if !self.delete_others(qmp)? {
             return Ok(false);
         }
@@ -61,13 +61,13 @@ impl<'a> Walk<'a> {
 
     /// Deletes what stands for other devices in the port. Returns whether this one has an object.
     pub(super) fn delete_others(&mut self, qmp: &mut dyn Qmp) -> Result<bool, Error> {
-        let wanted = &self.wanted.id;
+        let request = &self.request.id;
         let listed = object::list(qmp)?;
-        for id in listed.iter().filter(|id| id.port == wanted.port && *id != wanted) {
+        for id in listed.iter().filter(|id| id.port == request.port && *id != request) {
             object::delete(qmp, id)?;
         }
         self.tidy = true;
-        Ok(listed.contains(wanted))
+        Ok(listed.contains(request))
     }
 
     /// Hands QEMU the device and has it taken from there.
@@ -76,10 +76,10 @@ impl<'a> Walk<'a> {
         qmp: &mut dyn Qmp,
         handover: &dyn Handover,
     ) -> Result<Attached, AttachError> {
-        let set = match FdSet::add(qmp, &self.wanted.id, handover) {
+        let set = match FdSet::add(qmp, &self.request.id, handover) {
             Ok(set) => set,
             Err(error) if was_taken_away(&error) => return Err(AttachError::TakenAway),
-            Err(_) if !(self.wanted.still_there)() => return Err(AttachError::Gone),
+            Err(_) if !(self.request.recheck)() => return Err(AttachError::Gone),
             Err(error) => return Err(error.into()),
         };
         let walked = self.run(qmp, Source::Set(&set));
@@ -93,8 +93,8 @@ impl<'a> Walk<'a> {
         qmp: &mut dyn Qmp,
         source: Source<'_>,
     ) -> Result<Attached, AttachError> {
-        let wanted = self.wanted;
-        let attempt = |seat| Attempt { wanted, source, seat };
+        let request = self.request;
+        let attempt = |seat| Attempt { request, source, seat };
         if let Some(attached) = self.at_the_usual(qmp, source)? {
             return Ok(attached);
         }
@@ -102,22 +102,23 @@ impl<'a> Walk<'a> {
             return Ok(Attached::Before);
         }
         let Room { buses, seats } = self.room(qmp)?;
-        let mut refusals: Vec<Refusal> = Vec::new();
-        let mut slow: Option<(&Seat, Option<Speed>)> = None;
+        let mut refusals: Vec<BusError> = Vec::new();
+        let mut slow: Option<(&PortCandidate, Option<Speed>)> = None;
         for (number, seat) in seats.iter().enumerate() {
             let of_bus = refusals.iter().find(|refusal| refusal.bus == seat.bus);
-            if of_bus.is_some_and(|refusal| refusal.why != Why::Full) || !may_be_faster(seat, slow)
+            if of_bus.is_some_and(|refusal| refusal.why != BusErrorKind::Full)
+                || !may_be_faster(seat, slow)
             {
                 continue;
             }
             match attempt(seat).run(qmp)? {
                 Tried::Open => {}
                 Tried::Before => return Ok(Attached::Before),
-                Tried::Armed => return Ok(Attached::WhenRunning(seat.guest_port())),
+                Tried::PendingResume => return Ok(Attached::PendingResume(seat.guest_port())),
                 Tried::Refused(why) => {
-                    let everywhere = matches!(why, Why::NoPermission(_));
+                    let everywhere = matches!(why, BusErrorKind::NoPermission(_));
                     refusals.retain(|refusal| refusal.bus != seat.bus);
-                    refusals.push(Refusal { bus: seat.bus.clone(), why });
+                    refusals.push(BusError { bus: seat.bus.clone(), why });
                     if everywhere {
                         break;
                     }
@@ -131,7 +132,7 @@ impl<'a> Walk<'a> {
             if !seated.slow || (best && last) {
                 return Ok(Attached::Now(seated));
             }
-            object::delete(qmp, &wanted.id)?;
+            object::delete(qmp, &request.id)?;
             if best {
                 slow = now;
             }
@@ -141,19 +142,19 @@ impl<'a> Walk<'a> {
                 Tried::Open => return Ok(Attached::Now(attempt(seat).seated(qmp)?)),
                 Tried::Before => return Ok(Attached::Before),
                 // The guest was paused in between.
-                Tried::Armed => return Ok(Attached::WhenRunning(seat.guest_port())),
-                Tried::Refused(why) => refusals.push(Refusal { bus: seat.bus.clone(), why }),
+                Tried::PendingResume => return Ok(Attached::PendingResume(seat.guest_port())),
+                Tried::Refused(why) => refusals.push(BusError { bus: seat.bus.clone(), why }),
             }
         }
-        let speed = wanted.speed.unwrap_or(Speed::HIGH).min(Speed::SUPER);
+        let speed = request.speed.unwrap_or(Speed::HIGH).min(Speed::SUPER);
         for bus in buses {
             // Those with places were tried, or another one ended it.
             if !seats.iter().any(|seat| seat.bus.as_ref() == Some(&bus.name)) {
                 let why = without_a_seat(bus, speed);
-                refusals.push(Refusal { bus: Some(bus.name.clone()), why });
+                refusals.push(BusError { bus: Some(bus.name.clone()), why });
             }
         }
-        Err(AttachError::NoSeat { refusals, mend: mend(buses) })
+        Err(AttachError::NoUsablePort { refusals, mend: mend(buses) })
     }
 
     /// The usual seat, without a question; none if it does not take the device as it is.
@@ -163,22 +164,22 @@ impl<'a> Walk<'a> {
         source: Source<'_>,
     ) -> Result<Option<Attached>, AttachError> {
         let Some(seat) = &self.usual else { return Ok(None) };
-        let attempt = Attempt { wanted: self.wanted, source, seat };
+        let attempt = Attempt { request: self.request, source, seat };
         match attempt.run(qmp)? {
             Tried::Open => {
                 let seated = attempt.seated(qmp)?;
                 if !seated.slow {
                     return Ok(Some(Attached::Now(seated)));
                 }
-                object::delete(qmp, &self.wanted.id)?;
+                object::delete(qmp, &self.request.id)?;
                 Ok(None)
             }
             Tried::Before => Ok(Some(Attached::Before)),
-            Tried::Armed => Ok(Some(Attached::WhenRunning(seat.guest_port()))),
+            Tried::PendingResume => Ok(Some(Attached::PendingResume(seat.guest_port()))),
             // In no other would it be different.
-            Tried::Refused(why @ Why::NoPermission(_)) => {
-                let refusals = vec![Refusal { bus: seat.bus.clone(), why }];
-                Err(AttachError::NoSeat { refusals, mend: mend(&[]) })
+            Tried::Refused(why @ BusErrorKind::NoPermission(_)) => {
+                let refusals = vec![BusError { bus: seat.bus.clone(), why }];
+                Err(AttachError::NoUsablePort { refusals, mend: mend(&[]) })
             }
             Tried::Refused(_) => Ok(None),
         }
@@ -188,7 +189,7 @@ impl<'a> Walk<'a> {
         let room = if let Some(room) = self.room.take() {
             room
         } else {
-            let Wanted { hubs, speed, memory, .. } = self.wanted;
+            let AttachRequest { hubs, speed, memory, .. } = self.request;
             let buses = bus::buses_of(qmp, hubs)?;
             let seats = seats(&buses, hubs, *speed, memory);
             Room { buses, seats }
@@ -198,7 +199,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Whether the device might be faster in this seat than it was in that one.
-fn may_be_faster(seat: &Seat, than: Option<(&Seat, Option<Speed>)>) -> bool {
+fn may_be_faster(seat: &PortCandidate, than: Option<(&PortCandidate, Option<Speed>)>) -> bool {
     than.is_none_or(|(slow, speed)| {
         seat.bus != slow.bus && seat.at.is_none_or(|at| speed.is_none_or(|speed| at > speed))
     })

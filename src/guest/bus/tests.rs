@@ -23,9 +23,9 @@ fn buses_and_what_is_in_them_are_read() {
     );
     let xhci = &buses[2];
     assert_eq!(xhci.id.as_deref(), Some("xhci0"));
-    let ports: Vec<_> = xhci.occupants.iter().map(|occupant| occupant.port.as_str()).collect();
+    let ports: Vec<_> = xhci.devices.iter().map(|occupant| occupant.port.as_str()).collect();
     assert_eq!(ports, ["3.2", "3", "1"]);
-    let ours = &xhci.occupants[2];
+    let ours = &xhci.devices[2];
     assert_eq!(ours.id.as_deref(), Some("hotplugger-1-1-2"));
     assert_eq!((ours.product.as_str(), ours.attached), ("Foo, port 9", true));
 }
@@ -43,8 +43,8 @@ fn companions_are_read() {
 #[test]
 fn free_ports_fit_the_speed() {
     let mut bus = parse_qtree(QTREE).remove(2);
-    let usb2 = Takes { from: Speed::LOW, to: Speed::HIGH };
-    let both = Takes { from: Speed::LOW, to: Speed::SUPER };
+    let usb2 = SpeedRange { from: Speed::LOW, to: Speed::HIGH };
+    let both = SpeedRange { from: Speed::LOW, to: Speed::SUPER };
     bus.ports = vec![both, both, both, usb2];
     assert_eq!(bus.free(Speed::HIGH), [2, 4]);
     assert_eq!(bus.free("10000".parse().unwrap()), [2]);

@@ -3,7 +3,7 @@
 use super::Attach;
 use crate::config::VirtualMachine;
 use crate::device_id::DeviceId;
-use crate::guest::seat::Usual;
+use crate::guest::ports::LastPort;
 use crate::state::record::{Attachment, Record};
 use crate::transfer::not_kept;
 
@@ -20,7 +20,7 @@ impl Attach<'_> {
     }
 
     /// Notes which port of the guest it has, for the next device in its port.
-    pub(super) fn note_seat(&self, seat: &Usual) -> Option<String> {
+    pub(super) fn note_seat(&self, seat: &LastPort) -> Option<String> {
         not_kept(self.world.remember_seat(&self.vm().name, self.port, seat))
     }
 

@@ -1,7 +1,7 @@
 use super::super::found::Found;
 use super::*;
 use crate::config::parse::parse;
-use crate::place::{Generation, Place, Places};
+use crate::location::{Generation, PortLocation, UsbLocation};
 use crate::port::{BusNum, DevNum};
 use crate::topology::{Connector, Hub, Plugged};
 
@@ -36,7 +36,7 @@ fn report(event: Event, port: &HubPort) -> Report {
     let config =
         parse(&format!("virtual_machines:\n  w:\n    socket: /s\n    ports: [{PCI}/usb2/2-1]\n"))
             .unwrap();
-    let place = |path: &DevPath| Place {
+    let place = |path: &DevPath| PortLocation {
         devpath: path.clone(),
         controller: "pci-0000:00:14.0".parse().ok(),
         generation: Generation::from_number(if path.as_str().contains("usb2") { "3" } else { "2" }),
@@ -45,7 +45,7 @@ fn report(event: Event, port: &HubPort) -> Report {
     let places = |path: &DevPath| {
         let other = peer.iter().chain([&port.devpath]).find(|other| *other != path);
         let other = other.filter(|_| peer.is_some() && path.port().unwrap().parent().is_none());
-        Places { own: place(path), companions: other.map(place).into_iter().collect() }
+        UsbLocation { own: place(path), peers: other.map(place).into_iter().collect() }
     };
     let behind = port.behind().into_iter().cloned().collect();
     let sighting = Sighting { event, port: port.clone(), behind };

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::{ExchangeError, World};
+use super::{ExchangeError, Host};
 use crate::clock::Monotonic;
 use crate::deadline::Deadline;
 use crate::devpath::DevPath;
 use crate::drivers::{self, Interface};
 use crate::guest::attach::AttachError;
-use crate::guest::seat::{Memory, Usual};
+use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::in_use::{self, Disks};
 use crate::node;
 use crate::passwd;
@@ -23,9 +23,9 @@ use crate::qmp::{Error, Qmp, Stage};
 use crate::root::Root;
 use crate::settle::{self, Settle, Settled};
 use crate::state::dir::StateDir;
+use crate::state::guest_ports;
 use crate::state::lock::{Lock, LockError};
-use crate::state::record::{Record, Seen};
-use crate::state::seat;
+use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
 use crate::sysfs::{self, UsbDevice};
 
@@ -39,12 +39,12 @@ const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// This machine, below a root.
 #[derive(Debug)]
-pub struct Live<'a> {
+pub struct RealHost<'a> {
     root: &'a Root,
     state: Option<StateDir>,
 }
 
-impl<'a> Live<'a> {
+impl<'a> RealHost<'a> {
     /// This machine, and what is wrong with its state folder if something is. Without one nothing
     /// is remembered, and QEMU's own queue takes the place of the locks.
     pub fn open(root: &'a Root) -> (Self, Option<String>) {
@@ -61,7 +61,7 @@ impl<'a> Live<'a> {
     }
 }
 
-impl<'a> Live<'a> {
+impl<'a> RealHost<'a> {
     /// The same for a person, who must not act behind the back of what is remembered.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl<'a> Live<'a> {
     }
 }
 
-impl World for Live<'_> {
+impl Host for RealHost<'_> {
     fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
         sysfs::usb_device(self.root, devpath)
     }
@@ -96,10 +96,10 @@ impl World for Live<'_> {
         Monotonic::now()
     }
 
-    fn seen(&self) -> Seen {
+    fn seen(&self) -> UeventMark {
         // The number first: an event between the two then counts as not yet seen.
         let seqnum = sysfs::uevent_seqnum(self.root);
-        Seen { at: Monotonic::now(), seqnum }
+        UeventMark { at: Monotonic::now(), seqnum }
     }
 
     fn boot_id(&self) -> &str {
@@ -164,13 +164,13 @@ impl World for Live<'_> {
         Ok(Some(lock.with_context(|| format!("port {port}"))?))
     }
 
-    fn memory(&self, vm: &str, port: &Port) -> Memory {
-        self.state.as_ref().map(|state| seat::memory(state, vm, port)).unwrap_or_default()
+    fn memory(&self, vm: &str, port: &Port) -> GuestPortHistory {
+        self.state.as_ref().map(|state| guest_ports::memory(state, vm, port)).unwrap_or_default()
     }
 
-    fn remember_seat(&self, vm: &str, port: &Port, seat: &Usual) -> anyhow::Result<()> {
+    fn remember_seat(&self, vm: &str, port: &Port, seat: &LastPort) -> anyhow::Result<()> {
         let Some(state) = &self.state else { return Ok(()) };
-        seat::keep(&state.records(&Deadline::after(STATE_TIMEOUT))?, vm, port, seat)
+        guest_ports::keep(&state.records(&Deadline::after(STATE_TIMEOUT))?, vm, port, seat)
     }
 
     fn exchange(

@@ -35,9 +35,9 @@ pub enum AttachError {
         handover: Box<AttachError>,
     },
     /// No bus took it.
-    NoSeat {
+    NoUsablePort {
         /// Each bus, and why not.
-        refusals: Vec<Refusal>,
+        refusals: Vec<BusError>,
         /// The argument of QEMU's that would give it a place.
         mend: String,
     },
@@ -45,16 +45,16 @@ pub enum AttachError {
 
 /// Why a bus did not take the device.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct BusError {
     /// The bus, or QEMU's choice.
     pub bus: Option<String>,
     /// Why not.
-    pub why: Why,
+    pub why: BusErrorKind,
 }
 
 /// Reasons of a bus.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum BusErrorKind {
     /// It has no free port.
     Full,
     /// The guest has no bus of that name.
@@ -70,7 +70,7 @@ pub enum Why {
     NotOpened(Option<Speed>),
 }
 
-impl Why {
+impl BusErrorKind {
     /// Whether another controller, or a larger one, would help.
     fn is_for_want_of_ports(&self) -> bool {
         matches!(self, Self::Full | Self::TooFast(_) | Self::TooSlow(_))
@@ -78,8 +78,12 @@ impl Why {
 }
 
 /// Why a bus has not one place for a device of that speed.
-pub fn without_a_seat(bus: &GuestBus, speed: Speed) -> Why {
-    if bus.ports.iter().any(|port| port.from <= speed) { Why::Full } else { Why::TooFast(speed) }
+pub fn without_a_seat(bus: &GuestBus, speed: Speed) -> BusErrorKind {
+    if bus.ports.iter().any(|port| port.from <= speed) {
+        BusErrorKind::Full
+    } else {
+        BusErrorKind::TooFast(speed)
+    }
 }
 
 /// QEMU's argument that gives a guest with these buses more ports: an xHCI with all that it can
@@ -112,11 +116,13 @@ impl AttachError {
     pub(super) fn is_for_want_of_access(&self, named: bool) -> bool {
         match self {
             Self::NotSeen { .. } => true,
-            Self::NoSeat { refusals, .. } => refusals.iter().any(|refusal| match refusal.why {
-                Why::NoPermission(_) => true,
-                Why::NotOpened(_) => !named,
-                _ => false,
-            }),
+            Self::NoUsablePort { refusals, .. } => {
+                refusals.iter().any(|refusal| match refusal.why {
+                    BusErrorKind::NoPermission(_) => true,
+                    BusErrorKind::NotOpened(_) => !named,
+                    _ => false,
+                })
+            }
             _ => false,
         }
     }
@@ -130,7 +136,7 @@ impl AttachError {
     }
 }
 /// Of so many buses it is told why they do not take the device.
-const MOST_TOLD: usize = 8;
+const MAX_REPORTED: usize = 8;
 
 impl From<Error> for AttachError {
     fn from(error: Error) -> Self {
@@ -168,9 +174,9 @@ impl fmt::Display for AttachError {
                 let node = node.to_string();
                 write!(f, "{}; {handover}", node.trim_end_matches('?'))
             }
-            Self::NoSeat { refusals, mend } => {
-                let (full, others): (Vec<&Refusal>, Vec<&Refusal>) =
-                    refusals.iter().take(MOST_TOLD).partition(|refusal| refusal.why == Why::Full);
+            Self::NoUsablePort { refusals, mend } => {
+                let (full, others): (Vec<&BusError>, Vec<&BusError>) =
+                    refusals.iter().take(MAX_REPORTED).partition(|refusal| refusal.why == BusErrorKind::Full);
                 let names: Vec<&str> = full.iter().map(|refusal| refusal.name()).collect();
                 let full = match names.as_slice() {
                     [] => None,
@@ -182,7 +188,7 @@ impl fmt::Display for AttachError {
                 };
                 let mut parts: Vec<String> = others.iter().map(ToString::to_string).collect();
                 parts.splice(0..0, full);
-                let more = refusals.len().saturating_sub(MOST_TOLD);
+                let more = refusals.len().saturating_sub(MAX_REPORTED);
                 parts.extend((more > 0).then(|| format!("and {more} more")));
                 f.write_str(&parts.join("; "))?;
                 if refusals.iter().any(|refusal| refusal.why.is_for_want_of_ports()) {
@@ -196,31 +202,31 @@ impl fmt::Display for AttachError {
 
 impl std::error::Error for AttachError {}
 
-impl Refusal {
+impl BusError {
     fn name(&self) -> &str {
         self.bus.as_deref().unwrap_or("USB bus")
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for BusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bus = self.bus.as_deref().unwrap_or("the guest's USB bus");
         match &self.why {
-            Why::Full => write!(f, "{bus} has no free port"),
-            Why::NoSuchBus => write!(
+            BusErrorKind::Full => write!(f, "{bus} has no free port"),
+            BusErrorKind::NoSuchBus => write!(
                 f,
                 "the guest has no bus {bus}; `hubs:` wants a controller's id and `.0`, as in xhci0.0"
             ),
-            Why::TooFast(speed) => write!(f, "{bus} takes no devices of {speed}"),
-            Why::TooSlow(at) => {
+            BusErrorKind::TooFast(speed) => write!(f, "{bus} takes no devices of {speed}"),
+            BusErrorKind::TooSlow(at) => {
                 write!(f, "{bus} takes no more than {at}, and the device does not work at that")
             }
-            Why::NoPermission(node) => write!(
+            BusErrorKind::NoPermission(node) => write!(
                 f,
                 "QEMU may not open {}; give the user it runs as access to that node",
                 node.display()
             ),
-            Why::NotOpened(speed) => {
+            BusErrorKind::NotOpened(speed) => {
                 write!(f, "QEMU did not open it on {bus}")?;
                 if let Some(speed) = speed {
                     write!(f, "; does that bus take {speed}?")?;
@@ -234,15 +240,15 @@ impl fmt::Display for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::bus::Takes;
+    use crate::guest::bus::SpeedRange;
 
     fn bus(name: &str, controller: &str, ports: usize) -> GuestBus {
         GuestBus {
             name: name.to_owned(),
             controller: controller.to_owned(),
             id: name.strip_suffix(".0").map(str::to_owned),
-            ports: vec![Takes { from: Speed::LOW, to: Speed::SUPER }; ports],
-            occupants: Vec::new(),
+            ports: vec![SpeedRange { from: Speed::LOW, to: Speed::SUPER }; ports],
+            devices: Vec::new(),
         }
     }
 
@@ -257,12 +263,12 @@ mod tests {
 
     #[test]
     fn full_buses_are_told_in_one_breath() {
-        let refusal = |bus: &str, why| Refusal { bus: Some(bus.to_owned()), why };
-        let error = AttachError::NoSeat {
+        let refusal = |bus: &str, why| BusError { bus: Some(bus.to_owned()), why };
+        let error = AttachError::NoUsablePort {
             refusals: vec![
-                refusal("xhci0.0", Why::Full),
-                refusal("ehci.0", Why::TooFast(Speed::FULL)),
-                refusal("xhci1.0", Why::Full),
+                refusal("xhci0.0", BusErrorKind::Full),
+                refusal("ehci.0", BusErrorKind::TooFast(Speed::FULL)),
+                refusal("xhci1.0", BusErrorKind::Full),
             ],
             mend: "-device qemu-xhci,id=xhci2".to_owned(),
         };

@@ -36,7 +36,7 @@ pub enum Generation {
 
 /// A place where a device is or was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct PortLocation {
     /// The DEVPATH that a device there has.
     pub devpath: DevPath,
     /// The host controller; none if nobody looked or it cannot be told.
@@ -47,12 +47,12 @@ pub struct Place {
 
 /// The place of a device, and those that are the same connector.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Places {
+pub struct UsbLocation {
     /// Its own.
-    pub own: Place,
+    pub own: PortLocation,
     /// The other halves of the connectors that it and the hubs above it are in, nearest first. What
     /// is below a hub's other half counts as that half here: none is longer than the own place.
-    pub companions: Vec<Place>,
+    pub peers: Vec<PortLocation>,
 }
 
 impl ControllerName {
@@ -126,7 +126,7 @@ impl Generation {
     }
 }
 
-impl Place {
+impl PortLocation {
     /// The place of which only the DEVPATH is known.
     pub fn of(devpath: DevPath) -> Self {
         Self { devpath, controller: None, generation: None }
@@ -138,20 +138,20 @@ impl Place {
     }
 }
 
-impl Places {
+impl UsbLocation {
     /// The place of a device of whose connector nothing is known.
-    pub fn of(own: Place) -> Self {
-        Self { own, companions: Vec::new() }
+    pub fn of(own: PortLocation) -> Self {
+        Self { own, peers: Vec::new() }
     }
 
     /// Gathers the places: `place` tells of a DEVPATH, `peer` the other half of a port.
     pub fn gather(
         devpath: &DevPath,
-        place: impl Fn(&DevPath) -> Place,
+        place: impl Fn(&DevPath) -> PortLocation,
         peer: impl Fn(&DevPath) -> Option<DevPath>,
     ) -> Self {
-        let companions = devpath.ports_up().filter_map(|port| peer(&port));
-        Self { own: place(devpath), companions: companions.map(|peer| place(&peer)).collect() }
+        let peers = devpath.ports_up().filter_map(|port| peer(&port));
+        Self { own: place(devpath), peers: peers.map(|peer| place(&peer)).collect() }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::qmp::handover::Handover;
 
 /// A guest, its objects, and what QEMU knows of the host.
 #[derive(Clone, Debug)]
-pub struct ModelGuest {
+pub struct FakeQemu {
     /// The devices of the host.
     pub host: Vec<HostDevice>,
     /// Its buses; the first is what QEMU chooses.
@@ -65,7 +65,7 @@ pub struct HostDevice {
     pub product: String,
 }
 
-impl ModelGuest {
+impl FakeQemu {
     /// A guest that runs, has one good bus, and these objects in it, attached, on a host with these
     /// devices.
     pub fn new(objects: &[&str], host: Vec<HostDevice>) -> Self {
@@ -237,7 +237,7 @@ impl ModelGuest {
     }
 }
 
-impl Qmp for ModelGuest {
+impl Qmp for FakeQemu {
     fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
         self.said.push((command, arguments.clone()));
         let not_found = || refusal(command, "DeviceNotFound", "Device not found");

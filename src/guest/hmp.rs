@@ -10,7 +10,7 @@ use crate::device_id::DeviceId;
 use crate::port::{DevNum, Port};
 use crate::qmp::{Error, Qmp};
 use crate::speed::Speed;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// A device of the host as QEMU sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct HostDevice {
 
 /// Where in the guest a device of ours is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct GuestDeviceInfo {
     /// The guest's port, such as `2`, or `4.1` behind a hub of QEMU's.
     pub port: Option<String>,
     /// The speed the guest was told.
@@ -55,7 +55,7 @@ pub fn host_devices(qmp: &mut dyn Qmp) -> Result<Option<Vec<HostDevice>>, Error>
 }
 
 /// Where in the guest the object is, as far as QEMU says.
-pub fn place(qmp: &mut dyn Qmp, id: &DeviceId) -> Result<Place, Error> {
+pub fn place(qmp: &mut dyn Qmp, id: &DeviceId) -> Result<GuestDeviceInfo, Error> {
     Ok(parse_info_usb(&monitor(qmp, "info usb")?, id))
 }
 
@@ -99,21 +99,21 @@ fn host_device(line: &str) -> Option<HostDevice> {
 
 /// Reads the line `  Device 0.1, Port 2, Speed 480 Mb/s, Product QEMU USB Keyboard, ID: ID`
 /// (`hw/usb/bus.c`: `qmp_x_query_usb`).
-fn parse_info_usb(text: &str, id: &DeviceId) -> Place {
+fn parse_info_usb(text: &str, id: &DeviceId) -> GuestDeviceInfo {
     let ending = format!(", ID: {id}");
     let mut lines = text.lines().filter_map(|line| line.trim_end().strip_suffix(&ending));
     // Two lines that end with our id: one of them is a product name's doing.
     let (Some(line), None) = (lines.next(), lines.next()) else {
-        return Place::default();
+        return GuestDeviceInfo::default();
     };
-    let place = || -> Option<Place> {
+    let place = || -> Option<GuestDeviceInfo> {
         let (_, rest) = line.split_once(", Port ")?;
         let (port, rest) = rest.split_once(", Speed ")?;
         let (speed, product) = rest.split_once(" Mb/s, Product ")?;
-        Some(Place {
-            port: Some(clean(port, 16)),
+        Some(GuestDeviceInfo {
+            port: Some(sanitize(port, 16)),
             speed: speed.parse().ok(),
-            product: Some(clean(product, 64)),
+            product: Some(sanitize(product, 64)),
         })
     };
     place().unwrap_or_default()
@@ -167,8 +167,8 @@ mod tests {
         assert_eq!(place.port.as_deref(), Some("2"));
         assert_eq!(place.speed.unwrap().to_string(), "480 Mb/s");
         assert_eq!(place.product.as_deref(), Some("Foo, ID: x, Port 9"));
-        assert_eq!(parse_info_usb("USB support not enabled", &id), Place::default());
-        assert_eq!(parse_info_usb(&text.repeat(2), &id), Place::default(), "forged");
+        assert_eq!(parse_info_usb("USB support not enabled", &id), GuestDeviceInfo::default());
+        assert_eq!(parse_info_usb(&text.repeat(2), &id), GuestDeviceInfo::default(), "forged");
     }
 
     proptest! {

@@ -3,8 +3,8 @@
 //! [`live`] is this machine, [`rehearsal`] one in which nothing is touched; the code that decides
 //! and acts is the same.
 
-pub mod live;
-pub mod rehearsal;
+pub mod dry_run;
+pub mod real;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,19 +15,19 @@ use crate::clock::Monotonic;
 use crate::devpath::DevPath;
 use crate::drivers::Interface;
 use crate::guest::attach::AttachError;
-use crate::guest::seat::{Memory, Usual};
+use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::in_use::Disks;
 use crate::plan::Plan;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp};
 use crate::settle::{Settle, Settled};
 use crate::state::lock::Lock;
-use crate::state::record::{Record, Seen};
+use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
 use crate::sysfs::UsbDevice;
 
 /// The world around one udev call.
-pub trait World {
+pub trait Host {
     /// Takes note of what was decided.
     fn decided(&self, _: &Plan<'_>) {}
 
@@ -59,7 +59,7 @@ pub trait World {
     fn now(&self) -> Monotonic;
 
     /// What has been heard of the kernel by now.
-    fn seen(&self) -> Seen;
+    fn seen(&self) -> UeventMark;
 
     /// The id of this boot.
     fn boot_id(&self) -> &str;
@@ -119,14 +119,14 @@ pub trait World {
     fn hold(&self, port: &Port) -> anyhow::Result<Option<Lock>>;
 
     /// What is remembered of the VM's ports, for that port of the host.
-    fn memory(&self, vm: &str, port: &Port) -> Memory;
+    fn memory(&self, vm: &str, port: &Port) -> GuestPortHistory;
 
     /// Remembers that port of the VM for that port of the host.
     ///
     /// # Errors
     ///
     /// It could not be stored; then the next device there may get another port.
-    fn remember_seat(&self, vm: &str, port: &Port, seat: &Usual) -> anyhow::Result<()>;
+    fn remember_seat(&self, vm: &str, port: &Port, seat: &LastPort) -> anyhow::Result<()>;
 
     /// Lets `talk` have an exchange with the QEMU behind the socket, while no other hotplugger has
     /// one. `timeout` is for all of it, the wait for the others included.

@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::step::{Sent, Step};
-use super::{ExchangeError, World};
+use super::{ExchangeError, Host};
 use crate::clock::Monotonic;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::drivers::{self, Interface};
 use crate::guest::attach::AttachError;
-use crate::guest::model::{Bus, HostDevice, ModelGuest};
-use crate::guest::seat::{Memory, Usual};
+use crate::guest::fake::{Bus, FakeQemu, HostDevice};
+use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::in_use::{self, Disks};
 use crate::node;
 use crate::passwd;
@@ -31,38 +31,38 @@ use crate::root::Root;
 use crate::settle::{Settle, Settled};
 use crate::speed::Speed;
 use crate::state::dir::{self, StateDir};
+use crate::state::guest_ports;
 use crate::state::lock::Lock;
-use crate::state::record::{Record, Seen};
-use crate::state::seat;
+use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
 use crate::sysfs::{self, UsbDevice};
 
 /// The rehearsal.
 #[derive(Debug)]
-pub struct Rehearsal<'a> {
+pub struct DryRun<'a> {
     root: &'a Root,
     /// Whether virtual machines are supposed to run whose socket is not there.
-    suppose_running: bool,
+    assume_running: bool,
     /// Devices that are supposed to be plugged, as a recording tells of them.
     plugged: RefCell<BTreeMap<DevPath, UsbDevice>>,
     pulled: RefCell<Option<DeviceId>>,
     records: RefCell<BTreeMap<String, Option<Record>>>,
     /// Interfaces from which the host's drivers were unbound.
     unbound: RefCell<BTreeSet<String>>,
-    guests: RefCell<BTreeMap<PathBuf, ModelGuest>>,
+    guests: RefCell<BTreeMap<PathBuf, FakeQemu>>,
     /// The buses that the config wants guests to have, by socket.
     hubs: RefCell<BTreeMap<PathBuf, Vec<String>>>,
-    seats: RefCell<Vec<(String, Port, Usual)>>,
+    seats: RefCell<Vec<(String, Port, LastPort)>>,
     steps: RefCell<Vec<Step>>,
     now: RefCell<Monotonic>,
 }
 
-impl<'a> Rehearsal<'a> {
+impl<'a> DryRun<'a> {
     /// A rehearsal on this machine.
-    pub fn new(root: &'a Root, suppose_running: bool) -> Self {
+    pub fn new(root: &'a Root, assume_running: bool) -> Self {
         Self {
             root,
-            suppose_running,
+            assume_running,
             plugged: RefCell::default(),
             pulled: RefCell::default(),
             records: RefCell::default(),
@@ -76,12 +76,12 @@ impl<'a> Rehearsal<'a> {
     }
 
     /// Supposes that this device is plugged from now on.
-    pub fn suppose_plugged(&self, devpath: &DevPath, device: UsbDevice) {
+    pub fn with_device(&self, devpath: &DevPath, device: UsbDevice) {
         self.plugged.borrow_mut().insert(devpath.clone(), device);
     }
 
     /// Supposes that the device is pulled now, and that the guest which is asked first had it.
-    pub fn suppose_pulled(&self, devpath: &DevPath, id: Option<DeviceId>) {
+    pub fn without_device(&self, devpath: &DevPath, id: Option<DeviceId>) {
         self.plugged.borrow_mut().remove(devpath);
         *self.pulled.borrow_mut() = id;
     }
@@ -117,7 +117,7 @@ impl<'a> Rehearsal<'a> {
     }
 }
 
-impl World for Rehearsal<'_> {
+impl Host for DryRun<'_> {
     fn decided(&self, plan: &Plan<'_>) {
         self.step(Step::Decide { decision: plan.to_string() });
         if let Plan::Attach { vm, .. } = plan {
@@ -131,7 +131,7 @@ impl World for Rehearsal<'_> {
         }
         let device = sysfs::usb_device(self.root, devpath)?;
         if let Some(device) = &device {
-            self.suppose_plugged(devpath, device.clone());
+            self.with_device(devpath, device.clone());
         }
         Ok(device)
     }
@@ -153,8 +153,8 @@ impl World for Rehearsal<'_> {
         *self.now.borrow()
     }
 
-    fn seen(&self) -> Seen {
-        Seen { at: self.now(), seqnum: None }
+    fn seen(&self) -> UeventMark {
+        UeventMark { at: self.now(), seqnum: None }
     }
 
     fn boot_id(&self) -> &'static str {
@@ -163,7 +163,7 @@ impl World for Rehearsal<'_> {
 
     fn socket_file(&self, socket: &Path) -> Option<SocketFile> {
         let live = SocketFile::at(self.root, socket);
-        live.or_else(|| self.suppose_running.then(SocketFile::default))
+        live.or_else(|| self.assume_running.then(SocketFile::default))
     }
 
     /// As far as it can be told without a word to it.
@@ -193,7 +193,7 @@ impl World for Rehearsal<'_> {
         let interfaces = self.interfaces(devpath);
         let mut unbound = self.unbound.borrow_mut();
         let before = unbound.len();
-        for interface in interfaces.into_iter().filter(Interface::is_the_hosts) {
+        for interface in interfaces.into_iter().filter(Interface::has_kernel_driver) {
             unbound.insert(interface.name.clone());
             let driver = interface.driver.unwrap_or_default();
             self.step(Step::Unbind { interface: interface.name, driver });
@@ -240,9 +240,9 @@ impl World for Rehearsal<'_> {
         Ok(None)
     }
 
-    fn memory(&self, vm: &str, port: &Port) -> Memory {
+    fn memory(&self, vm: &str, port: &Port) -> GuestPortHistory {
         let mut memory = StateDir::look(self.root)
-            .map(|state| seat::memory(&state, vm, port))
+            .map(|state| guest_ports::memory(&state, vm, port))
             .unwrap_or_default();
         for (_, whose, seat) in self.seats.borrow().iter().filter(|(of, ..)| of == vm) {
             if whose == port {
@@ -255,7 +255,7 @@ impl World for Rehearsal<'_> {
     }
 
     /// Not a step of its own: it goes with the record.
-    fn remember_seat(&self, vm: &str, port: &Port, seat: &Usual) -> anyhow::Result<()> {
+    fn remember_seat(&self, vm: &str, port: &Port, seat: &LastPort) -> anyhow::Result<()> {
         self.seats.borrow_mut().push((vm.to_owned(), port.clone(), seat.clone()));
         Ok(())
     }
@@ -269,7 +269,7 @@ impl World for Rehearsal<'_> {
         self.step(Step::Connect { socket: socket.to_path_buf() });
         let mut guests = self.guests.borrow_mut();
         let guest = guests.entry(socket.to_path_buf()).or_insert_with(|| {
-            let mut guest = ModelGuest::new(&[], Vec::new());
+            let mut guest = FakeQemu::new(&[], Vec::new());
             if let Some(hubs) = self.hubs.borrow().get(socket).filter(|hubs| !hubs.is_empty()) {
                 guest.buses = hubs.iter().map(|hub| (hub.clone(), Bus::Good)).collect();
             }

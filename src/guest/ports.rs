@@ -22,7 +22,7 @@ pub struct GuestPort {
 
 /// A place to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seat {
+pub struct PortCandidate {
     /// The bus; none for QEMU's choice.
     pub bus: Option<String>,
     /// The port; none for QEMU's choice.
@@ -33,7 +33,7 @@ pub struct Seat {
 
 /// The port of the guest that a port of the host had last.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usual {
+pub struct LastPort {
     /// The guest's port.
     pub place: GuestPort,
     /// The speed of the device that was in it, if that was as fast there as it is on the host.
@@ -42,14 +42,14 @@ pub struct Usual {
 
 /// What is remembered of a guest's ports, for one port of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
+pub struct GuestPortHistory {
     /// The port that its devices had last.
-    pub own: Option<Usual>,
+    pub own: Option<LastPort>,
     /// The ports that those of other ports had.
     pub others: Vec<GuestPort>,
 }
 
-impl Seat {
+impl PortCandidate {
     /// Its port, if it names one.
     pub fn guest_port(&self) -> Option<GuestPort> {
         Some(GuestPort { bus: self.bus.clone()?, port: self.port? })
@@ -58,11 +58,15 @@ impl Seat {
 
 /// The place that is the first of the [`seats`] if nothing has changed in the guest, which need not
 /// be asked for that: where a device of the same speed was last.
-pub fn usual(hubs: &[String], speed: Option<Speed>, memory: &Memory) -> Option<Seat> {
-    let Usual { place, speed: last } = memory.own.as_ref()?;
+pub fn usual(
+    hubs: &[String],
+    speed: Option<Speed>,
+    memory: &GuestPortHistory,
+) -> Option<PortCandidate> {
+    let LastPort { place, speed: last } = memory.own.as_ref()?;
     let fits = last.is_some() && *last == speed && rank(&place.bus, hubs).is_some();
     let GuestPort { bus, port } = place.clone();
-    fits.then_some(Seat { bus: Some(bus), port: Some(port), at: speed })
+    fits.then_some(PortCandidate { bus: Some(bus), port: Some(port), at: speed })
 }
 
 /// The free places for a device of that speed, the best first.
@@ -83,8 +87,8 @@ pub fn seats(
     buses: &[GuestBus],
     hubs: &[String],
     speed: Option<Speed>,
-    memory: &Memory,
-) -> Vec<Seat> {
+    memory: &GuestPortHistory,
+) -> Vec<PortCandidate> {
     // Of a device that does not say what it is, the commonest is believed.
     let speed = speed.unwrap_or(Speed::HIGH).min(Speed::SUPER);
     let mut ranked = Vec::new();
@@ -106,7 +110,7 @@ pub fn seats(
     if let Some(own) = own {
         ranked[..=own].rotate_right(1);
     }
-    let named = ranked.into_iter().map(|(_, at, place)| Seat {
+    let named = ranked.into_iter().map(|(_, at, place)| PortCandidate {
         bus: Some(place.bus),
         port: Some(place.port),
         at: Some(at),
@@ -120,8 +124,8 @@ fn rank(bus: &str, hubs: &[String]) -> Option<usize> {
 }
 
 /// The places of which nothing is known.
-fn unknown(buses: &[GuestBus], hubs: &[String]) -> Vec<Seat> {
-    let seat = |bus| Seat { bus, port: None, at: None };
+fn unknown(buses: &[GuestBus], hubs: &[String]) -> Vec<PortCandidate> {
+    let seat = |bus| PortCandidate { bus, port: None, at: None };
     let known = |name: &String| buses.iter().any(|bus| bus.name == *name && !bus.ports.is_empty());
     let names = buses.iter().map(|bus| &bus.name);
     match (buses, hubs) {
@@ -134,7 +138,7 @@ fn unknown(buses: &[GuestBus], hubs: &[String]) -> Vec<Seat> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::bus::{Occupant, Takes};
+    use crate::guest::bus::{GuestDevice, SpeedRange};
     use proptest::prelude::*;
 
     const SPEEDS: [Speed; 4] = [Speed::LOW, Speed::FULL, Speed::HIGH, Speed::SUPER];
@@ -145,13 +149,14 @@ mod tests {
     const ONLY3: (Speed, Speed) = (Speed::SUPER, Speed::SUPER);
 
     fn bus(name: &str, ports: &[(Speed, Speed)], taken: &[usize]) -> GuestBus {
-        let occupant = |port: &usize| Occupant { port: port.to_string(), ..Occupant::default() };
+        let occupant =
+            |port: &usize| GuestDevice { port: port.to_string(), ..GuestDevice::default() };
         GuestBus {
             name: name.to_owned(),
             controller: "some-controller".to_owned(),
             id: None,
-            ports: ports.iter().map(|&(from, to)| Takes { from, to }).collect(),
-            occupants: taken.iter().map(occupant).collect(),
+            ports: ports.iter().map(|&(from, to)| SpeedRange { from, to }).collect(),
+            devices: taken.iter().map(occupant).collect(),
         }
     }
 
@@ -160,18 +165,23 @@ mod tests {
     }
 
     /// The places as `bus port`.
-    fn order(buses: &[GuestBus], hubs: &[&str], speed: Speed, memory: &Memory) -> Vec<String> {
+    fn order(
+        buses: &[GuestBus],
+        hubs: &[&str],
+        speed: Speed,
+        memory: &GuestPortHistory,
+    ) -> Vec<String> {
         let hubs: Vec<String> = hubs.iter().map(|hub| (*hub).to_owned()).collect();
         let seats = seats(buses, &hubs, Some(speed), memory);
-        let text = |seat: &Seat| {
+        let text = |seat: &PortCandidate| {
             let port = seat.port.map_or("?".to_owned(), |port| port.to_string());
             format!("{} {port}", seat.bus.as_deref().unwrap_or("?"))
         };
         seats.iter().map(text).collect()
     }
 
-    fn fresh() -> Memory {
-        Memory::default()
+    fn fresh() -> GuestPortHistory {
+        GuestPortHistory::default()
     }
 
     #[test]
@@ -205,8 +215,8 @@ mod tests {
     #[test]
     fn the_port_it_had_comes_first_and_those_of_others_last() {
         let x = [bus("x", &[USB3; 4], &[3])];
-        let memory = |own: Option<usize>, others: &[usize]| Memory {
-            own: own.map(|port| Usual { place: place("x", port), speed: None }),
+        let memory = |own: Option<usize>, others: &[usize]| GuestPortHistory {
+            own: own.map(|port| LastPort { place: place("x", port), speed: None }),
             others: others.iter().map(|port| place("x", *port)).collect(),
         };
         assert_eq!(order(&x, &[], Speed::FULL, &memory(Some(4), &[1])), ["x 4", "x 2", "x 1"]);
@@ -244,19 +254,19 @@ mod tests {
             own in prop::option::of((prop::sample::select(vec!["a", "b", "c"]), 1..7_usize)),
             others in prop::collection::vec((prop::sample::select(vec!["a", "b", "c"]), 1..7_usize), 0..5),
         ) {
-            let memory = Memory {
-                own: own.map(|(bus, port)| Usual { place: place(bus, port), speed: Some(speed) }),
+            let memory = GuestPortHistory {
+                own: own.map(|(bus, port)| LastPort { place: place(bus, port), speed: Some(speed) }),
                 others: others.iter().map(|(bus, port)| place(bus, *port)).collect(),
             };
             let seats = seats(&buses, &hubs, Some(speed), &memory);
-            let named: Vec<GuestPort> = seats.iter().filter_map(Seat::guest_port).collect();
+            let named: Vec<GuestPort> = seats.iter().filter_map(PortCandidate::guest_port).collect();
             let of = |name: &str| buses.iter().find(|bus| bus.name == name).unwrap();
             let mut seen = std::collections::HashSet::new();
             for seat in &named {
                 prop_assert!(seen.insert(seat.clone()), "twice");
                 prop_assert!(hubs.is_empty() || hubs.contains(&seat.bus));
                 let bus = of(&seat.bus);
-                prop_assert!(!bus.occupants.iter().any(|there| there.port == seat.port.to_string()));
+                prop_assert!(!bus.devices.iter().any(|there| there.port == seat.port.to_string()));
                 prop_assert!(bus.ports[seat.port - 1].from <= speed);
             }
             // All that fit at their own speed are there, and before all others.

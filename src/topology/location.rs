@@ -10,15 +10,15 @@ use super::read::port_folders;
 use super::{Controller, Hub, Topology};
 use crate::config::port::PortName;
 use crate::devpath::DevPath;
-use crate::place::{Generation, Place, Places};
+use crate::location::{Generation, PortLocation, UsbLocation};
 use crate::port::{BusNum, Port};
 use crate::root::Root;
 use crate::speed::Speed;
 use crate::sysfs::{self, attribute};
 
 /// Reads the places of a device.
-pub fn places(root: &Root, devpath: &DevPath) -> Places {
-    Places::gather(devpath, |devpath| place(root, devpath), |port| peer(root, port))
+pub fn places(root: &Root, devpath: &DevPath) -> UsbLocation {
+    UsbLocation::gather(devpath, |devpath| place(root, devpath), |port| peer(root, port))
 }
 
 /// Reads the other halves of the connectors a device is behind, nearest first. It costs one
@@ -29,8 +29,8 @@ pub fn peers(root: &Root, devpath: &DevPath) -> Vec<Port> {
 }
 
 /// Reads the controller and the root hub's generation.
-pub fn place(root: &Root, devpath: &DevPath) -> Place {
-    let bare = Place::of(devpath.clone());
+pub fn place(root: &Root, devpath: &DevPath) -> PortLocation {
+    let bare = PortLocation::of(devpath.clone());
     let Some((hub, controller)) = devpath.root_hub().and_then(|hub| {
         let controller = hub.parent()?;
         Some((hub, controller))
@@ -44,7 +44,7 @@ pub fn place(root: &Root, devpath: &DevPath) -> Place {
         Err(_) if !folder.exists() => None,
         _ => return bare,
     };
-    Place { controller: sysfs::controller_name(root, &controller), generation, ..bare }
+    PortLocation { controller: sysfs::controller_name(root, &controller), generation, ..bare }
 }
 
 /// The other half of the connector of a port. Both are on the same controller
@@ -88,8 +88,8 @@ fn peer_port(root: &Root, devpath: &DevPath) -> Option<Port> {
 
 impl Topology {
     /// The places of a device, as [`places`] reads them.
-    pub fn places(&self, devpath: &DevPath) -> Places {
-        Places::gather(
+    pub fn places(&self, devpath: &DevPath) -> UsbLocation {
+        UsbLocation::gather(
             devpath,
             |devpath| self.place(devpath),
             |port| self.port(port)?.connector.peer.clone(),
@@ -97,7 +97,7 @@ impl Topology {
     }
 
     /// The place with that DEVPATH.
-    pub fn place(&self, devpath: &DevPath) -> Place {
+    pub fn place(&self, devpath: &DevPath) -> PortLocation {
         let hub = devpath.root_hub();
         let known = self.controllers.iter().find_map(|controller| {
             let root_hub =
@@ -105,7 +105,7 @@ impl Topology {
             Some((controller.name.clone()?, Generation::of_root_hub(root_hub.speed?)))
         });
         let (controller, generation) = known.unzip();
-        Place { devpath: devpath.clone(), controller, generation }
+        PortLocation { devpath: devpath.clone(), controller, generation }
     }
 
     /// The DEVPATHs that a device in that port, or the root hub, has today; whether there is such a
@@ -133,7 +133,7 @@ impl Topology {
     }
 
     /// The root hubs and all ports.
-    pub fn all_places(&self) -> Vec<Place> {
+    pub fn all_places(&self) -> Vec<PortLocation> {
         let hubs = self.controllers.iter().flat_map(|controller| &controller.root_hubs);
         let hubs = hubs.map(|hub| &hub.devpath);
         let ports = self.ports().into_iter().map(|port| &port.devpath);
@@ -177,9 +177,9 @@ mod tests {
         let places = places(&root, &path("usb2/2-5/2-5.3"));
         assert_eq!(places.own.controller.as_ref().unwrap().to_string(), "pci-0000:00:14.0");
         assert_eq!(places.own.generation, Some(Generation::Usb3));
-        let others: Vec<_> = places.companions.iter().map(|place| place.devpath.clone()).collect();
+        let others: Vec<_> = places.peers.iter().map(|place| place.devpath.clone()).collect();
         assert_eq!(others, [path("usb1/1-2/1-2.3"), path("usb1/1-2")]);
-        assert_eq!(places.companions[0].generation, Some(Generation::Usb2));
+        assert_eq!(places.peers[0].generation, Some(Generation::Usb2));
         assert_eq!(peers(&root, &path("usb2/2-4")), []);
     }
 
@@ -192,6 +192,6 @@ mod tests {
         fs::remove_dir_all(root.path(format!("/sys{PCI}"))).unwrap();
         let gone = places(&root, &path("usb2/2-5"));
         assert_eq!(gone.own.controller.unwrap().to_string(), "pci-0000:00:14.0");
-        assert_eq!((gone.own.generation, gone.companions), (None, vec![]));
+        assert_eq!((gone.own.generation, gone.peers), (None, vec![]));
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::dir::{Records, StateDir};
-use crate::guest::seat::{GuestPort, Memory, Usual};
+use crate::guest::ports::{GuestPort, GuestPortHistory, LastPort};
 use crate::port::Port;
 use crate::speed::Speed;
 
@@ -32,12 +32,12 @@ struct Line {
 }
 
 /// What is remembered of the VM's ports, for that port of the host.
-pub fn memory(state: &StateDir, vm: &str, port: &Port) -> Memory {
-    let mut memory = Memory::default();
+pub fn memory(state: &StateDir, vm: &str, port: &Port) -> GuestPortHistory {
+    let mut memory = GuestPortHistory::default();
     for line in read(state).into_iter().filter(|line| line.vm == vm) {
         if line.host_port == *port {
             let speed = line.speed.and_then(|speed| speed.parse().ok());
-            memory.own = Some(Usual { place: line.seat, speed });
+            memory.own = Some(LastPort { place: line.seat, speed });
         } else {
             memory.others.push(line.seat);
         }
@@ -47,7 +47,7 @@ pub fn memory(state: &StateDir, vm: &str, port: &Port) -> Memory {
 
 /// Remembers that the VM's port is the host's `port`'s, and nobody else's any more. Only who has
 /// hold of the records may write.
-pub fn keep(records: &Records<'_>, vm: &str, port: &Port, usual: &Usual) -> Result<()> {
+pub fn keep(records: &Records<'_>, vm: &str, port: &Port, usual: &LastPort) -> Result<()> {
     let state = records.dir();
     let (seat, speed) = (&usual.place, usual.speed.map(Speed::number));
     let mut lines = read(state);
@@ -98,7 +98,7 @@ mod tests {
         let keep = |vm: &str, port: &str, number: usize| {
             let records = state.records(&Deadline::after(Duration::from_secs(5))).unwrap();
             let place = GuestPort { bus: "xhci0.0".to_owned(), port: number };
-            let usual = Usual { place, speed: Some(Speed::HIGH) };
+            let usual = LastPort { place, speed: Some(Speed::HIGH) };
             keep(&records, vm, &port.parse().unwrap(), &usual).unwrap();
         };
         let memory = |vm: &str, port: &str| {
