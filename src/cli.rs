@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::by_hand::{Attach, Detach, Move};
 use crate::commands::check::Check;
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
 use crate::commands::identify::Identify;
 use crate::commands::install::{Install, Uninstall};
+use crate::commands::manual::{Attach, Detach, Move};
 use crate::commands::ports::Ports;
 use crate::commands::simulate::Simulate;
 use crate::commands::status::Status;

@@ -35,7 +35,7 @@ pub fn report(root: &Root, outcome: &Report, verbose: bool) {
 }
 
 /// Writes the line of what a person, or something that stands for one, had done.
-pub fn report_by_hand(root: &Root, outcome: &Report) {
+pub fn report_manual(root: &Root, outcome: &Report) {
     if outcome.level() < Level::Debug
         && let Some(logger) = system_log(root, outcome)
     {

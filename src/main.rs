@@ -10,7 +10,7 @@ use clap::Parser;
 use dlmalloc::GlobalDlmalloc;
 use hotplugger::cli::{Cli, Command};
 use hotplugger::commands::{CommandStatus, Context, simulate};
-use hotplugger::hook::Hook;
+use hotplugger::event::Hook;
 use hotplugger::journal;
 use hotplugger::output::Output;
 use hotplugger::root::Root;

@@ -8,10 +8,10 @@ use log::Level;
 
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
+use crate::event::uevent::UsbEvent;
 use crate::guest::attach::GuestLocation;
 use crate::port::{DevNum, Port};
 use crate::text::sanitize;
-use crate::uevent::UsbEvent;
 
 /// How an event ended.
 #[derive(Debug)]
@@ -182,17 +182,17 @@ impl Outcome {
     /// Its name in the journal's fields and in JSON.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Skipped(_) => "idle",
+            Self::Skipped(_) => "skipped",
             Self::Recorded => "recorded",
-            Self::AlreadyAttached => "attached-before",
+            Self::AlreadyAttached => "already-attached",
             Self::Attached { .. } => "attached",
-            Self::PendingResume => "when-running",
+            Self::PendingResume => "pending-resume",
             Self::NotRunning(_) => "not-running",
-            Self::Rejected(_) => "refused",
-            Self::UnpluggedEarly => "left",
+            Self::Rejected(_) => "rejected",
+            Self::UnpluggedEarly => "unplugged-early",
             Self::Detached(_) => "detached",
-            Self::DetachedManually(_) => "let-go",
-            Self::ReturnedToHost => "reclaimed",
+            Self::DetachedManually(_) => "detached-manually",
+            Self::ReturnedToHost => "returned-to-host",
             Self::Failed(_) => "failed",
         }
     }

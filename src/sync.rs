@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
+use crate::event::plan::choose;
 use crate::guest::bus::{GuestDevice, buses};
 use crate::guest::object;
+use crate::host::settle::Settle;
+use crate::host::sysfs::UsbDevice;
+use crate::host::topology::{HubPort, Topology};
 use crate::host::{ExchangeError, Host};
 use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report};
-use crate::plan::choose;
 use crate::port::{DevNum, Port};
-use crate::settle::Settle;
 use crate::state::record::Record;
-use crate::sysfs::UsbDevice;
-use crate::topology::{HubPort, Topology};
 use crate::transfer::attach::{Attach, Trigger};
 use crate::transfer::candidate::Assignment;
 use crate::transfer::{Given, give_to_host, new_record, recall_device};
@@ -67,7 +67,7 @@ impl Sync<'_> {
         let had = self.tidy(timeout, told)?;
         let mut good = 0;
         for own in self.owned(&had.topology) {
-            if own.record.as_ref().is_some_and(|record| record.detached_by_hand) {
+            if own.record.as_ref().is_some_and(|record| record.detached_manual) {
                 continue;
             }
             let id = DeviceId { port: own.port.port.clone(), devnum: own.device.devnum };

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use hotplugger::config::parse::parse;
 use support::root::Root;
-use support::udev::run_by_hand;
+use support::udev::run_manual;
 
 /// A document.
 struct Document {
@@ -145,7 +145,7 @@ fn each_command_line_runs() {
             }
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let ended = run_by_hand(&host(), &words);
+        let ended = run_manual(&host(), &words);
         // The name of a command, in a sentence.
         if words.len() == 1 && ended.stderr.contains("arguments were not provided") {
             continue;

@@ -188,7 +188,7 @@ fn a_folder_that_others_can_write_is_none_to_rely_on_unless_the_config_says_so()
     let (answer, came) = partner.offer(user, false);
     let said = answer.unwrap_err();
     assert!(said.contains("vm (mode 777), who could put another socket there"), "{said}");
-    assert!(!came && said.contains("`trust_socket_folder: true`"), "{said}");
+    assert!(!came && said.contains("`trust_socket_directory: true`"), "{said}");
     let (answer, came) = Partner::in_folder_of_mode(0o777).offer(user, true);
     assert!(answer.is_ok() && came);
 }

@@ -19,7 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use support::root::Root;
-use support::udev::{Ended, run_by_hand};
+use support::udev::{Ended, run_manual};
 
 const RULE: &str = "etc/udev/rules.d/99-hotplugger.rules";
 const CONFIG: &str = "etc/hotplugger/config.yaml";
@@ -38,7 +38,7 @@ impl Target {
 
     fn run(&self, command: &str, more: &[&str]) -> Ended {
         let arguments = [command, "--root", self.folder.path().to_str().unwrap()];
-        run_by_hand(&self.machine, &[&arguments, more].concat())
+        run_manual(&self.machine, &[&arguments, more].concat())
     }
 
     /// What each line of a run says: `write /etc/…`.
@@ -188,7 +188,7 @@ fn a_program_that_others_can_replace_is_refused() {
     let program = folder.join("hotplugger");
     fs::copy(env!("CARGO_BIN_EXE_hotplugger"), &program).unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
-    let run = run_by_hand(&machine, &["install", "--program", program.to_str().unwrap()]);
+    let run = run_manual(&machine, &["install", "--program", program.to_str().unwrap()]);
     assert_eq!(run.status, 1);
     assert!(run.stderr.contains("others than root can change"), "{}", run.stderr);
     assert!(run.stderr.contains("/usr/local/bin/hotplugger install"), "{}", run.stderr);
@@ -351,7 +351,7 @@ fn beside_a_package_only_what_depends_on_the_machine_is_put_and_removed() {
 
 #[test]
 fn a_package_is_put_below_a_folder_only() {
-    let run = run_by_hand(&Root::new(), &["install", "--package"]);
+    let run = run_manual(&Root::new(), &["install", "--package"]);
     assert!(run.status != 0 && run.stderr.contains("--root"), "{}", run.stderr);
 }
 

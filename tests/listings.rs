@@ -20,7 +20,7 @@ use std::path::Path;
 
 use support::qemu::Qemu;
 use support::root::Root;
-use support::udev::run_by_hand;
+use support::udev::run_manual;
 
 const CONFIG: &str = "\
 virtual_machines:
@@ -54,7 +54,7 @@ fn host() -> (Root, Qemu) {
 
 /// Compares what a command prints with a file.
 fn compare(root: &Root, arguments: &[&str], name: &str) {
-    let run = run_by_hand(root, arguments);
+    let run = run_manual(root, arguments);
     assert_eq!((run.status, run.stderr.as_str()), (0, ""), "{arguments:?}");
     let temporary = root.path("/").to_string_lossy().trim_end_matches('/').to_owned();
     compare_text(name, &without_times(&run.stdout.replace(&temporary, "")));
@@ -135,7 +135,7 @@ fn each_recording_comes_to_its_end() {
     for recording in recordings {
         writeln!(ends, "{}", recording.file_name().unwrap().display()).unwrap();
         let run =
-            run_by_hand(&root, &["simulate", recording.to_str().unwrap(), "--running", "--json"]);
+            run_manual(&root, &["simulate", recording.to_str().unwrap(), "--running", "--json"]);
         let events: Vec<serde_json::Value> = serde_json::from_str(&run.stdout).unwrap();
         for event in events {
             let text = |key: &str| event[key].as_str().unwrap().to_owned();
@@ -158,7 +158,7 @@ fn a_rehearsal_touches_nothing() {
                 _ => format!("{path}/{target}"),
             };
             root.write(&format!("{path}/uevent"), "DEVTYPE=usb_device\nBUSNUM=001\nTYPE=0/0/0\n");
-            let run = run_by_hand(&root, &["simulate", &path, "--action", action]);
+            let run = run_manual(&root, &["simulate", &path, "--action", action]);
             assert_eq!(run.status, 0, "{}", run.stderr);
             assert!(run.stdout.contains("exit status 0"), "{}", run.stdout);
         }
@@ -189,13 +189,13 @@ fn no_product_name_harms_a_listing() {
     symlink(root.path(folder), root.path("/sys/bus/usb/devices/1-1.2")).unwrap();
     let listings = [
         told.stderr,
-        run_by_hand(&root, &["ports"]).stdout,
-        run_by_hand(&root, &["status"]).stdout,
-        run_by_hand(&root, &["ports", "--json"]).stdout,
-        run_by_hand(&root, &["status", "--json"]).stdout,
-        run_by_hand(&root, &["identify", "--plugged"]).stdout,
-        run_by_hand(&root, &["identify", "--plugged", "--json"]).stdout,
-        run_by_hand(&root, &["simulate", "1-1.2", "--running"]).stdout,
+        run_manual(&root, &["ports"]).stdout,
+        run_manual(&root, &["status"]).stdout,
+        run_manual(&root, &["ports", "--json"]).stdout,
+        run_manual(&root, &["status", "--json"]).stdout,
+        run_manual(&root, &["identify", "--plugged"]).stdout,
+        run_manual(&root, &["identify", "--plugged", "--json"]).stdout,
+        run_manual(&root, &["simulate", "1-1.2", "--running"]).stdout,
     ];
     for listing in listings {
         for line in listing.lines() {
@@ -211,11 +211,11 @@ fn no_product_name_harms_a_listing() {
 fn usage_errors_end_with_2_and_failures_with_1() {
     let root = Root::new();
     for arguments in [&["--nonsense"][..], &["simulate"], &["no-such-command"], &[]] {
-        assert_eq!(run_by_hand(&root, arguments).status, 2, "{arguments:?}");
+        assert_eq!(run_manual(&root, arguments).status, 2, "{arguments:?}");
     }
     root.config("virtual_machines: [1]\n");
     for command in ["ports", "status"] {
-        let run = run_by_hand(&root, &[command]);
+        let run = run_manual(&root, &[command]);
         assert_eq!(run.status, 1);
         assert!(run.stderr.contains("config.yaml:1:19: "), "{}", run.stderr);
     }

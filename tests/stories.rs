@@ -51,7 +51,7 @@ use serde_json::Value;
 use support::qemu::{CONTROLLER, PATIENCE, Qemu};
 use support::root::Root;
 use support::story::{Step, Story};
-use support::udev::{Ended, Running, run_by_hand};
+use support::udev::{Ended, Running, run_manual};
 
 #[test]
 fn each_story_comes_as_it_is_told() {
@@ -162,7 +162,7 @@ impl Stage {
                 }
             }
             ["state"] => return state(root),
-            ["hotplugger", ref arguments @ ..] => return told(&run_by_hand(root, arguments)),
+            ["hotplugger", ref arguments @ ..] => return told(&run_manual(root, arguments)),
             ["qemu", vm, ref arguments @ ..] => {
                 let said = |word| arguments.contains(&word);
                 let mut all = if said("running") { vec![] } else { vec!["-S"] };

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use hotplugger::hook::Hook;
+use hotplugger::event::Hook;
+use hotplugger::event::uevent::properties;
 use hotplugger::host::dry_run::DryRun;
-use hotplugger::uevent::properties;
 
 use super::host::Host;
 

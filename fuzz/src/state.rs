@@ -8,7 +8,7 @@ use hotplugger::outcome::{Outcome, Report};
 use hotplugger::port::Port;
 use hotplugger::speed::Speed;
 use hotplugger::state::dir::{StateDir, peek, peek_all};
-use hotplugger::state::{history, seat};
+use hotplugger::state::{guest_ports, history};
 
 use super::host::Host;
 
@@ -30,11 +30,11 @@ pub fn run(data: &[u8]) {
             records.put(&record).expect("it is written");
             assert_eq!(records.get(&port).as_ref(), Some(&record));
         }
-        seat::memory(&state, "w", &port);
+        guest_ports::memory(&state, "w", &port);
         let place = GuestPort { bus: "xhci0.0".to_owned(), port: 1 };
         let usual = LastPort { place, speed: Some(Speed::HIGH) };
-        seat::keep(&records, "w", &port, &usual).expect("it is written");
-        assert_eq!(seat::memory(&state, "w", &port).own, Some(usual));
+        guest_ports::keep(&records, "w", &port, &usual).expect("it is written");
+        assert_eq!(guest_ports::memory(&state, "w", &port).own, Some(usual));
         history::append(root, &Report::new(None, Outcome::UnpluggedEarly));
         history::read(root);
     });

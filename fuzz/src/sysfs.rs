@@ -5,10 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Component, Path};
 
 use hotplugger::devpath::DevPath;
-use hotplugger::in_use::{in_use, read};
+use hotplugger::host::disks::{in_use, read};
+use hotplugger::host::topology::{location, read as topology};
+use hotplugger::host::{drivers, sysfs};
 use hotplugger::port::{BusNum, DevNum};
-use hotplugger::topology::{places, read as topology};
-use hotplugger::{drivers, sysfs};
 
 use super::host::{Host, TABLET};
 

@@ -7,8 +7,8 @@ use super::finding::Finding;
 use super::report::several;
 use crate::config::Config;
 use crate::config::parse::ConfigError;
+use crate::permissions::{PermissionIssue, PermissionKind};
 use crate::text::shell_word;
-use crate::trust::{PermissionIssue, PermissionKind};
 
 /// What was found where the config should be.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::finding::Finding;
 use crate::devpath::DevPath;
-use crate::sysfs::UsbDevice;
+use crate::host::sysfs::UsbDevice;
 use crate::text::shell_word;
 
 /// A device in a configured port.

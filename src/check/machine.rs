@@ -10,10 +10,10 @@ use crate::config::VirtualMachine;
 use crate::device_id::DeviceId;
 use crate::guest::bus::GuestBus;
 use crate::libvirt;
+use crate::permissions::{PermissionIssue, PermissionKind};
 use crate::qmp::message::Version;
 use crate::qmp::{Error, Stage};
 use crate::text::shell_word;
-use crate::trust::{PermissionIssue, PermissionKind};
 
 /// What was found of a virtual machine.
 #[derive(Debug)]
@@ -209,11 +209,11 @@ pub(super) mod tests {
                 timeout: VirtualMachine::DEFAULT_TIMEOUT,
                 hubs: Vec::new(),
                 exclude: Vec::new(),
-                hands_off: true,
+                unbind_host_drivers: true,
                 access: Access::default(),
-                reclaim: false,
+                return_to_host: false,
                 ports: Vec::new(),
-                peers: true,
+                peer_ports: true,
             },
             socket: "/run/q".into(),
             weakness: None,

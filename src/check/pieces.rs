@@ -1,9 +1,9 @@
 //! The units and hooks that run `sync`: are they there, and are they as this config wants them.
 
 use super::finding::Finding;
-use crate::pieces::disk::Found;
-use crate::pieces::unit::{self, Unfit};
-use crate::pieces::{Content, Group, Piece, RULE};
+use crate::install::disk::Found;
+use crate::install::unit::{self, Unfit};
+use crate::install::{Content, Group, Piece, RULE};
 use crate::text::shell_word;
 
 /// What was found of the pieces of `install` but for the rule and what belongs to it.
@@ -123,7 +123,7 @@ fn unfit(vm: &str, why: Unfit) -> Finding {
 mod tests {
     use super::*;
     use crate::config::parse::parse;
-    use crate::pieces::pieces;
+    use crate::install::pieces;
 
     /// Those of a machine with systemd and two virtual machines; `change` plants a fault.
     fn codes(change: impl Fn(&mut PieceLook)) -> Vec<&'static str> {

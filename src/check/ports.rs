@@ -10,7 +10,7 @@ use super::finding::Finding;
 use crate::config::port::PortName;
 use crate::config::{Config, VirtualMachine};
 use crate::devpath::{DevPath, is_root_hub};
-use crate::topology::{Controller, Hub, Topology};
+use crate::host::topology::{Controller, Hub, Topology};
 
 /// Judges all ports of all machines.
 pub fn judge(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> {
@@ -146,7 +146,7 @@ impl Ports<'_> {
             [] => finding.advice("`hotplugger identify` tells the port's name, which stays"),
             [one] => finding.ports(self.path, &vm.name, Some(port), Some(&self.name(one))),
             // Either stands for both.
-            [one, other] if vm.peers && self.is_pair(one, other) => {
+            [one, other] if vm.peer_ports && self.is_pair(one, other) => {
                 finding.ports(self.path, &vm.name, Some(port), Some(&self.name(one)))
             }
             several => {
@@ -217,7 +217,7 @@ impl Ports<'_> {
         };
         let owners = self.config.owners(&self.topology.places(peer));
         match owners.first() {
-            // Only with `peers: false`.
+            // Only with `peer_ports: false`.
             None => {
                 let faster =
                     self.topology.place(peer).generation > self.topology.place(port).generation;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::finding::Finding;
+use crate::permissions::{PermissionIssue, PermissionKind};
 use crate::text::shell_word;
-use crate::trust::{PermissionIssue, PermissionKind};
 
 /// What was found where the rule's program should be.
 #[derive(Debug)]

@@ -115,11 +115,11 @@ mod tests {
             timeout: VirtualMachine::DEFAULT_TIMEOUT,
             hubs: hubs.iter().map(|hub| (*hub).to_owned()).collect(),
             exclude: Vec::new(),
-            hands_off: true,
+            unbind_host_drivers: true,
             access: Access::default(),
-            reclaim: false,
+            return_to_host: false,
             ports: Vec::new(),
-            peers: true,
+            peer_ports: true,
         }
     }
 

@@ -1,10 +1,10 @@
 //! The commands for people, one file each: its arguments and what it does with them.
 
-pub mod by_hand;
 pub mod check;
 pub mod guest_args;
 pub mod identify;
 pub mod install;
+pub mod manual;
 pub mod ports;
 pub mod simulate;
 pub mod status;
@@ -45,7 +45,7 @@ impl Context<'_> {
     /// `status`.
     pub fn tell(&self, outcome: &Report, tone: Style, output: &mut Output) -> io::Result<()> {
         output.whole_line(&Line::from((tone, outcome.to_string())))?;
-        journal::report_by_hand(self.root, outcome);
+        journal::report_manual(self.root, outcome);
         history::append(self.root, outcome);
         Ok(())
     }

@@ -8,11 +8,11 @@ use super::{CommandStatus, Context};
 use crate::config::Config;
 use crate::config::port::PortName;
 use crate::devpath::DevPath;
+use crate::host::topology::read::topology;
+use crate::host::topology::{Hub, HubPort, Plugged, Topology};
 use crate::output::{Line, Output, Style};
 use crate::speed::Speed;
 use crate::state::dir;
-use crate::topology::read::topology;
-use crate::topology::{Hub, HubPort, Plugged, Topology};
 
 /// Arguments of `ports`.
 #[derive(Debug, Args)]

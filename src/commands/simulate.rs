@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use self::event::{Event, recorded};
 use super::{CommandStatus, Context};
-use crate::hook::Hook;
+use crate::event::Hook;
 use crate::host::dry_run::{DryRun, Step};
 use crate::outcome::Report;
 use crate::output::{Line, Output, Style};

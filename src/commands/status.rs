@@ -167,7 +167,7 @@ fn event_lines(events: &[history::Entry], output: &mut Output) -> Result<()> {
         let age = duration(now.saturating_sub(event.time) / 1000);
         let tone = match event.outcome.as_str() {
             "failed" => Style::Bad,
-            "refused" => Style::Warning,
+            "rejected" => Style::Warning,
             _ => Style::Plain,
         };
         let line = Line::default().with(Style::Faint, format!("  {age:>6} ago  "));

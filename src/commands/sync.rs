@@ -12,11 +12,11 @@ use clap::Args;
 use super::{CommandStatus, Context};
 use crate::config::{Config, VirtualMachine};
 use crate::host::real::RealHost;
+use crate::host::topology::read::topology;
 use crate::outcome::{Outcome, Report};
 use crate::output::{Line, Output, Style};
 use crate::state::dir;
 use crate::sync;
-use crate::topology::read::topology;
 
 /// Arguments of `sync`.
 #[derive(Debug, Args)]
@@ -93,7 +93,7 @@ impl Sync {
             // Who hears it is gone only when the program is.
             let _ = teller.send(Told::Report(Box::new(outcome)));
         };
-        let mut reclaim = vm.reclaim;
+        let mut reclaim = vm.return_to_host;
         let ended = loop {
             let file = sync.world.socket_file(&vm.socket);
             let ended = if sync.world.runs(&vm.socket) {

@@ -11,7 +11,7 @@ pub struct Access {
     /// The user that must listen at the socket; none for the one whom the socket belongs to.
     pub user: Option<User>,
     /// Whether it does not matter who else can write to the socket's folder.
-    pub trust_socket_folder: bool,
+    pub trust_socket_directory: bool,
 }
 
 /// How QEMU gets at a device.

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::port::PortName;
+use crate::host::sysfs::UsbDevice;
 use crate::location::UsbLocation;
-use crate::sysfs::UsbDevice;
 use crate::text::sanitize;
 
 /// One entry of `exclude:`.

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 
 use super::Config;
 use super::parse::parse;
+use crate::permissions::{self, PermissionIssue, PermissionKind};
 use crate::root::Root;
-use crate::trust::{self, PermissionIssue, PermissionKind};
 
 /// The environment variable that names the config file.
 pub const VARIABLE: &str = "HOTPLUGGER_CONFIG";
@@ -122,10 +122,11 @@ impl ConfigFile {
 
     /// What lets others than these users change the file that was read, or replace it.
     pub fn weakness(&self, owners: &[u32]) -> Result<Option<PermissionIssue>> {
-        let look = || match trust::weakness(&self.metadata, &self.path.canonicalize()?, owners) {
-            None => trust::weakness_of_folders(&self.path, owners),
-            found => Ok(found),
-        };
+        let look =
+            || match permissions::weakness(&self.metadata, &self.path.canonicalize()?, owners) {
+                None => permissions::weakness_of_folders(&self.path, owners),
+                found => Ok(found),
+            };
         look().with_context(|| format!("config {}", self.path.display()))
     }
 }

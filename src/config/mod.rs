@@ -11,7 +11,6 @@ pub mod exclude;
 pub mod file;
 pub mod parse;
 pub mod port;
-pub mod prefilter;
 pub mod write;
 
 use std::fmt;
@@ -21,8 +20,8 @@ use std::time::Duration;
 use self::access::Access;
 use self::exclude::Exclusion;
 use self::port::{PortMatch, PortName};
+use crate::host::sysfs::UsbDevice;
 use crate::location::{PortLocation, UsbLocation};
-use crate::sysfs::UsbDevice;
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,16 +48,16 @@ pub struct VirtualMachine {
     /// What does not go to it, beside what goes to none.
     pub exclude: Vec<Exclusion>,
     /// Whether the host's drivers are kept off a device while it settles.
-    pub hands_off: bool,
+    pub unbind_host_drivers: bool,
     /// How its QEMU gets at a device.
     pub access: Access,
     /// Whether the host's drivers get its devices back when it does not run.
-    pub reclaim: bool,
+    pub return_to_host: bool,
     /// The ports, each with all that is below it.
     pub ports: Vec<PortName>,
     /// Whether the other halves of its ports' connectors are its too, where no other name has
     /// them.
-    pub peers: bool,
+    pub peer_ports: bool,
 }
 
 impl VirtualMachine {
@@ -153,7 +152,7 @@ struct MatchRank {
 
 impl VirtualMachine {
     fn claim(&self, places: &UsbLocation) -> Option<MatchRank> {
-        let peers = places.peers.iter().filter(|_| self.peers);
+        let peers = places.peers.iter().filter(|_| self.peer_ports);
         let all = std::iter::once((true, &places.own)).chain(peers.map(|place| (false, place)));
         let claims = all.flat_map(|(own, place)| {
             let fits = self.ports.iter().filter_map(|port| port.fit(place));

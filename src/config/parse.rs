@@ -100,13 +100,13 @@ struct Fields {
     delay: Option<Seconds<0, 120_000>>,
     timeout: Option<Seconds<100, 60_000>>,
     hubs: Option<List<Bus>>,
-    peers: Option<Switch>,
+    peer_ports: Option<Switch>,
     exclude: Option<Exclude>,
-    hands_off: Option<Switch>,
+    unbind_host_drivers: Option<Switch>,
     access: Option<ConfiguredWay>,
     user: Option<ConfiguredUser>,
-    trust_socket_folder: Option<Switch>,
-    reclaim: Option<Switch>,
+    trust_socket_directory: Option<Switch>,
+    return_to_host: Option<Switch>,
     ports: List<ConfiguredPort>,
 }
 
@@ -135,15 +135,15 @@ impl Fields {
                 .hubs
                 .map(|hubs| hubs.0.into_iter().map(|bus| bus.0).collect())
                 .unwrap_or_default(),
-            peers: self.peers.is_none_or(|switch| switch.0),
+            peer_ports: self.peer_ports.is_none_or(|switch| switch.0),
             exclude: self.exclude.unwrap_or_default().0,
-            hands_off: self.hands_off.is_none_or(|switch| switch.0),
+            unbind_host_drivers: self.unbind_host_drivers.is_none_or(|switch| switch.0),
             ports: self.ports.0.into_iter().map(|port| port.0).collect(),
-            reclaim: self.reclaim.is_some_and(|switch| switch.0),
+            return_to_host: self.return_to_host.is_some_and(|switch| switch.0),
             access: Access {
                 way,
                 user: self.user.map(|user| user.0),
-                trust_socket_folder: self.trust_socket_folder.is_some_and(|switch| switch.0),
+                trust_socket_directory: self.trust_socket_directory.is_some_and(|switch| switch.0),
             },
         })
     }
@@ -162,8 +162,8 @@ impl<'de> Deserialize<'de> for Unnamed {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(
                     "the keys of a virtual machine: `socket:` (or `domain:`) and `ports:`, and \
-                     perhaps `delay:`, `timeout:`, `hubs:`, `peers:`, `exclude:`, \
-                     `hands_off:`, `reclaim:`, `access:`, `user:` and `trust_socket_folder:`",
+                     perhaps `delay:`, `timeout:`, `hubs:`, `peer_ports:`, `exclude:`, \
+                     `unbind_host_drivers:`, `return_to_host:`, `access:`, `user:` and `trust_socket_directory:`",
                 )
             }
 

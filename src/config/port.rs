@@ -226,4 +226,4 @@ impl fmt::Display for PortNameError {
 impl std::error::Error for PortNameError {}
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

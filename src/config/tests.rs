@@ -12,11 +12,11 @@ fn vm(name: &str, ports: &[&str]) -> VirtualMachine {
         timeout: VirtualMachine::DEFAULT_TIMEOUT,
         hubs: Vec::new(),
         ports: ports.iter().map(|port| port.replace('@', PCI).parse().unwrap()).collect(),
-        peers: true,
+        peer_ports: true,
         exclude: Vec::new(),
-        hands_off: true,
+        unbind_host_drivers: true,
         access: Access::default(),
-        reclaim: false,
+        return_to_host: false,
     }
 }
 
@@ -87,7 +87,7 @@ fn one_half_has_the_other_unless_that_is_anothers() {
     assert_eq!(owner(&config, "usb2/2-7", &["usb1/1-7"]), None);
     // Behind a hub in a port whose other half is configured.
     assert_eq!(owner(&config, "usb2/2-1/2-1.3", &["usb1/1-1/1-1.3", "usb1/1-1"]), Some("w"));
-    config.virtual_machines[0].peers = false;
+    config.virtual_machines[0].peer_ports = false;
     assert_eq!(owner(&config, "usb2/2-1", &["usb1/1-1"]), None);
     assert_eq!(owner(&config, "usb1/1-1", &["usb2/2-1"]), Some("w"));
 }

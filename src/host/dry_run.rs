@@ -17,25 +17,25 @@ use super::{ExchangeError, Host};
 use crate::clock::Monotonic;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
-use crate::drivers::{self, Interface};
+use crate::event::plan::Plan;
 use crate::guest::attach::AttachError;
 use crate::guest::fake::{Bus, FakeQemu, HostDevice};
 use crate::guest::ports::{GuestPortHistory, LastPort};
-use crate::in_use::{self, Disks};
-use crate::node;
-use crate::passwd;
-use crate::plan::Plan;
+use crate::host::disks::{self, Disks};
+use crate::host::drivers::{self, Interface};
+use crate::host::node;
+use crate::host::settle::{Settle, Settled};
+use crate::host::sysfs::{self, UsbDevice};
+use crate::host::users;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::Qmp;
 use crate::root::Root;
-use crate::settle::{Settle, Settled};
 use crate::speed::Speed;
 use crate::state::dir::{self, StateDir};
 use crate::state::guest_ports;
 use crate::state::lock::Lock;
 use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
-use crate::sysfs::{self, UsbDevice};
 
 /// The rehearsal.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ impl Host for DryRun<'_> {
     }
 
     fn uid(&self, name: &str) -> io::Result<Option<u32>> {
-        passwd::uid(self.root, name)
+        users::uid(self.root, name)
     }
 
     /// As if it were plugged now.
@@ -186,7 +186,7 @@ impl Host for DryRun<'_> {
     }
 
     fn disks(&self, devpath: &DevPath) -> Disks {
-        in_use::read(self.root, devpath)
+        disks::read(self.root, devpath)
     }
 
     fn unbind_drivers(&self, devpath: &DevPath) -> io::Result<usize> {

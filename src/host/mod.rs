@@ -3,8 +3,16 @@
 //! [`live`] is this machine, [`rehearsal`] one in which nothing is touched; the code that decides
 //! and acts is the same.
 
+pub mod disks;
+pub mod drivers;
 pub mod dry_run;
+pub mod netlink;
+pub mod node;
 pub mod real;
+pub mod settle;
+pub mod sysfs;
+pub mod topology;
+pub mod users;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,18 +21,18 @@ use std::time::Duration;
 
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
-use crate::drivers::Interface;
+use crate::event::plan::Plan;
 use crate::guest::attach::AttachError;
 use crate::guest::ports::{GuestPortHistory, LastPort};
-use crate::in_use::Disks;
-use crate::plan::Plan;
+use crate::host::disks::Disks;
+use crate::host::drivers::Interface;
+use crate::host::settle::{Settle, Settled};
+use crate::host::sysfs::UsbDevice;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp};
-use crate::settle::{Settle, Settled};
 use crate::state::lock::Lock;
 use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
-use crate::sysfs::UsbDevice;
 
 /// The world around one udev call.
 pub trait Host {

@@ -11,23 +11,23 @@ use super::{ExchangeError, Host};
 use crate::clock::Monotonic;
 use crate::deadline::Deadline;
 use crate::devpath::DevPath;
-use crate::drivers::{self, Interface};
 use crate::guest::attach::AttachError;
 use crate::guest::ports::{GuestPortHistory, LastPort};
-use crate::in_use::{self, Disks};
-use crate::node;
-use crate::passwd;
+use crate::host::disks::{self, Disks};
+use crate::host::drivers::{self, Interface};
+use crate::host::node;
+use crate::host::settle::{self, Settle, Settled};
+use crate::host::sysfs::{self, UsbDevice};
+use crate::host::users;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::connection;
 use crate::qmp::{Error, Qmp, Stage};
 use crate::root::Root;
-use crate::settle::{self, Settle, Settled};
 use crate::state::dir::StateDir;
 use crate::state::guest_ports;
 use crate::state::lock::{Lock, LockError};
 use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
-use crate::sysfs::{self, UsbDevice};
 
 /// How long a look into the state folder may wait for others, who never hold it longer than a
 /// file takes to write.
@@ -85,7 +85,7 @@ impl Host for RealHost<'_> {
     }
 
     fn uid(&self, name: &str) -> io::Result<Option<u32>> {
-        passwd::uid(self.root, name)
+        users::uid(self.root, name)
     }
 
     fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic> {
@@ -123,7 +123,7 @@ impl Host for RealHost<'_> {
     }
 
     fn disks(&self, devpath: &DevPath) -> Disks {
-        in_use::read(self.root, devpath)
+        disks::read(self.root, devpath)
     }
 
     fn unbind_drivers(&self, devpath: &DevPath) -> io::Result<usize> {

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::trust::{self, PermissionIssue, PermissionKind};
+use crate::permissions::{self, PermissionIssue, PermissionKind};
 
 /// Who may have a descriptor.
 pub trait Recipient {
@@ -74,7 +74,7 @@ pub fn check(socket: &Path, listens: u32, recipient: &dyn Recipient) -> Result<(
         return Ok(());
     }
     let sticky_is_safe = named.is_some();
-    match trust::open_folder(socket, &[0, must], sticky_is_safe).map_err(Refused::Unknown)? {
+    match permissions::open_folder(socket, &[0, must], sticky_is_safe).map_err(Refused::Unknown)? {
         Some(weakness) => Err(Refused::Folder(weakness)),
         None => Ok(()),
     }
@@ -99,7 +99,7 @@ impl fmt::Display for Refused {
                 }
                 f.write_str(
                     ", who could put another socket there; move it, or write \
-                     `trust_socket_folder: true` into the config",
+                     `trust_socket_directory: true` into the config",
                 )
             }
         }

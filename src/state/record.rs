@@ -37,7 +37,7 @@ pub struct Record {
     pub attached: Option<Attachment>,
     /// Whether it was detached by hand: it stays with the host until it is pulled.
     #[serde(default)]
-    pub detached_by_hand: bool,
+    pub detached_manual: bool,
     /// The variables of the uevent.
     pub properties: BTreeMap<String, String>,
 }
@@ -108,7 +108,7 @@ pub(crate) mod tests {
             seen: UeventMark { at: Monotonic(20), seqnum: Some(100) },
             newest_interface: None,
             attached: None,
-            detached_by_hand: false,
+            detached_manual: false,
             properties: BTreeMap::new(),
         }
     }

@@ -13,14 +13,14 @@ use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest::attach::{AttachError, AttachRequest, Attached, attach};
 use crate::guest::object;
+use crate::host::settle::{Settle, Settled};
+use crate::host::sysfs::{self, UsbDevice};
 use crate::host::{ExchangeError, Host};
 use crate::outcome::{EventContext, Outcome, Report, SkipReason, Times};
 use crate::port::{DevNum, Port};
 use crate::qmp::Error;
 use crate::qmp::handover::Handover;
-use crate::settle::{Settle, Settled};
 use crate::state::record::{Record, UeventMark};
-use crate::sysfs::{self, UsbDevice};
 
 /// A device that is to go to a virtual machine.
 pub struct Attach<'a> {
@@ -135,7 +135,7 @@ impl Attach<'_> {
         if self.settles() {
             let quiet_since = record.quiet_since(seen);
             let settle = Settle::new(self.devpath(), self.vm().delay, quiet_since, started)
-                .hands_off(self.vm().hands_off);
+                .unbind_host_drivers(self.vm().unbind_host_drivers);
             match world.settle(settle, &mut || notes.extend(candidate.keep_host_off())) {
                 Ok(Settled::Quiet) => {}
                 Ok(Settled::Removed) => return end(&context, self.left()),
@@ -248,7 +248,7 @@ impl Attach<'_> {
                 Some(SkipReason::LeftToNewerInterface)
             }
             _ if record.devnum != devnum => None,
-            _ if record.detached_by_hand => Some(SkipReason::DetachedByHand),
+            _ if record.detached_manual => Some(SkipReason::DetachedByHand),
             Trigger::Udev { .. } | Trigger::Sync => {
                 let attached = record.attached.as_ref()?;
                 let elsewhere = attached.socket != self.vm().socket;

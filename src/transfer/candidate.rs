@@ -7,10 +7,10 @@ use super::{Given, give_to_host};
 use crate::config::{Config, VirtualMachine};
 use crate::devpath::DevPath;
 use crate::host::Host;
-use crate::in_use::in_use;
+use crate::host::disks::in_use;
+use crate::host::sysfs::UsbDevice;
 use crate::location::UsbLocation;
 use crate::port::DevNum;
-use crate::sysfs::UsbDevice;
 
 /// Whose a device is, and where it is.
 #[derive(Clone, Copy)]
@@ -68,7 +68,7 @@ impl<'a> Candidate<'a> {
     /// A disk would otherwise be read a second after the plug (usb-storage's `delay_use`), which
     /// is cut off in the middle when the guest takes it, or mounted by a desktop.
     pub fn keep_host_off(&self) -> Option<String> {
-        if !self.vm.hands_off || self.world.socket_file(&self.vm.socket).is_none() {
+        if !self.vm.unbind_host_drivers || self.world.socket_file(&self.vm.socket).is_none() {
             return None;
         }
         let device = self.world.usb_device(self.devpath).ok().flatten()?;
@@ -80,7 +80,7 @@ impl<'a> Candidate<'a> {
 
     /// The same where it was told a moment ago that the machine runs and may have the device.
     pub fn take(&self) -> Option<String> {
-        if !self.vm.hands_off {
+        if !self.vm.unbind_host_drivers {
             return None;
         }
         match self.world.unbind_drivers(self.devpath) {
@@ -96,7 +96,7 @@ impl<'a> Candidate<'a> {
     /// have taken it from them, so that what has no driver counts as taken.
     pub fn give_back(&self) -> Option<String> {
         let device = self.world.usb_device(self.devpath).ok().flatten()?;
-        if !self.vm.hands_off || device.devnum != self.devnum {
+        if !self.vm.unbind_host_drivers || device.devnum != self.devnum {
             return None;
         }
         let Given { before, now, probed } = give_to_host(self.world, self.devpath);

@@ -3,13 +3,13 @@
 use super::not_kept;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
+use crate::event::plan::Target;
+use crate::event::uevent::UsbEvent;
 use crate::guest::detach::detach as detach_port;
 use crate::host::{ExchangeError, Host};
 use crate::outcome::{EventContext, Outcome, Report};
-use crate::plan::Target;
 use crate::port::{DevNum, Port};
 use crate::state::record::Record;
-use crate::uevent::UsbEvent;
 
 /// Detaches the device of a `remove` event from the first of the targets that has it, and forgets
 /// it. Goes on past errors: one virtual machine that is stuck keeps no other from letting go.

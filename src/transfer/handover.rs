@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use crate::config::VirtualMachine;
 use crate::devpath::DevPath;
 use crate::host::Host;
+use crate::host::sysfs::UsbDevice;
 use crate::qmp::handover::{Handover, Recipient};
-use crate::sysfs::UsbDevice;
 
 /// A device that QEMU may be handed.
 pub(super) struct DeviceHandover<'a> {
@@ -23,7 +23,7 @@ impl Recipient for DeviceHandover<'_> {
     }
 
     fn trusts_folder(&self) -> bool {
-        self.vm.access.trust_socket_folder
+        self.vm.access.trust_socket_directory
     }
 }
 

@@ -98,7 +98,7 @@ pub fn new_record(
         seen,
         newest_interface: None,
         attached: None,
-        detached_by_hand: false,
+        detached_manual: false,
         properties: BTreeMap::new(),
     }
 }

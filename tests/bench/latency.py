@@ -39,7 +39,7 @@ WAYS = (
     Way('hotplugger, `delay: 0`', {'delay': 0, 'access': 'node'}),
     Way('reference on `add`, by descriptor', None, ('add', 'fd')),
     Way('hotplugger, `delay: 0`, `access: fd`', {'delay': 0, 'access': 'fd'}),
-    Way('the same with `hands_off: false`', {'delay': 0, 'access': 'fd', 'hands_off': 'false'},
+    Way('the same with `unbind_host_drivers: false`', {'delay': 0, 'access': 'fd', 'unbind_host_drivers': 'false'},
         alone=True),
     Way('hotplugger, `delay: 1`', {'delay': 1, 'access': 'node'}),
     Way("QEMU's own autoscan", None, autoscan=True),

@@ -252,7 +252,7 @@ class PeerTest(AccessCase):
         self.assertIn('others can write to /run/vm/windows (mode 1777)', self.line('not attached: '))
         self.rig.settle()
         self.assertEqual(self.got(), [])
-        text = product.config({'windows': ['1']}, delay=0, access='fd', trust_socket_folder='true',
+        text = product.config({'windows': ['1']}, delay=0, access='fd', trust_socket_directory='true',
                               timeout=30)
         product.install(self.rig, self.binary, text)
         self.rig.unplug('1')

@@ -20,7 +20,7 @@ class CheckTest(AttachCase):
         self.assertIn('all is well: 1 virtual machine, 2 ports, rule, state', lines[0])
 
     def test_a_missing_half_and_a_missing_rule_are_found(self):
-        self.install(delay=0, companions='false')
+        self.install(delay=0, peer_ports='false')
         self.rig.sh('sed -i /usb2/d /etc/hotplugger/config.yaml; '
                     'rm /etc/udev/rules.d/99-hotplugger.rules')
         findings = json.loads(self.check('--json').out)['findings']

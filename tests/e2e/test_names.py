@@ -7,7 +7,7 @@ CONFIG = '''virtual_machines:
   windows:
     socket: /run/vm/windows/qmp-sock
     delay: 0
-    companions: {companions}
+    peer_ports: {peer_ports}
     ports:
 '''
 # In the VM as it boots: usb1 and usb2 at 14.0, usb3 and usb4 at 15.0.
@@ -19,10 +19,10 @@ class NamesTest(Case):
 
     guest_kind = 'seabios'
 
-    def configure(self, *ports, companions='true'):
+    def configure(self, *ports, peer_ports='true'):
         """Installs hotplugger with these ports."""
         self.install()
-        text = CONFIG.format(companions=companions) + ''.join(f'      - {port}\n' for port in ports)
+        text = CONFIG.format(peer_ports=peer_ports) + ''.join(f'      - {port}\n' for port in ports)
         self.rig.put(text.encode(), '/etc/hotplugger/config.yaml', 0o644)
 
     def swap_buses(self):
@@ -88,7 +88,7 @@ class NamesTest(Case):
         self.assertNotIn('port-half', self.check())
 
     def test_one_half_alone(self):
-        self.configure('pci-0000:00:14.0/usb2:1', companions='false')
+        self.configure('pci-0000:00:14.0/usb2:1', peer_ports='false')
         self.one_after_the_other('1-1', None)
         self.assertEqual(self.check()['port-half']['level'], 'note')
 

@@ -129,7 +129,7 @@ class StayTest(StayCase):
                 self.rig.settle()
 
     def test_hands_off_can_be_turned_off(self):
-        self.install(delay=1, hands_off='false')
+        self.install(delay=1, unbind_host_drivers='false')
         self.rig.plug('storage', '1')
         self.wait_driver('2-1:1.0', 'usb-storage')
         self.wait_attached(('storage', '1'))

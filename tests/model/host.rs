@@ -10,21 +10,21 @@ use std::time::Duration;
 
 use hotplugger::clock::Monotonic;
 use hotplugger::devpath::DevPath;
-use hotplugger::drivers::Interface;
 use hotplugger::guest::attach::AttachError;
 use hotplugger::guest::fake::FakeQemu;
 use hotplugger::guest::ports::{GuestPortHistory, LastPort};
+use hotplugger::host::disks::Disks;
+use hotplugger::host::drivers::Interface;
+use hotplugger::host::settle::{Settle, Settled};
+use hotplugger::host::sysfs::UsbDevice;
+use hotplugger::host::topology::Topology;
 use hotplugger::host::{ExchangeError, Host};
-use hotplugger::in_use::Disks;
 use hotplugger::port::{BusNum, DevNum, Port};
 use hotplugger::qmp::handover::Handover;
 use hotplugger::qmp::{Error, Qmp};
-use hotplugger::settle::{Settle, Settled};
 use hotplugger::state::lock::Lock;
 use hotplugger::state::record::{Record, UeventMark};
 use hotplugger::state::socket_file::SocketFile;
-use hotplugger::sysfs::UsbDevice;
-use hotplugger::topology::Topology;
 use serde_json::Value;
 
 use crate::state::{Act, Guest, PortState, SOCKETS};

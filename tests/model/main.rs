@@ -27,8 +27,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::time::Instant;
 
+use host::{Interrupt, Killed, ModelHost};
 use state::{Act, Model, PortState};
-use world::{Interrupt, Killed, ModelHost};
 
 /// How many things happen, beside the udev calls.
 const ACTS: usize = 4;

@@ -7,14 +7,14 @@ use std::time::Duration;
 use hotplugger::config::Config;
 use hotplugger::config::parse::parse;
 use hotplugger::device_id::DeviceId;
+use hotplugger::event::Hook;
 use hotplugger::guest::fake::{FakeQemu, HostDevice};
-use hotplugger::hook::Hook;
+use hotplugger::host::sysfs::UsbDevice;
+use hotplugger::host::topology::{Connector, Controller, Hub, HubPort, Plugged, Topology};
 use hotplugger::port::{BusNum, DevNum};
 use hotplugger::root::Root;
 use hotplugger::state::record::Record;
 use hotplugger::sync;
-use hotplugger::sysfs::UsbDevice;
-use hotplugger::topology::{Connector, Controller, Hub, HubPort, Plugged, Topology};
 
 use crate::host::ModelHost;
 
@@ -153,7 +153,7 @@ impl PortState {
                 let holds = attached.socket_file.map(|file| file.inode) == start;
                 (number, attached.id.to_string(), holds)
             });
-            (record.devnum, attached, record.detached_by_hand)
+            (record.devnum, attached, record.detached_manual)
         });
         (self.device, self.last, self.events.clone(), guests, record)
     }

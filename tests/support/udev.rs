@@ -88,7 +88,7 @@ impl Event {
 }
 
 /// Runs the program with arguments and without an event, as a person does.
-pub(crate) fn run_by_hand(root: &Root, arguments: &[&str]) -> Ended {
+pub(crate) fn run_manual(root: &Root, arguments: &[&str]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hotplugger"));
     Running::start(bare(&mut command, root).args(arguments)).end()
 }

@@ -15,8 +15,8 @@ use rustix::net::{
 
 use super::process::{file, pids};
 use crate::check::machine::{Holder, Holders};
+use crate::host::sysfs::attribute;
 use crate::root::Root;
-use crate::sysfs::attribute;
 use crate::text::sanitize;
 
 /// A Unix socket of the kernel's.

@@ -12,15 +12,15 @@ use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::{bus, hmp, object};
+use crate::host::sysfs::{self, UsbDevice};
+use crate::host::topology::{HubPort, Topology};
+use crate::host::users;
 use crate::libvirt;
-use crate::passwd;
+use crate::permissions::{PermissionIssue, PermissionKind, weakness_on_the_way};
 use crate::qmp::connection::connect;
 use crate::qmp::handover::Recipient;
 use crate::qmp::{Error, Stage};
 use crate::root::Root;
-use crate::sysfs::{self, UsbDevice};
-use crate::topology::{HubPort, Topology};
-use crate::trust::{PermissionIssue, PermissionKind, weakness_on_the_way};
 
 pub(super) fn look(
     root: &Root,
@@ -80,11 +80,11 @@ struct Configured<'a> {
 
 impl Recipient for Configured<'_> {
     fn user(&self) -> io::Result<Option<u32>> {
-        self.vm.access.uid(|name| passwd::uid(self.root, name))
+        self.vm.access.uid(|name| users::uid(self.root, name))
     }
 
     fn trusts_folder(&self) -> bool {
-        self.vm.access.trust_socket_folder
+        self.vm.access.trust_socket_directory
     }
 }
 

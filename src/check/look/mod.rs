@@ -23,9 +23,9 @@ use super::state::StateLook;
 use crate::config::Config;
 use crate::config::file::{ConfigFile, VARIABLE};
 use crate::config::parse::{ConfigError, parse};
+use crate::host::sysfs;
+use crate::host::topology::{Topology, read::topology};
 use crate::root::Root;
-use crate::sysfs;
-use crate::topology::{Topology, read::topology};
 
 /// All that was gathered.
 #[derive(Debug)]

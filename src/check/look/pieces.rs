@@ -5,12 +5,12 @@ use std::env;
 use crate::check::pieces::{PieceLook, PiecesLook};
 use crate::check::rule::RulesLook;
 use crate::config::Config;
-use crate::pieces::disk::{Found, found, has_sign, in_use, path_units};
-use crate::pieces::exact;
-use crate::pieces::unit::PathUnit;
-use crate::pieces::{Group, RULE, pieces};
+use crate::host::topology::Topology;
+use crate::install::disk::{Found, found, has_sign, in_use, path_units};
+use crate::install::exact;
+use crate::install::unit::PathUnit;
+use crate::install::{Group, RULE, pieces};
 use crate::root::Root;
-use crate::topology::Topology;
 
 pub(super) fn look(
     root: &Root,

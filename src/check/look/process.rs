@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use crate::check::grabbers::Daemons;
 use crate::check::process::Process;
+use crate::host::sysfs::attribute;
 use crate::root::Root;
-use crate::sysfs::attribute;
 use crate::text::sanitize;
 
 /// A file of a process.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::owners;
 use crate::check::program::{ProgramFound, ProgramLook};
+use crate::permissions::weakness_on_the_way;
 use crate::root::Root;
-use crate::trust::weakness_on_the_way;
 
 pub(super) fn look(root: &Root, named: &str) -> ProgramLook {
     // udev looks for a relative path in its own folder (udev(7), RUN).

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use crate::check::rule::{RulesFile, RulesLook};
-use crate::pieces::UDEVD_RUNS;
+use crate::install::UDEVD_RUNS;
 use crate::root::Root;
 
 /// udev's folders (udev(7)); `/lib` where it is no link to `/usr/lib`.

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::owners;
 use crate::check::state::{Stat, StateLook};
+use crate::host::topology::Topology;
 use crate::root::Root;
-use crate::topology::Topology;
 
 pub(super) fn look(root: &Root, topology: &Topology) -> StateLook {
     let path = root.path("/tmp/hotplugger");

@@ -3,7 +3,7 @@
 use crate::check::finding::Finding;
 use crate::config::port::PortName;
 use crate::devpath::DevPath;
-use crate::topology::{Hub, HubPort, Plugged};
+use crate::host::topology::{Hub, HubPort, Plugged};
 
 /// The port is one of a hub that is not there, or of one with fewer ports.
 pub(super) fn behind_hub(port: &PortName, above: &HubPort) -> Finding {

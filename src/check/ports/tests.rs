@@ -1,10 +1,10 @@
 use super::*;
 use crate::check::finding::{Level, Remedy};
 use crate::config::access::Access;
+use crate::host::sysfs::UsbDevice;
+use crate::host::topology::Connector;
+use crate::host::topology::{HubPort, Plugged};
 use crate::port::{BusNum, DevNum};
-use crate::sysfs::UsbDevice;
-use crate::topology::Connector;
-use crate::topology::{HubPort, Plugged};
 
 const PCI: &str = "/devices/pci0000:00/0000:00:14.0";
 
@@ -71,11 +71,11 @@ fn found(vms: &[(&str, &[&str])]) -> Vec<Finding> {
                     .filter(|port| **port != "alone")
                     .map(|port| name(port))
                     .collect(),
-                peers: !ports.contains(&"alone"),
+                peer_ports: !ports.contains(&"alone"),
                 exclude: Vec::new(),
-                hands_off: true,
+                unbind_host_drivers: true,
                 access: Access::default(),
-                reclaim: false,
+                return_to_host: false,
             })
             .collect(),
         ..Config::default()
@@ -147,11 +147,11 @@ fn what_the_host_does_not_have_is_a_fault_and_a_hubs_port_is_not() {
             timeout: VirtualMachine::DEFAULT_TIMEOUT,
             hubs: Vec::new(),
             exclude: Vec::new(),
-            hands_off: true,
+            unbind_host_drivers: true,
             access: Access::default(),
-            reclaim: false,
+            return_to_host: false,
             ports: vec!["/devices/pci0000:00/0000:00:15.0/usb3/3-1".parse().unwrap()],
-            peers: true,
+            peer_ports: true,
         }],
         ..Config::default()
     };

@@ -12,9 +12,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::source::{End, Happening, Source};
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
-use crate::netlink::{Received, UeventSocket};
+use crate::host::netlink::{Received, UeventSocket};
+use crate::host::topology::{HubPort, Topology, read};
 use crate::root::Root;
-use crate::topology::{HubPort, Topology, read};
 
 /// This machine.
 pub(super) struct Live<'a> {

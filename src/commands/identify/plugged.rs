@@ -1,7 +1,7 @@
 //! The devices that were there all along, and which of them are meant. Pure.
 
 use super::watch::{Event, Sighting};
-use crate::topology::{HubPort, Topology};
+use crate::host::topology::{HubPort, Topology};
 
 /// The occupied ports that one of the words names; without words all but those behind hubs, which
 /// are told with their hub.

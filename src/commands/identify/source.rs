@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
-use crate::topology::{HubPort, Topology};
-use crate::uevent::Uevent;
+use crate::event::uevent::Uevent;
+use crate::host::topology::{HubPort, Topology};
 
 /// Where happenings come from, and where one looks for what they mean.
 pub(super) trait Source {

@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use super::Options;
+use crate::install::disk::{Found, found, in_use};
+use crate::install::{Content, Piece, SYSTEMD_RUNS, UDEVD_RUNS, unit};
 use crate::output::{Line, Output, Style};
-use crate::pieces::disk::{Found, found, in_use};
-use crate::pieces::{Content, Piece, SYSTEMD_RUNS, UDEVD_RUNS, unit};
 use crate::root::Root;
 use crate::text::shell_word;
 

@@ -1,7 +1,7 @@
 //! `install` and `uninstall`: the rule, the example config, units and hooks on this machine, or
 //! below another root for packagers.
 //!
-//! What there is to put is in [`pieces`](crate::pieces).
+//! What there is to put is in [`pieces`](crate::install).
 
 mod machine;
 mod program;
@@ -15,13 +15,13 @@ use clap::Args;
 use self::machine::Machine;
 use super::{CommandStatus, Context};
 use crate::config::Config;
+use crate::host::topology::read::topology;
+use crate::install::disk::{Found, found, has_sign, is_of_package, path_units};
+use crate::install::exact::{self, narrow};
+use crate::install::unit::PathUnit;
+use crate::install::{CONFIG, Group, PACKAGED_PROGRAM, Piece, RULE, SYSTEMD_RUNS, pieces};
 use crate::output::Output;
-use crate::pieces::disk::{Found, found, has_sign, is_of_package, path_units};
-use crate::pieces::exact::{self, narrow};
-use crate::pieces::unit::PathUnit;
-use crate::pieces::{CONFIG, Group, PACKAGED_PROGRAM, Piece, RULE, SYSTEMD_RUNS, pieces};
 use crate::root::Root;
-use crate::topology::read::topology;
 
 /// Arguments of `install`.
 #[derive(Debug, Args)]

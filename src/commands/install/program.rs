@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::permissions::weakness_on_the_way;
 use crate::text::shell_word;
-use crate::trust::weakness_on_the_way;
 
 /// Refuses a program that udev could not start or that others could replace, since root runs it.
 pub(super) fn usable(program: &Path, must_exist: bool) -> Result<String> {

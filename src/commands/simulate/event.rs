@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
+use crate::event::uevent::Uevent;
 use crate::host::dry_run::DryRun;
+use crate::host::sysfs::UsbDevice;
+use crate::host::topology::read::devpath_of;
 use crate::port::{BusNum, DevNum, Port};
 use crate::root::Root;
-use crate::sysfs::UsbDevice;
 use crate::text::sanitize;
-use crate::topology::read::devpath_of;
-use crate::uevent::Uevent;
 
 /// The variables of one uevent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,14 +10,14 @@ use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::bus::{GuestBus, buses};
 use crate::guest::object;
+use crate::host::topology::Topology;
+use crate::host::topology::read::topology;
 use crate::qmp::Error;
 use crate::qmp::connection::connect;
 use crate::root::Root;
 use crate::speed::Speed;
 use crate::state::dir;
 use crate::state::record::Record;
-use crate::topology::Topology;
-use crate::topology::read::topology;
 
 /// Milliseconds since 1970.
 pub(super) fn now() -> u64 {
@@ -100,7 +100,7 @@ fn attached(bus: &GuestBus, records: &[Record]) -> Vec<Object> {
 fn configured_port(vm: &VirtualMachine, name: &PortName, topology: &Topology) -> Port {
     let devices = topology
         .devices()
-        .filter(|(port, _)| name.has(&topology.places(&port.devpath), vm.peers))
+        .filter(|(port, _)| name.has(&topology.places(&port.devpath), vm.peer_ports))
         .map(|(port, device)| format!("{} {}", port.port, device.label()));
     let place = topology.all_places().into_iter().find(|place| name.is(place));
     Port {

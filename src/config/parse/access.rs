@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(user("libvirt-qemu"), User::Name("libvirt-qemu".to_owned()));
         assert_eq!(user("64055"), User::Id(64055));
         assert_eq!(user("\"0\""), User::Id(0));
-        assert!(access("    trust_socket_folder: true\n").unwrap().trust_socket_folder);
+        assert!(access("    trust_socket_directory: true\n").unwrap().trust_socket_directory);
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
             ("    user: 4294967295\n", ["5:11: ", "name or number"]),
             ("    user: two words\n", ["5:11: ", "name or number"]),
             ("    user: a:b\n", ["5:11: ", "name or number"]),
-            ("    trust_socket_folder: yes\n", ["5:26: ", "`true` or `false`"]),
+            ("    trust_socket_directory: yes\n", ["5:26: ", "`true` or `false`"]),
         ] {
             let said = access(keys).unwrap_err();
             assert!(hints.iter().all(|hint| said.contains(hint)), "{keys}{said}");

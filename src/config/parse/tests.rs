@@ -39,8 +39,8 @@ fn what_is_left_out_has_its_default() {
     let vm = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
     let vm = parse(&config(vm)).unwrap().virtual_machines.remove(0);
     assert_eq!((vm.delay, vm.timeout), (Duration::from_secs(1), Duration::from_secs(5)));
-    assert!(vm.hubs.is_empty() && vm.peers);
-    assert!(vm.exclude.is_empty() && vm.hands_off && !vm.reclaim);
+    assert!(vm.hubs.is_empty() && vm.peer_ports);
+    assert!(vm.exclude.is_empty() && vm.unbind_host_drivers && !vm.return_to_host);
     for (delay, millis) in [("0", 0), ("0.25", 250), ("\"2\"", 2000), ("120", 120_000)] {
         let vm =
             format!("    socket: /run/qmp\n    delay: {delay}\n    ports: [/devices/x/usb1/1-1]\n");
@@ -91,7 +91,11 @@ fn each_fault_is_told_with_its_place() {
             "5:17",
             ["a.0 is listed twice", "leave one out"],
         ),
-        (config(&format!("{ok}    hands_off: no\n")), "5:16", ["no", "`true` or `false`"]),
+        (
+            config(&format!("{ok}    unbind_host_drivers: no\n")),
+            "5:16",
+            ["no", "`true` or `false`"],
+        ),
         (config("    socket: /run/qmp\n    ports: [3-3]\n"), "4:13", ["`3-3`", "/devices/"]),
         (config("    socket: /run/qmp\n    ports: [7]\n"), "4:13", ["7", "DEVPATH"]),
         (
@@ -143,7 +147,7 @@ fn each_fault_is_told_with_its_place() {
 fn each_fault_of_names_and_companions_is_told_with_its_place() {
     let ok = "    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1]\n";
     untold([
-        (config(&format!("{ok}    peers: no\n")), "5:17", ["\"no\"", "`true` or `false`"]),
+        (config(&format!("{ok}    peer_ports: no\n")), "5:17", ["\"no\"", "`true` or `false`"]),
         (
             config("    socket: /run/qmp\n    ports: [pci-0000:00:14.0/usb9:1]\n"),
             "4:13",

@@ -86,7 +86,7 @@ fn the_same_port_in_two_forms_is_told() {
 
 prop_compose! {
     /// A name in any form, of which some look much alike.
-    pub(in crate::config) fn any_name()(
+    pub(crate) fn any_name()(
         controller in "(pci-0000:00:1[45]\\.0|platform-x\\.usb|a-usbv2-0)",
         chain in prop::collection::vec(1..4u8, 0..4),
         form in 0..5u8,

@@ -47,7 +47,7 @@ impl Attach<'_> {
             *stored = known.or_else(|| record.take()).map(|mut known| {
                 let before = known.attached.take().filter(|before| before.is_same(&attached));
                 known.attached = Some(before.unwrap_or_else(|| attached.clone()));
-                known.detached_by_hand = false;
+                known.detached_manual = false;
                 known
             });
         }))

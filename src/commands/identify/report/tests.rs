@@ -1,9 +1,9 @@
 use super::super::found::Found;
 use super::*;
 use crate::config::parse::parse;
+use crate::host::topology::{Connector, Hub, Plugged};
 use crate::location::{Generation, PortLocation, UsbLocation};
 use crate::port::{BusNum, DevNum};
-use crate::topology::{Connector, Hub, Plugged};
 
 const PCI: &str = "/devices/pci0000:00/0000:00:14.0";
 

@@ -3,9 +3,9 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::*;
+use crate::host::sysfs::UsbDevice;
+use crate::host::topology::{Controller, Hub, Plugged};
 use crate::port::{BusNum, DevNum};
-use crate::sysfs::UsbDevice;
-use crate::topology::{Controller, Hub, Plugged};
 
 const PCI: &str = "/devices/pci0000:00/0000:00:14.0/usb1";
 
@@ -200,7 +200,7 @@ fn there_and_gone_is_both() {
 }
 
 #[test]
-fn root_hubs_interfaces_and_events_made_by_hand_are_nothing() {
+fn root_hubs_interfaces_and_events_made_manual_are_nothing() {
     let script = Script::default()
         .has(0, &[("1-12", 5)])
         .at(1000, "add", "usb7")

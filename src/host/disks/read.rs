@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::{Block, Disks, Mount, Source};
 use crate::devpath::DevPath;
+use crate::host::sysfs::attribute;
 use crate::root::Root;
-use crate::sysfs::attribute;
 
 /// Gathers it; on a host where the device at `devpath` has no disk, nothing at all.
 ///

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::{Content, Piece};
 use crate::config::port::PortName;
 use crate::config::{Config, VirtualMachine};
-use crate::topology::{Controller, Topology};
+use crate::host::topology::{Controller, Topology};
 
 /// Where the plain rule goes on to start hotplugger.
 const LABEL: &str = "LABEL=\"hotplugger_run\"\n";
@@ -87,7 +87,7 @@ fn of_companions(vm: &VirtualMachine, port: &PortName, topology: &Topology) -> V
         }
         PortName::Stable { controller, chain, .. } => (controller.sysname(), chain.clone()),
     };
-    if !vm.peers {
+    if !vm.peer_ports {
         return Vec::new();
     }
     let Some(first) = first.and_then(|chain| chain.numbers().first().copied()) else {
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use crate::check::udev_rules::glob::matches;
     use crate::config::parse::parse;
-    use crate::topology::{Connector, Hub, HubPort};
+    use crate::host::topology::{Connector, Hub, HubPort};
     use proptest::prelude::*;
 
     const PLAIN: &str = include_str!("../../rules/99-hotplugger.rules");
@@ -153,7 +153,7 @@ mod tests {
 
     fn config(port: &str, companions: bool) -> Config {
         let text = format!(
-            "virtual_machines:\n  w:\n    socket: /s\n    companions: {companions}\n    ports: ['{port}']\n"
+            "virtual_machines:\n  w:\n    socket: /s\n    peer_ports: {companions}\n    ports: ['{port}']\n"
         );
         parse(&text).unwrap()
     }

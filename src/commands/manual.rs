@@ -11,8 +11,8 @@ use clap::Args;
 use self::passage::{Deed, Passage};
 use super::{CommandStatus, Context};
 use crate::host::real::RealHost;
+use crate::host::topology::read::topology;
 use crate::output::{Output, Style};
-use crate::topology::read::topology;
 
 /// Arguments of `attach`.
 #[derive(Debug, Args)]

@@ -10,11 +10,11 @@ use super::read::port_folders;
 use super::{Controller, Hub, Topology};
 use crate::config::port::PortName;
 use crate::devpath::DevPath;
+use crate::host::sysfs::{self, attribute};
 use crate::location::{Generation, PortLocation, UsbLocation};
 use crate::port::{BusNum, Port};
 use crate::root::Root;
 use crate::speed::Speed;
-use crate::sysfs::{self, attribute};
 
 /// Reads the places of a device.
 pub fn places(root: &Root, devpath: &DevPath) -> UsbLocation {

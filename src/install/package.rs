@@ -38,7 +38,7 @@ impl Piece {
 mod tests {
     use super::*;
     use crate::config::parse::parse;
-    use crate::pieces::{PACKAGED_PROGRAM, pieces};
+    use crate::install::{PACKAGED_PROGRAM, pieces};
 
     #[test]
     fn a_package_has_what_is_the_same_everywhere() {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::config::access::AccessMode;
 use crate::config::{Config, VirtualMachine};
+use crate::event::uevent::{EventKind, UsbEvent};
 use crate::location::UsbLocation;
 use crate::outcome::SkipReason;
 use crate::state::record::Record;
-use crate::uevent::{EventKind, UsbEvent};
 
 /// What is to be done about an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub fn plan<'a>(
     let Some(vm) = choose(config, places, known, runs) else {
         return Plan::Nothing(SkipReason::NotConfigured);
     };
-    if known.is_some_and(|record| record.detached_by_hand) {
+    if known.is_some_and(|record| record.detached_manual) {
         return Plan::Nothing(SkipReason::DetachedByHand);
     }
     match event.kind {

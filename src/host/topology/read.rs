@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Connector, Controller, Hub, HubPort, Plugged, Topology};
 use crate::devpath::{DevPath, is_root_hub};
+use crate::host::sysfs::{self, attribute};
 use crate::root::Root;
-use crate::sysfs::{self, attribute};
 use crate::text::sanitize;
 
 /// Reads the tree; empty on a host without USB.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
-use crate::netlink::{self, UeventSocket};
-use crate::uevent::{Action, Uevent};
+use crate::event::uevent::{Action, Uevent};
+use crate::host::netlink::{self, UeventSocket};
 
 /// How long a device has to be quiet, and since when it has been.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct Settle<'a> {
     delay: Duration,
     quiet_since: Monotonic,
     /// Whether the host's drivers are kept off it.
-    hands_off: bool,
+    unbind_host_drivers: bool,
     /// The moment after which no further event is waited out.
     cap: Monotonic,
 }
@@ -57,13 +57,13 @@ impl<'a> Settle<'a> {
         now: Monotonic,
     ) -> Self {
         let cap = now.after((delay * 3).min(LONGEST));
-        Self { device, delay, quiet_since, hands_off: false, cap }
+        Self { device, delay, quiet_since, unbind_host_drivers: false, cap }
     }
 
     /// With the host's drivers kept off, what they make of the device is no unrest of its own.
     #[must_use]
-    pub fn hands_off(self, hands_off: bool) -> Self {
-        Self { hands_off, ..self }
+    pub fn unbind_host_drivers(self, unbind_host_drivers: bool) -> Self {
+        Self { unbind_host_drivers, ..self }
     }
 
     /// When the device may be attached.
@@ -87,7 +87,7 @@ impl<'a> Settle<'a> {
         let of_device = uevent.devpath == *self.device;
         let of_interface = uevent.devpath.parent().as_ref() == Some(self.device);
         let of_driver = !of_device && (!of_interface || uevent.action == Action::Bind);
-        if !(of_driver && self.hands_off) {
+        if !(of_driver && self.unbind_host_drivers) {
             self.quiet_since = now;
         }
         if of_interface && uevent.action == Action::Bind {
@@ -185,7 +185,8 @@ mod tests {
     #[test]
     fn with_the_hosts_hands_off_its_drivers_do_not_restart_the_clock() {
         let device = "/devices/x/usb1/1-1".parse().unwrap();
-        let mut settle = Settle::new(&device, SECOND, seconds(10), seconds(10)).hands_off(true);
+        let mut settle =
+            Settle::new(&device, SECOND, seconds(10), seconds(10)).unbind_host_drivers(true);
         let mut hear = |action, path, at| settle.hear(&uevent(action, path), seconds(at));
         assert_eq!(hear("bind", "/devices/x/usb1/1-1/1-1:1.0", 11), UeventEffect::Driver);
         assert_eq!(hear("add", "/devices/x/usb1/1-1/1-1:1.0/host0", 11), UeventEffect::Noted);

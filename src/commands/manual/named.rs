@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::config::port::PortName;
 use crate::devpath::DevPath;
+use crate::host::topology::read::devpath_of;
+use crate::host::topology::{HubPort, Topology};
 use crate::port::Port;
 use crate::root::Root;
-use crate::topology::read::devpath_of;
-use crate::topology::{HubPort, Topology};
 
 /// The devices that are in the port, in the other half of its connector, or behind a hub there.
 ///

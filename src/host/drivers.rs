@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::deadline::Deadline;
 use crate::devpath::DevPath;
+use crate::host::sysfs::{attribute, folder, is_gone};
 use crate::root::Root;
-use crate::sysfs::{attribute, folder, is_gone};
 
 /// How long the kernel may need to make a device's interfaces. They come within milliseconds; what
 /// takes longer is left to a later event.

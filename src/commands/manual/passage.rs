@@ -2,13 +2,13 @@
 
 use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
+use crate::event::plan::{Target, choose};
 use crate::host::Host;
+use crate::host::sysfs::UsbDevice;
 use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report};
-use crate::plan::{Target, choose};
 use crate::port::{DevNum, Port};
 use crate::state::record::{Record, UeventMark};
-use crate::sysfs::UsbDevice;
 use crate::transfer::attach::{Attach, Trigger};
 use crate::transfer::candidate::{Assignment, Candidate};
 use crate::transfer::detach::Leaving;
@@ -100,7 +100,7 @@ impl<'a> Passage<'a> {
             let mut outcome = Report::new(Some(context), Outcome::DetachedManually(gone));
             let mut record = self.record(device.devnum, self.world.seen());
             record.attached = None;
-            record.detached_by_hand = true;
+            record.detached_manual = true;
             outcome.notes.extend(keep(self.world, &record));
             if let Err(error) = self.world.probe_drivers(&self.places.own.devpath) {
                 outcome.notes.push(format!("the host's drivers do not have it back: {error}"));
@@ -234,7 +234,7 @@ impl<'a> Passage<'a> {
             return outcome;
         }
         // It is the config's to decide again.
-        let record = Record { detached_by_hand: false, attached: None, ..record };
+        let record = Record { detached_manual: false, attached: None, ..record };
         outcome.notes.extend(keep(self.world, &record));
         outcome
     }

@@ -162,17 +162,17 @@ fn of_several_the_first_that_runs_gets_it() {
     let in_second = attached("second", "/run/2");
     assert_eq!(goes_to(Some(&in_second), &["first", "second"]), to("second", false));
     assert_eq!(goes_to(Some(&in_second), &["first"]), to("first", true));
-    let by_hand = attached("third", "/run/3");
-    assert_eq!(goes_to(Some(&by_hand), &["first", "third"]), to("third", false));
+    let manual = attached("third", "/run/3");
+    assert_eq!(goes_to(Some(&manual), &["first", "third"]), to("third", false));
     let renamed = attached("second", "/run/9");
     assert_eq!(goes_to(Some(&renamed), &["first", "second"]), to("first", true));
 }
 
 #[test]
-fn what_was_detached_by_hand_stays_until_another_is_plugged() {
+fn what_was_detached_manual_stays_until_another_is_plugged() {
     let config = config();
     let mut record = record("1-1", 5);
-    record.detached_by_hand = true;
+    record.detached_manual = true;
     for kind in [EventKind::DeviceBind, EventKind::InterfaceAdd] {
         let stays = Plan::Nothing(SkipReason::DetachedByHand);
         assert_eq!(plan(&event(kind, "1-1"), &config, Some(&record)), stays);

@@ -6,10 +6,10 @@ pub mod location;
 pub mod read;
 
 use crate::devpath::DevPath;
+use crate::host::sysfs::UsbDevice;
 use crate::location::ControllerName;
 use crate::port::Port;
 use crate::speed::Speed;
-use crate::sysfs::UsbDevice;
 
 /// All USB controllers of the host, in the order of their DEVPATHs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, openat};
 use rustix::io::Errno;
 
 use crate::devpath::DevPath;
+use crate::host::sysfs::{self, UsbDevice};
 use crate::root::Root;
-use crate::sysfs::{self, UsbDevice};
 
 /// Opens the node of the device at `devpath` for reading and writing.
 ///

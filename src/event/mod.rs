@@ -3,6 +3,10 @@
 //! Read, plan, apply, record. What is decided is `plan`'s; this file fetches what it needs and
 //! carries out what it says, and each branch ends in one [`Report`].
 
+pub mod plan;
+pub mod prefilter;
+pub mod uevent;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -10,24 +14,23 @@ use anyhow::Result;
 
 use crate::clock::Monotonic;
 use crate::config::file::ConfigFile;
-use crate::config::prefilter;
 use crate::config::{Config, VirtualMachine};
 use crate::devpath::DevPath;
+use crate::event::plan::{Plan, plan};
+use crate::event::uevent::{EventKind, Uevent, UsbEvent, properties};
 use crate::host::Host;
 use crate::host::real::RealHost;
+use crate::host::topology::location;
 use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report, SkipReason};
-use crate::plan::{Plan, plan};
 use crate::port::DevNum;
 use crate::root::Root;
 use crate::state::dir::may_have_record;
 use crate::state::record::{Record, UeventMark};
-use crate::topology::location;
 use crate::transfer::attach::{Attach, Trigger};
 use crate::transfer::candidate::{Assignment, Candidate};
 use crate::transfer::detach::detach;
 use crate::transfer::{keep, new_record, recall};
-use crate::uevent::{EventKind, Uevent, UsbEvent, properties};
 
 /// One udev call.
 pub struct Hook<'a> {
