@@ -4,12 +4,14 @@
 //! event from udev's environment, [`plan`] decides, [`guest`] does it over [`qmp`], [`state`]
 //! remembers, [`outcome`] is the line about it. See ARCHITECTURE.md for the map.
 
+pub mod attach;
 pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod deadline;
+pub mod detach;
 pub mod device_id;
 pub mod devpath;
 pub mod event;
@@ -22,6 +24,7 @@ pub mod location;
 pub mod outcome;
 pub mod output;
 pub mod permissions;
+pub mod policy;
 pub mod port;
 pub mod qmp;
 pub mod root;
@@ -29,4 +32,3 @@ pub mod speed;
 pub mod state;
 pub mod sync;
 pub mod text;
-pub mod transfer;

@@ -1,17 +1,20 @@
-//! The program: tells the udev call from all others and leaves the rest to the library.
+//! The program: handles the udev call, or runs a command.
 
 use std::env;
-use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::Parser;
 use dlmalloc::GlobalDlmalloc;
 use hotplugger::cli::{Cli, Command};
 use hotplugger::commands::{CommandStatus, Context, simulate};
-use hotplugger::event::Hook;
+use hotplugger::config::file::ConfigFile;
+use hotplugger::event::{self, Variables};
+use hotplugger::host::real::RealHost;
 use hotplugger::journal;
+use hotplugger::outcome::{Report, SkipReason};
 use hotplugger::output::Output;
 use hotplugger::root::Root;
 use hotplugger::state::history;
@@ -21,7 +24,7 @@ use log::Level;
 static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 fn main() -> ExitCode {
-    // udev runs this for every USB device that comes or goes: decide before anything is parsed.
+    // udev runs this for every USB device that is plugged in or out, so nothing is parsed before.
     if is_udev_call() {
         return udev(None, false);
     }
@@ -40,23 +43,27 @@ fn is_udev_call() -> bool {
 
 fn udev(config: Option<&Path>, verbose: bool) -> ExitCode {
     let root = Root::from_env();
-    let hook = Hook {
-        root: &root,
-        config,
-        variable: &|name| env::var_os(name).map(text),
-        variables: &|| env::vars_os().map(|(name, value)| (text(name), text(value))).collect(),
-        world: None,
+    let config = ConfigFile::find(&root, config);
+    let report = if may_concern_port(&root, &config) {
+        let host = RealHost::new(&root);
+        event::handle(&Variables::from_environment(), config, &host)
+    } else {
+        Report::skipped(SkipReason::NotConfigured)
     };
-    let outcome = hook.run();
-    journal::report(&root, &outcome, verbose);
-    if outcome.level() < Level::Debug {
-        history::append(&root, &outcome);
+    journal::report(&root, &report, verbose);
+    if report.level() < Level::Debug {
+        history::append(&root, &report);
     }
-    if outcome.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if report.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn text(value: OsString) -> String {
-    value.into_string().unwrap_or_else(|value| value.to_string_lossy().into_owned())
+/// A config file that cannot be read concerns every port.
+fn may_concern_port(root: &Root, config: &Result<Option<ConfigFile>>) -> bool {
+    let Ok(config) = config else { return true };
+    let text = config.as_ref().map(|config| &config.text[..]);
+    let variable = |name| env::var_os(name).unwrap_or_default();
+    let (action, devpath) = (variable("ACTION"), variable("DEVPATH"));
+    event::may_concern_port(root, text, &action.to_string_lossy(), &devpath.to_string_lossy())
 }
 
 fn run(cli: &Cli) -> ExitCode {
@@ -91,7 +98,7 @@ fn run(cli: &Cli) -> ExitCode {
     }
 }
 
-/// Whoever reads our output has had enough of it.
+/// The reader of the output has closed it.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<io::Error>();
     error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

@@ -1,5 +1,5 @@
-//! How an event ended: the one line for the journal, its level, its fields and the exit status.
-//! Pure.
+//! What came of an event or a command: the line for the journal, its level and fields, the exit
+//! status. Pure.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,145 +13,129 @@ use crate::guest::attach::GuestLocation;
 use crate::port::{DevNum, Port};
 use crate::text::sanitize;
 
-/// How an event ended.
+/// An outcome, and what it is about.
 #[derive(Debug)]
 pub struct Report {
-    /// What the event was about, if it was about a USB device.
+    /// `None` for an event that is not about a USB device.
     pub context: Option<EventContext>,
-    /// What was done.
-    pub end: Outcome,
-    /// What else has to be said: troubles that did not keep it from being done.
-    pub notes: Vec<String>,
+    pub outcome: Outcome,
+    /// Problems that did not change the outcome.
+    pub warnings: Vec<String>,
+    /// What was decided about a uevent, for a dry run.
+    pub decision: Option<String>,
 }
 
-/// What an event was about.
+/// What an event is about.
 #[derive(Clone, Debug)]
 pub struct EventContext {
-    /// The port.
     pub port: Port,
-    /// The DEVPATH of the device.
+    /// The DEVPATH of the device; empty if it is not known.
     pub devpath: String,
-    /// What to call the device.
+    /// The product name and IDs.
     pub device: Option<String>,
-    /// The virtual machine.
+    /// The VM's name.
     pub vm: Option<String>,
-    /// The id of the device in the guest.
     pub id: Option<DeviceId>,
 }
 
-/// What was done.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Nothing, for this reason; not worth a line.
+    /// Nothing was done. Not worth a line.
     Skipped(SkipReason),
-    /// The device is remembered; not worth a line, its attachment will have one.
+    /// A record was saved. Not worth a line, because the attach gets one.
     Recorded,
-    /// The guest had it already; not worth a line.
+    /// The guest had the device before. Not worth a line.
     AlreadyAttached,
-    /// The guest has the device.
     Attached {
-        /// Where.
-        seat: GuestLocation,
-        /// The times it took since the plug; none if it was attached by hand.
+        location: GuestLocation,
+        /// `None` if no uevent caused it.
         times: Option<Times>,
     },
-    /// The guest is paused and gets it when it goes on.
+    /// The guest is paused. QEMU opens the device when it resumes.
     PendingResume,
-    /// The virtual machine does not run, so the device stays with the host.
+    /// The VM does not run, for this reason. The device stays with the host.
     NotRunning(String),
-    /// The device may not go to a guest, for this reason.
+    /// The policy keeps the device from the guest, for this reason.
     Rejected(String),
-    /// The device was pulled before it was attached.
+    /// The device was unplugged before it was attached.
     UnpluggedEarly,
-    /// The device is gone, and these objects of it were deleted.
+    /// The device was unplugged, and these objects were deleted.
     Detached(Vec<DeviceId>),
-    /// The device is the host's again, and these objects of it were deleted.
+    /// A person detached the device, and these objects were deleted.
     DetachedManually(Vec<DeviceId>),
-    /// The host's drivers have the device again, which its virtual machine has left behind.
+    /// A VM that ended had left the device without a host driver, and now it has one.
     ReturnedToHost,
-    /// The event could not be handled; what went wrong and what to do.
+    /// What went wrong, and what to do.
     Failed(String),
 }
 
-/// Why nothing is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
-    /// The event can mean nothing for any port.
-    NoUsbDevice,
-    /// No port of the config is at or above the device.
+    /// The event has no meaning for any port.
+    NotUsbDevice,
     NotConfigured,
-    /// It is known already.
-    Known,
-    /// A newer interface of the device attaches it.
+    /// Another event of the device has been or will be handled.
+    AlreadyRecorded,
+    /// The event of a newer interface attaches the device.
     LeftToNewerInterface,
-    /// Somebody detached it by hand.
-    DetachedByHand,
-    /// It has gone to another virtual machine meanwhile.
-    Elsewhere,
+    DetachedManually,
+    AttachedElsewhere,
 }
 
-/// Where the time went.
+/// How long the steps of an attach took.
 #[derive(Debug)]
 pub struct Times {
     /// Since the kernel added the device.
     pub since_plug: Duration,
     /// Of that, settling in this process.
     pub settling: Duration,
-    /// Of that, the exchange with QEMU, the wait for others at the socket included.
-    pub exchange: Duration,
+    /// Of that, the session with QEMU and the wait for its lock.
+    pub session: Duration,
 }
 
 impl Report {
-    /// An end without more to say.
-    pub fn new(context: Option<EventContext>, end: Outcome) -> Self {
-        Self { context, end, notes: Vec::new() }
+    pub fn new(context: Option<EventContext>, outcome: Outcome) -> Self {
+        Self { context, outcome, warnings: Vec::new(), decision: None }
     }
 
-    /// The level of its line. What is at [`Level::Debug`] is no line worth writing.
+    pub fn skipped(reason: SkipReason) -> Self {
+        Self::new(None, Outcome::Skipped(reason))
+    }
+
+    /// The level of the line. A line at [`Level::Debug`] is not written.
     pub fn level(&self) -> Level {
-        match &self.end {
+        match &self.outcome {
             Outcome::Failed(_) => Level::Error,
-            _ if !self.notes.is_empty() => Level::Warn,
+            _ if !self.warnings.is_empty() => Level::Warn,
             Outcome::Rejected(_)
-            | Outcome::Attached { seat: GuestLocation { slow: true, .. }, .. } => Level::Warn,
+            | Outcome::Attached { location: GuestLocation { slow: true, .. }, .. } => Level::Warn,
             Outcome::Skipped(_) | Outcome::Recorded | Outcome::AlreadyAttached => Level::Debug,
             _ => Level::Info,
         }
     }
 
-    /// Whether the event was handled.
+    /// Whether the exit status is 0.
     pub fn is_success(&self) -> bool {
-        !matches!(self.end, Outcome::Failed(_))
-    }
-
-    /// Whether a person who wanted the device somewhere has it there.
-    pub fn is_as_wished(&self) -> bool {
-        matches!(
-            self.end,
-            Outcome::Attached { .. }
-                | Outcome::AlreadyAttached
-                | Outcome::PendingResume
-                | Outcome::DetachedManually(_)
-        )
+        !matches!(self.outcome, Outcome::Failed(_))
     }
 
     /// The journal's fields (systemd.journal-fields(7)): names and values.
     pub fn fields(&self) -> Vec<(&'static str, String)> {
-        let mut fields = vec![("HOTPLUGGER_OUTCOME", self.end.name().to_owned())];
+        let mut fields = vec![("HOTPLUGGER_OUTCOME", self.outcome.name().to_owned())];
         if let Some(context) = &self.context {
             fields.push(("HOTPLUGGER_PORT", context.port.to_string()));
             fields.push(("HOTPLUGGER_DEVPATH", context.devpath.clone()));
             fields.extend(context.vm.clone().map(|vm| ("HOTPLUGGER_VM", vm)));
             fields.extend(context.id.as_ref().map(|id| ("HOTPLUGGER_DEVICE_ID", id.to_string())));
         }
-        if let Outcome::Attached { seat, times } = &self.end {
-            let product = seat.place.product.clone();
+        if let Outcome::Attached { location, times } = &self.outcome {
+            let product = location.place.product.clone();
             fields.extend(product.map(|product| ("HOTPLUGGER_GUEST_PRODUCT", product)));
             let times = times.iter().flat_map(|times| {
                 [
                     ("HOTPLUGGER_SINCE_PLUG_USEC", times.since_plug),
                     ("HOTPLUGGER_SETTLING_USEC", times.settling),
-                    ("HOTPLUGGER_EXCHANGE_USEC", times.exchange),
+                    ("HOTPLUGGER_SESSION_USEC", times.session),
                 ]
             });
             fields.extend(times.map(|(name, time)| (name, time.as_micros().to_string())));
@@ -161,12 +145,10 @@ impl Report {
 }
 
 impl EventContext {
-    /// The subject of an event of which nothing else is known yet.
     pub fn of(event: &UsbEvent) -> Self {
         Self::new(&event.port, &event.device, event.devnum)
     }
 
-    /// The subject that a device in that port is.
     pub fn new(port: &Port, devpath: &DevPath, devnum: Option<DevNum>) -> Self {
         Self {
             port: port.clone(),
@@ -179,7 +161,7 @@ impl EventContext {
 }
 
 impl Outcome {
-    /// Its name in the journal's fields and in JSON.
+    /// The name in the journal's fields and in JSON.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Skipped(_) => "skipped",
@@ -196,10 +178,15 @@ impl Outcome {
             Self::Failed(_) => "failed",
         }
     }
+
+    /// Whether the guest has the device, or gets it when it resumes.
+    pub fn is_attached(&self) -> bool {
+        matches!(self, Self::Attached { .. } | Self::AlreadyAttached | Self::PendingResume)
+    }
 }
 
 impl fmt::Display for Report {
-    /// The one line: `windows: port 1-3, QEMU USB Tablet (0627:0001): attached …`.
+    /// The line: `windows: port 1-3, QEMU USB Tablet (0627:0001): attached …`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(context) = &self.context {
             if let Some(vm) = &context.vm {
@@ -211,93 +198,95 @@ impl fmt::Display for Report {
             }
             f.write_str(": ")?;
         }
-        self.end.fmt(f)?;
-        self.notes.iter().try_for_each(|note| write!(f, "; {note}"))
+        self.outcome.fmt(f)?;
+        self.warnings.iter().try_for_each(|warning| write!(f, "; {warning}"))
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Skipped(idle) => idle.fmt(f),
-            Self::Recorded => f.write_str("recorded, attached by a later event"),
-            Self::AlreadyAttached => f.write_str("attached already"),
-            Self::Attached { seat, times } => attached(f, seat, times.as_ref()),
-            Self::PendingResume => {
-                f.write_str("the guest is paused; it gets the device when it goes on")
-            }
-            Self::NotRunning(why) => {
-                write!(
-                    f,
-                    "stays with the host, the virtual machine is {why}; `hotplugger sync` attaches it once \
-                     it runs"
-                )
-            }
+            Self::Skipped(reason) => reason.fmt(f),
+            Self::Recorded => f.write_str("recorded; a later event attaches it"),
+            Self::AlreadyAttached => f.write_str("already attached"),
+            Self::Attached { location, times } => write_attached(f, location, times.as_ref()),
+            Self::PendingResume => f.write_str(
+                "not attached yet: the guest is paused and gets the device when it resumes",
+            ),
+            Self::NotRunning(why) => write!(
+                f,
+                "stays with the host: the VM is {why}; `hotplugger sync` attaches it once the VM \
+                 runs"
+            ),
             Self::Rejected(why) => write!(f, "not attached: {why}"),
-            Self::UnpluggedEarly => f.write_str("pulled before it was attached"),
-            Self::Detached(ids) if ids.is_empty() => f.write_str("gone; it was in no guest"),
+            Self::UnpluggedEarly => f.write_str("unplugged before it was attached"),
+            Self::Detached(ids) if ids.is_empty() => {
+                f.write_str("unplugged; it was not attached to any guest")
+            }
             Self::Detached(ids) => {
-                f.write_str("gone, detached")?;
+                f.write_str("unplugged, detached")?;
                 ids.iter().try_for_each(|id| write!(f, " {id}"))
             }
-            Self::ReturnedToHost => f.write_str("the host's drivers have it again"),
+            Self::ReturnedToHost => f.write_str("returned to the host's drivers"),
             Self::DetachedManually(ids) => {
                 if !ids.is_empty() {
                     f.write_str("detached")?;
                     ids.iter().try_for_each(|id| write!(f, " {id}"))?;
                     f.write_str("; ")?;
                 }
-                f.write_str("it stays with the host until it is pulled or attached by hand")
+                f.write_str("it stays with the host until it is unplugged or attached manually")
             }
             Self::Failed(why) => f.write_str(why),
         }
     }
 }
 
-fn attached(
+fn write_attached(
     f: &mut fmt::Formatter<'_>,
-    seat: &GuestLocation,
+    location: &GuestLocation,
     times: Option<&Times>,
 ) -> fmt::Result {
     f.write_str("attached")?;
-    if let Some(port) = &seat.place.port {
-        f.write_str(" in the guest's port ")?;
-        if let Some(bus) = &seat.bus {
+    if let Some(port) = &location.place.port {
+        f.write_str(" to guest port ")?;
+        if let Some(bus) = &location.bus {
             write!(f, "{bus} ")?;
         }
         f.write_str(port)?;
     }
-    if let Some(speed) = seat.place.speed {
+    if let Some(speed) = location.place.speed {
         write!(f, " at {speed}")?;
-        if seat.slow {
+        if location.slow {
             f.write_str(
-                ", slower than it is: the guest has no free port that is fast enough, give it \
-                 -device qemu-xhci,p2=15,p3=15",
+                ", below its own speed: the guest has no free port that is fast enough; start QEMU \
+                 with -device qemu-xhci,p2=15,p3=15",
             )?;
         }
     }
-    if seat.handed {
-        f.write_str(", by its descriptor")?;
+    if location.handed {
+        f.write_str(", via file descriptor")?;
     }
-    let Some(Times { since_plug, settling, exchange }) = times else { return Ok(()) };
+    let Some(Times { since_plug, settling, session }) = times else { return Ok(()) };
     write!(
         f,
         ", {:.3} s after the kernel's add ({:.3} s settling, {:.3} s with QEMU)",
         since_plug.as_secs_f64(),
         settling.as_secs_f64(),
-        exchange.as_secs_f64()
+        session.as_secs_f64()
     )
 }
 
 impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoUsbDevice => "no event of a USB device that is no hub",
-            Self::NotConfigured => "in no configured port",
-            Self::Known => "known already",
-            Self::LeftToNewerInterface => "left to a newer interface's event",
-            Self::DetachedByHand => "detached by hand, stays with the host until it is pulled",
-            Self::Elsewhere => "attached to another virtual machine meanwhile",
+            Self::NotUsbDevice => "not an event of a USB device, or of a hub",
+            Self::NotConfigured => "the port is not configured",
+            Self::AlreadyRecorded => "already recorded",
+            Self::LeftToNewerInterface => "left to the event of a newer interface",
+            Self::DetachedManually => {
+                "detached manually; it stays with the host until it is unplugged"
+            }
+            Self::AttachedElsewhere => "already attached to another VM",
         })
     }
 }

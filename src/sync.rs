@@ -1,199 +1,218 @@
-//! What a virtual machine should have, and what it has: one brought in line with the other.
+//! Brings a guest in line with what is plugged in: stale objects are deleted, missing devices are
+//! attached.
 //!
-//! Safe at any time: the guest is asked, not the memory of it, and each device is attached the way
-//! an event attaches it, under the same locks.
+//! Safe at any time. The guest is queried, not its records, and each device is attached the way an
+//! event attaches it, under the same locks.
 
 use std::time::Duration;
 
+use crate::attach::{self, AttachJob, Trigger};
 use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
-use crate::event::plan::choose;
+use crate::event::plan::candidates;
 use crate::guest::bus::{GuestDevice, buses};
 use crate::guest::object;
 use crate::host::settle::Settle;
 use crate::host::sysfs::UsbDevice;
 use crate::host::topology::{HubPort, Topology};
-use crate::host::{ExchangeError, Host};
+use crate::host::{Host, ReturnResult, UdevProperties};
 use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report};
+use crate::policy::Assignment;
 use crate::port::{DevNum, Port};
+use crate::qmp::{Error, Qmp};
 use crate::state::record::Record;
-use crate::transfer::attach::{Attach, Trigger};
-use crate::transfer::candidate::Assignment;
-use crate::transfer::{Given, give_to_host, new_record, recall_device};
 
-/// One virtual machine that is brought in line.
-pub struct Sync<'a> {
-    /// The world in which it happens.
-    pub world: &'a dyn Host,
-    /// The config.
+/// A VM to bring in line.
+#[derive(Clone, Copy)]
+pub struct SyncJob<'a> {
+    pub host: &'a dyn Host,
     pub config: &'a Config,
-    /// The virtual machine.
     pub vm: &'a VirtualMachine,
-    /// Reads what is plugged in where, now.
-    pub look: &'a dyn Fn() -> Topology,
 }
 
-/// What a guest had.
-struct Had {
-    /// Objects with a device in them, or, in a paused guest, all: it opens them when it goes on.
+/// The objects of a guest after the stale ones were deleted.
+struct GuestState {
+    /// Objects that have their device. In a paused guest all of them: QEMU opens the devices when
+    /// it resumes.
     good: Vec<DeviceId>,
-    /// What was on the host after the guest was asked.
+    /// Objects of unplugged devices, which were deleted.
+    stale: Vec<DeviceId>,
+    /// Why a stale object was not deleted.
+    error: Option<Error>,
+    /// What was plugged in after the guest was queried.
     topology: Topology,
 }
 
-/// A device that is this virtual machine's.
-struct Owned<'t> {
+/// A plugged-in device that goes to the VM.
+struct AssignedDevice<'t> {
     port: &'t HubPort,
     device: &'t UsbDevice,
-    places: UsbLocation,
-    /// What is remembered of it.
+    location: UsbLocation,
     record: Option<Record>,
 }
 
-impl Sync<'_> {
-    /// Deletes what stands for devices that are gone, and attaches those that are missing; `told`
-    /// hears of each. What is as it should be is left alone. Returns how many devices of ours the
-    /// guest has been found with already.
+impl<'a> SyncJob<'a> {
+    /// Deletes stale objects and attaches missing devices. Calls `report` for each as it happens.
+    /// Returns how many devices the guest had already.
+    ///
+    /// `timeout` limits the session that queries the guest.
     ///
     /// # Errors
     ///
-    /// The guest could not be asked; then nothing was done. `timeout` is for that.
-    pub fn run(
-        &self,
-        timeout: Duration,
-        told: &mut dyn FnMut(Report),
-    ) -> Result<usize, ExchangeError> {
-        let had = self.tidy(timeout, told)?;
+    /// The guest could not be queried, or a stale object not deleted. Nothing was attached.
+    pub fn run(&self, timeout: Duration, report: &mut dyn FnMut(Report)) -> Result<usize, Error> {
+        let guest = self.delete_stale_objects(timeout)?;
+        for id in guest.stale {
+            report(self.stale_object_report(id));
+        }
+        if let Some(error) = guest.error {
+            return Err(error);
+        }
         let mut good = 0;
-        for own in self.owned(&had.topology) {
-            if own.record.as_ref().is_some_and(|record| record.detached_manual) {
+        for assigned in self.assigned_devices(&guest.topology) {
+            if assigned.record.as_ref().is_some_and(|record| record.detached_manual) {
                 continue;
             }
-            let id = DeviceId { port: own.port.port.clone(), devnum: own.device.devnum };
-            if had.good.contains(&id) {
+            let port = assigned.port.port.clone();
+            if guest.good.contains(&DeviceId { port, devnum: assigned.device.devnum }) {
                 good += 1;
             } else {
-                told(self.attach(own));
+                report(self.attach(assigned));
             }
         }
         Ok(good)
     }
 
-    /// Gives back to the host's drivers what the virtual machine, which does not run, has left
-    /// without one.
-    pub fn reclaim(&self, told: &mut dyn FnMut(Report)) {
-        let topology = (self.look)();
-        for own in self.owned(&topology) {
-            let end = match give_to_host(self.world, &own.port.devpath) {
-                Given { probed: Err(error), .. } => {
-                    Outcome::Failed(format!("the host's drivers do not have it: {error}"))
+    /// Returns to the host's drivers the devices that the VM, which does not run, has left without
+    /// a driver.
+    pub fn return_to_host(&self, report: &mut dyn FnMut(Report)) {
+        let topology = self.host.topology();
+        for assigned in self.assigned_devices(&topology) {
+            let outcome = match self.host.return_to_drivers(&assigned.port.devpath) {
+                ReturnResult { probed: Err(error), .. } => {
+                    Outcome::Failed(format!("not returned to the host's drivers: {error}"))
                 }
-                Given { before, now, .. } if now > before => Outcome::ReturnedToHost,
-                Given { .. } => continue,
+                ReturnResult { before, after, .. } if after > before => Outcome::ReturnedToHost,
+                ReturnResult { .. } => continue,
             };
-            told(Report::new(Some(self.context(&own)), end));
+            report(Report::new(Some(self.context(&assigned)), outcome));
         }
     }
 
-    /// Asks the guest what it has and deletes what is stale.
-    fn tidy(&self, timeout: Duration, told: &mut dyn FnMut(Report)) -> Result<Had, ExchangeError> {
-        let mut had = Had { good: Vec::new(), topology: Topology::default() };
-        self.world.exchange(&self.vm.socket, timeout, &mut |qmp| {
-            let objects = object::list(qmp)?;
-            let open: Vec<DeviceId> = if objects.is_empty() {
-                Vec::new()
-            } else if object::is_running(qmp)? {
-                let devices = buses(qmp)?.into_iter().flat_map(|bus| bus.devices);
-                let open = |one: GuestDevice| one.id.filter(|_| one.attached)?.parse().ok();
-                devices.filter_map(open).collect()
-            } else {
-                objects.clone()
-            };
-            // Only now: a device that came after the question is no stale object's.
-            had.topology = (self.look)();
-            let (present, stale): (Vec<_>, Vec<_>) =
-                objects.into_iter().partition(|id| is_present(&had.topology, &id.port, id.devnum));
-            had.good = present.into_iter().filter(|id| open.contains(id)).collect();
-            for id in stale {
-                if object::delete(qmp, &id)? {
-                    let port = id.port.clone();
-                    let context = EventContext {
-                        port,
-                        devpath: String::new(),
-                        device: None,
-                        vm: Some(self.vm.name.clone()),
-                        id: Some(id.clone()),
-                    };
-                    told(Report::new(Some(context), Outcome::Detached(vec![id])));
+    fn delete_stale_objects(&self, timeout: Duration) -> Result<GuestState, Error> {
+        let mut session = self.host.connect(&self.vm.socket, timeout)?;
+        let qmp = session.as_mut();
+        let objects = object::list(qmp)?;
+        let good = self.objects_with_device(qmp, &objects)?;
+        // Read only now: the object of a device that was plugged in after the query is not stale.
+        let topology = self.host.topology();
+        let mut state = GuestState { good, stale: Vec::new(), error: None, topology };
+        for id in objects {
+            if is_plugged_in(&state.topology, &id.port, id.devnum) {
+                continue;
+            }
+            state.good.retain(|good| *good != id);
+            match object::delete(qmp, &id) {
+                Ok(true) => state.stale.push(id),
+                Ok(false) => {}
+                Err(error) => {
+                    state.error = Some(error);
+                    break;
                 }
             }
-            Ok(())
-        })?;
-        Ok(had)
+        }
+        Ok(state)
     }
 
-    /// What is plugged in and this virtual machine's now, each looked up when its turn comes.
-    fn owned<'t>(&'t self, topology: &'t Topology) -> impl Iterator<Item = Owned<'t>> {
+    fn objects_with_device(
+        &self,
+        qmp: &mut dyn Qmp,
+        objects: &[DeviceId],
+    ) -> Result<Vec<DeviceId>, Error> {
+        if objects.is_empty() || !object::is_running(qmp)? {
+            return Ok(objects.to_vec());
+        }
+        let devices = buses(qmp)?.into_iter().flat_map(|bus| bus.devices);
+        let attached = |device: GuestDevice| device.id.filter(|_| device.attached)?.parse().ok();
+        Ok(devices.filter_map(attached).collect())
+    }
+
+    fn stale_object_report(&self, id: DeviceId) -> Report {
+        let context = EventContext {
+            port: id.port.clone(),
+            devpath: String::new(),
+            device: None,
+            vm: Some(self.vm.name.clone()),
+            id: Some(id.clone()),
+        };
+        Report::new(Some(context), Outcome::Detached(vec![id]))
+    }
+
+    /// The devices that go to this VM now. Each is looked up when its turn comes.
+    fn assigned_devices<'t>(
+        &'t self,
+        topology: &'t Topology,
+    ) -> impl Iterator<Item = AssignedDevice<'t>> {
         topology.devices().filter_map(|(port, device)| {
-            let places = topology.places(&port.devpath);
-            if !self.config.is_configured(&places) {
-                return None;
-            }
-            let record = recall_device(self.world, &port.port, &port.devpath, device.devnum);
-            let owner = choose(self.config, &places, record.as_ref(), &|vm| self.runs(vm))?;
-            (owner.name == self.vm.name).then_some(Owned { port, device, places, record })
+            let location = topology.places(&port.devpath);
+            let record = self.host.load_record(&port.port, &port.devpath);
+            let record = record.filter(|record| record.devnum == device.devnum);
+            let candidates = candidates(self.config, &location, record.as_ref());
+            let own = candidates.iter().position(|one| one.vm.name == self.vm.name)?;
+            // This VM has answered, or is known not to run.
+            let is_assigned =
+                !candidates[..own].iter().any(|one| self.host.is_running(&one.vm.socket));
+            is_assigned.then_some(AssignedDevice { port, device, location, record })
         })
     }
 
-    fn runs(&self, vm: &VirtualMachine) -> bool {
-        // This one has answered, or is known not to run.
-        vm.name == self.vm.name || self.world.runs(&vm.socket)
-    }
-
-    fn attach(&self, own: Owned<'_>) -> Report {
-        let context = self.context(&own);
-        let Owned { port, device, places, record } = own;
-        let (seen, devnum) = (self.world.seen(), device.devnum);
+    fn attach(&self, assigned: AssignedDevice<'_>) -> Report {
+        let AssignedDevice { port, device, location, record } = assigned;
+        let (host, mark, devnum) = (self.host, self.host.uevent_mark(), device.devnum);
+        let udev = UdevProperties::default();
         let record = record
-            .unwrap_or_else(|| new_record(self.world, &port.port, &port.devpath, devnum, seen));
-        // The event of one that has just been plugged is under way as well: whoever is second finds
-        // it attached.
-        let settle = Settle::new(&port.devpath, self.vm.delay, record.plugged, seen.at);
-        let attach = Attach {
-            world: self.world,
-            owner: Assignment { config: self.config, vm: self.vm, places: &places },
+            .unwrap_or_else(|| host.new_record(&port.port, &port.devpath, devnum, mark, udev));
+        // The event of a device that has just been plugged in is handled at the same time. The
+        // second of the two finds it attached.
+        let settle = Settle::new(&port.devpath, self.vm.delay, record.plugged, mark.at);
+        attach::attach(&AttachJob {
+            host,
+            assignment: Assignment { config: self.config, vm: self.vm, location: &location },
             port: &port.port,
             devnum: Some(devnum),
-            new_record: &|_, _| record.clone(),
-            wish: if settle.due() > seen.at {
+            trigger: if settle.due() > mark.at {
                 Trigger::Udev { settle: true, interface: None }
             } else {
                 Trigger::Sync
             },
-        };
-        attach.run(context, Some(record.clone()))
+            record: Some(record),
+            udev: UdevProperties::default(),
+        })
     }
 
-    fn context(&self, own: &Owned<'_>) -> EventContext {
-        let Owned { port, device, .. } = own;
+    fn context(&self, assigned: &AssignedDevice<'_>) -> EventContext {
+        let AssignedDevice { port, device, .. } = assigned;
         let context = EventContext::new(&port.port, &port.devpath, Some(device.devnum));
-        EventContext { device: Some(device.label()), vm: Some(self.vm.name.clone()), ..context }
+        let (device, vm) = (Some(device.label()), Some(self.vm.name.clone()));
+        EventContext { device, vm, ..context }
     }
 }
 
-/// Forgets what is remembered of devices that are gone.
-pub fn forget_the_gone(world: &dyn Host, records: &[Record], topology: &Topology) {
-    for record in records {
-        if !is_present(topology, &record.port, record.devnum) {
-            // The next device may have come meanwhile.
-            let _ = world.remember(&record.port, &mut |stored| {
-                stored.take_if(|stored| stored.devnum == record.devnum);
+/// Deletes the records of unplugged devices.
+pub fn delete_stale_records(host: &dyn Host) {
+    let topology = host.topology();
+    for record in host.records() {
+        if !is_plugged_in(&topology, &record.port, record.devnum) {
+            // A device that was plugged in since then keeps its record. A record that cannot be
+            // deleted does no harm.
+            let _ = host.update_record(&record.port, &|stored| {
+                stored.filter(|stored| stored.devnum != record.devnum)
             });
         }
     }
 }
 
-fn is_present(topology: &Topology, port: &Port, devnum: DevNum) -> bool {
+fn is_plugged_in(topology: &Topology, port: &Port, devnum: DevNum) -> bool {
     topology.devices().any(|(there, device)| there.port == *port && device.devnum == devnum)
 }

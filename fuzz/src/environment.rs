@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use hotplugger::event::Hook;
+use hotplugger::config::Config;
+use hotplugger::config::file::ConfigFile;
 use hotplugger::event::uevent::properties;
+use hotplugger::event::{self, Variables};
 use hotplugger::host::dry_run::DryRun;
 
 use super::host::Host;
@@ -20,15 +22,14 @@ pub fn run(data: &[u8]) {
     let kept = properties(variables.clone());
     assert!(kept.len() <= 100 && kept.values().all(|value| value.len() <= 1024));
     HOST.with(|host| {
-        let rehearsal = DryRun::new(&host.root, true);
-        let hook = Hook {
-            root: &host.root,
-            config: None,
-            variable: &|name| variables.get(name).cloned(),
-            variables: &|| variables.clone().into_iter().collect(),
-            world: Some(&rehearsal),
+        let file = ConfigFile::find(&host.root, None);
+        let config = match ConfigFile::find(&host.root, None) {
+            Ok(Some(file)) => file.parse().unwrap_or_default(),
+            _ => Config::default(),
         };
-        let line = hook.run().to_string();
+        let dry_run = DryRun::new(&host.root, &config, true);
+        let variables: Variables = variables.clone().into_iter().collect();
+        let line = event::handle(&variables, file, &dry_run).to_string();
         assert!(!line.chars().any(char::is_control), "{line:?}");
         assert!(line.len() < 16 * 1024, "{} bytes", line.len());
     });

@@ -136,7 +136,7 @@ fn answer(look: &MachineLook) -> Option<Finding> {
     };
     Some(match error {
         // Nothing is handed over by who only looks.
-        Error::NotHandedOver { .. } | Error::NotOpened(_) => return None,
+        Error::Lock(_) | Error::NotHandedOver { .. } | Error::NotOpened(_) => return None,
         Error::Libvirt { domain, .. } => Finding::fault("libvirt", name, error.to_string()).advice(
             format!("does `virsh -c qemu:///system domstate {}` work?", shell_word(domain)),
         ),

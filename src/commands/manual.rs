@@ -1,18 +1,35 @@
-//! `attach`, `detach` and `move`: what a person does to the device in a port.
+//! `attach`, `detach` and `move`: what a person does with the device in a port.
 //!
-//! What may go to a guest is the same as on a plug; what is remembered is kept the same way.
+//! The policy is the same as for a plug, and the same records are kept.
 
-mod named;
-mod passage;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use self::passage::{Deed, Passage};
 use super::{CommandStatus, Context};
+use crate::attach::{self, AttachJob, Trigger};
+use crate::config::port::PortName;
+use crate::config::{Config, VirtualMachine};
+use crate::detach::detach_port;
+use crate::device_id::DeviceId;
+use crate::devpath::DevPath;
+use crate::event::first_running;
+use crate::event::plan::{Target as Guest, candidates};
+use crate::guest::object;
 use crate::host::real::RealHost;
-use crate::host::topology::read::topology;
+use crate::host::sysfs::UsbDevice;
+use crate::host::topology::read::{devpath_of, topology};
+use crate::host::topology::{HubPort, Topology};
+use crate::host::{Host, UdevProperties};
+use crate::location::UsbLocation;
+use crate::outcome::{EventContext, Outcome, Report};
 use crate::output::{Output, Style};
+use crate::policy::{self, Assignment};
+use crate::port::Port;
+use crate::qmp::Error;
+use crate::root::Root;
+use crate::state::record::Record;
 
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
@@ -35,67 +52,331 @@ pub struct Move {
     target: Target,
 }
 
-/// What all of them have.
 #[derive(Debug, Args)]
 struct Target {
-    /// The port, as `hotplugger ports` shows it (1-4), by its name
-    /// (pci-0000:00:14.0/usb2:4), DEVPATH or path below /sys; what is behind a hub in it is meant
-    /// too.
+    /// The port: as `hotplugger ports` shows it (1-4), its name (pci-0000:00:14.0/usb2:4), its
+    /// DEVPATH or its path below /sys. Devices behind a hub in it are included.
     port: String,
 
-    /// The virtual machine; it need not list the port.
+    /// The VM. It need not list the port.
     #[arg(long, value_name = "NAME")]
     vm: Option<String>,
 }
 
+#[derive(Clone, Copy)]
+enum Action {
+    Attach,
+    Detach,
+    Move,
+}
+
 impl Attach {
-    /// Attaches what is in the port: to the virtual machine that is named, else to the first that
-    /// lists the port and runs.
+    /// Attaches the devices to the named VM, else to the first that lists the port and runs.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        self.target.each(context, output, Deed::Attach)
+        self.target.run(context, output, Action::Attach)
     }
 }
 
 impl Detach {
-    /// Detaches what is in the port; it stays with the host until it is pulled or attached by hand.
+    /// Detaches the devices. They stay with the host until they are unplugged or attached manually.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        self.target.each(context, output, Deed::Detach)
+        self.target.run(context, output, Action::Detach)
     }
 }
 
 impl Move {
-    /// Moves what is in the port from the virtual machine that has it to the one that is named,
-    /// else to the next that lists the port and runs.
+    /// Moves the devices to the named VM, else to the next one that lists the port and runs.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        self.target.each(context, output, Deed::Move)
+        self.target.run(context, output, Action::Move)
     }
 }
 
 impl Target {
-    /// Does it to each device that is meant.
-    fn each(
+    fn run(
         &self,
         context: &Context<'_>,
         output: &mut Output,
-        deed: Deed,
+        action: Action,
     ) -> Result<CommandStatus> {
         let config = context.trusted_config()?;
         let vm = self.vm.as_deref().map(|name| config.named(name)).transpose()?;
         let topology = topology(context.root);
-        let devices = named::devices(context.root, &topology, &self.port)?;
-        let world = RealHost::open_with_state(context.root)?;
-        let mut verdict = CommandStatus::Ok;
+        let devices = devices_in(context.root, &topology, &self.port)?;
+        let host = RealHost::open_with_state(context.root)?;
+        let mut status = CommandStatus::Ok;
         for device in devices {
-            let places = topology.places(&device.devpath);
-            let passage = Passage::new(&world, &config, &places, &device.port, vm);
-            let outcome = passage.take(deed);
-            let is_good = outcome.is_as_wished();
-            let tone = if is_good { Style::Plain } else { Style::Bad };
-            context.tell(&outcome, tone, output)?;
-            if !is_good {
-                verdict = CommandStatus::Problems;
+            let location = topology.places(&device.devpath);
+            let job = ManualJob {
+                host: &host,
+                config: &config,
+                location: &location,
+                port: &device.port,
+                vm,
+            };
+            let report = job.run(action).unwrap_or_else(|failed| failed);
+            let is_done = report.outcome.is_attached()
+                || matches!(report.outcome, Outcome::DetachedManually(_));
+            let style = if is_done { Style::Plain } else { Style::Bad };
+            context.tell(&report, style, output)?;
+            if !is_done {
+                status = CommandStatus::Problems;
             }
         }
-        Ok(verdict)
+        Ok(status)
+    }
+}
+
+/// The devices in the port, in its peer ports, or behind a hub there.
+///
+/// # Errors
+///
+/// The text does not name a port of this host, or nothing is plugged in there.
+fn devices_in<'a>(root: &Root, topology: &'a Topology, text: &str) -> Result<Vec<&'a HubPort>> {
+    const NO_SUCH_PORT: &str = "this host has no such port; `hotplugger ports` lists its ports";
+    let name = if let Ok(port) = text.parse::<Port>() {
+        let known = topology.ports().into_iter().find(|known| known.port == port);
+        let known = known.with_context(|| format!("{text}: {NO_SUCH_PORT}"))?;
+        PortName::DevPath(known.devpath.clone())
+    } else if text.starts_with("/sys/") {
+        let devpath: Option<DevPath> = devpath_of(&root.path("/sys"), &root.path(Path::new(text)));
+        let devpath = devpath.filter(|devpath| devpath.port().is_some());
+        devpath.map(PortName::DevPath).with_context(|| {
+            format!("{text}: not a USB device; `hotplugger ports` lists the devices by port")
+        })?
+    } else {
+        text.parse().map_err(|error| {
+            anyhow::anyhow!(
+                "`{text}` {error}; write a port as `hotplugger ports` shows it, such as 1-4 or \
+                 pci-0000:00:14.0/usb2:4"
+            )
+        })?
+    };
+    let ports = topology.devices().map(|(port, _)| port);
+    let devices: Vec<&HubPort> =
+        ports.filter(|port| name.has(&topology.places(&port.devpath), true)).collect();
+    if !devices.is_empty() {
+        return Ok(devices);
+    }
+    if !topology.all_places().iter().any(|place| name.is(place)) {
+        bail!("{text}: {NO_SUCH_PORT}");
+    }
+    bail!("{text}: nothing is plugged in there");
+}
+
+/// A device that a person attaches, detaches or moves.
+struct ManualJob<'a> {
+    host: &'a dyn Host,
+    config: &'a Config,
+    location: &'a UsbLocation,
+    port: &'a Port,
+    /// The VM that was named.
+    vm: Option<&'a VirtualMachine>,
+}
+
+impl<'a> ManualJob<'a> {
+    /// Does it while no other hotplugger process handles the port. A report of a failure is the error.
+    fn run(&self, action: Action) -> Result<Report, Report> {
+        let _lock = self.host.lock_port(self.port).map_err(|error| {
+            let context = EventContext::new(self.port, self.devpath(), None);
+            Report::new(Some(context), Outcome::Failed(format!("{error:#}")))
+        })?;
+        // Read under the lock: another device may have been plugged in while this process waited.
+        let why = match self.host.usb_device(self.devpath()) {
+            Ok(Some(device)) => {
+                return match action {
+                    Action::Attach => self.attach(&device),
+                    Action::Detach => self.detach(&device),
+                    Action::Move => self.move_device(&device),
+                };
+            }
+            Ok(None) => "it was unplugged".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let context = EventContext::new(self.port, self.devpath(), None);
+        Err(Report::new(Some(context), Outcome::Failed(why)))
+    }
+
+    /// Attaches the device, unless another VM than the named one has it.
+    fn attach(&self, device: &UsbDevice) -> Result<Report, Report> {
+        match self.current_vm(device)? {
+            Some(current) if self.vm.is_some_and(|vm| vm.name != current.name) => {
+                let name = &current.name;
+                let why = format!("not attached: `{name}` has it; `hotplugger move` moves it");
+                Err(self.failed(device, &why))
+            }
+            Some(current) => Ok(self.attach_to(current, device)),
+            None => self.attach_to_first(device),
+        }
+    }
+
+    /// Detaches the device from the VM that has it, and leaves it with the host.
+    fn detach(&self, device: &UsbDevice) -> Result<Report, Report> {
+        let current = self.current_vm(device)?;
+        if let Some((vm, current)) = self.vm.zip(current)
+            && vm.name != current.name
+        {
+            let why = format!("not detached: `{}` has it, not `{}`", current.name, vm.name);
+            return Err(self.failed(device, &why));
+        }
+        let mut context = self.context(device);
+        context.vm = current.map(|vm| vm.name.clone());
+        let deleted = match current {
+            None => Vec::new(),
+            Some(vm) => self.detach_from(vm, device).map_err(|error| {
+                let why = format!("not detached: {error}");
+                Report::new(Some(context.clone()), Outcome::Failed(why))
+            })?,
+        };
+        let mut report = Report::new(Some(context), Outcome::DetachedManually(deleted));
+        let record = Record { attached: None, detached_manual: true, ..self.record(device) };
+        report.warnings.extend(self.host.save_record_or_warn(&record));
+        if let Err(error) = self.host.probe_drivers(self.devpath()) {
+            report.warnings.push(format!("not returned to the host's drivers: {error}"));
+        }
+        Ok(report)
+    }
+
+    /// Moves the device to the named VM, else to the next one that runs.
+    fn move_device(&self, device: &UsbDevice) -> Result<Report, Report> {
+        let Some(from) = self.current_vm(device)? else { return self.attach_to_first(device) };
+        let to = match self.vm {
+            Some(vm) => vm,
+            None => self.next_running(from, device)?,
+        };
+        if to.name == from.name {
+            let context = EventContext { vm: Some(to.name.clone()), ..self.context(device) };
+            return Ok(Report::new(Some(context), Outcome::AlreadyAttached));
+        }
+        let not_moved = |why: String| self.failed(device, &format!("not moved: {why}"));
+        if !self.host.is_running(&to.socket) {
+            let (to, from) = (&to.name, &from.name);
+            return Err(not_moved(format!("`{to}` does not run; `{from}` keeps the device")));
+        }
+        policy::check(self.host, self.assignment(to), device)
+            .map_err(|why| not_moved(format!("it may not go to `{}`: {why}", to.name)))?;
+        self.detach_from(from, device)
+            .map_err(|error| not_moved(format!("`{}` still has it: {error}", from.name)))?;
+        let mut report = self.attach_to(to, device);
+        if !report.outcome.is_attached() {
+            let is_back = self.attach_to(from, device).outcome.is_attached();
+            let result = if is_back { "attached again" } else { "not attached again" };
+            report.warnings.push(format!("{result} to `{}`", from.name));
+        }
+        Ok(report)
+    }
+
+    /// The VM that has the device, whether it is recorded or not.
+    fn current_vm(&self, device: &UsbDevice) -> Result<Option<&'a VirtualMachine>, Report> {
+        let recorded = self.load_record(device).and_then(|record| record.attached);
+        let is_recorded = |vm: &VirtualMachine| {
+            recorded.as_ref().is_some_and(|attached| attached.socket == vm.socket)
+        };
+        let mut vms: Vec<&VirtualMachine> = self.config.virtual_machines.iter().collect();
+        vms.sort_by_key(|vm| !is_recorded(vm));
+        for vm in vms.into_iter().filter(|vm| self.host.is_running(&vm.socket)) {
+            match self.has_object(vm, device) {
+                Ok(true) => return Ok(Some(vm)),
+                Err(error) if is_recorded(vm) => {
+                    let why = format!("`{}` has it and does not answer: {error}", vm.name);
+                    return Err(self.failed(device, &why));
+                }
+                Ok(false) | Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn has_object(&self, vm: &VirtualMachine, device: &UsbDevice) -> Result<bool, Error> {
+        let id = DeviceId { port: self.port.clone(), devnum: device.devnum };
+        let mut session = self.host.connect(&vm.socket, vm.timeout)?;
+        Ok(object::list(session.as_mut())?.contains(&id))
+    }
+
+    /// Attaches the device to the named VM, else to the first that lists the port and runs.
+    fn attach_to_first(&self, device: &UsbDevice) -> Result<Report, Report> {
+        let candidates = candidates(self.config, self.location, None);
+        let vm = match (self.vm, &candidates[..]) {
+            (Some(vm), _) => vm,
+            (None, []) => {
+                let why = "not attached: no VM lists this port; name one with --vm";
+                return Err(self.failed(device, why));
+            }
+            (None, candidates) => first_running(candidates, self.host).vm,
+        };
+        Ok(self.attach_to(vm, device))
+    }
+
+    /// The next VM after `from` that lists the port and runs.
+    fn next_running(
+        &self,
+        from: &VirtualMachine,
+        device: &UsbDevice,
+    ) -> Result<&'a VirtualMachine, Report> {
+        let owners = self.config.owners(self.location);
+        let start = owners.iter().position(|vm| vm.name == from.name).map_or(0, |at| at + 1);
+        let others = owners[start..].iter().chain(&owners[..start]);
+        let mut others = others.filter(|vm| vm.name != from.name);
+        others.find(|vm| self.host.is_running(&vm.socket)).copied().ok_or_else(|| {
+            let why = format!(
+                "not moved: `{}` has it, and no other VM that lists the port runs; name one with \
+                 --vm",
+                from.name
+            );
+            self.failed(device, &why)
+        })
+    }
+
+    fn attach_to(&self, vm: &'a VirtualMachine, device: &UsbDevice) -> Report {
+        let record = self.record(device);
+        let mut report = attach::attach(&AttachJob {
+            host: self.host,
+            assignment: self.assignment(vm),
+            port: self.port,
+            devnum: Some(device.devnum),
+            trigger: Trigger::Manual,
+            record: Some(record.clone()),
+            udev: UdevProperties::default(),
+        });
+        if !report.outcome.is_attached() {
+            // The config decides about the device again.
+            let record = Record { detached_manual: false, attached: None, ..record };
+            report.warnings.extend(self.host.save_record_or_warn(&record));
+        }
+        report
+    }
+
+    fn detach_from(&self, vm: &VirtualMachine, device: &UsbDevice) -> Result<Vec<DeviceId>, Error> {
+        let guest = Guest::of(vm);
+        detach_port(self.host, &guest, self.port, self.devpath(), Some(device.devnum))
+    }
+
+    fn load_record(&self, device: &UsbDevice) -> Option<Record> {
+        let record = self.host.load_record(self.port, self.devpath());
+        record.filter(|record| record.devnum == device.devnum)
+    }
+
+    /// The record of the device, or a new one.
+    fn record(&self, device: &UsbDevice) -> Record {
+        self.load_record(device).unwrap_or_else(|| {
+            let (mark, udev) = (self.host.uevent_mark(), UdevProperties::default());
+            self.host.new_record(self.port, self.devpath(), device.devnum, mark, udev)
+        })
+    }
+
+    fn assignment(&self, vm: &'a VirtualMachine) -> Assignment<'a> {
+        Assignment { config: self.config, vm, location: self.location }
+    }
+
+    fn devpath(&self) -> &'a DevPath {
+        &self.location.own.devpath
+    }
+
+    fn context(&self, device: &UsbDevice) -> EventContext {
+        let context = EventContext::new(self.port, self.devpath(), Some(device.devnum));
+        EventContext { device: Some(device.label()), ..context }
+    }
+
+    fn failed(&self, device: &UsbDevice, why: &str) -> Report {
+        Report::new(Some(self.context(device)), Outcome::Failed(why.to_owned()))
     }
 }

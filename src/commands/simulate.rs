@@ -1,50 +1,60 @@
-//! `simulate`, and `udev --dry-run`: what would an event do?
+//! `simulate`, and `udev --dry-run`: what an event would do.
 //!
-//! The event goes through the very code of the udev call, in a world that is only rehearsed in.
+//! The event runs through the code of the udev call, on a host that changes nothing.
 
-pub mod event;
-
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use self::event::{Event, recorded};
 use super::{CommandStatus, Context};
-use crate::event::Hook;
+use crate::config::file::ConfigFile;
+use crate::device_id::DeviceId;
+use crate::devpath::DevPath;
+use crate::event::uevent::Uevent;
+use crate::event::{Variables, handle, may_concern_port};
 use crate::host::dry_run::{DryRun, Step};
-use crate::outcome::Report;
+use crate::host::sysfs::UsbDevice;
+use crate::host::topology::read::devpath_of;
+use crate::outcome::{Report, SkipReason};
 use crate::output::{Line, Output, Style};
+use crate::port::{BusNum, DevNum, Port};
+use crate::root::Root;
+use crate::text::sanitize;
 
 /// Arguments of `simulate`.
 #[derive(Debug, Args)]
 pub struct Simulate {
     /// A port (1-4), a sysfs path (/sys/bus/usb/devices/1-4), or a file recorded with
-    /// `udevadm monitor -k -p`, all of whose events are played.
+    /// `udevadm monitor -k -p`
     target: PathBuf,
 
-    /// The action of the event; for a recorded file, plays the events of this action only.
+    /// The action of the event; of a recording, simulate only the events with this action
     #[arg(long, value_name = "ACTION")]
     action: Option<String>,
 
-    /// Plays what the Python original's two rules let through (add and remove of everything in
-    /// usb) instead of what ours does.
+    /// Simulate the events that the Python original's two rules let through: add and remove of
+    /// everything in usb
     #[arg(long)]
     original_rules: bool,
 
-    /// Supposes that the virtual machines run.
+    /// Assume that the VMs run
     #[arg(long)]
     running: bool,
 
-    /// Prints a JSON array with an object for each event.
+    /// Print a JSON array with an object for each event
     #[arg(long)]
     json: bool,
 }
 
-/// One event and what came of it; the form is documented in docs/json.md.
+/// The largest recording.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// One event and its result. docs/json.md describes the form.
 #[derive(Debug, Serialize)]
-struct Played {
+struct SimulatedEvent {
     action: String,
     devpath: String,
     devtype: String,
@@ -55,36 +65,33 @@ struct Played {
 }
 
 impl Simulate {
-    /// Plays the events and prints what they would do.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        let rehearsal = DryRun::new(context.root, self.running);
-        let recording = self.target.is_file().then_some(&self.target);
-        let events = match recording {
-            Some(file) => recorded(file)?
+        let is_recording = self.target.is_file();
+        let action = self.action.as_deref();
+        let events = if is_recording {
+            read_recording(&self.target)?
                 .into_iter()
-                .filter(|event| self.lets_through(event))
-                .filter(|event| self.action.as_deref().is_none_or(|only| only == event.action()))
-                .collect(),
-            None => vec![Event::of_sysfs(
-                context.root,
-                &self.target,
-                self.action.as_deref().unwrap_or("bind"),
-            )?],
+                .filter(|event| self.rules_match(event))
+                .filter(|event| action.is_none_or(|only| event.get("ACTION") == Some(only)))
+                .collect()
+        } else {
+            vec![event_of_sysfs(context.root, &self.target, action.unwrap_or("bind"))?]
         };
-        let mut played = Vec::new();
+        let host = dry_run_host(context, self.running);
+        let mut simulated = Vec::new();
         for event in &events {
-            if recording.is_some() {
-                event.suppose(&rehearsal);
+            if is_recording {
+                assume_device(event, &host);
             }
-            played.push(play(context, event, &rehearsal));
+            simulated.push(simulate(context, event, &host));
         }
-        show(&played, self.json, output)?;
+        print(&simulated, self.json, output)?;
         Ok(CommandStatus::Ok)
     }
 
-    /// Whether udev's rules would run hotplugger for it.
-    fn lets_through(&self, event: &Event) -> bool {
-        let action = event.action();
+    /// Whether udev's rules would run hotplugger for the event.
+    fn rules_match(&self, event: &Variables) -> bool {
+        let action = event.get("ACTION").unwrap_or_default();
         if self.original_rules {
             return matches!(action, "add" | "remove") && event.get("SUBSYSTEM") == Some("usb");
         }
@@ -95,51 +102,61 @@ impl Simulate {
     }
 }
 
-/// Plays the event that is in the environment.
+/// `udev --dry-run`: simulates the event in the environment.
 pub fn dry_run(context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-    let event = Event::of_environment();
-    let rehearsal = DryRun::new(context.root, false);
-    show(&[play(context, &event, &rehearsal)], false, output)?;
+    let host = dry_run_host(context, false);
+    let event = Variables::from_environment();
+    print(&[simulate(context, &event, &host)], false, output)?;
     Ok(CommandStatus::Ok)
 }
 
-fn play(context: &Context<'_>, event: &Event, rehearsal: &DryRun<'_>) -> Played {
-    let hook = Hook {
-        root: context.root,
-        config: context.config,
-        variable: &|name| event.get(name).map(str::to_owned),
-        variables: &|| event.variables(),
-        world: Some(rehearsal),
-    };
-    let outcome: Report = hook.run();
+/// A config that cannot be read is reported by the event.
+fn dry_run_host<'a>(context: &Context<'a>, assume_running: bool) -> DryRun<'a> {
+    let config = context.config().unwrap_or_default();
+    DryRun::new(context.root, &config, assume_running)
+}
+
+fn simulate(context: &Context<'_>, event: &Variables, host: &DryRun<'_>) -> SimulatedEvent {
     let text = |name| event.get(name).unwrap_or_default().to_owned();
-    Played {
-        action: text("ACTION"),
-        devpath: text("DEVPATH"),
+    let (action, devpath) = (text("ACTION"), text("DEVPATH"));
+    let file = ConfigFile::find(context.root, context.config);
+    let may_concern = file.as_ref().map_or(true, |file| {
+        let text = file.as_ref().map(|file| &file.text[..]);
+        may_concern_port(context.root, text, &action, &devpath)
+    });
+    let report = if may_concern {
+        handle(event, file, host)
+    } else {
+        Report::skipped(SkipReason::NotConfigured)
+    };
+    let decision = report.decision.clone().map(|decision| Step::Decide { decision });
+    SimulatedEvent {
+        action,
+        devpath,
         devtype: text("DEVTYPE"),
-        steps: rehearsal.steps(),
-        outcome: outcome.end.name(),
-        line: outcome.to_string(),
-        exit_status: u8::from(!outcome.is_success()),
+        steps: decision.into_iter().chain(host.take_steps()).collect(),
+        outcome: report.outcome.name(),
+        line: report.to_string(),
+        exit_status: u8::from(!report.is_success()),
     }
 }
 
-fn show(played: &[Played], json: bool, output: &mut Output) -> Result<()> {
+fn print(simulated: &[SimulatedEvent], json: bool, output: &mut Output) -> Result<()> {
     if json {
-        return output.json(&played).context("standard output");
+        return output.json(&simulated).context("standard output");
     }
-    for event in played {
+    for event in simulated {
         let head = Line::default().with(Style::Strong, &event.action);
         output.line(&head.plain(format!(" {} ({})", event.devpath, event.devtype)))?;
         for step in &event.steps {
-            let (what, text) = words(step);
-            // Not cut: commands are there to be copied.
-            output.text(&format!("    {what:9} {text}"))?;
+            let (name, text) = words(step);
+            // Not truncated, so that commands can be copied.
+            output.text(&format!("    {name:9} {text}"))?;
         }
-        let tone = if event.exit_status == 0 { Style::Good } else { Style::Bad };
+        let style = if event.exit_status == 0 { Style::Good } else { Style::Bad };
         output.text(&format!("    {:9} {}", "end", event.line))?;
         let status = format!("exit status {}", event.exit_status);
-        output.line(&Line::from("              ").with(tone, status))?;
+        output.line(&Line::from("              ").with(style, status))?;
     }
     Ok(())
 }
@@ -148,15 +165,132 @@ fn words(step: &Step) -> (&'static str, String) {
     match step {
         Step::Decide { decision } => ("decide", decision.clone()),
         Step::Unbind { interface, driver } => ("unbind", format!("{driver} from {interface}")),
-        Step::Probe { interface } => ("probe", format!("{interface}, for a driver of the host")),
+        Step::Probe { interface } => ("probe", format!("{interface}, for a host driver")),
         Step::Settle { seconds } => ("settle", format!("{seconds} s, if it stays quiet")),
-        Step::Connect { socket } => ("connect", display(socket)),
-        Step::Qmp(sent) => ("QMP", serde_json::to_string(sent).unwrap_or_default()),
-        Step::Remember { port } => ("remember", format!("port {port}")),
-        Step::Forget { port } => ("forget", format!("port {port}")),
+        Step::Connect { socket } => ("connect", socket.display().to_string()),
+        Step::Qmp(command) => ("QMP", serde_json::to_string(command).unwrap_or_default()),
+        Step::SaveRecord { port } => ("save", format!("the record of port {port}")),
+        Step::DeleteRecord { port } => ("delete", format!("the record of port {port}")),
     }
 }
 
-fn display(path: &Path) -> String {
-    path.display().to_string()
+/// The event that the kernel would send for the device at `target`, a port or a path below /sys.
+fn event_of_sysfs(root: &Root, target: &Path, action: &str) -> Result<Variables> {
+    let port = target.to_str().and_then(|name| name.parse::<Port>().ok());
+    let path = match port {
+        Some(port) => root.path(format!("/sys/bus/usb/devices/{port}")),
+        None => root.path(target),
+    };
+    let shown = target.display();
+    let Some(devpath) = devpath_of(&root.path("/sys"), &path) else {
+        bail!("{shown}: nothing is plugged in there, or it is not a path below /sys");
+    };
+    let uevent = fs::read_to_string(path.join("uevent"))
+        .with_context(|| format!("{shown}: not a device, it has no `uevent` file"))?;
+    let mut event = variables(&uevent);
+    event.insert("ACTION", action);
+    event.insert("DEVPATH", devpath.as_str());
+    event.insert("SUBSYSTEM", "usb");
+    event.insert("SEQNUM", "0");
+    Ok(event)
+}
+
+/// Assumes that the device of a recorded event is plugged in, or unplugged.
+fn assume_device(event: &Variables, host: &DryRun<'_>) {
+    let Ok(uevent) = Uevent::from_variables(|name| event.get(name).map(str::to_owned)) else {
+        return;
+    };
+    if event.get("DEVTYPE") != Some("usb_device") {
+        return;
+    }
+    if event.get("ACTION") == Some("remove") {
+        let id = uevent.devpath.port().zip(uevent.devnum);
+        let id = id.map(|(port, devnum)| DeviceId { port, devnum });
+        host.without_device(&uevent.devpath, id);
+    } else if let Some(device) = recorded_device(event, &uevent) {
+        host.with_device(&uevent.devpath, device);
+    }
+}
+
+/// The device, from what the event contains.
+fn recorded_device(event: &Variables, uevent: &Uevent) -> Option<UsbDevice> {
+    let mut ids = event.get("PRODUCT").unwrap_or_default().split('/');
+    let mut id = || ids.next().and_then(|id| u16::from_str_radix(id, 16).ok()).unwrap_or(0);
+    Some(UsbDevice {
+        busnum: uevent.busnum.unwrap_or(BusNum(uevent.devpath.port()?.bus().0)),
+        devnum: uevent.devnum.unwrap_or(DevNum(0)),
+        class: uevent.class.unwrap_or(0),
+        authorized: true,
+        vendor_id: id(),
+        product_id: id(),
+        speed: None,
+        product: event.get("ID_MODEL").map(|model| sanitize(&model.replace('_', " "), 64)),
+        serial: event.get("ID_SERIAL_SHORT").map(str::to_owned),
+    })
+}
+
+/// The events in a file: blocks of `NAME=VALUE` lines with blank lines between them, as
+/// `udevadm monitor -p` prints them. If the kernel's events are among them, only those: udev's
+/// events repeat them.
+pub fn read_recording(file: &Path) -> Result<Vec<Variables>> {
+    let shown = file.display();
+    let size = fs::metadata(file).with_context(|| format!("{shown}"))?.len();
+    if size > MAX_BYTES {
+        bail!("{shown}: larger than 16 MiB; this is not a recording of uevents");
+    }
+    let text = fs::read(file).with_context(|| format!("{shown}"))?;
+    let events = parse_recording(&String::from_utf8_lossy(&text));
+    if events.is_empty() {
+        bail!("{shown}: no event with ACTION and DEVPATH; record with `udevadm monitor -k -p`");
+    }
+    Ok(events)
+}
+
+fn parse_recording(text: &str) -> Vec<Variables> {
+    let text = text.replace("\r\n", "\n");
+    let has_kernel_events = text.contains("\nKERNEL[") || text.starts_with("KERNEL[");
+    text.split("\n\n")
+        .filter(|block| !has_kernel_events || block.trim_start().starts_with("KERNEL["))
+        .map(variables)
+        .filter(|event| {
+            event.get("ACTION").is_some()
+                && event.get("DEVPATH").is_some_and(|path| path.parse::<DevPath>().is_ok())
+        })
+        .collect()
+}
+
+fn variables(text: &str) -> Variables {
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
+    let named = pairs.filter(|(name, _)| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    });
+    named.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MONITOR: &str = "monitor will print the received events for:\nUDEV - the event which udev \
+        sends out after rule processing\nKERNEL - the kernel uevent\n\nKERNEL[300.565910] add      \
+        /devices/x/usb1/1-3 (usb)\nACTION=add\nDEVPATH=/devices/x/usb1/1-3\nSUBSYSTEM=usb\n\nUDEV  \
+        [300.6] add      /devices/x/usb1/1-3 (usb)\nACTION=add\nDEVPATH=/devices/x/usb1/1-3\nA=b=c\n\n";
+
+    #[test]
+    fn udev_events_are_simulated_only_if_the_recording_has_no_kernel_events() {
+        let events = parse_recording(MONITOR);
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].get("SUBSYSTEM"), Some("usb"));
+        let events = parse_recording(&MONITOR[MONITOR.find("UDEV  [").unwrap()..]);
+        assert_eq!(events[0].get("A"), Some("b=c"));
+        assert_eq!(parse_recording("ACTION=add\nDEVPATH=/devices/x\n").len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn parser_accepts_any_text(text in "(ACTION=|DEVPATH=|/devices/|KERNEL\\[|\n|=|\\PC){0,40}") {
+            parse_recording(&text);
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! `sync`: brings what virtual machines have in line with what is plugged in.
+//! `sync`: brings guests in line with what is plugged in.
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
@@ -12,37 +12,34 @@ use clap::Args;
 use super::{CommandStatus, Context};
 use crate::config::{Config, VirtualMachine};
 use crate::host::real::RealHost;
-use crate::host::topology::read::topology;
 use crate::outcome::{Outcome, Report};
 use crate::output::{Line, Output, Style};
-use crate::state::dir;
-use crate::sync;
+use crate::sync::{SyncJob, delete_stale_records};
 
 /// Arguments of `sync`.
 #[derive(Debug, Args)]
 pub struct Sync {
-    /// The virtual machines [default: all].
+    /// The VMs [default: all]
     #[arg(value_name = "VM")]
     vms: Vec<String>,
 
-    /// Waits so many seconds, 600 at most, for each of them to run and to answer.
+    /// Wait so many seconds, at most 600, for each VM to run and to answer
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     wait: Option<Duration>,
 
-    /// Does not wait for one whose socket is not there: for hooks that are also run when it ends.
+    /// Do not wait for a VM without a socket file: for hooks that also run when a VM ends
     #[arg(long, requires = "wait")]
     if_started: bool,
 }
 
-/// What a thread tells.
-enum Told {
-    /// Something was done, or not.
+/// What the thread of a VM sends.
+enum Message {
     Report(Box<Report>),
-    /// The virtual machine is done with, well or not, and this is to be said.
+    /// The VM's last line, and whether all went well.
     Done(Line, bool),
 }
 
-/// How long between two looks at a virtual machine that does not run yet.
+/// The pause between two attempts to reach a VM that does not run yet.
 const PAUSE: Duration = Duration::from_millis(100);
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -53,116 +50,111 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 impl Sync {
-    /// Attaches what is missing and deletes what is stale, in all of them at the same time.
+    /// Deletes stale objects and attaches missing devices, in all VMs at the same time.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let config = context.trusted_config()?;
-        let vms = self.chosen(&config)?;
-        let world = RealHost::open_with_state(context.root)?;
-        let records = dir::peek_all(context.root);
-        let look = || topology(context.root);
-        sync::forget_the_gone(&world, &records, &look());
-        let (teller, told) = channel();
+        let vms = self.chosen_vms(&config)?;
+        let host = RealHost::open_with_state(context.root)?;
+        delete_stale_records(&host);
+        let (sender, receiver) = channel();
         thread::scope(|scope| {
             for vm in &vms {
-                let teller = teller.clone();
-                let (world, config, look) = (&world, &config, &look);
-                scope.spawn(move || {
-                    self.bring(&sync::Sync { world, config, vm, look }, &teller);
-                });
+                let (sender, host, config) = (sender.clone(), &host, &config);
+                scope.spawn(move || self.sync_vm(&SyncJob { host, config, vm }, &sender));
             }
-            drop(teller);
-            self.listen(context, &told, vms.len(), output)
+            drop(sender);
+            self.print_results(context, &receiver, vms.len(), output)
         })
     }
 
-    fn chosen<'a>(&self, config: &'a Config) -> Result<Vec<&'a VirtualMachine>> {
+    fn chosen_vms<'a>(&self, config: &'a Config) -> Result<Vec<&'a VirtualMachine>> {
         if self.vms.is_empty() {
             return Ok(config.virtual_machines.iter().collect());
         }
         Ok(self.vms.iter().map(|name| config.named(name)).collect::<Result<_, _>>()?)
     }
 
-    /// Brings one in line, as soon as it runs.
-    fn bring(&self, sync: &sync::Sync<'_>, teller: &Sender<Told>) {
-        let vm = sync.vm;
+    /// Syncs one VM as soon as it runs.
+    fn sync_vm(&self, job: &SyncJob<'_>, sender: &Sender<Message>) {
+        let SyncJob { host, vm, .. } = *job;
         let started = Instant::now();
         let left = || self.wait.and_then(|wait| wait.checked_sub(started.elapsed()));
         let mut count = Count::default();
-        let mut tell = |outcome: Report| {
-            count.add(&outcome.end);
-            // Who hears it is gone only when the program is.
-            let _ = teller.send(Told::Report(Box::new(outcome)));
+        let mut report = |report: Report| {
+            count.add(&report.outcome);
+            // The receiver ends with the program.
+            let _ = sender.send(Message::Report(Box::new(report)));
         };
-        let mut reclaim = vm.return_to_host;
-        let ended = loop {
-            let file = sync.world.socket_file(&vm.socket);
-            let ended = if sync.world.runs(&vm.socket) {
+        let mut return_to_host = vm.return_to_host;
+        let result = loop {
+            let file = host.socket_file(&vm.socket);
+            let result = if host.is_running(&vm.socket) {
                 let timeout = left().unwrap_or_default().max(vm.timeout);
-                sync.run(timeout, &mut tell).map_err(|error| error.to_string())
+                job.run(timeout, &mut report).map_err(|error| error.to_string())
             } else {
-                if mem::take(&mut reclaim) {
-                    sync.reclaim(&mut tell);
+                if mem::take(&mut return_to_host) {
+                    job.return_to_host(&mut report);
                 }
                 Err("not running".to_owned())
             };
-            let now = sync.world.socket_file(&vm.socket);
-            let gone = self.if_started && now.is_none();
-            // Started anew meanwhile, it may have nothing of what was attached.
-            let anew = now.is_some() && now != file;
-            if ended.is_ok() && !anew || gone || left().is_none() {
-                break ended.map_err(|why| (why, gone || self.wait.is_none()));
+            let now = host.socket_file(&vm.socket);
+            let has_ended = self.if_started && now.is_none();
+            // A VM that was started again in the meantime has nothing of what was attached.
+            let is_new = now.is_some() && now != file;
+            if result.is_ok() && !is_new || has_ended || left().is_none() {
+                break result.map_err(|why| (why, has_ended || self.wait.is_none()));
             }
             thread::sleep(PAUSE);
         };
         let name = Line::from(format!("{}: ", vm.name));
-        let (line, well) = match ended {
+        let (line, is_ok) = match result {
             Ok(good) => (name.with(Style::Good, count.summary(good)), count.failed == 0),
             Err((why, true)) => (name.with(Style::Faint, why), count.failed == 0),
             Err((why, false)) => {
                 let waited = self.wait.unwrap_or_default().as_secs_f64();
-                (name.with(Style::Bad, format!("{why}; waited for {waited} s")), false)
+                (name.with(Style::Bad, format!("{why}; waited {waited} s")), false)
             }
         };
-        let _ = teller.send(Told::Done(line, well));
+        let _ = sender.send(Message::Done(line, is_ok));
     }
 
-    /// Prints what the threads tell, until all of them are done.
-    fn listen(
+    /// Prints what the threads send, until all of them have ended.
+    fn print_results(
         &self,
         context: &Context<'_>,
-        told: &Receiver<Told>,
-        mut open: usize,
+        receiver: &Receiver<Message>,
+        mut running: usize,
         output: &mut Output,
     ) -> Result<CommandStatus> {
         let mut progress = Progress::new(self.wait.is_some());
-        let mut verdict = CommandStatus::Ok;
+        let mut status = CommandStatus::Ok;
         loop {
-            let next = told.recv_timeout(Duration::from_secs(1));
+            let next = receiver.recv_timeout(Duration::from_secs(1));
             progress.clear();
             match next {
-                Ok(Told::Report(outcome)) => {
-                    let tone = match outcome.end {
+                Ok(Message::Report(report)) => {
+                    let style = match report.outcome {
                         Outcome::Failed(_) | Outcome::NotRunning(_) => Style::Bad,
                         Outcome::Rejected(_) => Style::Warning,
                         _ => Style::Plain,
                     };
-                    context.tell(&outcome, tone, output)?;
+                    context.tell(&report, style, output)?;
                 }
-                Ok(Told::Done(line, well)) => {
-                    open -= 1;
+                Ok(Message::Done(line, is_ok)) => {
+                    running -= 1;
                     output.whole_line(&line)?;
-                    if !well {
-                        verdict = CommandStatus::Problems;
+                    if !is_ok {
+                        status = CommandStatus::Problems;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => progress.show(open),
-                Err(RecvTimeoutError::Disconnected) => return Ok(verdict),
+                Err(RecvTimeoutError::Timeout) => progress.show(running),
+                Err(RecvTimeoutError::Disconnected) => return Ok(status),
             }
         }
     }
 }
 
-/// How many devices came to what.
+/// How many devices had which outcome.
 #[derive(Default)]
 struct Count {
     attached: usize,
@@ -172,8 +164,8 @@ struct Count {
 }
 
 impl Count {
-    fn add(&mut self, end: &Outcome) {
-        match end {
+    fn add(&mut self, outcome: &Outcome) {
+        match outcome {
             Outcome::Attached { .. } | Outcome::PendingResume => self.attached += 1,
             Outcome::Detached(ids) => self.deleted += ids.len(),
             Outcome::Failed(_) | Outcome::NotRunning(_) => self.failed += 1,
@@ -181,6 +173,7 @@ impl Count {
         }
     }
 
+    /// `good`: devices that were attached before.
     fn summary(&self, good: usize) -> String {
         let parts = [
             (self.attached, "attached"),
@@ -190,12 +183,12 @@ impl Count {
             (good, "as before"),
         ];
         let last = parts.len() - 1;
-        let said = parts.iter().enumerate().filter(|(at, (count, _))| *at == last || *count > 0);
-        said.map(|(_, (count, what))| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
+        let shown = parts.iter().enumerate().filter(|(at, (count, _))| *at == last || *count > 0);
+        shown.map(|(_, (count, name))| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
     }
 }
 
-/// The line on a terminal that says how long it has been waited.
+/// The line on a terminal that shows how long the command has waited.
 struct Progress {
     since: Option<Instant>,
     shown: bool,
@@ -207,12 +200,12 @@ impl Progress {
         Self { since, shown: false }
     }
 
-    fn show(&mut self, open: usize) {
+    fn show(&mut self, running: usize) {
         let Some(since) = self.since else { return };
         let seconds = since.elapsed().as_secs();
-        let machines = if open == 1 { "a virtual machine" } else { "virtual machines" };
-        // A terminal that is gone needs no progress.
-        let _ = write!(io::stderr(), "waiting for {machines} … {seconds} s");
+        let vms = if running == 1 { "a VM" } else { "VMs" };
+        // A closed terminal needs no progress line.
+        let _ = write!(io::stderr(), "waiting for {vms} … {seconds} s");
         self.shown = true;
     }
 

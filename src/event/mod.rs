@@ -1,275 +1,262 @@
-//! The udev call: one uevent from the environment to its outcome.
+//! One uevent, from its variables to the report about it.
 //!
-//! Read, plan, apply, record. What is decided is `plan`'s; this file fetches what it needs and
-//! carries out what it says, and each branch ends in one [`Report`].
+//! [`may_concern_port`] rejects most events from their DEVPATH and the raw config text.
+//! [`handle`] does the rest: read, plan, act, report.
 
 pub mod plan;
 pub mod prefilter;
 pub mod uevent;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::env;
+use std::ffi::OsString;
 
 use anyhow::Result;
 
+use self::plan::{Candidate, Plan, plan};
+use self::uevent::{EventKind, Uevent, UsbEvent, properties};
+use crate::attach::{self, AttachJob, Trigger};
 use crate::clock::Monotonic;
+use crate::config::Config;
 use crate::config::file::ConfigFile;
-use crate::config::{Config, VirtualMachine};
+use crate::detach;
 use crate::devpath::DevPath;
-use crate::event::plan::{Plan, plan};
-use crate::event::uevent::{EventKind, Uevent, UsbEvent, properties};
-use crate::host::Host;
-use crate::host::real::RealHost;
+use crate::host::driver_guard::DriverGuard;
 use crate::host::topology::location;
+use crate::host::{Host, UdevProperties};
 use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report, SkipReason};
-use crate::port::DevNum;
+use crate::policy::Assignment;
 use crate::root::Root;
 use crate::state::dir::may_have_record;
-use crate::state::record::{Record, UeventMark};
-use crate::transfer::attach::{Attach, Trigger};
-use crate::transfer::candidate::{Assignment, Candidate};
-use crate::transfer::detach::detach;
-use crate::transfer::{keep, new_record, recall};
+use crate::state::record::Record;
 
-/// One udev call.
-pub struct Hook<'a> {
-    /// Where paths begin.
-    pub root: &'a Root,
-    /// The config file that was named on the command line.
-    pub config: Option<&'a Path>,
-    /// Looks up a variable of the event.
-    pub variable: &'a dyn Fn(&str) -> Option<String>,
-    /// Lists all variables of the event.
-    pub variables: &'a dyn Fn() -> Vec<(String, String)>,
-    /// Another world than this machine.
-    pub world: Option<&'a dyn Host>,
+/// The variables of a uevent: the environment of a udev call, or a recorded event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Variables(BTreeMap<String, String>);
+
+/// A uevent of a USB device, and what is needed to handle it.
+struct UsbCall<'a> {
+    host: &'a dyn Host,
+    variables: &'a Variables,
+    event: &'a UsbEvent,
+    config: &'a Config,
+    location: &'a UsbLocation,
 }
 
-impl Hook<'_> {
-    /// Handles the event.
-    pub fn run(&self) -> Report {
-        // By its DEVPATH alone, most events are found to be of nobody's port.
-        let device = (self.variable)("DEVPATH").and_then(|path| device(&path));
-        let file = match ConfigFile::find(self.root, self.config) {
-            Ok(file) => {
-                let concerned =
-                    |device| file.as_ref().is_some_and(|file| may_concern(self.root, file, device));
-                if device.as_ref().is_some_and(|device| !concerned(device) && !self.known(device)) {
-                    return Report::new(None, Outcome::Skipped(SkipReason::NotConfigured));
-                }
-                Ok(file)
-            }
-            Err(error) => Err(error),
-        };
-        match Uevent::from_variables(self.variable) {
-            Ok(uevent) => match uevent.usb() {
-                Some(event) => self.handle(&event, file),
-                None => Report::new(None, Outcome::Skipped(SkipReason::NoUsbDevice)),
-            },
-            Err(error) => {
-                Report::new(None, Outcome::Failed(format!("no event of udev's: {error}")))
-            }
+/// Returns whether the event may concern a configured port, or a device with a record.
+///
+/// Most calls end here, so this only searches the raw text of the config. It may return true for
+/// an event that concerns nothing, never false for one that does.
+pub fn may_concern_port(root: &Root, config: Option<&[u8]>, action: &str, devpath: &str) -> bool {
+    let Some(device) = usb_device(devpath) else { return true };
+    config.is_some_and(|text| {
+        prefilter::may_match(text, &device, |device| location::peers(root, device))
+    }) || (action == "remove" && may_have_record(root, &device))
+}
+
+/// Handles one uevent. `config` is the config file as it was found, not parsed yet.
+pub fn handle(
+    variables: &Variables,
+    config: Result<Option<ConfigFile>>,
+    host: &dyn Host,
+) -> Report {
+    let event = match Uevent::from_variables(|name| variables.get(name).map(str::to_owned)) {
+        Ok(uevent) => match uevent.usb() {
+            Some(event) => event,
+            None => return Report::skipped(SkipReason::NotUsbDevice),
+        },
+        Err(error) => {
+            let why = format!("not handled: the environment is not that of a uevent: {error}");
+            return Report::new(None, Outcome::Failed(why));
         }
-    }
-
-    /// Whether a device of whose going the event tells has a record, which is believed whatever the
-    /// config says.
-    fn known(&self, device: &DevPath) -> bool {
-        (self.variable)("ACTION").is_some_and(|action| action == "remove")
-            && may_have_record(self.root, device)
-    }
-
-    fn handle(&self, event: &UsbEvent, file: Result<Option<ConfigFile>>) -> Report {
-        let idle = |why| Report::new(None, Outcome::Skipped(why));
-        let known =
-            event.kind == EventKind::DeviceRemove && may_have_record(self.root, &event.device);
-        let parsed = file.and_then(|file| {
-            file.map_or_else(|| Ok(Config::default()), |file| file.parse_trusted())
-        });
-        let (config, config_error) = match parsed {
-            Ok(config) => (config, None),
-            // What was attached is detached, whatever has become of the config since.
-            Err(error) if known => (Config::default(), Some(error)),
-            Err(error) => return failed(EventContext::of(event), &error),
-        };
-        let places = location::places(self.root, &event.device);
-        if !known && !config.is_configured(&places) {
-            return idle(SkipReason::NotConfigured);
+    };
+    let has_record = event.kind == EventKind::DeviceRemove && host.may_have_record(&event.device);
+    let (config, config_error) = match parse(config) {
+        Ok(config) => (config, None),
+        // A device that was attached is detached even if the config is broken by now.
+        Err(error) if has_record => (Config::default(), Some(format!("{error:#}"))),
+        Err(error) => {
+            let context = EventContext::of(&event);
+            return Report::new(Some(context), Outcome::Failed(format!("{error:#}")));
         }
-        let mut outcome = if let Some(world) = self.world {
-            self.decide_and_act(event, &places, &config, world)
-        } else {
-            let (world, note) = RealHost::open(self.root);
-            let mut outcome = self.decide_and_act(event, &places, &config, &world);
-            outcome.notes.extend(note);
-            outcome
-        };
-        outcome.notes.extend(config_error.map(|error| format!("{error:#}")));
-        outcome
+    };
+    let location = host.location(&event.device);
+    if !has_record && !config.is_configured(&location) {
+        return Report::skipped(SkipReason::NotConfigured);
     }
+    let record = host.load_record(&event.port, &event.device);
+    let plan = plan(&event, &location, &config, record.as_ref());
+    let call = UsbCall { host, variables, event: &event, config: &config, location: &location };
+    let mut report = call.carry_out(&plan, record.as_ref());
+    report.decision = Some(plan.to_string());
+    report.warnings.extend(host.warnings());
+    report.warnings.extend(config_error);
+    report
+}
 
-    /// Plans what to do about the event and does it. A virtual machine that turns out not to run
-    /// after all is left out then, if there is another one.
-    fn decide_and_act(
-        &self,
-        event: &UsbEvent,
-        places: &UsbLocation,
-        config: &Config,
-        world: &dyn Host,
-    ) -> Report {
-        // The names of those that do not run, and what was said of each.
-        let mut down: Vec<(String, String)> = Vec::new();
-        loop {
-            let is_down = |vm: &VirtualMachine| down.iter().any(|(name, _)| *name == vm.name);
-            let record = recall(world, &event.port, &event.device);
-            let runs = |vm: &VirtualMachine| !is_down(vm) && world.runs(&vm.socket);
-            let plan = plan(event, places, config, record.as_ref(), &runs);
-            world.decided(&plan);
-            let tried = match &plan {
-                Plan::Attach { vm, .. } => Some((vm.name.clone(), is_down(vm))),
-                _ => None,
-            };
-            let outcome = self.act(event, places, config, world, plan, record.as_ref());
-            let (Some((vm, again)), Outcome::NotRunning(why)) = (tried, &outcome.end) else {
-                return outcome;
-            };
-            if config.owners(places).len() < 2 {
-                return outcome;
-            }
-            if again {
-                let said: Vec<String> = down.into_iter().map(|(_, why)| why).collect();
-                return Report { end: Outcome::NotRunning(said.join("; ")), ..outcome };
-            }
-            down.push((vm, why.clone()));
-        }
+fn parse(config: Result<Option<ConfigFile>>) -> Result<Config> {
+    match config? {
+        Some(file) => file.parse_trusted(),
+        None => Ok(Config::default()),
     }
+}
 
-    fn act(
-        &self,
-        event: &UsbEvent,
-        places: &UsbLocation,
-        config: &Config,
-        world: &dyn Host,
-        plan: Plan<'_>,
-        record: Option<&Record>,
-    ) -> Report {
-        let mut context = EventContext::of(event);
-        context.vm = match &plan {
-            Plan::Record(vm) | Plan::AttachEarly(vm) | Plan::Attach { vm, .. } => {
-                Some(vm.name.clone())
-            }
-            Plan::Detach(targets) => targets.first().map(|target| target.vm.to_owned()),
-            Plan::Nothing(_) => None,
-        };
+impl UsbCall<'_> {
+    fn carry_out(&self, plan: &Plan<'_>, record: Option<&Record>) -> Report {
         match plan {
-            Plan::Nothing(why) => Report::new(None, Outcome::Skipped(why)),
-            Plan::Record(vm) => {
-                self.record(event, context, Assignment { config, vm, places }, world)
-            }
-            Plan::AttachEarly(vm) => {
-                let owner = Assignment { config, vm, places };
-                let wish = Trigger::Udev { settle: true, interface: None };
-                // Without its interfaces it is not known what it is.
-                if world.has_interfaces(&event.device) {
-                    let outcome = self.attach(event, owner, world, wish, context.clone(), record);
-                    if outcome.is_as_wished() {
-                        return outcome;
+            Plan::Skip(reason) => Report::skipped(*reason),
+            Plan::Record { candidates, early } => {
+                let candidate = first_running(candidates, self.host);
+                if *early && candidate.attaches_on_add() && self.host.has_interfaces(self.device())
+                {
+                    let report = self.attach(candidate, false, record);
+                    if report.outcome.is_attached() {
+                        return report;
                     }
                 }
-                self.record(event, context, owner, world)
+                self.record(candidate)
             }
-            Plan::Attach { vm, settle, unless_newer } => {
-                let owner = Assignment { config, vm, places };
-                let interface = unless_newer.then_some(event.seqnum.unwrap_or(0));
-                let wish = Trigger::Udev { settle, interface };
-                self.attach(event, owner, world, wish, context, record)
+            Plan::Attach { candidates, unless_newer } => {
+                self.attach_to_first(candidates, *unless_newer, record)
             }
-            Plan::Detach(targets) => detach(event, context, &targets, world, record),
+            Plan::Detach(targets) => detach::detach(self.host, self.event, targets, record),
         }
+    }
+
+    /// Attaches the device to the first of the VMs that runs.
+    ///
+    /// A VM that turns out not to run after all is passed over. If none runs, the first one is
+    /// tried, so that its report says why.
+    fn attach_to_first(
+        &self,
+        candidates: &[Candidate<'_>],
+        unless_newer: bool,
+        record: Option<&Record>,
+    ) -> Report {
+        if let [only] = candidates {
+            return self.attach(only, unless_newer, record);
+        }
+        let mut reasons: Vec<String> = Vec::new();
+        for candidate in candidates.iter().filter(|one| self.host.is_running(&one.vm.socket)) {
+            let report = self.attach(candidate, unless_newer, record);
+            let Outcome::NotRunning(why) = &report.outcome else { return report };
+            reasons.push(why.clone());
+        }
+        let mut report = self.attach(first_running(candidates, self.host), unless_newer, record);
+        if let Outcome::NotRunning(why) = &report.outcome {
+            if !reasons.contains(why) {
+                reasons.push(why.clone());
+            }
+            report.outcome = Outcome::NotRunning(reasons.join("; "));
+        }
+        report
     }
 
     fn attach(
         &self,
-        event: &UsbEvent,
-        owner: Assignment<'_>,
-        world: &dyn Host,
-        wish: Trigger,
-        context: EventContext,
+        candidate: &Candidate<'_>,
+        unless_newer: bool,
         record: Option<&Record>,
     ) -> Report {
-        let attach = Attach {
-            world,
-            owner,
-            port: &event.port,
-            devnum: event.devnum,
-            new_record: &|devnum, seen| self.new_record(event, devnum, world, seen),
-            wish,
-        };
-        attach.run(context, record.cloned())
+        attach::attach(&AttachJob {
+            host: self.host,
+            assignment: self.assignment(candidate),
+            port: &self.event.port,
+            devnum: self.event.devnum,
+            trigger: Trigger::Udev {
+                settle: !candidate.has_device,
+                interface: unless_newer.then(|| self.event.seqnum.unwrap_or(0)),
+            },
+            record: record.cloned(),
+            udev: self.udev_properties(),
+        })
     }
 
-    /// Remembers the device.
-    fn record(
-        &self,
-        event: &UsbEvent,
-        context: EventContext,
-        owner: Assignment<'_>,
-        world: &dyn Host,
-    ) -> Report {
-        let mut outcome = Report::new(Some(context), Outcome::Recorded);
-        if let Some(devnum) = event.devnum {
-            // Only a device that was plugged is sure to have another event, which attaches it or
-            // gives it back.
-            if !event.synthetic {
-                let candidate = Candidate::new(world, owner, devnum);
-                outcome.notes.extend(candidate.keep_host_off());
-            }
-            // From here on it is quiet: the events of the unbinding have been sent.
-            let record = self.new_record(event, devnum, world, world.seen());
-            outcome.notes.extend(keep(world, &record));
+    /// Saves a record of the device, and unbinds the host's drivers: a later event attaches it.
+    fn record(&self, candidate: &Candidate<'_>) -> Report {
+        let mut context = EventContext::of(self.event);
+        context.vm = Some(candidate.vm.name.clone());
+        let mut report = Report::new(Some(context), Outcome::Recorded);
+        let Some(devnum) = self.event.devnum else { return report };
+        // Only the `add` of a plug is certainly followed by an event that attaches the device or
+        // returns it.
+        if !self.event.synthetic {
+            let mut drivers = DriverGuard::new(self.host, self.assignment(candidate), devnum);
+            report.warnings.extend(drivers.unbind_if_allowed());
+            drivers.keep();
         }
-        outcome
+        // The mark is set after the unbinding, so that its uevents are not taken for activity.
+        let (event, mark) = (self.event, self.host.uevent_mark());
+        let udev = self.udev_properties();
+        let record = self.host.new_record(&event.port, &event.device, devnum, mark, udev);
+        report.warnings.extend(self.host.save_record_or_warn(&record));
+        report
     }
 
-    /// What there is to remember of a device at this moment.
-    fn new_record(
-        &self,
-        event: &UsbEvent,
-        devnum: DevNum,
-        world: &dyn Host,
-        seen: UeventMark,
-    ) -> Record {
-        let record = new_record(world, &event.port, &event.device, devnum, seen);
-        let (plugged, properties) = match event.kind {
-            EventKind::InterfaceAdd => (None, BTreeMap::new()),
-            _ => (self.initialized(), properties((self.variables)())),
-        };
-        let plugged = plugged.unwrap_or(record.plugged).min(record.plugged);
-        Record { plugged, properties, ..record }
+    fn udev_properties(&self) -> UdevProperties {
+        if self.event.kind == EventKind::InterfaceAdd {
+            return UdevProperties::default();
+        }
+        let initialized = self.variables.get("USEC_INITIALIZED");
+        UdevProperties {
+            initialized_at: initialized.and_then(|usec| usec.parse().ok()).map(Monotonic),
+            properties: properties(self.variables.0.clone()),
+        }
     }
 
-    /// When udev first saw the device.
-    fn initialized(&self) -> Option<Monotonic> {
-        (self.variable)("USEC_INITIALIZED")?.parse().ok().map(Monotonic)
+    fn assignment<'a>(&'a self, candidate: &Candidate<'a>) -> Assignment<'a> {
+        Assignment { config: self.config, vm: candidate.vm, location: self.location }
+    }
+
+    fn device(&self) -> &DevPath {
+        &self.event.device
     }
 }
 
-/// The USB device that the DEVPATH of it or of its interface is below; none if it is of neither.
-fn device(path: &str) -> Option<DevPath> {
+/// The first candidate that runs, else the first one. A single candidate is not asked.
+pub fn first_running<'c, 'a>(
+    candidates: &'c [Candidate<'a>],
+    host: &dyn Host,
+) -> &'c Candidate<'a> {
+    match candidates {
+        [only] => only,
+        _ => candidates
+            .iter()
+            .find(|candidate| host.is_running(&candidate.vm.socket))
+            .unwrap_or(&candidates[0]),
+    }
+}
+
+impl Variables {
+    /// The environment of this process.
+    pub fn from_environment() -> Self {
+        let text = |text: OsString| {
+            text.into_string().unwrap_or_else(|text| text.to_string_lossy().into_owned())
+        };
+        env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    pub fn insert(&mut self, name: &str, value: &str) {
+        self.0.insert(name.to_owned(), value.to_owned());
+    }
+}
+
+impl FromIterator<(String, String)> for Variables {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
+        Self(variables.into_iter().collect())
+    }
+}
+
+/// The USB device that `path`, the DEVPATH of a device or of an interface, belongs to.
+fn usb_device(path: &str) -> Option<DevPath> {
     let path = match path.rsplit_once('/') {
         Some((device, interface)) if interface.contains(':') => device,
         _ => path,
     };
     path.parse().ok().filter(|device: &DevPath| device.port().is_some())
-}
-
-/// Whether a port in the raw config may be the device's. The other halves of its connectors are
-/// looked up where the config has ports of its controller: some microseconds, and no file is opened.
-fn may_concern(root: &Root, file: &ConfigFile, device: &DevPath) -> bool {
-    prefilter::may_match(&file.text, device, |device| location::peers(root, device))
-}
-
-fn failed(context: EventContext, error: &anyhow::Error) -> Report {
-    Report::new(Some(context), Outcome::Failed(format!("{error:#}")))
 }

@@ -1,129 +1,129 @@
-//! What is to be done about an event. Pure: it decides everything and touches nothing.
+//! Decides what to do about a uevent. Pure: no I/O.
 
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use super::uevent::{EventKind, UsbEvent};
 use crate::config::access::AccessMode;
 use crate::config::{Config, VirtualMachine};
-use crate::event::uevent::{EventKind, UsbEvent};
 use crate::location::UsbLocation;
 use crate::outcome::SkipReason;
 use crate::state::record::Record;
 
-/// What is to be done about an event.
+/// What to do about a uevent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan<'a> {
-    /// Nothing, and why.
-    Nothing(SkipReason),
-    /// Remember the device and return: it is attached by a later event.
-    Record(&'a VirtualMachine),
-    /// Attach the device at once, before the host's drivers get going; if that does not work,
-    /// remember it, for a later event to try again and to tell.
-    AttachEarly(&'a VirtualMachine),
-    /// Attach the device.
+    Skip(SkipReason),
+    /// Save a record of the device; a later event attaches it.
+    Record {
+        candidates: Vec<Candidate<'a>>,
+        /// Whether a VM that takes devices by file descriptor without a delay gets it at once. QEMU
+        /// need not have learned of a device that is passed as a file descriptor.
+        early: bool,
+    },
+    /// Attach the device to the first candidate that runs.
     Attach {
-        /// To that virtual machine.
-        vm: &'a VirtualMachine,
-        /// Once it has settled; one that is thought to be attached already needs no time.
-        settle: bool,
-        /// If this event is of one of its interfaces: unless a newer one comes meanwhile, which
-        /// then attaches.
+        candidates: Vec<Candidate<'a>>,
+        /// Whether a newer interface of the device takes over (the original's rules, which have
+        /// no `bind`).
         unless_newer: bool,
     },
-    /// Delete what stands for the device in those guests, and forget it.
+    /// Delete the device's objects in these guests, and its record.
     Detach(Vec<Target<'a>>),
 }
 
-/// A guest in which a device may be.
+/// A VM that a device may go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate<'a> {
+    pub vm: &'a VirtualMachine,
+    /// Whether the device is recorded as attached to this VM.
+    pub has_device: bool,
+}
+
+/// A guest that may have a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
-    /// The virtual machine's name.
+    /// The VM's name.
     pub vm: &'a str,
-    /// Its QMP socket.
+    /// The VM's QMP socket.
     pub socket: &'a Path,
-    /// The most the exchange may take.
+    /// The time limit of the session.
     pub timeout: Duration,
 }
 
-/// Decides about an event, with where its device is and what is remembered of its port. Which of
-/// several virtual machines gets a device depends on which of them `runs`; nobody else is asked.
+/// Decides what to do about an event, from the device's location and the record of its port.
 pub fn plan<'a>(
     event: &UsbEvent,
-    places: &UsbLocation,
+    location: &UsbLocation,
     config: &'a Config,
     record: Option<&'a Record>,
-    runs: &dyn Fn(&VirtualMachine) -> bool,
 ) -> Plan<'a> {
-    // What is remembered of an earlier device in the port does not hold for this one.
+    // The record may be that of an earlier device in the port.
     let record_of_device =
         record.filter(|record| event.devnum.is_none_or(|devnum| devnum == record.devnum));
     if event.kind == EventKind::DeviceRemove {
-        let targets = targets(config, places, record);
+        let targets = targets(config, location, record);
         return if targets.is_empty() && record_of_device.is_none() {
-            Plan::Nothing(SkipReason::NotConfigured)
+            Plan::Skip(SkipReason::NotConfigured)
         } else {
             Plan::Detach(targets)
         };
     }
-    let new = event.kind == EventKind::DeviceAdd && !event.synthetic;
-    let known = record_of_device.filter(|_| !new);
-    let Some(vm) = choose(config, places, known, runs) else {
-        return Plan::Nothing(SkipReason::NotConfigured);
-    };
-    if known.is_some_and(|record| record.detached_manual) {
-        return Plan::Nothing(SkipReason::DetachedByHand);
+    let is_plug = event.kind == EventKind::DeviceAdd && !event.synthetic;
+    let record = record_of_device.filter(|_| !is_plug);
+    let candidates = candidates(config, location, record);
+    if candidates.is_empty() {
+        return Plan::Skip(SkipReason::NotConfigured);
+    }
+    if record.is_some_and(|record| record.detached_manual) {
+        return Plan::Skip(SkipReason::DetachedManually);
     }
     match event.kind {
-        EventKind::DeviceAdd if known.is_some() => Plan::Nothing(SkipReason::Known),
-        // QEMU need not have heard of a device that it is handed.
-        EventKind::DeviceAdd if new && vm.access.way == AccessMode::Fd && vm.delay.is_zero() => {
-            Plan::AttachEarly(vm)
-        }
-        EventKind::DeviceAdd => Plan::Record(vm),
-        _ => Plan::Attach {
-            vm,
-            settle: !is_in(known, vm),
-            unless_newer: event.kind == EventKind::InterfaceAdd,
-        },
+        EventKind::DeviceAdd if record.is_some() => Plan::Skip(SkipReason::AlreadyRecorded),
+        EventKind::DeviceAdd => Plan::Record { candidates, early: is_plug },
+        kind => Plan::Attach { candidates, unless_newer: kind == EventKind::InterfaceAdd },
     }
 }
 
-/// The virtual machine that a device goes to: the one it is in, else the first that runs, else the
-/// first.
-pub fn choose<'a>(
+/// The VMs that a device may go to, in the order in which they are tried: the one that has it, then
+/// those that list its port, in the order of the config.
+///
+/// A VM that was given the device manually need not list the port.
+pub fn candidates<'a>(
     config: &'a Config,
-    places: &UsbLocation,
+    location: &UsbLocation,
     record: Option<&Record>,
-    runs: &dyn Fn(&VirtualMachine) -> bool,
-) -> Option<&'a VirtualMachine> {
-    let mut vms = config.owners(places);
-    if vms.is_empty() {
-        return None;
+) -> Vec<Candidate<'a>> {
+    let owners = config.owners(location);
+    if owners.is_empty() {
+        return Vec::new();
     }
-    // By hand it may have gone to one that does not list the port.
-    let in_it = |vm: &VirtualMachine| is_in(record, vm);
-    if let Some(vm) = config.virtual_machines.iter().find(|vm| in_it(vm)) {
-        vms.retain(|vm| !in_it(vm));
-        vms.insert(0, vm);
-    }
-    match vms[..] {
-        [only] => Some(only),
-        _ => vms.iter().find(|vm| runs(vm)).or(vms.first()).copied(),
-    }
-}
-
-/// Whether that virtual machine is thought to have the device.
-fn is_in(record: Option<&Record>, vm: &VirtualMachine) -> bool {
     let attached = record.and_then(|record| record.attached.as_ref());
-    attached.is_some_and(|attached| attached.vm == vm.name && attached.socket == vm.socket)
+    let has_device = |vm: &VirtualMachine| {
+        attached.is_some_and(|attached| attached.vm == vm.name && attached.socket == vm.socket)
+    };
+    let current = config.virtual_machines.iter().find(|vm| has_device(vm));
+    let others = owners.into_iter().filter(|vm| !has_device(vm));
+    current
+        .into_iter()
+        .map(|vm| Candidate { vm, has_device: true })
+        .chain(others.map(|vm| Candidate { vm, has_device: false }))
+        .collect()
 }
 
-/// Where the device of a port may be: where it was attached, be the config as it may; else in one
-/// of its owners; and if nothing at all is remembered, in any of the others, whose it may have been.
+impl Candidate<'_> {
+    /// Whether the VM gets a device on its `add` event already.
+    pub fn attaches_on_add(&self) -> bool {
+        self.vm.access.way == AccessMode::Fd && self.vm.delay.is_zero()
+    }
+}
+
+/// The guests that may have the device: the recorded one, whatever the config says now; else the VMs
+/// that list its port. Without any record it may be in every other VM too.
 fn targets<'a>(
     config: &'a Config,
-    places: &UsbLocation,
+    location: &UsbLocation,
     record: Option<&'a Record>,
 ) -> Vec<Target<'a>> {
     if let Some(attachment) = record.and_then(|record| record.attached.as_ref()) {
@@ -134,44 +134,64 @@ fn targets<'a>(
             timeout: configured.map_or(VirtualMachine::DEFAULT_TIMEOUT, |vm| vm.timeout),
         }];
     }
-    let mut vms = config.owners(places);
+    let mut vms = config.owners(location);
     if !vms.is_empty() && record.is_none() {
         let others = config.virtual_machines.iter();
         let others: Vec<_> =
             others.filter(|vm| vms.iter().all(|owner| owner.name != vm.name)).collect();
         vms.extend(others);
     }
-    let target =
-        |vm: &'a VirtualMachine| Target { vm: &vm.name, socket: &vm.socket, timeout: vm.timeout };
-    vms.into_iter().map(target).collect()
+    vms.into_iter().map(Target::of).collect()
+}
+
+impl<'a> Target<'a> {
+    pub fn of(vm: &'a VirtualMachine) -> Self {
+        Self { vm: &vm.name, socket: &vm.socket, timeout: vm.timeout }
+    }
 }
 
 impl fmt::Display for Plan<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nothing(idle) => idle.fmt(f),
-            Self::Record(vm) => write!(f, "remember it for {}", vm.name),
-            Self::AttachEarly(vm) => write!(f, "attach it to {} at once", vm.name),
-            Self::Attach { vm, settle, unless_newer } => {
-                write!(f, "attach it to {}", vm.name)?;
-                if *settle {
-                    write!(f, " after {} s of quiet", vm.delay.as_secs_f64())?;
-                }
-                if *unless_newer {
-                    f.write_str(", unless a newer interface comes")?;
-                }
-                Ok(())
+            Self::Skip(reason) => reason.fmt(f),
+            Self::Record { candidates, early } => {
+                f.write_str("record it for ")?;
+                list(f, candidates, |f, candidate| {
+                    f.write_str(&candidate.vm.name)?;
+                    let at_once = *early && candidate.attaches_on_add();
+                    f.write_str(if at_once { " (attached at once)" } else { "" })
+                })
             }
-            Self::Detach(targets) if targets.is_empty() => f.write_str("forget it"),
+            Self::Attach { candidates, unless_newer } => {
+                f.write_str("attach it to ")?;
+                list(f, candidates, |f, candidate| {
+                    f.write_str(&candidate.vm.name)?;
+                    if candidate.has_device {
+                        return Ok(());
+                    }
+                    write!(f, " after {} s of quiet", candidate.vm.delay.as_secs_f64())
+                })?;
+                f.write_str(if *unless_newer { ", unless a newer interface appears" } else { "" })
+            }
+            Self::Detach(targets) if targets.is_empty() => f.write_str("delete the record"),
             Self::Detach(targets) => {
                 f.write_str("detach it from ")?;
-                for (index, target) in targets.iter().enumerate() {
-                    write!(f, "{}{}", if index > 0 { ", else " } else { "" }, target.vm)?;
-                }
-                Ok(())
+                list(f, targets, |f, target| f.write_str(target.vm))
             }
         }
     }
+}
+
+fn list<T>(
+    f: &mut fmt::Formatter<'_>,
+    items: &[T],
+    write: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
+) -> fmt::Result {
+    for (index, item) in items.iter().enumerate() {
+        f.write_str(if index > 0 { ", else " } else { "" })?;
+        write(f, item)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,132 +1,154 @@
-//! A world that is only rehearsed in: it looks at this machine and changes nothing.
+//! A host that reads this machine and changes nothing, for `simulate` and `udev --dry-run`.
 //!
-//! Time passes at once, memory is the rehearsal's own, and in QEMU's place answers a guest in which
-//! nothing is wrong. Each step is kept to be shown.
-
-mod step;
+//! Waits end at once, records are kept in memory, and a fake QEMU accepts every device. Each step
+//! that the real host would take is kept for display.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use self::step::{Sent, Step};
-use super::{ExchangeError, Host};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Host;
+use super::disks::{self, Disks};
+use super::drivers::{self, Interface};
+use super::settle::{Settle, Settled};
+use super::sysfs::{self, UsbDevice};
+use super::topology::{Topology, location, read};
+use super::{node, users};
 use crate::clock::Monotonic;
+use crate::config::Config;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
-use crate::event::plan::Plan;
-use crate::guest::attach::AttachError;
 use crate::guest::fake::{Bus, FakeQemu, HostDevice};
 use crate::guest::ports::{GuestPortHistory, LastPort};
-use crate::host::disks::{self, Disks};
-use crate::host::drivers::{self, Interface};
-use crate::host::node;
-use crate::host::settle::{Settle, Settled};
-use crate::host::sysfs::{self, UsbDevice};
-use crate::host::users;
+use crate::location::UsbLocation;
 use crate::port::{BusNum, DevNum, Port};
-use crate::qmp::Qmp;
+use crate::qmp::handover::Handover;
+use crate::qmp::{Error, Qmp};
 use crate::root::Root;
 use crate::speed::Speed;
-use crate::state::dir::{self, StateDir};
+use crate::state::dir::{self, StateDir, may_have_record};
 use crate::state::guest_ports;
 use crate::state::lock::Lock;
 use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
 
-/// The rehearsal.
+/// A step that the real host would take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "step")]
+pub enum Step {
+    /// A decision, in words.
+    Decide { decision: String },
+    /// Unbind a host driver.
+    Unbind { interface: String, driver: String },
+    /// Let the kernel find a driver for an interface.
+    Probe { interface: String },
+    /// Wait until the device has been quiet for so many seconds.
+    Settle { seconds: String },
+    /// Connect to a QMP socket.
+    Connect { socket: PathBuf },
+    /// Send a QMP command.
+    Qmp(QmpCommand),
+    /// Save a record.
+    SaveRecord { port: String },
+    /// Delete a record.
+    DeleteRecord { port: String },
+}
+
+/// A QMP command without its ID.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct QmpCommand {
+    pub execute: &'static str,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub arguments: Value,
+}
+
 #[derive(Debug)]
 pub struct DryRun<'a> {
     root: &'a Root,
-    /// Whether virtual machines are supposed to run whose socket is not there.
+    /// Whether VMs count as running although their sockets are missing.
     assume_running: bool,
-    /// Devices that are supposed to be plugged, as a recording tells of them.
-    plugged: RefCell<BTreeMap<DevPath, UsbDevice>>,
-    pulled: RefCell<Option<DeviceId>>,
-    records: RefCell<BTreeMap<String, Option<Record>>>,
-    /// Interfaces from which the host's drivers were unbound.
-    unbound: RefCell<BTreeSet<String>>,
-    guests: RefCell<BTreeMap<PathBuf, FakeQemu>>,
-    /// The buses that the config wants guests to have, by socket.
-    hubs: RefCell<BTreeMap<PathBuf, Vec<String>>>,
-    seats: RefCell<Vec<(String, Port, LastPort)>>,
-    steps: RefCell<Vec<Step>>,
-    now: RefCell<Monotonic>,
+    /// The guest buses that the config names, by socket.
+    hubs: BTreeMap<PathBuf, Vec<String>>,
+    state: RefCell<Simulation>,
+}
+
+/// What changes during a dry run.
+#[derive(Debug)]
+struct Simulation {
+    now: Monotonic,
+    /// Devices that are assumed to be plugged in, and those that were read.
+    devices: BTreeMap<DevPath, UsbDevice>,
+    /// A device that was unplugged. The guest that is asked first had it.
+    unplugged: Option<DeviceId>,
+    records: BTreeMap<String, Option<Record>>,
+    /// Interfaces whose host driver was unbound.
+    unbound: BTreeSet<String>,
+    guests: BTreeMap<PathBuf, FakeQemu>,
+    guest_ports: Vec<(String, Port, LastPort)>,
+    steps: Vec<Step>,
 }
 
 impl<'a> DryRun<'a> {
-    /// A rehearsal on this machine.
-    pub fn new(root: &'a Root, assume_running: bool) -> Self {
-        Self {
-            root,
-            assume_running,
-            plugged: RefCell::default(),
-            pulled: RefCell::default(),
-            records: RefCell::default(),
-            unbound: RefCell::default(),
-            guests: RefCell::default(),
-            hubs: RefCell::default(),
-            seats: RefCell::default(),
-            steps: RefCell::default(),
-            now: RefCell::new(Monotonic::now()),
-        }
+    pub fn new(root: &'a Root, config: &Config, assume_running: bool) -> Self {
+        let hubs = config.virtual_machines.iter().map(|vm| (vm.socket.clone(), vm.hubs.clone()));
+        let state = Simulation {
+            now: Monotonic::now(),
+            devices: BTreeMap::new(),
+            unplugged: None,
+            records: BTreeMap::new(),
+            unbound: BTreeSet::new(),
+            guests: BTreeMap::new(),
+            guest_ports: Vec::new(),
+            steps: Vec::new(),
+        };
+        Self { root, assume_running, hubs: hubs.collect(), state: RefCell::new(state) }
     }
 
-    /// Supposes that this device is plugged from now on.
+    /// Assumes that the device is plugged in.
     pub fn with_device(&self, devpath: &DevPath, device: UsbDevice) {
-        self.plugged.borrow_mut().insert(devpath.clone(), device);
+        self.state.borrow_mut().devices.insert(devpath.clone(), device);
     }
 
-    /// Supposes that the device is pulled now, and that the guest which is asked first had it.
+    /// Assumes that the device was unplugged, and that the guest that is asked first had it.
     pub fn without_device(&self, devpath: &DevPath, id: Option<DeviceId>) {
-        self.plugged.borrow_mut().remove(devpath);
-        *self.pulled.borrow_mut() = id;
+        let mut state = self.state.borrow_mut();
+        state.devices.remove(devpath);
+        state.unplugged = id;
     }
 
-    /// The steps since this was asked last.
-    pub fn steps(&self) -> Vec<Step> {
-        self.steps.take()
+    /// Takes the steps since the last call.
+    pub fn take_steps(&self) -> Vec<Step> {
+        mem::take(&mut self.state.borrow_mut().steps)
     }
 
     fn step(&self, step: Step) {
-        self.steps.borrow_mut().push(step);
+        self.state.borrow_mut().steps.push(step);
     }
 
-    /// The host's device as the guest's QEMU sees it.
-    fn host_devices(&self) -> Vec<HostDevice> {
-        let plugged = self.plugged.borrow();
-        plugged
-            .iter()
-            .filter_map(|(devpath, device)| {
-                Some(HostDevice {
-                    id: DeviceId { port: devpath.port()?, devnum: device.devnum },
-                    speed: device.speed.map_or("480".to_owned(), Speed::number),
-                    product: device.product.clone().unwrap_or_default(),
-                })
-            })
-            .collect()
-    }
-
-    fn record(&self, port: &Port) -> Option<Record> {
-        let known = self.records.borrow().get(&port.to_string()).cloned();
-        // What the live program remembers counts, where we may read it.
-        known.unwrap_or_else(|| dir::peek(self.root, port))
+    /// A QEMU that has the buses of the config, and the devices that are recorded as attached.
+    fn fake_qemu(&self, socket: &Path) -> FakeQemu {
+        let mut qemu = FakeQemu::new(&[], Vec::new());
+        if let Some(hubs) = self.hubs.get(socket).filter(|hubs| !hubs.is_empty()) {
+            qemu.buses = hubs.iter().map(|hub| (hub.clone(), Bus::Good)).collect();
+        }
+        let attached = dir::peek_all(self.root).into_iter().filter_map(|record| record.attached);
+        for attached in attached.filter(|attached| attached.socket == socket) {
+            qemu.hold(&attached.id.to_string());
+        }
+        qemu
     }
 }
 
 impl Host for DryRun<'_> {
-    fn decided(&self, plan: &Plan<'_>) {
-        self.step(Step::Decide { decision: plan.to_string() });
-        if let Plan::Attach { vm, .. } = plan {
-            self.hubs.borrow_mut().insert(vm.socket.clone(), vm.hubs.clone());
-        }
-    }
-
     fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
-        if let Some(device) = self.plugged.borrow().get(devpath) {
+        if let Some(device) = self.state.borrow().devices.get(devpath) {
             return Ok(Some(device.clone()));
         }
         let device = sysfs::usb_device(self.root, devpath)?;
@@ -144,16 +166,24 @@ impl Host for DryRun<'_> {
         users::uid(self.root, name)
     }
 
-    /// As if it were plugged now.
+    fn location(&self, devpath: &DevPath) -> UsbLocation {
+        location::places(self.root, devpath)
+    }
+
+    fn topology(&self) -> Topology {
+        read::topology(self.root)
+    }
+
+    /// As if the device were plugged in now.
     fn plugged_at(&self, _: BusNum, _: DevNum) -> Option<Monotonic> {
         None
     }
 
     fn now(&self) -> Monotonic {
-        *self.now.borrow()
+        self.state.borrow().now
     }
 
-    fn seen(&self) -> UeventMark {
+    fn uevent_mark(&self) -> UeventMark {
         UeventMark { at: self.now(), seqnum: None }
     }
 
@@ -162,24 +192,24 @@ impl Host for DryRun<'_> {
     }
 
     fn socket_file(&self, socket: &Path) -> Option<SocketFile> {
-        let live = SocketFile::at(self.root, socket);
-        live.or_else(|| self.assume_running.then(SocketFile::default))
+        let file = SocketFile::at(self.root, socket);
+        file.or_else(|| self.assume_running.then(SocketFile::default))
     }
 
-    /// As far as it can be told without a word to it.
-    fn runs(&self, socket: &Path) -> bool {
+    /// Does not connect.
+    fn is_running(&self, socket: &Path) -> bool {
         self.socket_file(socket).is_some()
     }
 
     fn has_interfaces(&self, devpath: &DevPath) -> bool {
-        let supposed = sysfs::usb_device(self.root, devpath).is_ok_and(|device| device.is_none());
-        supposed || drivers::has_interfaces(self.root, devpath)
+        let is_assumed = sysfs::usb_device(self.root, devpath).is_ok_and(|found| found.is_none());
+        is_assumed || drivers::has_interfaces(self.root, devpath)
     }
 
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface> {
-        let unbound = self.unbound.borrow();
+        let state = self.state.borrow();
         let mut interfaces = drivers::interfaces(self.root, devpath);
-        for interface in interfaces.iter_mut().filter(|one| unbound.contains(&one.name)) {
+        for interface in interfaces.iter_mut().filter(|one| state.unbound.contains(&one.name)) {
             interface.driver = None;
         }
         interfaces
@@ -191,20 +221,20 @@ impl Host for DryRun<'_> {
 
     fn unbind_drivers(&self, devpath: &DevPath) -> io::Result<usize> {
         let interfaces = self.interfaces(devpath);
-        let mut unbound = self.unbound.borrow_mut();
-        let before = unbound.len();
-        for interface in interfaces.into_iter().filter(Interface::has_kernel_driver) {
-            unbound.insert(interface.name.clone());
+        let bound: Vec<_> = interfaces.into_iter().filter(Interface::has_kernel_driver).collect();
+        let count = bound.len();
+        for interface in bound {
+            self.state.borrow_mut().unbound.insert(interface.name.clone());
             let driver = interface.driver.unwrap_or_default();
             self.step(Step::Unbind { interface: interface.name, driver });
         }
-        Ok(unbound.len() - before)
+        Ok(count)
     }
 
     fn probe_drivers(&self, devpath: &DevPath) -> io::Result<()> {
         let interfaces = self.interfaces(devpath);
         for interface in interfaces.into_iter().filter(|one| one.driver.is_none()) {
-            self.unbound.borrow_mut().remove(&interface.name);
+            self.state.borrow_mut().unbound.remove(&interface.name);
             self.step(Step::Probe { interface: interface.name });
         }
         Ok(())
@@ -213,82 +243,149 @@ impl Host for DryRun<'_> {
     fn settle(&self, settle: Settle<'_>, _: &mut dyn FnMut()) -> io::Result<Settled> {
         let wait = settle.due().since(self.now());
         self.step(Step::Settle { seconds: format!("{:.3}", wait.as_secs_f64()) });
-        *self.now.borrow_mut() = self.now().after(wait);
+        let mut state = self.state.borrow_mut();
+        state.now = state.now.after(wait);
         Ok(Settled::Quiet)
     }
 
-    fn remember(
+    fn may_have_record(&self, device: &DevPath) -> bool {
+        let port = device.port().map(|port| port.to_string()).unwrap_or_default();
+        match self.state.borrow().records.get(&port) {
+            Some(record) => record.is_some(),
+            None => may_have_record(self.root, device),
+        }
+    }
+
+    /// The dry run's own record, else the real one where this user may read it.
+    fn record(&self, port: &Port) -> Option<Record> {
+        let known = self.state.borrow().records.get(&port.to_string()).cloned();
+        known.unwrap_or_else(|| dir::peek(self.root, port))
+    }
+
+    fn save_record(&self, record: &Record) -> anyhow::Result<()> {
+        self.update_record(&record.port, &|_| Some(record.clone()))
+    }
+
+    fn update_record(
         &self,
         port: &Port,
-        change: &mut dyn FnMut(&mut Option<Record>),
+        change: &dyn Fn(Option<Record>) -> Option<Record>,
     ) -> anyhow::Result<()> {
         let before = self.record(port);
-        let mut after = before.clone();
-        change(&mut after);
+        let after = change(before.clone());
         if after != before {
             let port = port.to_string();
             self.step(match after {
-                Some(_) => Step::Remember { port: port.clone() },
-                None => Step::Forget { port: port.clone() },
+                Some(_) => Step::SaveRecord { port: port.clone() },
+                None => Step::DeleteRecord { port: port.clone() },
             });
-            self.records.borrow_mut().insert(port, after);
+            self.state.borrow_mut().records.insert(port, after);
         }
         Ok(())
     }
 
-    fn hold(&self, _: &Port) -> anyhow::Result<Option<Lock>> {
+    fn delete_record(&self, port: &Port) -> anyhow::Result<()> {
+        self.update_record(port, &|_| None)
+    }
+
+    fn records(&self) -> Vec<Record> {
+        dir::peek_all(self.root)
+    }
+
+    fn lock_port(&self, _: &Port) -> anyhow::Result<Option<Lock>> {
         Ok(None)
     }
 
-    fn memory(&self, vm: &str, port: &Port) -> GuestPortHistory {
-        let mut memory = StateDir::look(self.root)
+    fn guest_port_history(&self, vm: &str, port: &Port) -> GuestPortHistory {
+        let mut history = StateDir::look(self.root)
             .map(|state| guest_ports::memory(&state, vm, port))
             .unwrap_or_default();
-        for (_, whose, seat) in self.seats.borrow().iter().filter(|(of, ..)| of == vm) {
-            if whose == port {
-                memory.own = Some(seat.clone());
+        for (_, other, last) in self.state.borrow().guest_ports.iter().filter(|(of, ..)| of == vm) {
+            if other == port {
+                history.own = Some(last.clone());
             } else {
-                memory.others.push(seat.place.clone());
+                history.others.push(last.place.clone());
             }
         }
-        memory
+        history
     }
 
     /// Not a step of its own: it goes with the record.
-    fn remember_seat(&self, vm: &str, port: &Port, seat: &LastPort) -> anyhow::Result<()> {
-        self.seats.borrow_mut().push((vm.to_owned(), port.clone(), seat.clone()));
+    fn save_guest_port(&self, vm: &str, port: &Port, last: &LastPort) -> anyhow::Result<()> {
+        self.state.borrow_mut().guest_ports.push((vm.to_owned(), port.clone(), last.clone()));
         Ok(())
     }
 
-    fn exchange(
-        &self,
-        socket: &Path,
-        _: Duration,
-        talk: &mut dyn FnMut(&mut dyn Qmp) -> Result<(), AttachError>,
-    ) -> Result<(), ExchangeError> {
+    fn connect(&self, socket: &Path, _: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
         self.step(Step::Connect { socket: socket.to_path_buf() });
-        let mut guests = self.guests.borrow_mut();
-        let guest = guests.entry(socket.to_path_buf()).or_insert_with(|| {
-            let mut guest = FakeQemu::new(&[], Vec::new());
-            if let Some(hubs) = self.hubs.borrow().get(socket).filter(|hubs| !hubs.is_empty()) {
-                guest.buses = hubs.iter().map(|hub| (hub.clone(), Bus::Good)).collect();
-            }
-            // What the live program has attached is there to be deleted.
-            let attached =
-                dir::peek_all(self.root).into_iter().filter_map(|record| record.attached);
-            let here = attached.filter(|attached| attached.socket == socket);
-            here.for_each(|attached| guest.hold(&attached.id.to_string()));
-            guest
-        });
-        guest.host = self.host_devices();
-        if let Some(id) = self.pulled.take() {
-            guest.hold(&id.to_string());
+        let mut state = self.state.borrow_mut();
+        let devices = state.host_devices();
+        let unplugged = state.unplugged.take();
+        let qemu =
+            state.guests.entry(socket.to_path_buf()).or_insert_with(|| self.fake_qemu(socket));
+        qemu.host = devices;
+        if let Some(id) = unplugged {
+            qemu.hold(&id.to_string());
         }
-        let said_before = guest.said.len();
-        let ended = talk(guest);
-        for (execute, arguments) in &guest.said[said_before..] {
-            self.step(Step::Qmp(Sent { execute, arguments: arguments.clone() }));
-        }
-        Ok(ended?)
+        Ok(Box::new(DryRunSession { state: &self.state, socket: socket.to_path_buf() }))
+    }
+}
+
+impl Simulation {
+    /// The host's devices as QEMU sees them.
+    fn host_devices(&self) -> Vec<HostDevice> {
+        let devices = self.devices.iter();
+        devices
+            .filter_map(|(devpath, device)| {
+                Some(HostDevice {
+                    id: DeviceId { port: devpath.port()?, devnum: device.devnum },
+                    speed: device.speed.map_or("480".to_owned(), Speed::number),
+                    product: device.product.clone().unwrap_or_default(),
+                })
+            })
+            .collect()
+    }
+}
+
+/// A session with a fake QEMU. Its commands are steps.
+struct DryRunSession<'a> {
+    state: &'a RefCell<Simulation>,
+    socket: PathBuf,
+}
+
+impl DryRunSession<'_> {
+    fn run(
+        &self,
+        command: impl FnOnce(&mut FakeQemu) -> Result<Value, Error>,
+    ) -> Result<Value, Error> {
+        let Simulation { guests, steps, .. } = &mut *self.state.borrow_mut();
+        let Some(qemu) = guests.get_mut(&self.socket) else {
+            return Err(Error::NotRunning { socket: self.socket.clone(), stale: false });
+        };
+        let sent = qemu.said.len();
+        let result = command(qemu);
+        steps.extend(qemu.said[sent..].iter().map(|(execute, arguments)| {
+            Step::Qmp(QmpCommand { execute, arguments: arguments.clone() })
+        }));
+        result
+    }
+}
+
+impl Qmp for DryRunSession<'_> {
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        self.run(|qemu| qemu.execute(command, arguments))
+    }
+
+    fn hand_over(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        handover: &dyn Handover,
+    ) -> Result<Value, Error> {
+        self.run(|qemu| qemu.hand_over(command, arguments, handover))
+    }
+
+    fn pause(&mut self, time: Duration) -> Result<(), Error> {
+        self.run(|qemu| qemu.pause(time).map(|()| Value::Null)).map(drop)
     }
 }

@@ -1,9 +1,10 @@
-//! What the udev call reads and changes outside itself, as one seam.
+//! The host, as the code that handles events and commands sees it.
 //!
-//! [`live`] is this machine, [`rehearsal`] one in which nothing is touched; the code that decides
-//! and acts is the same.
+//! [`real`] is this machine. [`dry_run`] reads this machine and changes nothing. The code that
+//! decides and acts is the same for both.
 
 pub mod disks;
+pub mod driver_guard;
 pub mod drivers;
 pub mod dry_run;
 pub mod netlink;
@@ -14,176 +15,188 @@ pub mod sysfs;
 pub mod topology;
 pub mod users;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use self::disks::Disks;
+use self::drivers::Interface;
+use self::settle::{Settle, Settled};
+use self::sysfs::UsbDevice;
+use self::topology::Topology;
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
-use crate::event::plan::Plan;
-use crate::guest::attach::AttachError;
 use crate::guest::ports::{GuestPortHistory, LastPort};
-use crate::host::disks::Disks;
-use crate::host::drivers::Interface;
-use crate::host::settle::{Settle, Settled};
-use crate::host::sysfs::UsbDevice;
+use crate::location::UsbLocation;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp};
 use crate::state::lock::Lock;
-use crate::state::record::{Record, UeventMark};
+use crate::state::record::{Attachment, Record, UeventMark, VERSION};
 use crate::state::socket_file::SocketFile;
 
-/// The world around one udev call.
+/// What hotplugger reads and changes outside its own process.
 pub trait Host {
-    /// Takes note of what was decided.
-    fn decided(&self, _: &Plan<'_>) {}
+    /// Problems of the host itself that a report should mention, such as an unusable state directory.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 
-    /// The USB device that is at `devpath` now.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be told whether there is one.
+    /// Reads the USB device at `devpath`; `None` if there is none.
     fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>>;
 
-    /// Opens the node of that device, so that it is no other's.
-    ///
-    /// # Errors
-    ///
-    /// It is not there, or is not to be opened.
+    /// Opens the device's node, and makes sure that it is the node of this device.
     fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd>;
 
-    /// The number of the host's user of that name; none if there is none.
-    ///
-    /// # Errors
-    ///
-    /// The users cannot be read.
+    /// The uid of the user of that name; `None` if there is no such user.
     fn uid(&self, name: &str) -> io::Result<Option<u32>>;
 
-    /// When the kernel added that device, if it can be told.
+    /// The location of a device, which may be unplugged already.
+    fn location(&self, devpath: &DevPath) -> UsbLocation;
+
+    fn topology(&self) -> Topology;
+
+    /// When the kernel added the device; `None` if it is not known.
     fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic>;
 
-    /// This moment.
     fn now(&self) -> Monotonic;
 
-    /// What has been heard of the kernel by now.
-    fn seen(&self) -> UeventMark;
+    /// The number of the kernel's newest uevent, and the time.
+    fn uevent_mark(&self) -> UeventMark;
 
-    /// The id of this boot.
     fn boot_id(&self) -> &str;
 
-    /// The file at the socket's path; a virtual machine without it does not run.
+    /// The identity of the file at the socket's path; `None` means that the VM does not run.
     fn socket_file(&self, socket: &Path) -> Option<SocketFile>;
 
-    /// Whether somebody listens there. A look at the file costs QEMU nothing, this a connection.
-    fn runs(&self, socket: &Path) -> bool;
+    /// Whether a process listens at the socket. This costs QEMU a connection,
+    /// [`socket_file`](Self::socket_file) costs it nothing.
+    fn is_running(&self, socket: &Path) -> bool;
 
-    /// Whether the kernel has made all the device's interfaces; it may need a moment for them.
+    /// Whether the kernel has created all interfaces of the device. Waits for them for a moment.
     fn has_interfaces(&self, devpath: &DevPath) -> bool;
 
     /// The interfaces of the device's active configuration.
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface>;
 
-    /// The host's block devices and what it uses, if the device has a disk.
+    /// The host's block devices and their uses; empty if the device has no disk.
     fn disks(&self, devpath: &DevPath) -> Disks;
 
-    /// Takes the device's interfaces from the host's drivers; returns how many.
-    ///
-    /// # Errors
-    ///
-    /// A driver keeps its interface.
+    /// Unbinds the host's drivers from the device's interfaces. Returns how many were unbound.
     fn unbind_drivers(&self, devpath: &DevPath) -> io::Result<usize>;
 
-    /// Lets the host's drivers have the interfaces that have none.
-    ///
-    /// # Errors
-    ///
-    /// The kernel was not to be asked.
+    /// Lets the kernel find drivers for the interfaces that have none.
     fn probe_drivers(&self, devpath: &DevPath) -> io::Result<()>;
 
-    /// Waits until the device has settled. `driver_came` is called when a driver of the host's may
-    /// have come to one of its interfaces.
-    fn settle(&self, settle: Settle<'_>, driver_came: &mut dyn FnMut()) -> io::Result<Settled>;
+    /// Waits until the device has settled. Calls `on_driver_bound` when a host driver may have
+    /// been bound to one of its interfaces.
+    fn settle(&self, settle: Settle<'_>, on_driver_bound: &mut dyn FnMut()) -> io::Result<Settled>;
 
-    /// Lets `change` read and change what is remembered of the port, while nobody else does. None
-    /// is nothing remembered.
-    ///
-    /// # Errors
-    ///
-    /// The change could not be stored; then the next event knows less, and no harm is done.
-    fn remember(
+    /// Whether there seems to be a record of the device's port. Cheaper than to read it.
+    fn may_have_record(&self, device: &DevPath) -> bool;
+
+    /// Reads the record of the port. A record that cannot be read counts as absent: state is
+    /// disposable.
+    fn record(&self, port: &Port) -> Option<Record>;
+
+    fn save_record(&self, record: &Record) -> anyhow::Result<()>;
+
+    /// Replaces the record of the port by what `change` makes of it, under the records' lock.
+    fn update_record(
         &self,
         port: &Port,
-        change: &mut dyn FnMut(&mut Option<Record>),
+        change: &dyn Fn(Option<Record>) -> Option<Record>,
     ) -> anyhow::Result<()>;
 
-    /// Keeps other hotpluggers from attaching and detaching what is in the port, until it is
-    /// dropped; none where nobody could tell them. udevd lets a device's events run one after the
-    /// other, so that only what people start has to wait for one, or one for it.
-    ///
-    /// # Errors
-    ///
-    /// One of them did not let go of it.
-    fn hold(&self, port: &Port) -> anyhow::Result<Option<Lock>>;
+    fn delete_record(&self, port: &Port) -> anyhow::Result<()>;
 
-    /// What is remembered of the VM's ports, for that port of the host.
-    fn memory(&self, vm: &str, port: &Port) -> GuestPortHistory;
+    /// All records.
+    fn records(&self) -> Vec<Record>;
 
-    /// Remembers that port of the VM for that port of the host.
+    /// Keeps other hotplugger processes from attaching and detaching devices of the port. `None`
+    /// without a state directory.
     ///
-    /// # Errors
-    ///
-    /// It could not be stored; then the next device there may get another port.
-    fn remember_seat(&self, vm: &str, port: &Port, seat: &LastPort) -> anyhow::Result<()>;
+    /// udevd runs the events of a device one after the other. Only manual commands and `sync` run
+    /// beside them.
+    fn lock_port(&self, port: &Port) -> anyhow::Result<Option<Lock>>;
 
-    /// Lets `talk` have an exchange with the QEMU behind the socket, while no other hotplugger has
-    /// one. `timeout` is for all of it, the wait for the others included.
-    fn exchange(
+    /// The VM's guest ports that devices of this port and of the other ports had last.
+    fn guest_port_history(&self, vm: &str, port: &Port) -> GuestPortHistory;
+
+    fn save_guest_port(&self, vm: &str, port: &Port, last: &LastPort) -> anyhow::Result<()>;
+
+    /// Locks the socket against other hotplugger processes and connects to the QEMU behind it.
+    /// `timeout` is the limit for the whole session, including the wait for the lock.
+    fn connect(&self, socket: &Path, timeout: Duration) -> Result<Box<dyn Qmp + '_>, Error>;
+}
+
+/// What udev knows of a device.
+#[derive(Clone, Debug, Default)]
+pub struct UdevProperties {
+    /// When udev first saw the device.
+    pub initialized_at: Option<Monotonic>,
+    pub properties: BTreeMap<String, String>,
+}
+
+/// What came of returning a device to the host's drivers.
+pub struct ReturnResult {
+    /// The number of interfaces that had a driver before.
+    pub before: usize,
+    /// The number of interfaces that have one now.
+    pub after: usize,
+    pub probed: io::Result<()>,
+}
+
+impl dyn Host + '_ {
+    /// The record of the device at `devpath`, without what no longer holds.
+    pub fn load_record(&self, port: &Port, devpath: &DevPath) -> Option<Record> {
+        let mut record = self.record(port).filter(|record| record.devpath == *devpath)?;
+        // A QEMU that was started again has nothing of what the one before it had.
+        let is_current =
+            |attached: &Attachment| self.socket_file(&attached.socket) == attached.socket_file;
+        record.attached = record.attached.filter(is_current);
+        Some(record)
+    }
+
+    /// A new record of a device.
+    pub fn new_record(
         &self,
-        socket: &Path,
-        timeout: Duration,
-        talk: &mut dyn FnMut(&mut dyn Qmp) -> Result<(), AttachError>,
-    ) -> Result<(), ExchangeError>;
-}
-
-/// Why an exchange did not take place, or failed.
-#[derive(Debug)]
-pub enum ExchangeError {
-    /// The state folder's locks.
-    State(anyhow::Error),
-    /// QEMU, or what was to be done there.
-    Guest(AttachError),
-}
-
-impl From<AttachError> for ExchangeError {
-    fn from(error: AttachError) -> Self {
-        Self::Guest(error)
-    }
-}
-
-impl From<Error> for ExchangeError {
-    fn from(error: Error) -> Self {
-        Self::Guest(error.into())
-    }
-}
-
-impl ExchangeError {
-    /// Why the virtual machine does not run, if that is all.
-    pub fn not_running(&self) -> Option<&Error> {
-        match self {
-            Self::Guest(AttachError::Qmp(error @ Error::NotRunning { .. })) => Some(error),
-            _ => None,
+        port: &Port,
+        devpath: &DevPath,
+        devnum: DevNum,
+        mark: UeventMark,
+        udev: UdevProperties,
+    ) -> Record {
+        let plugged_at = self.plugged_at(port.bus(), devnum).unwrap_or(mark.at);
+        Record {
+            version: VERSION,
+            boot_id: self.boot_id().to_owned(),
+            port: port.clone(),
+            devpath: devpath.clone(),
+            devnum,
+            plugged: udev.initialized_at.unwrap_or(plugged_at).min(plugged_at).min(mark.at),
+            seen: mark,
+            newest_interface: None,
+            attached: None,
+            detached_manual: false,
+            properties: udev.properties,
         }
     }
-}
 
-impl std::fmt::Display for ExchangeError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::State(error) => write!(f, "{error:#}"),
-            Self::Guest(error) => error.fmt(f),
-        }
+    /// Saves a record. Returns a warning if that failed: the next event then knows less.
+    pub fn save_record_or_warn(&self, record: &Record) -> Option<String> {
+        self.save_record(record).err().map(|error| format!("record not saved: {error:#}"))
+    }
+
+    /// Returns the device to the host's drivers.
+    pub fn return_to_drivers(&self, devpath: &DevPath) -> ReturnResult {
+        let with_driver = || {
+            let interfaces = self.interfaces(devpath);
+            interfaces.iter().filter(|interface| interface.driver.is_some()).count()
+        };
+        let before = with_driver();
+        let probed = self.probe_drivers(devpath);
+        ReturnResult { before, after: with_driver(), probed }
     }
 }
-
-impl std::error::Error for ExchangeError {}

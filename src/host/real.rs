@@ -1,81 +1,89 @@
-//! This machine: sysfs, the clock, the state folder, QEMU.
+//! This machine: sysfs, the clock, the state directory, QEMU.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
+use serde_json::Value;
 
-use super::{ExchangeError, Host};
+use super::Host;
+use super::disks::{self, Disks};
+use super::drivers::{self, Interface};
+use super::settle::{self, Settle, Settled};
+use super::sysfs::{self, UsbDevice};
+use super::topology::{Topology, location, read};
+use super::{node, users};
 use crate::clock::Monotonic;
 use crate::deadline::Deadline;
 use crate::devpath::DevPath;
-use crate::guest::attach::AttachError;
 use crate::guest::ports::{GuestPortHistory, LastPort};
-use crate::host::disks::{self, Disks};
-use crate::host::drivers::{self, Interface};
-use crate::host::node;
-use crate::host::settle::{self, Settle, Settled};
-use crate::host::sysfs::{self, UsbDevice};
-use crate::host::users;
+use crate::location::UsbLocation;
 use crate::port::{BusNum, DevNum, Port};
-use crate::qmp::connection;
+use crate::qmp::connection::{self, Connection};
+use crate::qmp::handover::Handover;
 use crate::qmp::{Error, Qmp, Stage};
 use crate::root::Root;
-use crate::state::dir::StateDir;
+use crate::state::dir::{self, StateDir, may_have_record};
 use crate::state::guest_ports;
 use crate::state::lock::{Lock, LockError};
 use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
 
-/// How long a look into the state folder may wait for others, who never hold it longer than a
-/// file takes to write.
+/// How long to wait for other processes that use the state directory. They hold its lock as long as
+/// it takes to write a file.
 const STATE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait for another hotplugger that is busy with the port. Each of its exchanges has
-/// its own, shorter time.
-const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long to wait for another hotplugger process that handles the port. Each of its sessions
+/// has its own, shorter limit.
+const PORT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// This machine, below a root.
 #[derive(Debug)]
 pub struct RealHost<'a> {
     root: &'a Root,
-    state: Option<StateDir>,
+    /// Opened when it is first needed. Without a state directory nothing is recorded, and QEMU's own
+    /// queue of clients replaces the locks.
+    state: OnceLock<Result<StateDir, String>>,
 }
 
 impl<'a> RealHost<'a> {
-    /// This machine, and what is wrong with its state folder if something is. Without one nothing
-    /// is remembered, and QEMU's own queue takes the place of the locks.
-    pub fn open(root: &'a Root) -> (Self, Option<String>) {
-        match StateDir::open(root) {
-            Ok(state) => {
-                let note = state.fallback.as_ref();
-                let note = note.map(|why| format!("state is kept in /run/hotplugger: {why}"));
-                (Self { root, state: Some(state) }, note)
-            }
-            Err(error) => {
-                (Self { root, state: None }, Some(format!("no state is kept: {error:#}")))
-            }
-        }
+    pub fn new(root: &'a Root) -> Self {
+        Self { root, state: OnceLock::new() }
     }
-}
 
-impl<'a> RealHost<'a> {
-    /// The same for a person, who must not act behind the back of what is remembered.
+    /// For manual commands, which must not act without the records.
     ///
     /// # Errors
     ///
-    /// There is no state folder to be used.
+    /// This user may not attach devices, or there is no usable state directory.
     pub fn open_with_state(root: &'a Root) -> anyhow::Result<Self> {
         if !rustix::process::geteuid().is_root() && !root.is_moved() {
             anyhow::bail!("only root may attach and detach devices: run it with sudo");
         }
-        Ok(Self { root, state: Some(StateDir::open(root)?) })
+        Ok(Self { root, state: OnceLock::from(Ok(StateDir::open(root)?)) })
+    }
+
+    fn state(&self) -> Option<&StateDir> {
+        let open = || StateDir::open(self.root).map_err(|error| format!("{error:#}"));
+        self.state.get_or_init(open).as_ref().ok()
     }
 }
 
 impl Host for RealHost<'_> {
+    fn warnings(&self) -> Vec<String> {
+        match self.state.get() {
+            None => Vec::new(),
+            Some(Err(error)) => vec![format!("no state is kept: {error}")],
+            Some(Ok(state)) => {
+                let fallback = state.fallback.iter();
+                fallback.map(|why| format!("state is kept in /run/hotplugger: {why}")).collect()
+            }
+        }
+    }
+
     fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
         sysfs::usb_device(self.root, devpath)
     }
@@ -88,6 +96,14 @@ impl Host for RealHost<'_> {
         users::uid(self.root, name)
     }
 
+    fn location(&self, devpath: &DevPath) -> UsbLocation {
+        location::places(self.root, devpath)
+    }
+
+    fn topology(&self) -> Topology {
+        read::topology(self.root)
+    }
+
     fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic> {
         sysfs::plugged_at(self.root, busnum, devnum)
     }
@@ -96,21 +112,21 @@ impl Host for RealHost<'_> {
         Monotonic::now()
     }
 
-    fn seen(&self) -> UeventMark {
-        // The number first: an event between the two then counts as not yet seen.
+    fn uevent_mark(&self) -> UeventMark {
+        // The number is read first, so that an event between the two counts as a new one.
         let seqnum = sysfs::uevent_seqnum(self.root);
         UeventMark { at: Monotonic::now(), seqnum }
     }
 
     fn boot_id(&self) -> &str {
-        self.state.as_ref().map_or("", StateDir::boot_id)
+        self.state().map_or("", StateDir::boot_id)
     }
 
     fn socket_file(&self, socket: &Path) -> Option<SocketFile> {
         SocketFile::at(self.root, socket)
     }
 
-    fn runs(&self, socket: &Path) -> bool {
+    fn is_running(&self, socket: &Path) -> bool {
         connection::runs(self.root, socket)
     }
 
@@ -134,68 +150,124 @@ impl Host for RealHost<'_> {
         drivers::probe(self.root, devpath)
     }
 
-    fn settle(&self, settle: Settle<'_>, driver_came: &mut dyn FnMut()) -> io::Result<Settled> {
-        settle::wait(settle, driver_came)
+    fn settle(&self, settle: Settle<'_>, on_driver_bound: &mut dyn FnMut()) -> io::Result<Settled> {
+        settle::wait(settle, on_driver_bound)
     }
 
-    fn remember(
+    fn may_have_record(&self, device: &DevPath) -> bool {
+        may_have_record(self.root, device)
+    }
+
+    fn record(&self, port: &Port) -> Option<Record> {
+        self.state()?.records(&Deadline::after(STATE_TIMEOUT)).ok()?.get(port)
+    }
+
+    fn save_record(&self, record: &Record) -> anyhow::Result<()> {
+        self.update_record(&record.port, &|_| Some(record.clone()))
+    }
+
+    fn update_record(
         &self,
         port: &Port,
-        change: &mut dyn FnMut(&mut Option<Record>),
+        change: &dyn Fn(Option<Record>) -> Option<Record>,
     ) -> anyhow::Result<()> {
-        let Some(state) = &self.state else {
-            change(&mut None);
-            return Ok(());
-        };
+        let Some(state) = self.state() else { return Ok(()) };
         let records = state.records(&Deadline::after(STATE_TIMEOUT))?;
         let before = records.get(port);
-        let mut after = before.clone();
-        change(&mut after);
-        match after {
-            Some(record) if before.as_ref() != Some(&record) => records.put(&record),
-            Some(_) => Ok(()),
+        match change(before.clone()) {
+            Some(record) if before.as_ref() == Some(&record) => Ok(()),
+            Some(record) => records.put(&record),
             None => records.forget(port),
         }
     }
 
-    fn hold(&self, port: &Port) -> anyhow::Result<Option<Lock>> {
-        let Some(state) = &self.state else { return Ok(None) };
-        let lock = Lock::acquire(state.port_lock(port)?, &Deadline::after(HOLD_TIMEOUT));
+    fn delete_record(&self, port: &Port) -> anyhow::Result<()> {
+        self.update_record(port, &|_| None)
+    }
+
+    fn records(&self) -> Vec<Record> {
+        dir::peek_all(self.root)
+    }
+
+    fn lock_port(&self, port: &Port) -> anyhow::Result<Option<Lock>> {
+        let Some(state) = self.state() else { return Ok(None) };
+        let lock = Lock::acquire(state.port_lock(port)?, &Deadline::after(PORT_TIMEOUT));
         Ok(Some(lock.with_context(|| format!("port {port}"))?))
     }
 
-    fn memory(&self, vm: &str, port: &Port) -> GuestPortHistory {
-        self.state.as_ref().map(|state| guest_ports::memory(state, vm, port)).unwrap_or_default()
+    fn guest_port_history(&self, vm: &str, port: &Port) -> GuestPortHistory {
+        self.state().map(|state| guest_ports::memory(state, vm, port)).unwrap_or_default()
     }
 
-    fn remember_seat(&self, vm: &str, port: &Port, seat: &LastPort) -> anyhow::Result<()> {
-        let Some(state) = &self.state else { return Ok(()) };
-        guest_ports::keep(&state.records(&Deadline::after(STATE_TIMEOUT))?, vm, port, seat)
+    fn save_guest_port(&self, vm: &str, port: &Port, last: &LastPort) -> anyhow::Result<()> {
+        let Some(state) = self.state() else { return Ok(()) };
+        guest_ports::keep(&state.records(&Deadline::after(STATE_TIMEOUT))?, vm, port, last)
     }
 
-    fn exchange(
-        &self,
-        socket: &Path,
-        timeout: Duration,
-        talk: &mut dyn FnMut(&mut dyn Qmp) -> Result<(), AttachError>,
-    ) -> Result<(), ExchangeError> {
+    fn connect(&self, socket: &Path, timeout: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
         let mut deadline = Deadline::after(timeout);
         let mut lock = None;
-        if let Some(state) = &self.state {
-            let file = state.qmp_lock(socket).map_err(ExchangeError::State)?;
+        if let Some(state) = self.state() {
+            let file = state.qmp_lock(socket).map_err(Error::Lock)?;
             match Lock::acquire_in_queue(file, deadline) {
                 Ok((held, extended)) => (lock, deadline) = (Some(held), extended),
                 Err(LockError::Busy(budget)) => {
-                    return Err(Error::Timeout { stage: Stage::Lock, budget }.into());
+                    return Err(Error::Timeout { stage: Stage::Lock, budget });
                 }
-                Err(LockError::Io(error)) => return Err(ExchangeError::State(error.into())),
+                Err(LockError::Io(error)) => return Err(Error::Lock(error.into())),
             }
         }
-        let mut qmp = connection::connect(self.root, socket, deadline)?;
-        talk(&mut qmp)?;
-        if let Some(lock) = lock {
+        let connection = connection::connect(self.root, socket, deadline)?;
+        Ok(Box::new(LockedSession { connection, lock, answers: true }))
+    }
+}
+
+/// A connection to QEMU while no other hotplugger process has one.
+struct LockedSession {
+    connection: Connection,
+    lock: Option<Lock>,
+    /// Whether QEMU has answered every command so far.
+    answers: bool,
+}
+
+impl LockedSession {
+    fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &result
+            && error.refusal().is_none()
+        {
+            self.answers = false;
+        }
+        result
+    }
+}
+
+impl Qmp for LockedSession {
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        let result = self.connection.execute(command, arguments);
+        self.note(result)
+    }
+
+    fn hand_over(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        handover: &dyn Handover,
+    ) -> Result<Value, Error> {
+        let result = self.connection.hand_over(command, arguments, handover);
+        self.note(result)
+    }
+
+    fn pause(&mut self, time: Duration) -> Result<(), Error> {
+        let result = self.connection.pause(time);
+        self.note(result)
+    }
+}
+
+impl Drop for LockedSession {
+    /// A session that went well extends the time of the processes that wait for the lock.
+    fn drop(&mut self) {
+        if let (Some(lock), true) = (&self.lock, self.answers) {
             lock.progress();
         }
-        Ok(())
     }
 }

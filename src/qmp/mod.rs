@@ -68,6 +68,8 @@ pub enum Error {
         /// Whether a socket without a listener is there.
         stale: bool,
     },
+    /// The lock of the socket cannot be used.
+    Lock(anyhow::Error),
     /// The socket cannot be used.
     Socket {
         /// The socket.
@@ -195,6 +197,7 @@ impl fmt::Display for Error {
             Self::Socket { socket, source } => {
                 write!(f, "the QMP socket {} cannot be used: {source}", socket.display())
             }
+            Self::Lock(error) => write!(f, "{error:#}"),
             Self::Libvirt { domain, source } => {
                 write!(f, "libvirt's domain {domain} cannot be asked: {source}")
             }

@@ -41,7 +41,7 @@ pub fn append(root: &Root, outcome: &Report) {
         time: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
         port: context.map(|context| context.port.to_string()),
         vm: context.and_then(|context| context.vm.clone()),
-        outcome: outcome.end.name().to_owned(),
+        outcome: outcome.outcome.name().to_owned(),
         line: outcome.to_string(),
     };
     let Ok(mut line) = serde_json::to_vec(&entry) else { return };

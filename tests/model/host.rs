@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use hotplugger::clock::Monotonic;
 use hotplugger::devpath::DevPath;
-use hotplugger::guest::attach::AttachError;
 use hotplugger::guest::fake::FakeQemu;
 use hotplugger::guest::ports::{GuestPortHistory, LastPort};
+use hotplugger::host::Host;
 use hotplugger::host::disks::Disks;
 use hotplugger::host::drivers::Interface;
 use hotplugger::host::settle::{Settle, Settled};
 use hotplugger::host::sysfs::UsbDevice;
 use hotplugger::host::topology::Topology;
-use hotplugger::host::{ExchangeError, Host};
+use hotplugger::location::{PortLocation, UsbLocation};
 use hotplugger::port::{BusNum, DevNum, Port};
 use hotplugger::qmp::handover::Handover;
 use hotplugger::qmp::{Error, Qmp};
@@ -53,15 +53,6 @@ impl ModelHost {
     /// The host, and how many moments there were.
     pub(crate) fn end(self) -> (PortState, usize) {
         (self.host.into_inner(), self.moments.get())
-    }
-
-    pub(crate) fn record(&self) -> Option<Record> {
-        self.host.borrow().record.clone()
-    }
-
-    pub(crate) fn topology(&self) -> Topology {
-        self.moment();
-        self.host.borrow().topology()
     }
 
     pub(crate) fn is_up(&self, socket: &Path) -> bool {
@@ -99,6 +90,15 @@ impl Host for ModelHost {
         Ok(None)
     }
 
+    fn location(&self, devpath: &DevPath) -> UsbLocation {
+        UsbLocation::of(PortLocation::of(devpath.clone()))
+    }
+
+    fn topology(&self) -> Topology {
+        self.moment();
+        self.host.borrow().topology()
+    }
+
     fn has_interfaces(&self, _: &DevPath) -> bool {
         true
     }
@@ -112,7 +112,7 @@ impl Host for ModelHost {
         Monotonic(1_000_000)
     }
 
-    fn seen(&self) -> UeventMark {
+    fn uevent_mark(&self) -> UeventMark {
         UeventMark { at: self.now(), seqnum: Some(1) }
     }
 
@@ -126,7 +126,7 @@ impl Host for ModelHost {
         Some(SocketFile { inode: guest.start, made: 0 })
     }
 
-    fn runs(&self, socket: &Path) -> bool {
+    fn is_running(&self, socket: &Path) -> bool {
         self.moment();
         self.is_up(socket)
     }
@@ -154,56 +154,73 @@ impl Host for ModelHost {
         Ok(if removed { Settled::Removed } else { Settled::Quiet })
     }
 
-    fn remember(
+    fn may_have_record(&self, _: &DevPath) -> bool {
+        self.host.borrow().record.is_some()
+    }
+
+    fn record(&self, _: &Port) -> Option<Record> {
+        self.moment();
+        self.host.borrow().record.clone()
+    }
+
+    fn save_record(&self, record: &Record) -> anyhow::Result<()> {
+        self.update_record(&record.port, &|_| Some(record.clone()))
+    }
+
+    fn update_record(
         &self,
         _: &Port,
-        change: &mut dyn FnMut(&mut Option<Record>),
+        change: &dyn Fn(Option<Record>) -> Option<Record>,
     ) -> anyhow::Result<()> {
         self.moment();
-        change(&mut self.host.borrow_mut().record);
+        let mut host = self.host.borrow_mut();
+        host.record = change(host.record.take());
         Ok(())
+    }
+
+    fn delete_record(&self, port: &Port) -> anyhow::Result<()> {
+        self.update_record(port, &|_| None)
+    }
+
+    fn records(&self) -> Vec<Record> {
+        self.host.borrow().record.clone().into_iter().collect()
     }
 
     /// udev handles a device's events one by one, and `sync` is not run beside them here: that is
     /// for tests with real processes.
-    fn hold(&self, _: &Port) -> anyhow::Result<Option<Lock>> {
+    fn lock_port(&self, _: &Port) -> anyhow::Result<Option<Lock>> {
         self.moment();
         Ok(None)
     }
 
-    fn memory(&self, _: &str, _: &Port) -> GuestPortHistory {
+    fn guest_port_history(&self, _: &str, _: &Port) -> GuestPortHistory {
         GuestPortHistory::default()
     }
 
-    fn remember_seat(&self, _: &str, _: &Port, _: &LastPort) -> anyhow::Result<()> {
+    fn save_guest_port(&self, _: &str, _: &Port, _: &LastPort) -> anyhow::Result<()> {
         Ok(())
     }
 
-    fn exchange(
-        &self,
-        socket: &Path,
-        _: Duration,
-        talk: &mut dyn FnMut(&mut dyn Qmp) -> Result<(), AttachError>,
-    ) -> Result<(), ExchangeError> {
+    fn connect(&self, socket: &Path, _: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
         self.moment();
         let not_running = || Error::NotRunning { socket: socket.to_path_buf(), stale: false };
         let number = number(socket).ok_or_else(not_running)?;
         let start = self.host.borrow().guests[number].as_ref().map(|guest| guest.start);
         let start = start.ok_or_else(not_running)?;
-        Ok(talk(&mut Connection { world: self, number, start })?)
+        Ok(Box::new(Connection { host: self, number, start }))
     }
 }
 
 /// A connection to a guest, which breaks when that guest ends.
 struct Connection<'a> {
-    world: &'a ModelHost,
+    host: &'a ModelHost,
     number: usize,
     start: u64,
 }
 
 impl Connection<'_> {
     fn with<T>(&self, talk: impl FnOnce(&mut FakeQemu) -> Result<T, Error>) -> Result<T, Error> {
-        let mut host = self.world.host.borrow_mut();
+        let mut host = self.host.host.borrow_mut();
         let broken = || Error::Protocol("the connection is closed".to_owned());
         let guest = host.guests[self.number].as_mut();
         let guest: &mut Guest =
@@ -214,7 +231,7 @@ impl Connection<'_> {
 
 impl Qmp for Connection<'_> {
     fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
-        self.world.moment();
+        self.host.moment();
         self.with(|guest| guest.execute(command, arguments))
     }
 
@@ -224,12 +241,12 @@ impl Qmp for Connection<'_> {
         arguments: Value,
         handover: &dyn Handover,
     ) -> Result<Value, Error> {
-        self.world.moment();
+        self.host.moment();
         self.with(|guest| guest.hand_over(command, arguments, handover))
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {
-        self.world.moment();
+        self.host.moment();
         self.with(|guest| guest.pause(time))
     }
 }

@@ -1,8 +1,8 @@
 //! The life of one port, explored: whatever the kernel, the guests and a person do, in whatever
 //! order and at whatever moment of a udev call, and wherever that call is killed.
 //!
-//! What runs is the program's own code (`Hook`, with `plan` and all behind it, and `Sync`), in a
-//! world of memory. Each state is handled once: what leads to the same one again is cut off.
+//! What runs is the program's own code (`event::handle` and `SyncJob`), on
+//! a host in memory. Each state is handled once: what leads to the same one again is cut off.
 //!
 //! What must hold:
 //!
@@ -186,15 +186,15 @@ fn run(
         Call::Udev => host.events.pop_front(),
         Call::Sync | Call::SyncLastFirst => None,
     };
-    let world = ModelHost::new(host, interrupt);
+    let model_host = ModelHost::new(host, interrupt);
     let ended = catch_unwind(AssertUnwindSafe(|| match &event {
-        Some(event) => model.handle(&world, event),
-        None => model.sync(&world, call == Call::SyncLastFirst),
+        Some(event) => model.handle(&model_host, event),
+        None => model.sync(&model_host, call == Call::SyncLastFirst),
     }));
     if let Err(payload) = ended {
         assert!(payload.is::<Killed>(), "the program panicked");
     }
-    world.end()
+    model_host.end()
 }
 
 /// Longer than what is explored: of two guests that list the port, one has an object that its QEMU
@@ -203,7 +203,7 @@ fn run(
 fn an_object_without_its_device_keeps_nobody_from_it() {
     let model = Model::new();
     let mut host = PortState::new();
-    for act in [Act::Outcome(0), Act::Start(1), Act::Pause(1), Act::Plug] {
+    for act in [Act::Stop(0), Act::Start(1), Act::Pause(1), Act::Plug] {
         host.act(act);
     }
     while !host.events.is_empty() {

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use hotplugger::config::Config;
+use hotplugger::config::file::ConfigFile;
 use hotplugger::config::parse::parse;
 use hotplugger::device_id::DeviceId;
-use hotplugger::event::Hook;
+use hotplugger::event::{self, Variables};
 use hotplugger::guest::fake::{FakeQemu, HostDevice};
 use hotplugger::host::sysfs::UsbDevice;
 use hotplugger::host::topology::{Connector, Controller, Hub, HubPort, Plugged, Topology};
@@ -60,7 +61,7 @@ pub(crate) enum Act {
     Plug,
     Pull,
     /// The guest of that number is killed or ends.
-    Outcome(usize),
+    Stop(usize),
     Start(usize),
     Pause(usize),
     GoOn(usize),
@@ -77,8 +78,8 @@ impl Act {
     pub(crate) const ALL: [Self; 14] = [
         Self::Plug,
         Self::Pull,
-        Self::Outcome(0),
-        Self::Outcome(1),
+        Self::Stop(0),
+        Self::Stop(1),
         Self::Start(0),
         Self::Start(1),
         Self::Pause(0),
@@ -101,7 +102,7 @@ impl Act {
         match self {
             Self::Plug => host.device.is_none(),
             Self::Pull | Self::Trigger => host.device.is_some(),
-            Self::Outcome(number) => host.guests[number].is_some(),
+            Self::Stop(number) => host.guests[number].is_some(),
             Self::Start(number) => host.guests[number].is_none(),
             Self::Pause(number) => running(number) == Some(true),
             Self::GoOn(number) | Self::GoOnDeaf(number) => running(number) == Some(false),
@@ -111,7 +112,7 @@ impl Act {
 
     /// Whether what must hold afterwards needs a `sync`: a guest comes or goes, or memory does.
     pub(crate) fn loses(self) -> bool {
-        matches!(self, Self::Outcome(_) | Self::Start(_) | Self::GoOnDeaf(_) | Self::Wipe)
+        matches!(self, Self::Stop(_) | Self::Start(_) | Self::GoOnDeaf(_) | Self::Wipe)
     }
 }
 
@@ -177,7 +178,7 @@ impl PortState {
                 let devnum = self.device.expect("a device");
                 self.queue(&["bind"], devnum, true);
             }
-            Act::Outcome(number) => self.guests[number] = None,
+            Act::Stop(number) => self.guests[number] = None,
             Act::Start(number) => {
                 self.starts += 1;
                 let qemu = FakeQemu::new(&[], self.devices());
@@ -314,7 +315,7 @@ impl Model {
     }
 
     /// A udev call.
-    pub(crate) fn handle(&self, world: &ModelHost, event: &Event) {
+    pub(crate) fn handle(&self, host: &ModelHost, event: &Event) {
         let devnum = event.devnum.to_string();
         let variables = [
             ("ACTION", event.action),
@@ -327,31 +328,22 @@ impl Model {
             ("SYNTH_UUID", "0"),
         ];
         let known = &variables[..variables.len() - usize::from(!event.synthetic)];
-        let hook = Hook {
-            root: &self.root,
-            config: None,
-            variable: &|name| {
-                known.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-            },
-            variables: &Vec::new,
-            world: Some(world),
-        };
-        hook.run();
+        let variables: Variables =
+            known.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        event::handle(&variables, ConfigFile::find(&self.root, None), host);
     }
 
     /// `hotplugger sync`, which does one machine beside the other: in one order or the other.
-    pub(crate) fn sync(&self, world: &ModelHost, last_first: bool) {
-        let record = world.record();
-        sync::forget_the_gone(world, record.as_slice(), &world.topology());
+    pub(crate) fn sync(&self, host: &ModelHost, last_first: bool) {
+        sync::delete_stale_records(host);
         let mut vms: Vec<_> = self.config.virtual_machines.iter().collect();
         if last_first {
             vms.reverse();
         }
         for vm in vms {
-            if world.is_up(&vm.socket) {
-                let look = || world.topology();
-                let sync = sync::Sync { world, config: &self.config, vm, look: &look };
-                let _ = sync.run(Duration::from_secs(5), &mut |_| {});
+            if host.is_up(&vm.socket) {
+                let job = sync::SyncJob { host, config: &self.config, vm };
+                let _ = job.run(Duration::from_secs(5), &mut |_| {});
             }
         }
     }

@@ -1,6 +1,6 @@
 use super::{
-    AccessMode, Config, Duration, EventKind, Plan, Record, SkipReason, UsbEvent, UsbLocation,
-    VirtualMachine,
+    AccessMode, Candidate, Config, Duration, EventKind, Plan, Record, SkipReason, UsbEvent,
+    UsbLocation, VirtualMachine, candidates,
 };
 use crate::clock::Monotonic;
 use crate::config::parse::parse;
@@ -28,10 +28,10 @@ fn event(kind: EventKind, port: &str) -> UsbEvent {
     }
 }
 
-/// Decides about a device whose place is its DEVPATH and no more.
+/// Plans for a device whose location is its DEVPATH alone.
 fn plan<'a>(event: &UsbEvent, config: &'a Config, record: Option<&'a Record>) -> Plan<'a> {
-    let places = UsbLocation::of(PortLocation::of(event.device.clone()));
-    super::plan(event, &places, config, record, &|_| panic!("there is no choice"))
+    let location = UsbLocation::of(PortLocation::of(event.device.clone()));
+    super::plan(event, &location, config, record)
 }
 
 fn attached(vm: &str, socket: &str) -> Record {
@@ -54,48 +54,56 @@ fn vms<'a>(plan: &Plan<'a>) -> Vec<&'a str> {
     }
 }
 
+fn one(vm: &VirtualMachine, has_device: bool) -> Vec<Candidate<'_>> {
+    vec![Candidate { vm, has_device }]
+}
+
 #[test]
-fn a_plug_is_recorded_then_attached_to_its_own_vm() {
+fn plug_is_recorded_then_attached_to_the_vm_of_the_port() {
     let config = config();
     let [windows, linux] = &config.virtual_machines[..] else { panic!() };
     let add = event(EventKind::DeviceAdd, "1-1");
-    assert_eq!(plan(&add, &config, None), Plan::Record(windows));
+    let record_it = Plan::Record { candidates: one(windows, false), early: true };
+    assert_eq!(plan(&add, &config, None), record_it);
     let bind = event(EventKind::DeviceBind, "1-1");
-    let attach = |vm, settle, unless_newer| Plan::Attach { vm, settle, unless_newer };
-    assert_eq!(plan(&bind, &config, Some(&record("1-1", 5))), attach(windows, true, false));
-    assert_eq!(plan(&bind, &config, None), attach(windows, true, false));
+    let attach = |vm, unless_newer| Plan::Attach { candidates: one(vm, false), unless_newer };
+    assert_eq!(plan(&bind, &config, Some(&record("1-1", 5))), attach(windows, false));
+    assert_eq!(plan(&bind, &config, None), attach(windows, false));
     let bind = event(EventKind::DeviceBind, "1-2");
-    assert_eq!(plan(&bind, &config, None), attach(linux, true, false));
+    assert_eq!(plan(&bind, &config, None), attach(linux, false));
     let mut interface = event(EventKind::InterfaceAdd, "1-1");
     interface.devnum = None;
-    assert_eq!(plan(&interface, &config, None), attach(windows, true, true));
+    assert_eq!(plan(&interface, &config, None), attach(windows, true));
 }
 
 #[test]
-fn what_is_handed_over_without_a_delay_goes_with_its_add_and_bind_finds_it() {
+fn vm_with_fd_access_and_no_delay_gets_a_device_on_add() {
     let mut config = config();
     config.virtual_machines[0].access.way = AccessMode::Fd;
-    let mut add = event(EventKind::DeviceAdd, "1-1");
-    assert!(matches!(plan(&add, &config, None), Plan::Record(_)), "there is a delay");
+    assert!(!one(&config.virtual_machines[0], false)[0].attaches_on_add(), "there is a delay");
     config.virtual_machines[0].delay = Duration::ZERO;
     let [windows, linux] = &config.virtual_machines[..] else { panic!() };
-    assert_eq!(plan(&add, &config, None), Plan::AttachEarly(windows));
-    // What is remembered of another device there changes nothing.
-    assert_eq!(plan(&add, &config, Some(&record("1-1", 4))), Plan::AttachEarly(windows));
+    assert!(one(windows, false)[0].attaches_on_add());
+    assert!(!one(linux, false)[0].attaches_on_add());
+    let mut add = event(EventKind::DeviceAdd, "1-1");
+    let early = |early| Plan::Record { candidates: one(windows, false), early };
+    assert_eq!(plan(&add, &config, None), early(true));
+    // The record of another device in the port changes nothing.
+    assert_eq!(plan(&add, &config, Some(&record("1-1", 4))), early(true));
     let bind = event(EventKind::DeviceBind, "1-1");
     let known = attached("windows", "/run/w");
-    let attach = |vm, settle| Plan::Attach { vm, settle, unless_newer: false };
-    assert_eq!(plan(&bind, &config, Some(&known)), attach(windows, false));
-    assert_eq!(plan(&bind, &config, Some(&record("1-1", 5))), attach(windows, true));
-    // A synthetic event is no plug, and QEMU cannot open by itself what it has not heard of.
+    let candidates = one(windows, true);
+    assert_eq!(
+        plan(&bind, &config, Some(&known)),
+        Plan::Attach { candidates, unless_newer: false }
+    );
+    // A synthetic event is not a plug.
     add.synthetic = true;
-    assert_eq!(plan(&add, &config, None), Plan::Record(windows));
-    let add = event(EventKind::DeviceAdd, "1-2");
-    assert_eq!(plan(&add, &config, None), Plan::Record(linux));
+    assert_eq!(plan(&add, &config, None), early(false));
 }
 
 #[test]
-fn ports_nobody_configured_are_left_alone() {
+fn event_of_an_unconfigured_port_is_skipped() {
     let config = config();
     for kind in [
         EventKind::DeviceAdd,
@@ -104,29 +112,35 @@ fn ports_nobody_configured_are_left_alone() {
         EventKind::DeviceRemove,
     ] {
         let event = event(kind, "1-10");
-        assert_eq!(plan(&event, &config, None), Plan::Nothing(SkipReason::NotConfigured));
+        assert_eq!(plan(&event, &config, None), Plan::Skip(SkipReason::NotConfigured));
     }
 }
 
 #[test]
-fn what_is_thought_attached_is_looked_after_without_a_wait() {
+fn device_recorded_as_attached_need_not_settle() {
     let config = config();
+    let windows = &config.virtual_machines[0];
     let record = attached("windows", "/run/w");
     let bind = event(EventKind::DeviceBind, "1-1");
-    assert!(matches!(plan(&bind, &config, Some(&record)), Plan::Attach { settle: false, .. }));
+    let attach =
+        |has_device| Plan::Attach { candidates: one(windows, has_device), unless_newer: false };
+    assert_eq!(plan(&bind, &config, Some(&record)), attach(true));
     let mut next = bind.clone();
     next.devnum = Some(DevNum(6));
-    assert!(matches!(plan(&next, &config, Some(&record)), Plan::Attach { settle: true, .. }));
+    assert_eq!(plan(&next, &config, Some(&record)), attach(false));
 }
 
 #[test]
-fn a_synthetic_add_of_a_known_device_is_nothing() {
+fn synthetic_add_of_a_recorded_device_is_skipped() {
     let config = config();
     let mut add = event(EventKind::DeviceAdd, "1-1");
     add.synthetic = true;
-    assert_eq!(plan(&add, &config, Some(&record("1-1", 5))), Plan::Nothing(SkipReason::Known));
-    assert!(matches!(plan(&add, &config, Some(&record("1-1", 6))), Plan::Record(_)));
-    assert!(matches!(plan(&add, &config, None), Plan::Record(_)));
+    assert_eq!(
+        plan(&add, &config, Some(&record("1-1", 5))),
+        Plan::Skip(SkipReason::AlreadyRecorded)
+    );
+    assert!(matches!(plan(&add, &config, Some(&record("1-1", 6))), Plan::Record { .. }));
+    assert!(matches!(plan(&add, &config, None), Plan::Record { .. }));
 }
 
 /// Two that list one port, and one that lists none of it.
@@ -139,48 +153,44 @@ fn shared() -> Config {
     .unwrap()
 }
 
-/// Where a device goes with these running.
-fn goes_to(record: Option<&Record>, running: &[&str]) -> (String, bool) {
+/// The VMs in the order in which they are tried; `*` marks the one that has the device.
+fn order(record: Option<&Record>) -> Vec<String> {
     let config = shared();
     let bind = event(EventKind::DeviceBind, "1-1");
-    let places = UsbLocation::of(PortLocation::of(bind.device.clone()));
-    let runs = |vm: &VirtualMachine| running.contains(&vm.name.as_str());
-    match super::plan(&bind, &places, &config, record, &runs) {
-        Plan::Attach { vm, settle, .. } => (vm.name.clone(), settle),
-        other => panic!("{other:?}"),
-    }
+    let location = UsbLocation::of(PortLocation::of(bind.device));
+    let candidates = candidates(&config, &location, record);
+    let mark = |has_device| if has_device { "*" } else { "" };
+    candidates.iter().map(|one| format!("{}{}", one.vm.name, mark(one.has_device))).collect()
 }
 
 #[test]
-fn of_several_the_first_that_runs_gets_it() {
-    let to = |vm: &str, settle| (vm.to_owned(), settle);
-    assert_eq!(goes_to(None, &["first", "second", "third"]), to("first", true));
-    assert_eq!(goes_to(None, &["second", "third"]), to("second", true));
-    assert_eq!(goes_to(None, &["third"]), to("first", true), "which then says what is wrong");
-    let fresh = record("1-1", 5);
-    assert_eq!(goes_to(Some(&fresh), &["second"]), to("second", true));
-    let in_second = attached("second", "/run/2");
-    assert_eq!(goes_to(Some(&in_second), &["first", "second"]), to("second", false));
-    assert_eq!(goes_to(Some(&in_second), &["first"]), to("first", true));
+fn vms_that_list_a_port_are_tried_in_the_order_of_the_config() {
+    assert_eq!(order(None), ["first", "second"]);
+    assert_eq!(order(Some(&record("1-1", 5))), ["first", "second"]);
+}
+
+#[test]
+fn vm_that_has_the_device_is_tried_first() {
+    assert_eq!(order(Some(&attached("second", "/run/2"))), ["second*", "first"]);
     let manual = attached("third", "/run/3");
-    assert_eq!(goes_to(Some(&manual), &["first", "third"]), to("third", false));
+    assert_eq!(order(Some(&manual)), ["third*", "first", "second"]);
     let renamed = attached("second", "/run/9");
-    assert_eq!(goes_to(Some(&renamed), &["first", "second"]), to("first", true));
+    assert_eq!(order(Some(&renamed)), ["first", "second"]);
 }
 
 #[test]
-fn what_was_detached_manual_stays_until_another_is_plugged() {
+fn manually_detached_device_stays_until_another_is_plugged_in() {
     let config = config();
     let mut record = record("1-1", 5);
     record.detached_manual = true;
     for kind in [EventKind::DeviceBind, EventKind::InterfaceAdd] {
-        let stays = Plan::Nothing(SkipReason::DetachedByHand);
+        let stays = Plan::Skip(SkipReason::DetachedManually);
         assert_eq!(plan(&event(kind, "1-1"), &config, Some(&record)), stays);
     }
     let mut add = event(EventKind::DeviceAdd, "1-1");
-    assert!(matches!(plan(&add, &config, Some(&record)), Plan::Record(_)));
+    assert!(matches!(plan(&add, &config, Some(&record)), Plan::Record { .. }));
     add.synthetic = true;
-    let stays = Plan::Nothing(SkipReason::DetachedByHand);
+    let stays = Plan::Skip(SkipReason::DetachedManually);
     assert_eq!(plan(&add, &config, Some(&record)), stays);
     let mut next = event(EventKind::DeviceBind, "1-1");
     next.devnum = Some(DevNum(6));
@@ -190,7 +200,7 @@ fn what_was_detached_manual_stays_until_another_is_plugged() {
 }
 
 #[test]
-fn the_other_half_of_a_configured_port_is_attached_and_detached() {
+fn device_in_a_peer_port_is_attached_and_detached() {
     let config = config();
     let place = |path: &str| PortLocation::of(path.parse().unwrap());
     let places = UsbLocation {
@@ -200,16 +210,16 @@ fn the_other_half_of_a_configured_port_is_attached_and_detached() {
     let mut bind = event(EventKind::DeviceBind, "1-1");
     (bind.device, bind.port) = (places.own.devpath.clone(), "2-1".parse().unwrap());
     assert!(matches!(
-        super::plan(&bind, &places, &config, None, &|_| true),
-        Plan::Attach { vm, .. } if vm.name == "windows"
+        super::plan(&bind, &places, &config, None),
+        Plan::Attach { candidates, .. } if candidates == one(&config.virtual_machines[0], false)
     ));
     let remove = UsbEvent { kind: EventKind::DeviceRemove, ..bind };
-    let asked = super::plan(&remove, &places, &config, None, &|_| true);
+    let asked = super::plan(&remove, &places, &config, None);
     assert_eq!(vms(&asked), ["windows", "linux"]);
 }
 
 #[test]
-fn removal_goes_to_the_vm_that_has_it_even_when_the_config_has_changed() {
+fn removal_goes_to_the_recorded_vm_even_if_the_config_has_changed() {
     let config = config();
     let remove = event(EventKind::DeviceRemove, "1-1");
     assert_eq!(vms(&plan(&remove, &config, Some(&attached("gone", "/run/gone")))), ["gone"]);
@@ -223,7 +233,7 @@ fn removal_goes_to_the_vm_that_has_it_even_when_the_config_has_changed() {
 }
 
 #[test]
-fn removal_without_any_memory_asks_the_owner_first_and_then_the_others() {
+fn removal_without_a_record_goes_to_the_vm_of_the_port_first() {
     let config = config();
     let remove = event(EventKind::DeviceRemove, "1-2");
     assert_eq!(vms(&plan(&remove, &config, None)), ["linux", "windows"]);
@@ -232,7 +242,7 @@ fn removal_without_any_memory_asks_the_owner_first_and_then_the_others() {
 }
 
 #[test]
-fn a_record_of_a_port_that_left_the_config_is_forgotten() {
+fn record_of_a_port_that_is_no_longer_configured_is_deleted() {
     let remove = event(EventKind::DeviceRemove, "1-1");
     assert!(vms(&plan(&remove, &Config::default(), Some(&record("1-1", 5)))).is_empty());
 }

@@ -1,0 +1,381 @@
+//! Attaches a device to a VM: policy, unbind, settle, policy again, attach, record.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::config::VirtualMachine;
+use crate::config::access::AccessMode;
+use crate::device_id::DeviceId;
+use crate::devpath::DevPath;
+use crate::guest::attach::{AttachError, AttachRequest, Attached};
+use crate::guest::{self, object};
+use crate::host::driver_guard::DriverGuard;
+use crate::host::settle::{Settle, Settled};
+use crate::host::sysfs::{self, UsbDevice};
+use crate::host::{Host, UdevProperties};
+use crate::outcome::{EventContext, Outcome, Report, SkipReason, Times};
+use crate::policy::{self, Assignment};
+use crate::port::{DevNum, Port};
+use crate::qmp::Error;
+use crate::qmp::handover::{Handover, Recipient};
+use crate::state::record::{Attachment, Record};
+
+/// A device that is to be attached to a VM.
+pub struct AttachJob<'a> {
+    pub host: &'a dyn Host,
+    pub assignment: Assignment<'a>,
+    pub port: &'a Port,
+    /// The number that the device must have; `None` for the device that is in the port.
+    pub devnum: Option<DevNum>,
+    pub trigger: Trigger,
+    /// The record of the port.
+    pub record: Option<Record>,
+    /// What udev knows of the device, for its record.
+    pub udev: UdevProperties,
+}
+
+/// What caused the attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// A uevent.
+    Udev {
+        /// Whether to wait until the device has settled. A device that is recorded as attached need
+        /// not settle again.
+        settle: bool,
+        /// The SEQNUM of this event, if it is an interface's `add`: a newer one takes over.
+        interface: Option<u64>,
+    },
+    /// `sync`, for a device that has been plugged in for longer than its delay.
+    Sync,
+    /// A person, who holds the port's lock. The record does not matter.
+    Manual,
+}
+
+/// Attaches the device and reports what came of it.
+pub fn attach(job: &AttachJob<'_>) -> Report {
+    let mut context = EventContext::new(job.port, job.devpath(), job.devnum);
+    context.vm = Some(job.vm().name.clone());
+    match job.host.usb_device(job.devpath()) {
+        Ok(Some(device)) if job.devnum.is_none_or(|devnum| devnum == device.devnum) => {
+            Attempt::new(job, &device).run(context)
+        }
+        Ok(_) => Report::new(Some(context), job.unplugged()),
+        Err(error) => Report::new(Some(context), Outcome::Failed(format!("not attached: {error}"))),
+    }
+}
+
+impl<'a> AttachJob<'a> {
+    fn devpath(&self) -> &'a DevPath {
+        self.assignment.devpath()
+    }
+
+    fn vm(&self) -> &'a VirtualMachine {
+        self.assignment.vm
+    }
+
+    /// The device is gone. If another event attached it first, its `remove` event reports the end.
+    fn unplugged(&self) -> Outcome {
+        match self.host.load_record(self.port, self.devpath()) {
+            Some(Record { attached: Some(_), .. }) => Outcome::Skipped(SkipReason::AlreadyRecorded),
+            _ => Outcome::UnpluggedEarly,
+        }
+    }
+}
+
+/// One attempt to attach the device that is in the port.
+struct Attempt<'a> {
+    job: &'a AttachJob<'a>,
+    device: &'a UsbDevice,
+    id: DeviceId,
+    /// The VM that the report is about.
+    vm: &'a VirtualMachine,
+    warnings: Vec<String>,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(job: &'a AttachJob<'a>, device: &'a UsbDevice) -> Self {
+        let id = DeviceId { port: job.port.clone(), devnum: device.devnum };
+        Self { job, device, id, vm: job.vm(), warnings: Vec::new() }
+    }
+
+    fn run(mut self, mut context: EventContext) -> Report {
+        let job = self.job;
+        let mut drivers = DriverGuard::new(job.host, job.assignment, self.id.devnum);
+        let outcome = self.attach(&mut drivers).unwrap_or_else(|ended_early| ended_early);
+        let was_attached =
+            job.record.as_ref().is_some_and(|record| record.has_attached(self.id.devnum));
+        let stays_with_host = match outcome {
+            Outcome::Rejected(_) | Outcome::NotRunning(_) | Outcome::Failed(_) => !was_attached,
+            _ => false,
+        };
+        if stays_with_host {
+            self.warnings.extend(drivers.return_to_host());
+        } else {
+            drivers.keep();
+        }
+        context.vm = Some(self.vm.name.clone());
+        context.id = Some(self.id);
+        context.device = Some(self.device.label());
+        Report { warnings: self.warnings, ..Report::new(Some(context), outcome) }
+    }
+
+    /// The steps. An outcome that ends them early is the error.
+    fn attach(&mut self, drivers: &mut DriverGuard<'_>) -> Result<Outcome, Outcome> {
+        let host = self.job.host;
+        policy::check(host, self.job.assignment, self.device).map_err(Outcome::Rejected)?;
+        self.check_vm_runs()?;
+        let is_attached = matches!(self.job.trigger, Trigger::Udev { settle: false, .. });
+        if !is_attached {
+            self.warnings.extend(drivers.unbind());
+        }
+        let record = self.begin_record();
+        let started = host.now();
+        self.settle(&record, drivers)?;
+        let settled = host.now();
+
+        let lock = match self.job.trigger {
+            Trigger::Manual => None,
+            Trigger::Udev { .. } | Trigger::Sync => host
+                .lock_port(self.job.port)
+                .map_err(|error| Outcome::Failed(format!("not attached: {error:#}")))?,
+        };
+        let known = host.load_record(self.job.port, self.job.devpath());
+        if let Some(reason) = known.as_ref().and_then(|known| self.superseded(known)) {
+            return Err(Outcome::Skipped(reason));
+        }
+        if let Some(vm) = self.attached_to_other_vm(known.as_ref()) {
+            self.vm = vm;
+            self.record_attached(record);
+            return Err(Outcome::AlreadyAttached);
+        }
+        let expected_attached = known.is_some_and(|known| known.has_attached(self.id.devnum));
+        let attached = self.attach_in_guest(expected_attached)?;
+        let now = host.now();
+        let times = Times {
+            since_plug: now.since(record.plugged),
+            settling: settled.since(started),
+            session: now.since(settled),
+        };
+        self.record_guest_port(&attached);
+        self.record_attached(record);
+        drop(lock);
+        Ok(match attached {
+            Attached::Now(location) => {
+                let times = matches!(self.job.trigger, Trigger::Udev { .. }).then_some(times);
+                Outcome::Attached { location, times }
+            }
+            Attached::Before => Outcome::AlreadyAttached,
+            Attached::PendingResume(_) => Outcome::PendingResume,
+        })
+    }
+
+    /// A VM without a socket file does not run. The device is not kept from the host for it.
+    fn check_vm_runs(&self) -> Result<(), Outcome> {
+        let socket = &self.vm.socket;
+        if self.job.host.socket_file(socket).is_some() {
+            return Ok(());
+        }
+        let error = Error::NotRunning { socket: socket.clone(), stale: false };
+        Err(Outcome::NotRunning(error.to_string()))
+    }
+
+    /// The record of the device, or a new one. Its mark is set after the unbinding, so that the
+    /// uevents of the unbinding are not taken for activity of the device.
+    fn begin_record(&mut self) -> Record {
+        let AttachJob { host, port, record, udev, trigger, .. } = self.job;
+        let mark = host.uevent_mark();
+        let known = record.clone().filter(|record| record.devnum == self.id.devnum);
+        let record = known.unwrap_or_else(|| {
+            host.new_record(port, self.job.devpath(), self.id.devnum, mark, udev.clone())
+        });
+        if let Trigger::Udev { interface: Some(seqnum), .. } = trigger {
+            self.record_interface(&record, *seqnum);
+        }
+        record
+    }
+
+    /// Waits until the device has been quiet for the VM's delay.
+    fn settle(&mut self, record: &Record, drivers: &mut DriverGuard<'_>) -> Result<(), Outcome> {
+        if !matches!(self.job.trigger, Trigger::Udev { settle: true, .. }) {
+            return Ok(());
+        }
+        let host = self.job.host;
+        let quiet_since = record.quiet_since(host.uevent_mark());
+        let settle = Settle::new(self.job.devpath(), self.vm.delay, quiet_since, host.now())
+            .unbind_host_drivers(self.vm.unbind_host_drivers);
+        let warnings = &mut self.warnings;
+        match host.settle(settle, &mut || warnings.extend(drivers.unbind_if_allowed())) {
+            Ok(Settled::Quiet) => Ok(()),
+            Ok(Settled::Removed) => Err(self.job.unplugged()),
+            Err(error) => {
+                self.warnings.push(format!("not settled: {error}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Why the device is left alone after what happened while it settled and while others held
+    /// the lock of its port.
+    fn superseded(&self, record: &Record) -> Option<SkipReason> {
+        match self.job.trigger {
+            Trigger::Manual => None,
+            Trigger::Udev { interface: Some(seqnum), .. }
+                if record.newest_interface > Some(seqnum) =>
+            {
+                Some(SkipReason::LeftToNewerInterface)
+            }
+            _ if record.devnum != self.id.devnum => None,
+            _ if record.detached_manual => Some(SkipReason::DetachedManually),
+            Trigger::Udev { .. } | Trigger::Sync => {
+                let attached = record.attached.as_ref()?;
+                let elsewhere = attached.socket != self.vm.socket;
+                (elsewhere && self.job.host.is_running(&attached.socket))
+                    .then_some(SkipReason::AttachedElsewhere)
+            }
+        }
+    }
+
+    /// Another VM of the port that has the device although no record says so: the state was deleted,
+    /// or hotplugger was killed before it wrote the record.
+    fn attached_to_other_vm(&self, known: Option<&Record>) -> Option<&'a VirtualMachine> {
+        let is_recorded = known.is_some_and(|record| record.attached.is_some());
+        if self.job.trigger == Trigger::Manual || is_recorded {
+            return None;
+        }
+        let Assignment { config, location, .. } = self.job.assignment;
+        let mut owners = config.owners(location);
+        owners.retain(|vm| vm.socket != self.vm.socket && self.job.host.is_running(&vm.socket));
+        owners.into_iter().find(|vm| self.has_device(vm).unwrap_or(false))
+    }
+
+    /// Whether that VM has the device, or gets it when its guest resumes.
+    ///
+    /// An object without a device in a running guest is deleted. Its QEMU has not learned of the
+    /// device, for example while udevd restarts, and could open it later beside the QEMU
+    /// that gets it now.
+    fn has_device(&self, vm: &VirtualMachine) -> Result<bool, Error> {
+        let mut session = self.job.host.connect(&vm.socket, vm.timeout)?;
+        let qmp = session.as_mut();
+        if !object::list(qmp)?.contains(&self.id) {
+            return Ok(false);
+        }
+        if object::is_attached(qmp, &self.id)? || !object::is_running(qmp)? {
+            return Ok(true);
+        }
+        object::delete(qmp, &self.id)?;
+        Ok(false)
+    }
+
+    fn attach_in_guest(&self, expected_attached: bool) -> Result<Attached, Outcome> {
+        let (host, vm) = (self.job.host, self.vm);
+        let history = host.guest_port_history(&vm.name, self.job.port);
+        let access = vm.access.way;
+        let request = AttachRequest {
+            id: self.id.clone(),
+            speed: self.device.speed,
+            hubs: &vm.hubs,
+            memory: &history,
+            named: self.device.product.is_some(),
+            node: sysfs::node(self.device.busnum, self.device.devnum),
+            by_node: access != AccessMode::Fd,
+            handover: (access != AccessMode::Node).then_some(self as &dyn Handover),
+            expected_attached,
+            recheck: &|| self.recheck(),
+        };
+        let attached = host
+            .connect(&vm.socket, vm.timeout)
+            .map_err(AttachError::from)
+            .and_then(|mut session| guest::attach::attach(session.as_mut(), &request));
+        attached.map_err(|error| match error {
+            AttachError::Gone => self.recheck_outcome(),
+            AttachError::Qmp(error @ Error::NotRunning { .. }) => {
+                Outcome::NotRunning(error.to_string())
+            }
+            error => Outcome::Failed(format!("not attached: {error}")),
+        })
+    }
+
+    /// Right before `device_add`: whether the device is still there and still allowed.
+    fn recheck(&self) -> bool {
+        // A device that cannot be read now was there a moment ago.
+        let Ok(now) = self.job.host.usb_device(self.job.devpath()) else { return true };
+        let Some(now) = now.filter(|now| now.devnum == self.id.devnum) else { return false };
+        policy::check(self.job.host, self.job.assignment, &now).is_ok()
+    }
+
+    fn recheck_outcome(&self) -> Outcome {
+        match self.job.host.usb_device(self.job.devpath()) {
+            Ok(Some(now)) if now.devnum == self.id.devnum => {
+                match policy::check(self.job.host, self.job.assignment, &now) {
+                    Err(why) => Outcome::Rejected(why),
+                    Ok(()) => self.job.unplugged(),
+                }
+            }
+            _ => self.job.unplugged(),
+        }
+    }
+
+    /// Records that this interface was added, so that the event of an older one leaves the
+    /// device to it. Sibling events run at the same time, so the newest number is kept.
+    fn record_interface(&mut self, record: &Record, seqnum: u64) {
+        let stored = self.job.host.update_record(&record.port, &|stored| {
+            let stored = stored.filter(|stored| stored.devnum == record.devnum);
+            let mut record = stored.unwrap_or_else(|| record.clone());
+            record.newest_interface = record.newest_interface.max(Some(seqnum));
+            Some(record)
+        });
+        self.warn_if_not_saved(stored);
+    }
+
+    /// Records the guest port for the next device in this port.
+    fn record_guest_port(&mut self, attached: &Attached) {
+        if let Some(last) = attached.usual(self.device.speed) {
+            let stored = self.job.host.save_guest_port(&self.vm.name, self.job.port, &last);
+            self.warn_if_not_saved(stored);
+        }
+    }
+
+    /// Records where the device is attached. What sibling events have recorded is kept.
+    fn record_attached(&mut self, record: Record) {
+        let host = self.job.host;
+        let attached = Attachment {
+            vm: self.vm.name.clone(),
+            socket: self.vm.socket.clone(),
+            socket_file: host.socket_file(&self.vm.socket),
+            id: self.id.clone(),
+            device: self.device.label(),
+            at: host.now(),
+        };
+        let stored = host.update_record(&record.port, &|stored| {
+            let stored = stored.filter(|stored| stored.devnum == record.devnum);
+            let mut record = stored.unwrap_or_else(|| record.clone());
+            let before = record.attached.take().filter(|before| before.is_same(&attached));
+            record.attached = Some(before.unwrap_or_else(|| attached.clone()));
+            record.detached_manual = false;
+            Some(record)
+        });
+        self.warn_if_not_saved(stored);
+    }
+
+    fn warn_if_not_saved(&mut self, stored: anyhow::Result<()>) {
+        if let Err(error) = stored {
+            self.warnings.push(format!("record not saved: {error:#}"));
+        }
+    }
+}
+
+impl Recipient for Attempt<'_> {
+    fn user(&self) -> io::Result<Option<u32>> {
+        self.vm.access.uid(|name| self.job.host.uid(name))
+    }
+
+    fn trusts_folder(&self) -> bool {
+        self.vm.access.trust_socket_directory
+    }
+}
+
+impl Handover for Attempt<'_> {
+    fn open(&self) -> io::Result<OwnedFd> {
+        self.job.host.open_node(self.job.devpath(), self.device)
+    }
+}

@@ -1,0 +1,53 @@
+//! The policy: whether a device may go to a guest.
+
+use crate::config::{Config, VirtualMachine};
+use crate::devpath::DevPath;
+use crate::host::Host;
+use crate::host::disks::in_use;
+use crate::host::sysfs::UsbDevice;
+use crate::location::UsbLocation;
+
+/// A device's location, and the VM that the config assigns to it.
+#[derive(Clone, Copy)]
+pub struct Assignment<'a> {
+    pub config: &'a Config,
+    pub vm: &'a VirtualMachine,
+    pub location: &'a UsbLocation,
+}
+
+impl<'a> Assignment<'a> {
+    pub fn devpath(&self) -> &'a DevPath {
+        &self.location.own.devpath
+    }
+}
+
+/// Checks the device as it is at this moment.
+///
+/// # Errors
+///
+/// Why the device stays with the host.
+pub fn check(
+    host: &dyn Host,
+    assignment: Assignment<'_>,
+    device: &UsbDevice,
+) -> Result<(), String> {
+    if device.is_hub() {
+        let why = "it is a hub; devices behind it are attached, the hub itself never is";
+        return Err(why.to_owned());
+    }
+    if !device.authorized {
+        let why = "the host has not authorized it (USBGuard, or `authorized` in sysfs); it is \
+                   attached once it is authorized";
+        return Err(why.to_owned());
+    }
+    let Assignment { config, vm, location } = assignment;
+    let interfaces = host.interfaces(assignment.devpath());
+    let classes: Vec<u8> = interfaces.iter().map(|interface| interface.class).collect();
+    if let Some(entry) = config.exclusion(vm, location, device, &classes) {
+        return Err(format!("it stays with the host; the config excludes `{entry}`"));
+    }
+    match in_use(assignment.devpath(), &host.disks(assignment.devpath())) {
+        Some(used) => Err(used.to_string()),
+        None => Ok(()),
+    }
+}
