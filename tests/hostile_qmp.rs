@@ -116,7 +116,7 @@ fn one_that_ends_before_it_greets() {
     server.join().unwrap();
     assert_eq!(run.status, 0);
     let line = run.line();
-    assert!(line.contains("the virtual machine is not running: nobody listens at"), "{line}");
+    assert!(line.contains("the VM is not running: nobody listens at"), "{line}");
 }
 
 #[test]
@@ -446,7 +446,7 @@ fn a_pull_ends_too() {
     root.pull("1-3");
     let run = root.event("remove", "1-3").run(&root);
     let line = run.line();
-    assert!(line.starts_with("windows: port 1-3: gone, and not detached: "), "{line}");
+    assert!(line.starts_with("windows: port 1-3: unplugged, and not detached: "), "{line}");
     assert!(line.contains("no answer within 0.5 s: waiting for QEMU's greeting"), "{line}");
     assert_eq!(run.status, 1);
 }

@@ -84,7 +84,7 @@ class ConfinedTest(AccessCase):
         self.rig.unplug_together('1', '2', '3')
         self.wait_gone()
         for port in ('1-1', '2-2', '1-3'):
-            self.assertIn('by its descriptor', self.line(f'port {port}, '))
+            self.assertIn('via file descriptor', self.line(f'port {port}, '))
         self.assertEqual(len(self.lines()), 6, 'one line for each plug, and each pull')
 
     def test_auto_attaches_all_kinds(self):
@@ -174,7 +174,7 @@ class EarlyTest(AccessCase):
     def test_what_is_excluded_by_its_interfaces_is_known_that_early(self):
         self.install(delay=0, access='fd', exclude='[class: storage]')
         self.rig.plug('storage', '1')
-        self.line('it stays with the host, the config excludes')
+        self.line('it stays with the host; the config excludes')
         self.rig.settle()
         self.assertEqual(self.rig.drivers(), {'2-1:1.0': 'usb-storage'})
         self.assertEqual(self.guest.ids(), [])
@@ -184,7 +184,7 @@ class EarlyTest(AccessCase):
         self.guest.stop()
         self.install(delay=0, access='fd')
         self.rig.plug('kbd', '1')
-        self.line('the virtual machine is not running')
+        self.line('the VM is not running')
         self.rig.settle()
         self.assertEqual(len(self.lines()), 1)
 

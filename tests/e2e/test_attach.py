@@ -198,5 +198,5 @@ class MemoryTest(AttachCase):
             self.plug_and_pull('kbd')
         lines = self.rig.journal('-t', 'hotplugger').splitlines()
         self.assertEqual(sum(': attached ' in line for line in lines), 50)
-        self.assertEqual(sum(': gone, detached ' in line for line in lines), 50)
+        self.assertEqual(sum(': unplugged, detached ' in line for line in lines), 50)
         self.assertEqual(len(lines), 100)

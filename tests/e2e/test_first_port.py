@@ -10,4 +10,4 @@ class FirstPortTest(Case):
         text = first_port.transcript(self.rig, self.binary)
         self.assertIn('/devices/pci0000:00/0000:00:14.0/usb1/1-1', text)
         self.assertIn('windows: port 1-1, QEMU USB Keyboard (0627:0001): attached', text)
-        self.assertIn('gone, detached hotplugger-1-1-', text)
+        self.assertIn('unplugged, detached hotplugger-1-1-', text)

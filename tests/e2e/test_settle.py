@@ -78,4 +78,4 @@ class SettleTest(AttachCase):
             monitor.wait(lambda event: event.source == 'UDEV' and event.action == 'remove'
                          and event.devpath == devpaths('1')[0], timeout=50)
         self.assertEqual(self.guest.ids(), [])
-        self.assertIn('pulled before it was attached', self.rig.journal('-t', 'hotplugger'))
+        self.assertIn('unplugged before it was attached', self.rig.journal('-t', 'hotplugger'))

@@ -109,7 +109,7 @@ class SystemdTest(StartCase):
         shown = self.rig.sh(['systemctl', 'show', '-p', 'CPUUsageNSec,Result', f'{UNIT}.service'])
         usage = int(re.search(r'CPUUsageNSec=(\d+)', shown)[1])
         print(f'    `sync --wait 60 --if-started` beside it took {usage / 1e9:.2f} s of CPU time')
-        self.assertIn('waited for 60', self.rig.sh(['journalctl', '-o', 'cat', '-u', UNIT]))
+        self.assertIn('waited 60', self.rig.sh(['journalctl', '-o', 'cat', '-u', UNIT]))
         self.start_in_place()
         self.attached_by('started beside it')
 

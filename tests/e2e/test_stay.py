@@ -110,7 +110,7 @@ class StayTest(StayCase):
                                   == count, 60, 'the refusal')
                 line = [line for line in self.lines() if ': not attached' in line][-1]
                 self.assertIn('no free port', line)
-                self.assertIn("; the host's drivers have it back", line)
+                self.assertIn("; returned to the host's drivers", line)
                 self.wait_driver('2-1:1.0', 'usb-storage')
                 self.wait_disk()
                 self.rig.unplug('1')

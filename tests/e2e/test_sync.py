@@ -79,7 +79,7 @@ class SyncTest(SyncCase):
         self.guest.start('seabios')
         self.guest.qmp('stop')
         line, _ = self.sync()
-        self.assertIn('the guest is paused; it gets the device when it goes on', line)
+        self.assertIn('the guest is paused and gets the device when it resumes', line)
         self.rig.plug('tablet', '2')
         self.rig.wait_for(lambda: len(self.guest.ids()) == 2, 60)
         self.assertEqual(self.sync(), ['windows: 2 as before'])

@@ -61,7 +61,7 @@ class WhichVmTest(AttachCase):
             with self.subTest(move=count):
                 status, line = self.hotplugger('move', '1-1')
                 self.assertEqual(status, 0, line)
-                self.assertIn('attached in the guest', line)
+                self.assertIn('attached to guest port', line)
                 self.assertEqual([len(guest.attached()) for guest in guests], [1, 0])
                 self.wait_in(guests[0])
                 guests.reverse()
