@@ -1,8 +1,8 @@
 //! hotplugger passes a USB port of a Linux host through to a QEMU guest.
 //!
-//! The program is a one-shot that udev runs on each event of a USB device. [`hook`] takes the
-//! event from udev's environment, [`plan`] decides, [`guest`] does it over [`qmp`], [`state`]
-//! remembers, [`outcome`] is the line about it. See ARCHITECTURE.md for the map.
+//! udev runs the program once for each event of a USB device. [`event`] handles the event,
+//! [`attach`] and [`detach`] take a device to a guest and back, [`guest`] knows QEMU's commands,
+//! [`qmp`] its protocol, [`state`] the records. ARCHITECTURE.md has the path of one plug.
 
 pub mod attach;
 pub mod check;
