@@ -145,7 +145,7 @@ impl<'a> Attempt<'a> {
         }
         if let Some(vm) = self.attached_to_other_vm(known.as_ref()) {
             self.vm = vm;
-            self.record_attached(record);
+            self.record_attached(&record);
             return Err(Outcome::AlreadyAttached);
         }
         let expected_attached = known.is_some_and(|known| known.has_attached(self.id.devnum));
@@ -157,7 +157,7 @@ impl<'a> Attempt<'a> {
             session: now.since(settled),
         };
         self.record_guest_port(&attached);
-        self.record_attached(record);
+        self.record_attached(&record);
         drop(lock);
         Ok(match attached {
             Attached::Now(location) => {
@@ -336,7 +336,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Records where the device is attached. What sibling events have recorded is kept.
-    fn record_attached(&mut self, record: Record) {
+    fn record_attached(&mut self, record: &Record) {
         let host = self.job.host;
         let attached = Attachment {
             vm: self.vm.name.clone(),

@@ -52,7 +52,7 @@ struct AssignedDevice<'t> {
     record: Option<Record>,
 }
 
-impl<'a> SyncJob<'a> {
+impl SyncJob<'_> {
     /// Deletes stale objects and attaches missing devices. Calls `report` for each as it happens.
     /// Returns how many devices the guest had already.
     ///
@@ -104,7 +104,7 @@ impl<'a> SyncJob<'a> {
         let mut session = self.host.connect(&self.vm.socket, timeout)?;
         let qmp = session.as_mut();
         let objects = object::list(qmp)?;
-        let good = self.objects_with_device(qmp, &objects)?;
+        let good = objects_with_device(qmp, &objects)?;
         // Read only now: the object of a device that was plugged in after the query is not stale.
         let topology = self.host.topology();
         let mut state = GuestState { good, stale: Vec::new(), error: None, topology };
@@ -123,19 +123,6 @@ impl<'a> SyncJob<'a> {
             }
         }
         Ok(state)
-    }
-
-    fn objects_with_device(
-        &self,
-        qmp: &mut dyn Qmp,
-        objects: &[DeviceId],
-    ) -> Result<Vec<DeviceId>, Error> {
-        if objects.is_empty() || !object::is_running(qmp)? {
-            return Ok(objects.to_vec());
-        }
-        let devices = buses(qmp)?.into_iter().flat_map(|bus| bus.devices);
-        let attached = |device: GuestDevice| device.id.filter(|_| device.attached)?.parse().ok();
-        Ok(devices.filter_map(attached).collect())
     }
 
     fn stale_object_report(&self, id: DeviceId) -> Report {
@@ -197,6 +184,16 @@ impl<'a> SyncJob<'a> {
         let (device, vm) = (Some(device.label()), Some(self.vm.name.clone()));
         EventContext { device, vm, ..context }
     }
+}
+
+/// The objects that have their device: in a paused guest all of them.
+fn objects_with_device(qmp: &mut dyn Qmp, objects: &[DeviceId]) -> Result<Vec<DeviceId>, Error> {
+    if objects.is_empty() || !object::is_running(qmp)? {
+        return Ok(objects.to_vec());
+    }
+    let devices = buses(qmp)?.into_iter().flat_map(|bus| bus.devices);
+    let attached = |device: GuestDevice| device.id.filter(|_| device.attached)?.parse().ok();
+    Ok(devices.filter_map(attached).collect())
 }
 
 /// Deletes the records of unplugged devices.

@@ -111,7 +111,9 @@ fn numbers_that_are_none_are_refused() {
             let mut root = host();
             let mut event = root.event("bind", "1-3");
             event.set(variable, value);
-            let why = format!("not handled: the environment is not that of a uevent: {variable} is not a number the kernel writes");
+            let why = format!(
+                "not handled: the environment is not that of a uevent: {variable} is not a number the kernel writes"
+            );
             assert_fails(&event.run(&root), &why);
         }
     }
@@ -142,7 +144,10 @@ fn a_devpath_that_the_kernel_does_not_make_is_refused() {
         let mut root = host();
         let mut event = root.event("bind", "1-3");
         event.set("DEVPATH", devpath);
-        assert_fails(&event.run(&root), &format!("not handled: the environment is not that of a uevent: DEVPATH {why}"));
+        assert_fails(
+            &event.run(&root),
+            &format!("not handled: the environment is not that of a uevent: DEVPATH {why}"),
+        );
     }
 }
 
@@ -152,7 +157,9 @@ fn an_event_without_its_variables_is_refused() {
         let mut root = host();
         let mut event = root.event("bind", "1-3");
         event.unset(variable);
-        let why = format!("not handled: the environment is not that of a uevent: {variable} is not in the environment");
+        let why = format!(
+            "not handled: the environment is not that of a uevent: {variable} is not in the environment"
+        );
         assert_fails(&Running::start(event.command(&root).arg("udev")).end(), &why);
     }
 }
@@ -280,7 +287,8 @@ fn few_descriptors_are_survived() {
 fn what_is_wrong_with_few_descriptors_is_told() {
     with_few_descriptors(|limit, run| {
         let line = run.line();
-        let misled = line.contains("unplugged before it was attached") || line.contains("delete it");
+        let misled =
+            line.contains("unplugged before it was attached") || line.contains("delete it");
         assert!(!misled, "{limit}: {line}");
     });
 }
