@@ -94,7 +94,7 @@ impl fmt::Display for Refused {
                 match door {
                     PermissionKind::Owner(owner) => write!(f, "{path} belongs to user {owner}")?,
                     PermissionKind::Mode(mode) => {
-                        write!(f, "others can write to {path} (mode {mode:o})")?
+                        write!(f, "others can write to {path} (mode {mode:o})")?;
                     }
                 }
                 f.write_str(
