@@ -7,7 +7,7 @@ use crate::config::VirtualMachine;
 use crate::config::access::AccessMode;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
-use crate::guest::attach::{AttachError, AttachRequest, Attached};
+use crate::guest::attach::{AttachError, AttachRequest, Attached, Unavailable, UsbSource};
 use crate::guest::{self, object};
 use crate::host::driver_guard::DriverGuard;
 use crate::host::settle::{Settle, Settled};
@@ -16,8 +16,9 @@ use crate::host::{Host, UdevProperties};
 use crate::outcome::{EventContext, Outcome, Report, SkipReason, Times};
 use crate::policy::{self, Assignment};
 use crate::port::{DevNum, Port};
-use crate::qmp::Error;
 use crate::qmp::handover::{Handover, Recipient};
+use crate::qmp::{Error, UsbHostProblem};
+use crate::speed::Speed;
 use crate::state::record::{Attachment, Record};
 
 /// A device that is to be attached to a VM.
@@ -269,7 +270,6 @@ impl<'a> Attempt<'a> {
     fn attach_in_guest(&self, expected_attached: bool) -> Result<Attached, Outcome> {
         let (host, vm) = (self.job.host, self.vm);
         let history = host.guest_port_history(&vm.name, self.job.port);
-        let access = vm.access.way;
         let request = AttachRequest {
             id: self.id.clone(),
             speed: self.device.speed,
@@ -277,41 +277,38 @@ impl<'a> Attempt<'a> {
             memory: &history,
             named: self.device.product.is_some(),
             node: sysfs::node(self.device.busnum, self.device.devnum),
-            by_node: access != AccessMode::Fd,
-            handover: (access != AccessMode::Node).then_some(self as &dyn Handover),
+            access: self.access()?,
             expected_attached,
-            recheck: &|| self.recheck(),
+            source: self,
         };
         let attached = host
             .connect(&vm.socket, vm.timeout)
             .map_err(AttachError::from)
             .and_then(|mut session| guest::attach::attach(session.as_mut(), &request));
         attached.map_err(|error| match error {
-            AttachError::Gone => self.recheck_outcome(),
+            AttachError::Unavailable(Unavailable::Unplugged) => self.job.unplugged(),
+            AttachError::Unavailable(Unavailable::Rejected(why)) => Outcome::Rejected(why),
             AttachError::Qmp(error @ Error::NotRunning { .. }) => {
                 Outcome::NotRunning(error.to_string())
+            }
+            AttachError::Qmp(Error::NoUsbHost(UsbHostProblem::Upgraded)) => {
+                Outcome::Failed(format!("not attached: {}", upgraded(&vm.name)))
             }
             error => Outcome::Failed(format!("not attached: {error}")),
         })
     }
 
-    /// Right before `device_add`: whether the device is still there and still allowed.
-    fn recheck(&self) -> bool {
-        // A device that cannot be read now was there a moment ago.
-        let Ok(now) = self.job.host.usb_device(self.job.devpath()) else { return true };
-        let Some(now) = now.filter(|now| now.devnum == self.id.devnum) else { return false };
-        policy::check(self.job.host, self.job.assignment, &now).is_ok()
-    }
-
-    fn recheck_outcome(&self) -> Outcome {
-        match self.job.host.usb_device(self.job.devpath()) {
-            Ok(Some(now)) if now.devnum == self.id.devnum => {
-                match policy::check(self.job.host, self.job.assignment, &now) {
-                    Err(why) => Outcome::Rejected(why),
-                    Ok(()) => self.job.unplugged(),
-                }
-            }
-            _ => self.job.unplugged(),
+    /// How QEMU gets the device. A device of 20 Gb/s goes by file descriptor: if QEMU looked for it by
+    /// itself, it would read beyond a table (see [`UsbSource::may_be_listed`]).
+    fn access(&self) -> Result<AccessMode, Outcome> {
+        let is_20g = self.device.speed.is_some_and(|speed| speed >= Speed::SUPER_PLUS_X2);
+        match self.vm.access.way {
+            AccessMode::Auto if is_20g => Ok(AccessMode::Fd),
+            AccessMode::Node if is_20g => Err(Outcome::Failed(
+                "not attached: QEMU cannot open a device of 20 Gb/s itself; write `access: auto`"
+                    .to_owned(),
+            )),
+            access => Ok(access),
         }
     }
 
@@ -361,6 +358,26 @@ impl<'a> Attempt<'a> {
         if let Err(error) = stored {
             self.warnings.push(format!("record not saved: {error:#}"));
         }
+    }
+}
+
+/// The message about a VM whose QEMU cannot load usb-host any more.
+pub fn upgraded(vm: &str) -> String {
+    format!("the QEMU of VM {vm} was upgraded while it runs; restart the VM")
+}
+
+impl UsbSource for Attempt<'_> {
+    fn recheck(&self) -> Result<(), Unavailable> {
+        // A device that cannot be read now was there a moment ago.
+        let Ok(now) = self.job.host.usb_device(self.job.devpath()) else { return Ok(()) };
+        let now = now.filter(|now| now.devnum == self.id.devnum).ok_or(Unavailable::Unplugged)?;
+        policy::check(self.job.host, self.job.assignment, &now).map_err(Unavailable::Rejected)
+    }
+
+    fn may_be_listed(&self) -> bool {
+        let topology = self.job.host.topology();
+        let mut speeds = topology.devices().filter_map(|(_, device)| device.speed);
+        !speeds.any(|speed| speed >= Speed::SUPER_PLUS_X2)
     }
 }
 

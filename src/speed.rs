@@ -24,6 +24,9 @@ impl Speed {
     /// 5000 Mb/s, the fastest that a guest of QEMU's can be told (`hw/usb/bus.c`: `usb_speed`).
     pub const SUPER: Self = Self { tenths: 50_000 };
 
+    /// 20000 Mb/s: USB 3.2 on two lanes.
+    pub const SUPER_PLUS_X2: Self = Self { tenths: 200_000 };
+
     /// The number as sysfs writes it, in Mb/s.
     pub fn number(self) -> String {
         match (self.tenths / 10, self.tenths % 10) {

@@ -10,7 +10,7 @@ use crate::attach::{self, AttachJob, Trigger};
 use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
 use crate::event::plan::candidates;
-use crate::guest::bus::{GuestDevice, buses};
+use crate::guest::hmp::load_usb_host;
 use crate::guest::object;
 use crate::host::settle::Settle;
 use crate::host::sysfs::UsbDevice;
@@ -38,7 +38,7 @@ struct GuestState {
     good: Vec<DeviceId>,
     /// Objects of unplugged devices, which were deleted.
     stale: Vec<DeviceId>,
-    /// Why a stale object was not deleted.
+    /// Why a stale object was not deleted, or usb-host cannot be loaded.
     error: Option<Error>,
     /// What was plugged in after the guest was queried.
     topology: Topology,
@@ -60,7 +60,8 @@ impl SyncJob<'_> {
     ///
     /// # Errors
     ///
-    /// The guest could not be queried, or a stale object not deleted. Nothing was attached.
+    /// The guest could not be queried, or a stale object not deleted, or its QEMU has no usb-host.
+    /// Nothing was attached.
     pub fn run(&self, timeout: Duration, report: &mut dyn FnMut(Report)) -> Result<usize, Error> {
         let guest = self.delete_stale_objects(timeout)?;
         for id in guest.stale {
@@ -121,6 +122,11 @@ impl SyncJob<'_> {
                     break;
                 }
             }
+        }
+        // QEMU loads the module of usb-host when its VM starts. After an upgrade of QEMU's package
+        // it could not load it any more.
+        if let (None, Err(error)) = (&state.error, load_usb_host(qmp)) {
+            state.error = Some(error);
         }
         Ok(state)
     }
@@ -191,9 +197,13 @@ fn objects_with_device(qmp: &mut dyn Qmp, objects: &[DeviceId]) -> Result<Vec<De
     if objects.is_empty() || !object::is_running(qmp)? {
         return Ok(objects.to_vec());
     }
-    let devices = buses(qmp)?.into_iter().flat_map(|bus| bus.devices);
-    let attached = |device: GuestDevice| device.id.filter(|_| device.attached)?.parse().ok();
-    Ok(devices.filter_map(attached).collect())
+    let mut attached = Vec::new();
+    for id in objects {
+        if object::is_attached(qmp, id)? {
+            attached.push(id.clone());
+        }
+    }
+    Ok(attached)
 }
 
 /// Deletes the records of unplugged devices.

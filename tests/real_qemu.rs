@@ -16,10 +16,11 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
+use hotplugger::config::access::AccessMode;
 use hotplugger::deadline::Deadline;
 use hotplugger::device_id::DeviceId;
 use hotplugger::guest::attach::{
-    AttachError, AttachRequest, Attached, BusError, BusErrorKind, attach,
+    AttachError, AttachRequest, Attached, BusError, BusErrorKind, Unavailable, UsbSource, attach,
 };
 use hotplugger::guest::bus::buses;
 use hotplugger::guest::detach::detach;
@@ -75,10 +76,9 @@ fn place_again(
             memory,
             named: true,
             node: "/dev/bus/usb/001/016".into(),
-            by_node: true,
-            handover: None,
+            access: AccessMode::Node,
             expected_attached: false,
-            recheck: &|| true,
+            source: &Zeros,
         },
     )
 }
@@ -252,6 +252,16 @@ fn an_ehci_with_companions_takes_all_that_is_usb_2() {
 /// What looks like a device to us and like none to QEMU.
 struct Zeros;
 
+impl UsbSource for Zeros {
+    fn recheck(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
+    fn may_be_listed(&self) -> bool {
+        true
+    }
+}
+
 impl Recipient for Zeros {
     fn user(&self) -> io::Result<Option<u32>> {
         Ok(None)
@@ -278,10 +288,9 @@ fn hand_over(qmp: &mut QmpClient, speed: Speed) -> Result<Attached, AttachError>
             memory: &GuestPortHistory::default(),
             named: true,
             node: "/dev/bus/usb/001/016".into(),
-            by_node: false,
-            handover: Some(&Zeros),
+            access: AccessMode::Fd,
             expected_attached: false,
-            recheck: &|| true,
+            source: &Zeros,
         },
     )
 }

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use hotplugger::config::access::AccessMode;
 use hotplugger::guest::attach::{AttachRequest, Attached, attach};
 use hotplugger::guest::bus::buses;
 use hotplugger::guest::detach::detach;
 use hotplugger::guest::hmp::place;
 use hotplugger::guest::ports::{GuestPort, GuestPortHistory, LastPort};
-use hotplugger::qmp::handover::Handover;
 use hotplugger::speed::Speed;
 
 use super::script::{Device, Script};
@@ -20,16 +20,15 @@ pub fn run(data: &[u8]) {
     if let Ok(buses) = buses(&mut Script::new(&text)) {
         assert!(buses.len() <= 128 && buses.iter().all(|bus| bus.devices.len() <= 127));
     }
-    let handed = || Some(&Device as &dyn Handover);
-    let ways = [(true, None), (true, handed()), (false, handed())];
+    let modes = [AccessMode::Node, AccessMode::Auto, AccessMode::Fd];
     let hubs = ["xhci0.0".to_owned()];
     let place = GuestPort { bus: hubs[0].clone(), port: 1 };
     let usual = LastPort { place, speed: Some(Speed::HIGH) };
     let usual = GuestPortHistory { own: Some(usual), others: Vec::new() };
     let fresh = GuestPortHistory::default();
-    for (hubs, memory, (by_node, handover)) in [(&[][..], &fresh), (&hubs, &fresh), (&hubs, &usual)]
+    for (hubs, memory, access) in [(&[][..], &fresh), (&hubs, &fresh), (&hubs, &usual)]
         .into_iter()
-        .flat_map(|(hubs, memory)| ways.map(|way| (hubs, memory, way)))
+        .flat_map(|(hubs, memory)| modes.map(|access| (hubs, memory, access)))
     {
         let request = AttachRequest {
             id: id.clone(),
@@ -38,10 +37,9 @@ pub fn run(data: &[u8]) {
             memory,
             named: true,
             node: PathBuf::from("/dev/bus/usb/001/016"),
-            by_node,
-            handover,
+            access,
             expected_attached: false,
-            recheck: &|| true,
+            source: &Device,
         };
         match attach(&mut Script::new(&text), &request) {
             Ok(Attached::Now(seated)) => drop(format!("{seated:?}")),

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use hotplugger::guest::attach::{Unavailable, UsbSource};
 use hotplugger::qmp::handover::{Handover, Recipient};
 use hotplugger::qmp::{Error, Qmp, Stage};
 use hotplugger::text::sanitize;
@@ -55,6 +56,16 @@ impl Qmp for Script<'_> {
 
 /// A device that may be handed over.
 pub struct Device;
+
+impl UsbSource for Device {
+    fn recheck(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
+    fn may_be_listed(&self) -> bool {
+        true
+    }
+}
 
 impl Recipient for Device {
     fn user(&self) -> io::Result<Option<u32>> {

@@ -59,8 +59,9 @@ fn by_itself(look: &MachineLook, answer: &Answer) -> Vec<Finding> {
         );
         let rule = "/dev/bus/usb/[0-9]*/[0-9]* rw,";
         findings.push(match profile.strip_prefix("libvirt-") {
-            Some(_) => Finding::warning("apparmor", name, what)
-                .add_line("/etc/apparmor.d/local/abstractions/libvirt-qemu", rule),
+            Some(_) => {
+                Finding::warning("apparmor", name, what).add_line(process.libvirt_rules, rule)
+            }
             None => Finding::warning("apparmor", name, what)
                 .advice(format!("let the profile have the line: {rule}")),
         });

@@ -3,6 +3,7 @@
 use super::finding::Finding;
 use super::machine::{Answer, MachineLook};
 use crate::guest::bus::GuestBus;
+use crate::qmp::UsbHostProblem;
 use crate::qmp::message::Version;
 use crate::speed::Speed;
 
@@ -32,17 +33,23 @@ pub fn judge(look: &MachineLook) -> Vec<Finding> {
 fn version(name: &str, answer: &Answer) -> Vec<Finding> {
     let mut findings = Vec::new();
     let version = answer.version.map_or_else(|| "?".to_owned(), |version| version.to_string());
-    if answer.usb_host {
-        let what = format!("QEMU {version} has usb-host devices");
-        findings.push(Finding::ok("qemu-usb-host", name, what));
-    } else {
-        let what =
-            format!("QEMU {version} has no usb-host devices, so it can take none of the host");
-        findings.push(
-            Finding::fault("qemu-no-usb-host", name, what)
-                .advice("install your distribution's QEMU package for USB host devices"),
-        );
-    }
+    findings.push(match answer.no_usb_host {
+        None => Finding::ok("qemu-usb-host", name, format!("QEMU {version} has usb-host devices")),
+        Some(UsbHostProblem::Missing) => {
+            let what =
+                format!("QEMU {version} has no usb-host devices, so it cannot take host devices");
+            let fix = "install your distribution's QEMU package for USB host devices, then restart \
+                       the VM";
+            Finding::fault("qemu-no-usb-host", name, what).advice(fix)
+        }
+        Some(UsbHostProblem::Upgraded) => {
+            let what = format!(
+                "the QEMU of VM {name} was upgraded while it runs; restart the VM. Until then no \
+                 device can be attached: QEMU would abort if it loaded usb-host"
+            );
+            Finding::fault("qemu-upgraded", name, what).advice("restart the VM")
+        }
+    });
     if answer.version.is_some_and(|version| version < OLDEST) {
         let what = format!("QEMU {version} is older than {OLDEST}, the oldest that was tried");
         findings.push(Finding::warning("qemu-old", name, what).advice("use a newer QEMU"));
@@ -123,7 +130,6 @@ mod tests {
     fn codes(change: impl FnOnce(&mut Answer), hubs: &[&str]) -> Vec<&'static str> {
         let mut answer = Answer {
             version: Some(Version { major: 7, minor: 2, micro: 0 }),
-            usb_host: true,
             running: true,
             buses: vec![bus("qemu-xhci", 15)],
             ..Answer::default()
@@ -142,7 +148,14 @@ mod tests {
 
     #[test]
     fn each_want_has_its_name() {
-        assert_eq!(codes(|answer| answer.usb_host = false, &[]), ["qemu-no-usb-host"]);
+        assert_eq!(
+            codes(|answer| answer.no_usb_host = Some(UsbHostProblem::Missing), &[]),
+            ["qemu-no-usb-host"]
+        );
+        assert_eq!(
+            codes(|answer| answer.no_usb_host = Some(UsbHostProblem::Upgraded), &[]),
+            ["qemu-upgraded"]
+        );
         let old = Version { major: 4, minor: 2, micro: 1 };
         assert_eq!(codes(|answer| answer.version = Some(old), &[]), ["qemu-old"]);
         assert_eq!(codes(|answer| answer.buses.clear(), &[]), ["guest-no-controller"]);

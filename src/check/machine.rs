@@ -12,7 +12,7 @@ use crate::guest::bus::GuestBus;
 use crate::libvirt;
 use crate::permissions::{PermissionIssue, PermissionKind};
 use crate::qmp::message::Version;
-use crate::qmp::{Error, Stage};
+use crate::qmp::{Error, Stage, UsbHostProblem};
 use crate::text::shell_word;
 
 /// What was found of a virtual machine.
@@ -42,7 +42,7 @@ pub struct Answer {
     /// Its version.
     pub version: Option<Version>,
     /// Whether it has usb-host devices.
-    pub usb_host: bool,
+    pub no_usb_host: Option<UsbHostProblem>,
     /// Whether the guest runs.
     pub running: bool,
     /// The guest's USB buses.
@@ -136,7 +136,10 @@ fn answer(look: &MachineLook) -> Option<Finding> {
     };
     Some(match error {
         // Nothing is handed over by who only looks.
-        Error::Lock(_) | Error::NotHandedOver { .. } | Error::NotOpened(_) => return None,
+        Error::Lock(_)
+        | Error::NoUsbHost(_)
+        | Error::NotHandedOver { .. }
+        | Error::NotOpened(_) => return None,
         Error::Libvirt { domain, .. } => Finding::fault("libvirt", name, error.to_string()).advice(
             format!("does `virsh -c qemu:///system domstate {}` work?", shell_word(domain)),
         ),

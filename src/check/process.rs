@@ -18,7 +18,14 @@ pub struct Process {
     pub opens_all: bool,
     /// The `AppArmor` profile that is enforced on it.
     pub profile: Option<String>,
+    /// The file for rules that apply to the QEMUs of all libvirt domains.
+    pub libvirt_rules: &'static str,
 }
+
+/// Where libvirt's `AppArmor` abstraction includes the administrator's rules: a directory since
+/// libvirt 8.10 or so, a file in `local/` before.
+pub const RULES_IN_DIRECTORY: &str = "/etc/apparmor.d/abstractions/libvirt-qemu.d/hotplugger";
+pub const RULES_IN_LOCAL: &str = "/etc/apparmor.d/local/abstractions/libvirt-qemu";
 
 /// A device's node.
 #[derive(Clone, Debug, PartialEq, Eq)]

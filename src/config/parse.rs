@@ -50,6 +50,14 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
     })
 }
 
+/// Keys that had other names before the first release.
+const RENAMED_KEYS: [(&str, &str); 4] = [
+    ("hands_off", "unbind_host_drivers"),
+    ("companions", "peer_ports"),
+    ("reclaim", "return_to_host"),
+    ("trust_socket_folder", "trust_socket_directory"),
+];
+
 impl ConfigError {
     fn new(error: &serde_yaml::Error, text: &str) -> Self {
         let location = error.location();
@@ -60,6 +68,11 @@ impl ConfigError {
             let line = text.lines().nth(location.line().saturating_sub(1)).unwrap_or_default();
             if line.trim_start_matches(' ').starts_with('\t') {
                 message.push_str(": indent with spaces, YAML allows no tab there");
+            }
+        }
+        for (old, new) in RENAMED_KEYS {
+            if let Some((before, _)) = message.split_once(&format!("unknown field `{old}`")) {
+                message = format!("{before}`{old}` is now called `{new}`; rename the key");
             }
         }
         Self {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use self::attempt::Source;
 use self::walk::Walk;
+use crate::config::access::AccessMode;
 use crate::device_id::DeviceId;
 use crate::qmp::Qmp;
 use crate::qmp::handover::Handover;
@@ -39,14 +40,33 @@ pub struct AttachRequest<'a> {
     pub named: bool,
     /// Its node, for messages.
     pub node: PathBuf,
-    /// Whether QEMU is to open that node itself, if it can.
-    pub by_node: bool,
-    /// The device's descriptor, if QEMU may be handed one.
-    pub handover: Option<&'a dyn Handover>,
+    /// How QEMU gets the device.
+    pub access: AccessMode,
     /// Whether it is thought to be attached already.
     pub expected_attached: bool,
-    /// Whether the very same device is still in its port and may be attached.
-    pub recheck: &'a dyn Fn() -> bool,
+    /// The device on the host.
+    pub source: &'a dyn UsbSource,
+}
+
+/// The device on the host, as far as attaching it needs the host.
+pub trait UsbSource: Handover {
+    /// Checks that the very same device is still in its port and may be attached.
+    fn recheck(&self) -> Result<(), Unavailable>;
+
+    /// Whether QEMU may be made to list the host's devices (`info usbhost`).
+    ///
+    /// With a 20 Gb/s device on the host QEMU reads beyond a table then (`hw/usb/host-libusb.c`:
+    /// `speed_name` has no entry for libusb's `LIBUSB_SPEED_SUPER_PLUS_X2`).
+    fn may_be_listed(&self) -> bool;
+}
+
+/// Why a device cannot be attached any more.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// It was unplugged, or another device is in its port.
+    Unplugged,
+    /// The policy rejects it now, for this reason.
+    Rejected(String),
 }
 
 /// How an attach went well.
@@ -106,9 +126,7 @@ pub fn attach(qmp: &mut dyn Qmp, request: &AttachRequest<'_>) -> Result<Attached
     if !walk.is_usual() && walk.tidy(qmp)? {
         return Ok(Attached::Before);
     }
-    if !(request.recheck)() {
-        return Err(AttachError::Gone);
-    }
+    request.source.recheck()?;
     let walked = take(qmp, request, &mut walk);
     if !walk.is_tidy() {
         // What became of the device does not change with it; the port's next event tidies as well.
@@ -123,17 +141,15 @@ fn take(
     request: &AttachRequest<'_>,
     walk: &mut Walk<'_>,
 ) -> Result<Attached, AttachError> {
-    let Some(handover) = request.handover else {
-        return walk.run(qmp, Source::Node(UNTIL_SEEN));
-    };
-    if !request.by_node {
-        return walk.with_descriptor(qmp, handover);
-    }
-    match walk.run(qmp, Source::Node(UNTIL_HANDED)) {
-        Err(first) if first.is_for_want_of_access(request.named) => {
-            walk.with_descriptor(qmp, handover).map_err(|then| first.and_then(then))
-        }
-        walked => walked,
+    match request.access {
+        AccessMode::Node => walk.run(qmp, Source::Node(UNTIL_SEEN)),
+        AccessMode::Fd => walk.with_descriptor(qmp),
+        AccessMode::Auto => match walk.run(qmp, Source::Node(UNTIL_HANDED)) {
+            Err(first) if first.is_for_want_of_access(request.named) => {
+                walk.with_descriptor(qmp).map_err(|then| first.and_then(then))
+            }
+            walked => walked,
+        },
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use self::qtree::{device, parse_qtree};
 use super::hmp::monitor;
+use super::object::PERIPHERAL;
 use crate::qmp::{Error, Qmp};
 use crate::speed::Speed;
 use crate::text::sanitize;
@@ -74,31 +75,68 @@ impl GuestBus {
     }
 }
 
-/// Asks QEMU for the guest's USB buses, in the order in which they were made.
+/// Reads the guest's USB buses, in the order in which they were created.
+///
+/// `info qtree` also shows what is plugged into them. Where QEMU refuses monitor commands, the buses
+/// of controllers that have an ID are read from QOM, without their devices.
 pub fn buses(qmp: &mut dyn Qmp) -> Result<Vec<GuestBus>, Error> {
-    let text = monitor(qmp, "info qtree")?;
-    let mut buses = parse_qtree(&text);
-    // QEMU lists the newest first.
-    buses.reverse();
-    fill(qmp, &text, buses)
+    buses_of(qmp, &[])
 }
 
-/// The same, but only those that `hubs` name, if they name any; none where QEMU does not say.
+/// The same, but only the buses that `hubs` names, if it names any.
 ///
-/// It takes one question, and two more for each xHCI among them, whose numbers of ports are the
-/// one thing that the tree does not show (`hw/usb/hcd-xhci-pci.c` has them as aliases). Asking
-/// only where they matter is not worth its rules: with the others they are half of an exchange of
-/// some milliseconds, and each of the answers can change which port is the best.
+/// This takes one command, and two more for each xHCI among them, because `info qtree` does not
+/// show its numbers of ports (`hw/usb/hcd-xhci-pci.c` has them as aliases).
 pub fn buses_of(qmp: &mut dyn Qmp, hubs: &[String]) -> Result<Vec<GuestBus>, Error> {
-    let text = match monitor(qmp, "info qtree") {
-        Ok(text) => text,
-        Err(Error::Command { .. }) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
+    let text = monitor(qmp, "info qtree")?;
+    let mut buses = match &text {
+        Some(text) => parse_qtree(text),
+        None => buses_in_qom(qmp)?,
     };
-    let mut buses = parse_qtree(&text);
+    // QEMU lists the newest first.
     buses.reverse();
     buses.retain(|bus| hubs.is_empty() || hubs.contains(&bus.name));
-    fill(qmp, &text, buses)
+    fill(qmp, text.as_deref().unwrap_or_default(), buses)
+}
+
+/// A property or child of a QOM object.
+#[derive(Deserialize)]
+struct Property {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+fn qom_list(qmp: &mut dyn Qmp, path: &str) -> Result<Vec<Property>, Error> {
+    match qmp.execute("qom-list", json!({ "path": path })) {
+        Ok(list) => Ok(Vec::<Property>::deserialize(list).unwrap_or_default()),
+        Err(Error::Command { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The buses of the controllers that have an ID, newest first. Their devices are not known, so a taken
+/// port shows when `device_add` is refused.
+fn buses_in_qom(qmp: &mut dyn Qmp) -> Result<Vec<GuestBus>, Error> {
+    let mut buses = Vec::new();
+    for Property { name: id, kind } in qom_list(qmp, PERIPHERAL)? {
+        let controller = kind.strip_prefix("child<").and_then(|kind| kind.strip_suffix('>'));
+        let Some(controller) = controller.filter(|kind| kind.contains("hci")) else { continue };
+        for bus in qom_list(qmp, &format!("{PERIPHERAL}/{id}"))? {
+            if bus.kind == "child<usb-bus>" && buses.len() < MAX_BUSES {
+                buses.push(GuestBus {
+                    name: sanitize(&bus.name, 64),
+                    controller: sanitize(controller, 64),
+                    id: Some(sanitize(&id, 128)),
+                    ports: Vec::new(),
+                    devices: Vec::new(),
+                });
+            }
+        }
+    }
+    // QOM lists children in no useful order; IDs are numbered mostly.
+    buses.sort_by(|one, other| other.name.cmp(&one.name));
+    Ok(buses)
 }
 
 fn fill(qmp: &mut dyn Qmp, text: &str, mut buses: Vec<GuestBus>) -> Result<Vec<GuestBus>, Error> {
@@ -182,21 +220,12 @@ fn ports(qmp: &mut dyn Qmp, bus: &GuestBus) -> Result<Vec<SpeedRange>, Error> {
 
 /// The QOM path of a bus' controller; none if it cannot be told from others.
 fn path(qmp: &mut dyn Qmp, bus: &GuestBus) -> Result<Option<String>, Error> {
-    #[derive(Deserialize)]
-    struct Property {
-        name: String,
-        #[serde(rename = "type")]
-        kind: String,
-    }
-
     if let Some(id) = &bus.id {
-        return Ok(Some(format!("/machine/peripheral/{id}")));
+        return Ok(Some(format!("{PERIPHERAL}/{id}")));
     }
     let anonymous = "/machine/peripheral-anon";
-    let children = qmp.execute("qom-list", json!({ "path": anonymous }))?;
-    let children = Vec::<Property>::deserialize(children).unwrap_or_default();
     let kind = format!("child<{}>", bus.controller);
-    let mut like_it = children.into_iter().filter(|child| child.kind == kind);
+    let mut like_it = qom_list(qmp, anonymous)?.into_iter().filter(|child| child.kind == kind);
     match (like_it.next(), like_it.next()) {
         (Some(child), None) => Ok(Some(format!("{anonymous}/{}", child.name))),
         _ => Ok(None),

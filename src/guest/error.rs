@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::attach::Unavailable;
 use super::bus::GuestBus;
 use crate::qmp::Error;
 use crate::speed::Speed;
@@ -12,10 +13,8 @@ use crate::speed::Speed;
 pub enum AttachError {
     /// The exchange failed.
     Qmp(Error),
-    /// The device left meanwhile; nothing of it stayed behind.
-    Gone,
-    /// This QEMU has no usb-host.
-    NoUsbHost,
+    /// The device cannot be attached any more. Nothing of it is left in the guest.
+    Unavailable(Unavailable),
     /// The guest has no USB controller.
     NoController,
     /// QEMU does not see the device.
@@ -130,13 +129,19 @@ impl AttachError {
     /// This, and then that.
     pub(super) fn and_then(self, handover: Self) -> Self {
         match handover {
-            Self::Gone => Self::Gone,
+            Self::Unavailable(why) => Self::Unavailable(why),
             handover => Self::Both { node: Box::new(self), handover: Box::new(handover) },
         }
     }
 }
 /// Of so many buses it is told why they do not take the device.
 const MAX_REPORTED: usize = 8;
+
+impl From<Unavailable> for AttachError {
+    fn from(why: Unavailable) -> Self {
+        Self::Unavailable(why)
+    }
+}
 
 impl From<Error> for AttachError {
     fn from(error: Error) -> Self {
@@ -148,11 +153,8 @@ impl fmt::Display for AttachError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Qmp(error) => error.fmt(f),
-            Self::Gone => f.write_str("it was pulled meanwhile"),
-            Self::NoUsbHost => f.write_str(
-                "this QEMU has no usb-host device; install your distribution's QEMU package for USB \
-                 host devices",
-            ),
+            Self::Unavailable(Unavailable::Unplugged) => f.write_str("it was unplugged"),
+            Self::Unavailable(Unavailable::Rejected(why)) => f.write_str(why),
             Self::NoController => f.write_str(
                 "the guest has no USB controller; start QEMU with -device qemu-xhci,id=xhci0,p2=15,p3=15",
             ),

@@ -38,6 +38,10 @@ pub struct FakeQemu {
     pub sets: Sets,
     /// Whether the guest runs.
     pub running: bool,
+    /// Whether QEMU accepts monitor commands.
+    pub has_monitor: bool,
+    /// How many more times an ID counts as taken although it has no object, as in QEMU before 6.2.
+    pub busy_ids: u32,
     /// The commands it was sent, and their arguments.
     pub said: Vec<(&'static str, Value)>,
     objects: BTreeMap<String, Object>,
@@ -78,6 +82,8 @@ impl FakeQemu {
             may_open: true,
             sets: Sets::new(),
             running: true,
+            has_monitor: true,
+            busy_ids: 0,
             said: Vec::new(),
             objects: BTreeMap::new(),
         };
@@ -133,6 +139,13 @@ impl FakeQemu {
 
     fn device_add(&mut self, arguments: &Value) -> Result<Value, Error> {
         let refused = |desc: &str| Err(refusal("device_add", "GenericError", desc));
+        if self.busy_ids > 0 {
+            self.busy_ids -= 1;
+            return refused(&format!("Duplicate ID '{}' for device", text(&arguments["id"])));
+        }
+        if !self.has_monitor {
+            self.sees_after = self.sees_after.saturating_sub(1);
+        }
         let chosen = self.buses.keys().next().cloned().unwrap_or_default();
         let name = arguments["bus"].as_str().map_or(chosen, str::to_owned);
         let Some(bus) = self.buses.get(&name).copied() else {
@@ -169,6 +182,26 @@ impl FakeQemu {
         };
         self.objects.insert(id, Object { bus: name, port, speed, open });
         Ok(json!({}))
+    }
+
+    fn qom_list(&self, path: &str) -> Value {
+        let child =
+            |name: &str, kind: &str| json!({"name": name, "type": format!("child<{kind}>")});
+        let controller = path.strip_prefix("/machine/peripheral/");
+        if let Some(name) = controller.map(|id| format!("{id}.0")) {
+            return self
+                .buses
+                .keys()
+                .filter(|bus| **bus == name)
+                .map(|bus| child(bus, "usb-bus"))
+                .collect();
+        }
+        let controllers = self
+            .buses
+            .iter()
+            .filter_map(|(name, bus)| Some(child(name.strip_suffix(".0")?, bus.controller())));
+        let objects = self.objects.keys().map(|id| child(id, "usb-host"));
+        objects.chain(controllers).collect()
     }
 
     fn monitor(&mut self, line: &str) -> String {
@@ -242,10 +275,7 @@ impl Qmp for FakeQemu {
         self.said.push((command, arguments.clone()));
         let not_found = || refusal(command, "DeviceNotFound", "Device not found");
         match command {
-            "qom-list" => {
-                let child = |id: &String| json!({"name": id, "type": "child<usb-host>"});
-                Ok(self.objects.keys().map(child).collect())
-            }
+            "qom-list" => Ok(self.qom_list(&text(&arguments["path"]))),
             "qom-get" => {
                 let path = text(&arguments["path"]);
                 if ["p2", "p3"].contains(&text(&arguments["property"]).as_str()) {
@@ -267,6 +297,9 @@ impl Qmp for FakeQemu {
             }
             "query-status" => Ok(json!({"running": self.running})),
             "device-list-properties" => Ok(json!([])),
+            "human-monitor-command" if !self.has_monitor => {
+                Err(refusal(command, "CommandNotFound", "The command has been disabled"))
+            }
             "human-monitor-command" => Ok(json!(self.monitor(&text(&arguments["command-line"])))),
             _ => Err(refusal(command, "CommandNotFound", "no such command")),
         }

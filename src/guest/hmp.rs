@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::device_id::DeviceId;
 use crate::port::{DevNum, Port};
-use crate::qmp::{Error, Qmp};
+use crate::qmp::{Error, Qmp, UsbHostProblem};
 use crate::speed::Speed;
 use crate::text::sanitize;
 
@@ -34,36 +34,41 @@ pub struct GuestDeviceInfo {
     pub product: Option<String>,
 }
 
-/// Whether this QEMU has usb-host devices.
-pub fn has_usb_host(qmp: &mut dyn Qmp) -> Result<bool, Error> {
+/// Makes a modular QEMU load usb-host. This has no other effect.
+///
+/// # Errors
+///
+/// [`Error::NoUsbHost`] if it cannot.
+pub fn load_usb_host(qmp: &mut dyn Qmp) -> Result<(), Error> {
     match qmp.execute("device-list-properties", json!({ "typename": "usb-host" })) {
-        Ok(_) => Ok(true),
-        Err(Error::Command { .. }) => Ok(false),
+        Ok(_) => Ok(()),
+        Err(Error::Command { .. }) => Err(Error::NoUsbHost(UsbHostProblem::Missing)),
         Err(error) => Err(error),
     }
 }
 
-/// The host's devices as QEMU sees them; none if this QEMU has no usb-host.
+/// The host's devices as QEMU sees them; `None` if QEMU does not answer monitor commands.
 ///
-/// The command is in a module that a modular QEMU loads only with the first usb-host device;
-/// asking for that device's properties loads it without other effects.
+/// `info usbhost` belongs to the module of usb-host.
 pub fn host_devices(qmp: &mut dyn Qmp) -> Result<Option<Vec<HostDevice>>, Error> {
-    if !has_usb_host(qmp)? {
-        return Ok(None);
-    }
-    Ok(Some(parse_info_usbhost(&monitor(qmp, "info usbhost")?)))
+    load_usb_host(qmp)?;
+    Ok(monitor(qmp, "info usbhost")?.map(|text| parse_info_usbhost(&text)))
 }
 
 /// Where in the guest the object is, as far as QEMU says.
 pub fn place(qmp: &mut dyn Qmp, id: &DeviceId) -> Result<GuestDeviceInfo, Error> {
-    Ok(parse_info_usb(&monitor(qmp, "info usb")?, id))
+    let text = monitor(qmp, "info usb")?;
+    Ok(text.map(|text| parse_info_usb(&text, id)).unwrap_or_default())
 }
 
-/// Runs a monitor command. Only fixed ones: nothing is ever put into the text.
-pub(super) fn monitor(qmp: &mut dyn Qmp, command: &'static str) -> Result<String, Error> {
-    match qmp.execute("human-monitor-command", json!({ "command-line": command }))? {
-        Value::String(text) => Ok(text),
-        _ => Err(Error::Protocol(format!("{command} is not answered with text"))),
+/// Runs a monitor command. `None` if QEMU refuses it: the monitor only adds detail, and a QEMU may
+/// be built or confined without it. Only fixed commands: nothing is ever inserted into the text.
+pub(super) fn monitor(qmp: &mut dyn Qmp, command: &'static str) -> Result<Option<String>, Error> {
+    match qmp.execute("human-monitor-command", json!({ "command-line": command })) {
+        Ok(Value::String(text)) => Ok(Some(text)),
+        Ok(_) => Err(Error::Protocol(format!("{command} is not answered with text"))),
+        Err(Error::Command { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::device_id::DeviceId;
 use crate::qmp::{Error, Qmp};
 
 /// Where QEMU keeps the devices that were given an id (`softmmu/qdev-monitor.c`: `qdev_set_id`).
-const PERIPHERAL: &str = "/machine/peripheral";
+pub(super) const PERIPHERAL: &str = "/machine/peripheral";
 
 /// The ids of the objects with our prefix, attached or not.
 pub fn list(qmp: &mut dyn Qmp) -> Result<Vec<DeviceId>, Error> {

@@ -10,6 +10,7 @@ pub mod dry_run;
 pub mod netlink;
 pub mod node;
 pub mod real;
+pub mod session;
 pub mod settle;
 pub mod sysfs;
 pub mod topology;

@@ -7,11 +7,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::Value;
 
 use super::Host;
 use super::disks::{self, Disks};
 use super::drivers::{self, Interface};
+use super::session::Session;
 use super::settle::{self, Settle, Settled};
 use super::sysfs::{self, UsbDevice};
 use super::topology::{Topology, location, read};
@@ -22,8 +22,7 @@ use crate::devpath::DevPath;
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
 use crate::port::{BusNum, DevNum, Port};
-use crate::qmp::connection::{self, Connection};
-use crate::qmp::handover::Handover;
+use crate::qmp::connection;
 use crate::qmp::{Error, Qmp, Stage};
 use crate::root::Root;
 use crate::state::dir::{self, StateDir, may_have_record};
@@ -217,57 +216,6 @@ impl Host for RealHost<'_> {
                 Err(LockError::Io(error)) => return Err(Error::Lock(error.into())),
             }
         }
-        let connection = connection::connect(self.root, socket, deadline)?;
-        Ok(Box::new(LockedSession { connection, lock, answers: true }))
-    }
-}
-
-/// A connection to QEMU while no other hotplugger process has one.
-struct LockedSession {
-    connection: Connection,
-    lock: Option<Lock>,
-    /// Whether QEMU has answered every command so far.
-    answers: bool,
-}
-
-impl LockedSession {
-    fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
-        if let Err(error) = &result
-            && error.refusal().is_none()
-        {
-            self.answers = false;
-        }
-        result
-    }
-}
-
-impl Qmp for LockedSession {
-    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
-        let result = self.connection.execute(command, arguments);
-        self.note(result)
-    }
-
-    fn hand_over(
-        &mut self,
-        command: &'static str,
-        arguments: Value,
-        handover: &dyn Handover,
-    ) -> Result<Value, Error> {
-        let result = self.connection.hand_over(command, arguments, handover);
-        self.note(result)
-    }
-
-    fn pause(&mut self, time: Duration) -> Result<(), Error> {
-        let result = self.connection.pause(time);
-        self.note(result)
-    }
-}
-
-impl Drop for LockedSession {
-    /// A session that went well extends the time of the processes that wait for the lock.
-    fn drop(&mut self) {
-        if let (Some(lock), true) = (&self.lock, self.answers) {
-            lock.progress();
-        }
+        Ok(Box::new(Session::connect(self.root, socket, deadline, lock)?))
     }
 }

@@ -104,6 +104,8 @@ pub enum Error {
     },
     /// What was to be handed over could not be opened.
     NotOpened(io::Error),
+    /// This QEMU cannot use usb-host. The command was not sent, or QEMU said so.
+    NoUsbHost(UsbHostProblem),
     /// QEMU refused a command.
     Command {
         /// The command.
@@ -113,6 +115,15 @@ pub enum Error {
         /// QEMU's own words.
         desc: String,
     },
+}
+
+/// Why a QEMU cannot use usb-host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsbHostProblem {
+    /// QEMU's package was upgraded while the VM runs, so the module no longer fits.
+    Upgraded,
+    /// QEMU has no such device model: its module is not installed, or did not fit.
+    Missing,
 }
 
 /// The steps of an exchange.
@@ -209,6 +220,13 @@ impl fmt::Display for Error {
                 write!(f, "no descriptor for who listens at {}: {why}", socket.display())
             }
             Self::NotOpened(error) => write!(f, "it cannot be opened: {error}"),
+            Self::NoUsbHost(UsbHostProblem::Upgraded) => {
+                f.write_str("QEMU was upgraded while it runs; restart the VM")
+            }
+            Self::NoUsbHost(UsbHostProblem::Missing) => f.write_str(
+                "this QEMU has no usb-host device; install your distribution's QEMU package for USB \
+                 host devices, then restart the VM",
+            ),
             // The JSON reader repeats whole strings of the partner's.
             Self::Protocol(what) => {
                 write!(f, "what answers does not speak QMP: {}", sanitize(what, 300))

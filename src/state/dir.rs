@@ -7,6 +7,8 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{
@@ -78,9 +80,8 @@ impl StateDir {
     }
 
     /// The lock file for exchanges over the QMP socket at `path`: QEMU serves one client at a time.
-    pub fn qmp_lock(&self, path: &std::path::Path) -> Result<File> {
-        use std::os::unix::ffi::OsStrExt;
-        self.open_lock(&format!("qmp-{:016x}.lock", fnv1a(path.as_os_str().as_bytes())))
+    pub fn qmp_lock(&self, path: &Path) -> Result<File> {
+        self.open_lock(&format!("qmp-{}.lock", name_of_socket(path)))
     }
 
     /// The lock file for what is done about the device in the port.
@@ -266,6 +267,11 @@ fn open_in(root: &Root, parent: &str, missing: Missing) -> Result<OwnedFd> {
 /// Whether it belongs to the user who runs this, or, where `or_root`, to root.
 fn owned(stat: &Stat, or_root: bool) -> bool {
     stat.st_uid == rustix::process::geteuid().as_raw() || (or_root && stat.st_uid == 0)
+}
+
+/// A part of a file name that stands for the socket.
+pub(super) fn name_of_socket(path: &Path) -> String {
+    format!("{:016x}", fnv1a(path.as_os_str().as_bytes()))
 }
 
 /// The 64-bit FNV-1a hash: names a lock file after a path of any length and characters.

@@ -2,12 +2,13 @@
 //!
 //! All of it is disposable: with the whole folder deleted, devices are still attached and detached
 //! rightly. [`dir`] keeps the folder safe, [`lock`] is the waiting, [`record`] is what is
-//! written; [`history`] is what was, [`seat`] where in the guests, and [`socket_file`]
+//! written; [`history`] is what was, [`guest_ports`] where in the guests, and [`socket_file`]
 //! tells a guest from the one before it.
 
 pub mod dir;
 pub mod guest_ports;
 pub mod history;
 pub mod lock;
+pub mod no_usb_host;
 pub mod record;
 pub mod socket_file;

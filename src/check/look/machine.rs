@@ -12,12 +12,12 @@ use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::{bus, hmp, object};
+use crate::host::session::Session;
 use crate::host::sysfs::{self, UsbDevice};
 use crate::host::topology::{HubPort, Topology};
 use crate::host::users;
 use crate::libvirt;
 use crate::permissions::{PermissionIssue, PermissionKind, weakness_on_the_way};
-use crate::qmp::connection::connect;
 use crate::qmp::handover::Recipient;
 use crate::qmp::{Error, Stage};
 use crate::root::Root;
@@ -53,8 +53,8 @@ pub(super) fn look(
 }
 
 fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
-    let mut client = connect(root, &vm.socket, Deadline::after(vm.timeout))?;
-    let qmp = &mut client;
+    let mut session = Session::connect(root, &vm.socket, Deadline::after(vm.timeout), None)?;
+    let qmp = &mut session;
     let mut attached = Vec::new();
     for id in object::list(qmp)? {
         if object::is_attached(qmp, &id)? {
@@ -63,12 +63,16 @@ fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
     }
     Ok(Answer {
         attached,
-        usb_host: hmp::has_usb_host(qmp)?,
+        no_usb_host: match hmp::load_usb_host(qmp) {
+            Ok(()) => None,
+            Err(Error::NoUsbHost(problem)) => Some(problem),
+            Err(error) => return Err(error),
+        },
         running: object::is_running(qmp)?,
         buses: bus::buses(qmp)?,
-        version: client.version(),
-        pid: client.peer_pid(),
-        not_handed: client.check(&Configured { root, vm }).err().map(|error| error.to_string()),
+        version: session.version(),
+        pid: session.peer_pid(),
+        not_handed: session.check(&Configured { root, vm }).err().map(|error| error.to_string()),
     })
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::check::grabbers::Daemons;
-use crate::check::process::Process;
+use crate::check::process::{Process, RULES_IN_DIRECTORY, RULES_IN_LOCAL};
 use crate::host::sysfs::attribute;
 use crate::root::Root;
 use crate::text::sanitize;
@@ -22,7 +22,20 @@ pub(super) fn look(root: &Root, pid: u32) -> Option<Process> {
         let enforced = profile.trim_end().strip_suffix(" (enforce)")?;
         Some(sanitize(enforced, 100))
     });
-    Some(Process { pid, profile, ..parse(&status)? })
+    let libvirt_rules = libvirt_rules(root);
+    Some(Process { pid, profile, libvirt_rules, ..parse(&status)? })
+}
+
+/// The file for rules of libvirt's QEMUs, by what the abstraction on this machine includes.
+fn libvirt_rules(root: &Root) -> &'static str {
+    let abstraction = root.path("/etc/apparmor.d/abstractions/libvirt-qemu");
+    let includes = fs::read_to_string(&abstraction).unwrap_or_default();
+    let has_directory = root.path("/etc/apparmor.d/abstractions/libvirt-qemu.d").is_dir();
+    if includes.contains("<abstractions/libvirt-qemu.d>") || has_directory {
+        RULES_IN_DIRECTORY
+    } else {
+        RULES_IN_LOCAL
+    }
 }
 
 /// Reads /proc/PID/status (proc(5)): of four ids the last one is for files.
@@ -63,6 +76,23 @@ pub(super) fn pids(root: &Root) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn libvirt_rules_go_where_the_abstraction_includes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        assert_eq!(libvirt_rules(&root), RULES_IN_LOCAL);
+        let abstractions = root.path("/etc/apparmor.d/abstractions");
+        fs::create_dir_all(&abstractions).unwrap();
+        let file = abstractions.join("libvirt-qemu");
+        fs::write(&file, "  include if exists <local/abstractions/libvirt-qemu>\n").unwrap();
+        assert_eq!(libvirt_rules(&root), RULES_IN_LOCAL);
+        fs::write(&file, "  include if exists <abstractions/libvirt-qemu.d>\n").unwrap();
+        assert_eq!(libvirt_rules(&root), RULES_IN_DIRECTORY);
+        fs::write(&file, "").unwrap();
+        fs::create_dir(abstractions.join("libvirt-qemu.d")).unwrap();
+        assert_eq!(libvirt_rules(&root), RULES_IN_DIRECTORY);
+    }
 
     #[test]
     fn the_ids_for_files_and_the_capability_are_read() {

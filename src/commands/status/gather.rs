@@ -10,10 +10,10 @@ use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::bus::{GuestBus, buses};
 use crate::guest::object;
+use crate::host::session::Session;
 use crate::host::topology::Topology;
 use crate::host::topology::read::topology;
 use crate::qmp::Error;
-use crate::qmp::connection::connect;
 use crate::root::Root;
 use crate::speed::Speed;
 use crate::state::dir;
@@ -74,7 +74,7 @@ fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Rec
 }
 
 fn ask(root: &Root, vm: &VirtualMachine) -> Result<(bool, Vec<GuestBus>), Error> {
-    let mut qmp = connect(root, &vm.socket, Deadline::after(vm.timeout))?;
+    let mut qmp = Session::connect(root, &vm.socket, Deadline::after(vm.timeout), None)?;
     Ok((object::is_running(&mut qmp)?, buses(&mut qmp)?))
 }
 

@@ -112,7 +112,7 @@ mod tests {
             ("    user: 4294967295\n", ["5:11: ", "name or number"]),
             ("    user: two words\n", ["5:11: ", "name or number"]),
             ("    user: a:b\n", ["5:11: ", "name or number"]),
-            ("    trust_socket_directory: yes\n", ["5:26: ", "`true` or `false`"]),
+            ("    trust_socket_directory: yes\n", ["5:29: ", "`true` or `false`"]),
         ] {
             let said = access(keys).unwrap_err();
             assert!(hints.iter().all(|hint| said.contains(hint)), "{keys}{said}");

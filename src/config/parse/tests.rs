@@ -93,7 +93,7 @@ fn each_fault_is_told_with_its_place() {
         ),
         (
             config(&format!("{ok}    unbind_host_drivers: no\n")),
-            "5:16",
+            "5:26",
             ["no", "`true` or `false`"],
         ),
         (config("    socket: /run/qmp\n    ports: [3-3]\n"), "4:13", ["`3-3`", "/devices/"]),
@@ -179,6 +179,24 @@ fn untold<const FAULTS: usize>(faults: [(String, &str, [&str; 2]); FAULTS]) {
         }
     }
     assert!(untold.is_empty(), "{}", untold.join("\n\n"));
+}
+
+#[test]
+fn former_names_of_keys_are_errors_that_say_the_new_name() {
+    for (old, new) in [
+        ("hands_off", "unbind_host_drivers"),
+        ("companions", "peer_ports"),
+        ("reclaim", "return_to_host"),
+        ("trust_socket_folder", "trust_socket_directory"),
+    ] {
+        let text = format!(
+            "virtual_machines:\n  windows:\n    socket: /run/qmp\n    {old}: true\n    ports:\n"
+        );
+        let error = parse(&text).unwrap_err().to_string();
+        let expected =
+            format!("4:5: virtual_machines.windows: `{old}` is now called `{new}`; rename the key");
+        assert_eq!(error, expected);
+    }
 }
 
 proptest! {

@@ -9,9 +9,10 @@ use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::error::AttachError;
 use crate::guest::fdset::FdSet;
+use crate::guest::hmp::HostDevice;
 use crate::guest::ports::PortCandidate;
 use crate::guest::{hmp, object};
-use crate::qmp::{Error, Qmp};
+use crate::qmp::{Error, Qmp, UsbHostProblem};
 use crate::speed::Speed;
 
 /// How long between two looks.
@@ -60,14 +61,14 @@ enum Added {
 impl Attempt<'_> {
     pub(super) fn run(self, qmp: &mut dyn Qmp) -> Result<Tried, AttachError> {
         let id = &self.request.id;
-        let mut added = self.device_add(qmp)?;
+        let mut added = self.add(qmp)?;
         if matches!(added, Added::Before) {
             if object::is_attached(qmp, id)? {
                 return Ok(Tried::Before);
             }
             // It may be for another place, and not let go of yet.
             object::delete(qmp, id)?;
-            added = self.device_add(qmp)?;
+            added = self.add(qmp)?;
         }
         if let Added::Refused(why) = added {
             return Ok(Tried::Refused(why));
@@ -109,7 +110,7 @@ impl Attempt<'_> {
         Ok(GuestLocation { bus: self.seat.bus.clone(), place, slow, handed })
     }
 
-    /// Finds out why the object has no device; none if it has it in the end.
+    /// Finds out why the object has no device. `None` if it has it in the end.
     fn explain(
         self,
         qmp: &mut dyn Qmp,
@@ -117,45 +118,55 @@ impl Attempt<'_> {
     ) -> Result<Option<BusErrorKind>, AttachError> {
         let request = self.request;
         let end = Deadline::after(until_seen);
-        let looks = until_seen.as_millis() / PAUSE.as_millis();
-        for _ in (0..looks).take_while(|_| end.remaining().is_some()) {
-            if !(request.recheck)() {
-                return Err(AttachError::Gone);
-            }
-            let devices = hmp::host_devices(qmp)?.ok_or(AttachError::NoUsbHost)?;
-            let seen = devices.iter().find(|device| {
-                device.port == request.id.port && device.devnum == request.id.devnum
-            });
+        let polls = until_seen.as_millis() / PAUSE.as_millis();
+        for _ in (0..polls).take_while(|_| end.remaining().is_some()) {
+            request.source.recheck()?;
+            let listed =
+                if request.source.may_be_listed() { hmp::host_devices(qmp)? } else { None };
+            let seen = listed.map(|devices| devices.into_iter().find(|one| self.is_same(one)));
             if object::is_attached(qmp, &request.id)? {
                 return Ok(None);
             }
-            let Some(seen) = seen else {
-                qmp.pause(PAUSE)?;
-                continue;
+            // QEMU may have learned of the device only now, and scans every two seconds. A
+            // new object makes it scan at once. If it does not list its devices, that is all there is.
+            let seen = match seen {
+                Some(Some(seen)) => Some(seen),
+                Some(None) => {
+                    qmp.pause(PAUSE)?;
+                    continue;
+                }
+                None => {
+                    qmp.pause(PAUSE * 5)?;
+                    None
+                }
             };
-            // QEMU may have learned of it only now, and looks of itself every two seconds: a new
-            // object makes it look at once.
             object::delete(qmp, &request.id)?;
-            if let Added::Refused(why) = self.device_add(qmp)? {
+            if let Added::Refused(why) = self.add(qmp)? {
                 return Ok(Some(why));
             }
             if object::is_attached(qmp, &request.id)? {
                 return Ok(None);
             }
-            if request.named && !seen.named {
-                return Ok(Some(BusErrorKind::NoPermission(request.node.clone())));
+            match seen {
+                Some(seen) if request.named && !seen.named => {
+                    return Ok(Some(BusErrorKind::NoPermission(request.node.clone())));
+                }
+                Some(_) => return self.not_opened().map(Some),
+                None => {}
             }
-            return self.not_opened().map(Some);
         }
         Err(AttachError::NotSeen { node: request.node.clone() })
     }
 
+    fn is_same(self, device: &HostDevice) -> bool {
+        let DeviceId { port, devnum } = &self.request.id;
+        device.port == *port && device.devnum == *devnum
+    }
+
     /// Why QEMU did not open what it may open.
     fn not_opened(self) -> Result<BusErrorKind, AttachError> {
-        let AttachRequest { speed, recheck, .. } = self.request;
-        if !recheck() {
-            return Err(AttachError::Gone);
-        }
+        let AttachRequest { speed, source, .. } = self.request;
+        source.recheck()?;
         let is_slower = |at: &Speed| speed.is_some_and(|speed| *at < speed.min(Speed::SUPER));
         Ok(match self.seat.at.filter(is_slower) {
             Some(at) => BusErrorKind::TooSlow(at),
@@ -163,7 +174,21 @@ impl Attempt<'_> {
         })
     }
 
-    /// Adds the object.
+    /// Adds the object. QEMU before 6.2 keeps an ID taken for a moment after its object was deleted,
+    /// and after a refused `device_add` (`softmmu/qdev-monitor.c`: `qemu_opts_del` runs when the
+    /// device is finalized): the ID is a duplicate, but there is no object.
+    fn add(self, qmp: &mut dyn Qmp) -> Result<Added, AttachError> {
+        loop {
+            match self.device_add(qmp)? {
+                Added::Before if !object::list(qmp)?.contains(&self.request.id) => {
+                    qmp.pause(Duration::from_millis(20))?;
+                }
+                added => return Ok(added),
+            }
+        }
+    }
+
+    /// Sends `device_add`.
     fn device_add(self, qmp: &mut dyn Qmp) -> Result<Added, AttachError> {
         let Err(error) = qmp.execute("device_add", self.arguments()) else {
             return Ok(Added::Now);
@@ -180,7 +205,7 @@ impl Attempt<'_> {
         } else if said.starts_with("No 'usb-bus' bus found") {
             Err(AttachError::NoController)
         } else if said.contains("is not a valid device model name") {
-            Err(AttachError::NoUsbHost)
+            Err(Error::NoUsbHost(UsbHostProblem::Missing).into())
         } else if said.starts_with("Duplicate ") {
             // Another hotplugger was faster, nothing is remembered of it, or QEMU 5 has not yet let
             // the id go.

@@ -9,7 +9,36 @@ const ID: &str = "hotplugger-1-3-16";
 
 static FRESH: GuestPortHistory = GuestPortHistory { own: None, others: Vec::new() };
 
-fn request<'a>(hubs: &'a [String], recheck: &'a dyn Fn() -> bool) -> AttachRequest<'a> {
+/// A device that is in its port as long as the function says so.
+struct Device<'a>(&'a dyn Fn() -> bool);
+
+impl UsbSource for Device<'_> {
+    fn recheck(&self) -> Result<(), Unavailable> {
+        if (self.0)() { Ok(()) } else { Err(Unavailable::Unplugged) }
+    }
+
+    fn may_be_listed(&self) -> bool {
+        true
+    }
+}
+
+impl Recipient for Device<'_> {
+    fn user(&self) -> std::io::Result<Option<u32>> {
+        Ok(None)
+    }
+
+    fn trusts_folder(&self) -> bool {
+        true
+    }
+}
+
+impl Handover for Device<'_> {
+    fn open(&self) -> std::io::Result<std::os::fd::OwnedFd> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+}
+
+fn request<'a>(hubs: &'a [String], source: &'a dyn UsbSource) -> AttachRequest<'a> {
     AttachRequest {
         id: ID.parse().unwrap(),
         speed: Some("5000".parse().unwrap()),
@@ -17,10 +46,9 @@ fn request<'a>(hubs: &'a [String], recheck: &'a dyn Fn() -> bool) -> AttachReque
         memory: &FRESH,
         named: true,
         node: "/dev/bus/usb/001/016".into(),
-        by_node: true,
-        handover: None,
+        access: AccessMode::Node,
         expected_attached: false,
-        recheck,
+        source,
     }
 }
 
@@ -45,7 +73,7 @@ fn names(names: &[&str]) -> Vec<String> {
 
 /// Bus, port and whether it is slow there.
 fn attached_on(qmp: &mut FakeQemu, hubs: &[String]) -> (String, String, bool) {
-    place_of(&attach(qmp, &request(hubs, &|| true)).unwrap())
+    place_of(&attach(qmp, &request(hubs, &Device(&|| true))).unwrap())
 }
 
 fn place_of(attached: &Attached) -> (String, String, bool) {
@@ -77,7 +105,7 @@ fn a_device_is_attached_by_bus_port_and_number_and_proved() {
     assert_eq!(added["hostport"], json!("3"));
     assert_eq!(added["hostaddr"], json!(16));
     assert_eq!((&added["bus"], &added["port"]), (&json!("xhci0.0"), &json!("1")));
-    assert!(matches!(attach(&mut qmp, &request(&[], &|| true)), Ok(Attached::Before)));
+    assert!(matches!(attach(&mut qmp, &request(&[], &Device(&|| true))), Ok(Attached::Before)));
     assert_eq!(qmp.added().len(), 1);
 }
 
@@ -91,7 +119,7 @@ fn an_attach_takes_seven_commands_and_a_look_at_one_that_is_attached_two() {
     let all = ["qom-list", monitor, "qom-get", "qom-get", "device_add", "qom-get", monitor];
     assert_eq!(commands(&qmp), all);
     qmp.said.clear();
-    assert!(matches!(attach(&mut qmp, &request(&[], &|| true)), Ok(Attached::Before)));
+    assert!(matches!(attach(&mut qmp, &request(&[], &Device(&|| true))), Ok(Attached::Before)));
     assert_eq!(commands(&qmp), ["qom-list", "qom-get"]);
 }
 
@@ -106,9 +134,11 @@ fn what_stood_for_earlier_devices_in_the_port_goes_first() {
 #[test]
 fn the_port_it_had_last_is_asked_for() {
     let memory = had("xhci0.0", 9, None);
-    let attached =
-        attach(&mut guest(&[]), &AttachRequest { memory: &memory, ..request(&[], &|| true) })
-            .unwrap();
+    let attached = attach(
+        &mut guest(&[]),
+        &AttachRequest { memory: &memory, ..request(&[], &Device(&|| true)) },
+    )
+    .unwrap();
     assert_eq!(place_of(&attached), on("xhci0.0", "9"));
     assert_eq!(attached.usual(Some(Speed::SUPER)), had("xhci0.0", 9, Some(Speed::SUPER)).own);
 }
@@ -119,27 +149,33 @@ fn an_attach_in_the_usual_seat_takes_four_commands() {
     let memory = had("xhci0.0", 9, Some(Speed::SUPER));
     let mut qmp = guest(&[]);
     let attached =
-        attach(&mut qmp, &AttachRequest { memory: &memory, ..request(&[], &|| true) }).unwrap();
+        attach(&mut qmp, &AttachRequest { memory: &memory, ..request(&[], &Device(&|| true)) })
+            .unwrap();
     assert_eq!(place_of(&attached), on("xhci0.0", "9"));
     let all = ["device_add", "qom-get", "human-monitor-command", "qom-list"];
     assert_eq!(commands(&qmp), all);
     assert_eq!(qmp.said[2].1, json!({ "command-line": "info usb" }));
     // So it is where the device is handed over, but for the descriptor.
     let mut qmp = guest(&[]);
-    attach(&mut qmp, &AttachRequest { memory: &memory, ..handed(false, &|| true) }).unwrap();
+    attach(
+        &mut qmp,
+        &AttachRequest { memory: &memory, ..handed(AccessMode::Fd, &Device(&|| true)) },
+    )
+    .unwrap();
     let without_fds = |command: &&str| !command.contains("-fd");
     assert_eq!(commands(&qmp).into_iter().filter(without_fds).collect::<Vec<_>>(), all);
     // A device of another speed may have a better one.
     let mut qmp = guest(&[]);
     let memory = had("xhci0.0", 9, Some(Speed::HIGH));
-    attach(&mut qmp, &AttachRequest { memory: &memory, ..request(&[], &|| true) }).unwrap();
+    attach(&mut qmp, &AttachRequest { memory: &memory, ..request(&[], &Device(&|| true)) })
+        .unwrap();
     assert_eq!(commands(&qmp).len(), 7);
 }
 
 #[test]
 fn in_the_usual_seat_too_nothing_else_of_ours_stays_in_the_port() {
     let memory = had("xhci0.0", 9, Some(Speed::SUPER));
-    let usual = || AttachRequest { memory: &memory, ..request(&[], &|| true) };
+    let usual = || AttachRequest { memory: &memory, ..request(&[], &Device(&|| true)) };
     let mut qmp = guest(&["hotplugger-1-3-9", "hotplugger-1-3.1-9", "kbd0"]);
     assert_eq!(place_of(&attach(&mut qmp, &usual()).unwrap()), on("xhci0.0", "9"));
     assert_eq!(qmp.ids(), [ID, "hotplugger-1-3.1-9", "kbd0"]);
@@ -179,21 +215,23 @@ fn a_usual_seat_that_is_taken_gone_or_slow_now_is_no_seat() {
     for qmp in [&mut taken, &mut gone, &mut slow, &mut refuses] {
         let memory = usual("a.0");
         let attached =
-            attach(qmp, &AttachRequest { memory: &memory, ..request(&[], &|| true) }).unwrap();
+            attach(qmp, &AttachRequest { memory: &memory, ..request(&[], &Device(&|| true)) })
+                .unwrap();
         assert_eq!(place_of(&attached), on("b.0", "1"));
         assert_eq!(qmp.ids(), [ID]);
     }
     // Nor is one that `hubs` no longer names.
     let (mut qmp, hubs) = (with(&[("a.0", Bus::Good), ("b.0", Bus::Good)]), names(&["b.0"]));
     let memory = usual("a.0");
-    let attached = attach(&mut qmp, &AttachRequest { memory: &memory, ..request(&hubs, &|| true) });
+    let attached =
+        attach(&mut qmp, &AttachRequest { memory: &memory, ..request(&hubs, &Device(&|| true)) });
     assert_eq!(place_of(&attached.unwrap()), on("b.0", "1"));
     assert_eq!(qmp.added().len(), 1);
     // When none takes it, what is said is as if there were no usual one.
     let (memory, hubs) = (usual("a.0"), names(&["a.0", "c.0"]));
     let said = |memory| {
         let mut qmp = with(&[("a.0", Bus::Full)]);
-        attach(&mut qmp, &AttachRequest { memory, ..request(&hubs, &|| true) })
+        attach(&mut qmp, &AttachRequest { memory, ..request(&hubs, &Device(&|| true)) })
             .unwrap_err()
             .to_string()
     };
@@ -206,15 +244,18 @@ fn what_may_not_be_opened_in_the_usual_seat_is_handed_over_there() {
     let memory = had("xhci0.0", 9, Some(Speed::SUPER));
     let mut qmp = guest(&[]);
     qmp.may_open = false;
-    let attached =
-        attach(&mut qmp, &AttachRequest { memory: &memory, ..handed(true, &|| true) }).unwrap();
+    let attached = attach(
+        &mut qmp,
+        &AttachRequest { memory: &memory, ..handed(AccessMode::Auto, &Device(&|| true)) },
+    )
+    .unwrap();
     assert!(was_handed(&attached));
     assert_eq!(place_of(&attached), on("xhci0.0", "9"));
     assert!(!qmp.said.iter().any(|(_, said)| *said == json!({ "command-line": "info qtree" })));
     let said = |memory| {
         let mut qmp = guest(&[]);
         qmp.may_open = false;
-        attach(&mut qmp, &AttachRequest { memory, ..request(&[], &|| true) })
+        attach(&mut qmp, &AttachRequest { memory, ..request(&[], &Device(&|| true)) })
             .unwrap_err()
             .to_string()
     };
@@ -228,7 +269,7 @@ fn a_port_that_another_client_takes_meanwhile_is_passed_over() {
     assert_eq!(attached_on(&mut qmp, &[]), on("xhci0.0", "3"));
     qmp = guest(&[]);
     qmp.raced = (1..=15).map(|port| ("xhci0.0".to_owned(), port)).collect();
-    let said = attach(&mut qmp, &request(&[], &|| true)).unwrap_err().to_string();
+    let said = attach(&mut qmp, &request(&[], &Device(&|| true))).unwrap_err().to_string();
     assert_eq!(
         said,
         "the guest's xhci0.0 has no free port; start QEMU with -device \
@@ -275,7 +316,7 @@ fn what_qemu_does_not_tell_is_left_to_it() {
 fn when_no_bus_takes_it_each_one_says_why_and_nothing_stays() {
     let mut qmp = with(&[("a.0", Bus::Full), ("b.0", Bus::Refuses)]);
     let hubs = names(&["a.0", "b.0", "c.0"]);
-    let said = attach(&mut qmp, &request(&hubs, &|| true)).unwrap_err().to_string();
+    let said = attach(&mut qmp, &request(&hubs, &Device(&|| true))).unwrap_err().to_string();
     for hint in [
         "a.0 has no free port",
         "p2=15,p3=15",
@@ -291,7 +332,7 @@ fn when_no_bus_takes_it_each_one_says_why_and_nothing_stays() {
 fn a_node_that_qemu_may_not_open_is_told() {
     let mut qmp = guest(&[]);
     qmp.may_open = false;
-    let said = attach(&mut qmp, &request(&[], &|| true)).unwrap_err().to_string();
+    let said = attach(&mut qmp, &request(&[], &Device(&|| true))).unwrap_err().to_string();
     assert!(said.contains("may not open /dev/bus/usb/001/016"), "{said}");
     assert_eq!(qmp.ids(), [""; 0]);
 }
@@ -300,7 +341,7 @@ fn a_node_that_qemu_may_not_open_is_told() {
 fn a_device_that_qemu_never_sees_is_told() {
     let mut qmp = guest(&[]);
     qmp.sees_after = u32::MAX;
-    let said = attach(&mut qmp, &request(&[], &|| true)).unwrap_err().to_string();
+    let said = attach(&mut qmp, &request(&[], &Device(&|| true))).unwrap_err().to_string();
     assert!(said.contains("does not see it"), "{said}");
     assert_eq!(qmp.ids(), [""; 0]);
 }
@@ -316,12 +357,18 @@ fn a_device_that_qemu_sees_late_is_attached_at_once_then() {
 #[test]
 fn a_device_that_leaves_meanwhile_leaves_nothing() {
     let mut qmp = guest(&[]);
-    assert!(matches!(attach(&mut qmp, &request(&[], &|| false)), Err(AttachError::Gone)));
+    assert!(matches!(
+        attach(&mut qmp, &request(&[], &Device(&|| false))),
+        Err(AttachError::Unavailable(Unavailable::Unplugged))
+    ));
     assert!(qmp.added().is_empty());
     qmp.sees_after = u32::MAX;
     let looks = std::cell::Cell::new(0);
     let leaves = || looks.replace(looks.get() + 1) < 3;
-    assert!(matches!(attach(&mut qmp, &request(&[], &leaves)), Err(AttachError::Gone)));
+    assert!(matches!(
+        attach(&mut qmp, &request(&[], &Device(&leaves))),
+        Err(AttachError::Unavailable(Unavailable::Unplugged))
+    ));
     assert_eq!(qmp.ids(), [""; 0]);
 }
 
@@ -329,32 +376,16 @@ fn a_device_that_leaves_meanwhile_leaves_nothing() {
 fn a_paused_guest_gets_it_when_it_goes_on() {
     let mut qmp = guest(&[]);
     qmp.running = false;
-    assert!(matches!(attach(&mut qmp, &request(&[], &|| true)), Ok(Attached::PendingResume(_))));
+    assert!(matches!(
+        attach(&mut qmp, &request(&[], &Device(&|| true))),
+        Ok(Attached::PendingResume(_))
+    ));
     assert_eq!(qmp.ids(), [ID]);
 }
 
-/// A device that nobody opens, as nobody is there to have it.
-struct Handed;
-
-impl Recipient for Handed {
-    fn user(&self) -> std::io::Result<Option<u32>> {
-        Ok(None)
-    }
-
-    fn trusts_folder(&self) -> bool {
-        true
-    }
-}
-
-impl Handover for Handed {
-    fn open(&self) -> std::io::Result<std::os::fd::OwnedFd> {
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
-}
-
-/// Wants the device handed over, at once or if QEMU cannot open it.
-fn handed(by_node: bool, recheck: &dyn Fn() -> bool) -> AttachRequest<'_> {
-    AttachRequest { by_node, handover: Some(&Handed), ..request(&[], recheck) }
+/// A request to pass a file descriptor, always or if QEMU cannot open the device.
+fn handed(access: AccessMode, source: &dyn UsbSource) -> AttachRequest<'_> {
+    AttachRequest { access, ..request(&[], source) }
 }
 
 fn commands(qmp: &FakeQemu) -> Vec<&'static str> {
@@ -370,7 +401,7 @@ fn a_device_that_is_handed_over_is_proved_and_its_descriptor_taken_away() {
     let mut qmp = guest(&[]);
     // QEMU need not have heard of it, nor may it open anything.
     (qmp.sees_after, qmp.may_open) = (u32::MAX, false);
-    let attached = attach(&mut qmp, &handed(false, &|| true)).unwrap();
+    let attached = attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))).unwrap();
     assert!(was_handed(&attached), "{attached:?}");
     assert_eq!(place_of(&attached), on("xhci0.0", "1"));
     let added = qmp.added()[0].clone();
@@ -381,31 +412,35 @@ fn a_device_that_is_handed_over_is_proved_and_its_descriptor_taken_away() {
     assert!(position("add-fd") < position("device_add"));
     assert!(position("device_add") < position("remove-fd"));
     assert_eq!((qmp.sets.left(), qmp.ids()), (0, vec![ID]));
-    assert!(matches!(attach(&mut qmp, &handed(false, &|| true)), Ok(Attached::Before)));
+    assert!(matches!(
+        attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))),
+        Ok(Attached::Before)
+    ));
 }
 
 #[test]
 fn auto_hands_over_what_qemu_does_not_see_or_may_not_open_and_nothing_else() {
     let mut qmp = guest(&[]);
-    let attached = attach(&mut qmp, &handed(true, &|| true)).unwrap();
+    let attached = attach(&mut qmp, &handed(AccessMode::Auto, &Device(&|| true))).unwrap();
     assert!(!was_handed(&attached) && !commands(&qmp).contains(&"add-fd"));
     let unseen = |qmp: &mut FakeQemu| qmp.sees_after = u32::MAX;
     let forbidden = |qmp: &mut FakeQemu| qmp.may_open = false;
     for obstacle in [unseen as fn(&mut FakeQemu), forbidden] {
         let mut qmp = guest(&[]);
         obstacle(&mut qmp);
-        let attached = attach(&mut qmp, &handed(true, &|| true)).unwrap();
+        let attached = attach(&mut qmp, &handed(AccessMode::Auto, &Device(&|| true))).unwrap();
         assert!(was_handed(&attached), "{attached:?}");
         assert_eq!((qmp.sets.left(), qmp.ids()), (0, vec![ID]));
     }
     // One without a name does not show whether QEMU may open it.
     let mut qmp = guest(&[]);
     qmp.may_open = false;
-    let nameless = AttachRequest { named: false, ..handed(true, &|| true) };
+    let nameless = AttachRequest { named: false, ..handed(AccessMode::Auto, &Device(&|| true)) };
     assert!(was_handed(&attach(&mut qmp, &nameless).unwrap()));
     // For want of a port no descriptor helps.
     let mut qmp = with(&[("a.0", Bus::Full)]);
-    let said = attach(&mut qmp, &handed(true, &|| true)).unwrap_err().to_string();
+    let said =
+        attach(&mut qmp, &handed(AccessMode::Auto, &Device(&|| true))).unwrap_err().to_string();
     assert!(said.starts_with("the guest's a.0 has no free port; start"), "{said}");
     assert!(!commands(&qmp).contains(&"add-fd"));
 }
@@ -413,12 +448,14 @@ fn auto_hands_over_what_qemu_does_not_see_or_may_not_open_and_nothing_else() {
 #[test]
 fn when_handing_over_fails_nothing_stays_and_both_reasons_are_told() {
     let mut qmp = with(&[("a.0", Bus::Refuses), ("b.0", Bus::Refuses)]);
-    let said = attach(&mut qmp, &handed(false, &|| true)).unwrap_err().to_string();
+    let said =
+        attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))).unwrap_err().to_string();
     assert!(said.starts_with("QEMU did not open it on a.0; does that bus take 5000"), "{said}");
     assert_eq!((qmp.added().len(), qmp.sets.left(), qmp.ids().len()), (2, 0, 0));
     let mut qmp = guest(&[]);
     (qmp.may_open, qmp.sets.are_taken) = (false, false);
-    let said = attach(&mut qmp, &handed(true, &|| true)).unwrap_err().to_string();
+    let said =
+        attach(&mut qmp, &handed(AccessMode::Auto, &Device(&|| true))).unwrap_err().to_string();
     for hint in ["QEMU may not open /dev/bus/usb/001/016", "takes no descriptor"] {
         assert!(said.contains(hint), "{said}");
     }
@@ -428,15 +465,18 @@ fn when_handing_over_fails_nothing_stays_and_both_reasons_are_told() {
 #[test]
 fn a_bus_that_takes_it_is_found_with_one_descriptor() {
     let mut qmp = with(&[("a.0", Bus::Refuses), ("b.0", Bus::Good)]);
-    let attached = attach(&mut qmp, &handed(false, &|| true)).unwrap();
+    let attached = attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))).unwrap();
     assert_eq!(place_of(&attached), on("b.0", "1"));
     assert_eq!(commands(&qmp).iter().filter(|command| **command == "add-fd").count(), 1);
     // And the fastest of slow ones, which takes it away from the first again.
     let mut qmp = with(&[("a.0", Bus::Unknown), ("b.0", Bus::Ehci)]);
     qmp.tells = false;
     let hubs = names(&["a.0", "b.0"]);
-    let attached =
-        attach(&mut qmp, &AttachRequest { hubs: &hubs, ..handed(false, &|| true) }).unwrap();
+    let attached = attach(
+        &mut qmp,
+        &AttachRequest { hubs: &hubs, ..handed(AccessMode::Fd, &Device(&|| true)) },
+    )
+    .unwrap();
     assert!(
         matches!(&attached, Attached::Now(GuestLocation { slow: true, bus: Some(bus), .. }) if bus == "b.0")
     );
@@ -448,7 +488,7 @@ fn what_a_broken_exchange_left_is_taken_away_and_never_mistaken_for_the_device()
     let mut qmp = guest(&[]);
     qmp.sets.put(1_752_170_496);
     qmp.sets.put(3);
-    attach(&mut qmp, &handed(false, &|| true)).unwrap();
+    attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))).unwrap();
     assert_eq!(qmp.added()[0]["hostdevice"], json!("/dev/fdset/1752170495"));
     assert_eq!(qmp.sets.left(), 1, "and what is not ours stays");
     qmp.sets.put(1_752_170_496);
@@ -461,16 +501,19 @@ fn what_a_broken_exchange_left_is_taken_away_and_never_mistaken_for_the_device()
 fn a_paused_guest_is_handed_it_at_once_and_each_device_in_a_set_of_its_own() {
     let mut qmp = guest(&[]);
     qmp.running = false;
-    let attached = attach(&mut qmp, &handed(false, &|| true)).unwrap();
+    let attached = attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))).unwrap();
     assert!(was_handed(&attached), "{attached:?}");
     detach(&mut qmp, &"1-3".parse().unwrap(), None).unwrap();
-    attach(&mut qmp, &handed(false, &|| true)).unwrap();
+    attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))).unwrap();
     let sets: Vec<_> = qmp.added().iter().map(|added| added["hostdevice"].clone()).collect();
     assert_ne!(sets[0], sets[1]);
     qmp.running = true;
     attach(
         &mut qmp,
-        &AttachRequest { id: "hotplugger-1-3-17".parse().unwrap(), ..handed(false, &|| true) },
+        &AttachRequest {
+            id: "hotplugger-1-3-17".parse().unwrap(),
+            ..handed(AccessMode::Fd, &Device(&|| true))
+        },
     )
     .unwrap_err();
     assert_eq!(qmp.sets.left(), 0);
@@ -481,6 +524,70 @@ fn a_device_that_leaves_while_it_is_handed_over_leaves_nothing() {
     let mut qmp = with(&[("a.0", Bus::Refuses)]);
     let looks = std::cell::Cell::new(0);
     let leaves = || looks.replace(looks.get() + 1) < 1;
-    assert!(matches!(attach(&mut qmp, &handed(false, &leaves)), Err(AttachError::Gone)));
+    assert!(matches!(
+        attach(&mut qmp, &handed(AccessMode::Fd, &Device(&leaves))),
+        Err(AttachError::Unavailable(Unavailable::Unplugged))
+    ));
     assert_eq!((qmp.sets.left(), qmp.ids().len()), (0, 0));
+}
+
+#[test]
+fn busy_id_without_an_object_is_waited_for() {
+    let mut qmp = guest(&[]);
+    qmp.busy_ids = 3;
+    let attached = attach(&mut qmp, &request(&[], &Device(&|| true))).unwrap();
+    assert!(matches!(attached, Attached::Now(_)), "{attached:?}");
+    assert_eq!(qmp.ids(), [ID]);
+}
+
+#[test]
+fn device_is_attached_without_the_monitor() {
+    let mut qmp = with(&[("xhci0.0", Bus::Full), ("xhci1.0", Bus::Good)]);
+    qmp.has_monitor = false;
+    let attached = attach(&mut qmp, &request(&[], &Device(&|| true))).unwrap();
+    let Attached::Now(location) = attached else { panic!("{attached:?}") };
+    assert_eq!(location.bus.as_deref(), Some("xhci1.0"));
+    assert_eq!(location.place.port.as_deref(), Some("1"));
+    // QEMU learns of the device late, and its list cannot be read.
+    let mut qmp = guest(&[]);
+    (qmp.has_monitor, qmp.sees_after) = (false, 2);
+    let attached = attach(&mut qmp, &request(&[], &Device(&|| true))).unwrap();
+    assert!(matches!(attached, Attached::Now(_)), "{attached:?}");
+}
+
+/// A device on a host that also has one of 20 Gb/s.
+struct BesideFastDevice;
+
+impl UsbSource for BesideFastDevice {
+    fn recheck(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
+    fn may_be_listed(&self) -> bool {
+        false
+    }
+}
+
+impl Recipient for BesideFastDevice {
+    fn user(&self) -> std::io::Result<Option<u32>> {
+        Ok(None)
+    }
+
+    fn trusts_folder(&self) -> bool {
+        true
+    }
+}
+
+impl Handover for BesideFastDevice {
+    fn open(&self) -> std::io::Result<std::os::fd::OwnedFd> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[test]
+fn qemu_is_not_made_to_list_a_host_with_a_20_gb_device() {
+    let mut qmp = guest(&[]);
+    qmp.may_open = false;
+    assert!(attach(&mut qmp, &request(&[], &BesideFastDevice)).is_err());
+    assert!(!qmp.said.iter().any(|(_, said)| *said == json!({"command-line": "info usbhost"})));
 }

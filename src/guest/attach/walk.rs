@@ -7,7 +7,6 @@ use crate::guest::error::{mend, without_a_seat};
 use crate::guest::fdset::FdSet;
 use crate::guest::object;
 use crate::guest::ports::{PortCandidate, seats, usual};
-use crate::qmp::handover::Handover;
 use crate::qmp::{Error, Qmp};
 use crate::speed::Speed;
 
@@ -71,16 +70,14 @@ impl<'a> Walk<'a> {
     }
 
     /// Hands QEMU the device and has it taken from there.
-    pub(super) fn with_descriptor(
-        &mut self,
-        qmp: &mut dyn Qmp,
-        handover: &dyn Handover,
-    ) -> Result<Attached, AttachError> {
-        let set = match FdSet::add(qmp, &self.request.id, handover) {
+    pub(super) fn with_descriptor(&mut self, qmp: &mut dyn Qmp) -> Result<Attached, AttachError> {
+        let set = match FdSet::add(qmp, &self.request.id, self.request.source) {
             Ok(set) => set,
             Err(error) if was_taken_away(&error) => return Err(AttachError::TakenAway),
-            Err(_) if !(self.request.recheck)() => return Err(AttachError::Gone),
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                self.request.source.recheck()?;
+                return Err(error.into());
+            }
         };
         let walked = self.run(qmp, Source::Set(&set));
         // An exchange that is over cannot be tidied up in; the next one that hands over does.

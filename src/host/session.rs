@@ -1,0 +1,245 @@
+//! A session with the QEMU of a VM: the connection, the lock of the socket, and the guard that keeps
+//! commands which need usb-host from a QEMU that cannot load it.
+//!
+//! A modular QEMU loads usb-host with the first command that touches it. If QEMU's package was
+//! upgraded while the VM runs, the module on disk no longer fits the running program: the first of these
+//! commands fails ("'usb-host' is not a valid device model name"), and the second one aborts
+//! QEMU, and with it the guest (`util/module.c`: `module_load`, an assertion).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::deadline::Deadline;
+use crate::libvirt;
+use crate::qmp::connection::{self, Connection};
+use crate::qmp::handover::{Handover, Recipient};
+use crate::qmp::message::Version;
+use crate::qmp::{Error, Qmp, UsbHostProblem};
+use crate::root::Root;
+use crate::state::lock::Lock;
+use crate::state::no_usb_host;
+
+/// A connection to QEMU, while no other hotplugger process has one if it has the lock.
+#[derive(Debug)]
+pub struct Session<'a> {
+    root: &'a Root,
+    socket: PathBuf,
+    connection: Connection,
+    lock: Option<Lock>,
+    /// Whether QEMU has answered every command so far.
+    answers: bool,
+    /// Whether usb-host was found to be usable in this QEMU.
+    may_use_usb_host: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Connects to the QEMU of the VM that has that socket in the config.
+    ///
+    /// # Errors
+    ///
+    /// As [`connection::connect`].
+    pub fn connect(
+        root: &'a Root,
+        socket: &Path,
+        deadline: Deadline,
+        lock: Option<Lock>,
+    ) -> Result<Self, Error> {
+        let connection = connection::connect(root, socket, deadline)?;
+        let socket = socket.to_path_buf();
+        Ok(Self { root, socket, connection, lock, answers: true, may_use_usb_host: false })
+    }
+
+    /// QEMU's version, where its greeting is seen.
+    pub fn version(&self) -> Option<Version> {
+        self.connection.version()
+    }
+
+    /// The process at the other end of the socket.
+    pub fn peer_pid(&self) -> Option<u32> {
+        self.connection.peer_pid()
+    }
+
+    /// Whether the peer process may be passed a file descriptor.
+    ///
+    /// # Errors
+    ///
+    /// Why it may not.
+    pub fn check(&self, recipient: &dyn Recipient) -> Result<(), Error> {
+        self.connection.check(recipient)
+    }
+
+    /// Checks that this QEMU can use usb-host, once in a session.
+    fn check_usb_host(&mut self) -> Result<(), Error> {
+        if self.may_use_usb_host {
+            return Ok(());
+        }
+        if no_usb_host::is_noted(self.root, &self.socket) {
+            return Err(Error::NoUsbHost(UsbHostProblem::Missing));
+        }
+        let pid = match libvirt::domain(&self.socket) {
+            Some(_) => read_pid(&self.root.path(&self.socket)),
+            None => self.peer_pid(),
+        };
+        if pid.is_some_and(|pid| was_upgraded(self.root, pid)) {
+            return Err(Error::NoUsbHost(UsbHostProblem::Upgraded));
+        }
+        self.may_use_usb_host = true;
+        Ok(())
+    }
+
+    fn before(&mut self, command: &str, arguments: &Value) -> Result<bool, Error> {
+        let touches = touches_usb_host(command, arguments);
+        if touches {
+            self.check_usb_host()?;
+        }
+        Ok(touches)
+    }
+
+    fn after(&mut self, touches: bool, result: Result<Value, Error>) -> Result<Value, Error> {
+        let Err(error) = result else { return result };
+        let reply = error.refusal();
+        self.answers &= reply.is_some();
+        if touches && reply.is_some_and(is_no_usb_host) {
+            no_usb_host::note(self.root, &self.socket);
+            self.may_use_usb_host = false;
+            return Err(Error::NoUsbHost(UsbHostProblem::Missing));
+        }
+        Err(error)
+    }
+}
+
+impl Qmp for Session<'_> {
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        let touches = self.before(command, &arguments)?;
+        let result = self.connection.execute(command, arguments);
+        self.after(touches, result)
+    }
+
+    fn hand_over(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        handover: &dyn Handover,
+    ) -> Result<Value, Error> {
+        let touches = self.before(command, &arguments)?;
+        let result = self.connection.hand_over(command, arguments, handover);
+        self.after(touches, result)
+    }
+
+    fn pause(&mut self, time: Duration) -> Result<(), Error> {
+        let result = self.connection.pause(time);
+        self.answers &= result.is_ok();
+        result
+    }
+}
+
+impl Drop for Session<'_> {
+    /// A session that went well extends the time of the processes that wait for the lock.
+    fn drop(&mut self) {
+        if let (Some(lock), true) = (&self.lock, self.answers) {
+            lock.progress();
+        }
+    }
+}
+
+/// Whether QEMU needs usb-host for the command, and loads it if it has not done so yet.
+fn touches_usb_host(command: &str, arguments: &Value) -> bool {
+    let is = |name: &str, value: &str| arguments.get(name).and_then(Value::as_str) == Some(value);
+    match command {
+        "device_add" => is("driver", "usb-host"),
+        "device-list-properties" => is("typename", "usb-host"),
+        "human-monitor-command" => is("command-line", "info usbhost"),
+        _ => false,
+    }
+}
+
+/// QEMU's replies to a command that needs usb-host, if it has none (`qom/qom-qmp-cmds.c`:
+/// `qmp_device_list_properties`; `system/qdev-monitor.c`: `qdev_get_device_class`).
+fn is_no_usb_host(reply: &str) -> bool {
+    reply.contains("is not a valid device model name")
+        || reply.starts_with("Device 'usb-host' not found")
+}
+
+/// Whether the process is a QEMU whose executable was replaced, and which has not loaded usb-host.
+///
+/// The kernel appends " (deleted)" to the link once the file has lost its name (`fs/d_path.c`), as
+/// when dpkg or rpm puts a new one in its place. libusb is mapped exactly when usb-host is loaded
+/// or built in. A QEMU that is linked statically maps no library and loads no modules.
+///
+/// A process that cannot be read counts as not upgraded.
+fn was_upgraded(root: &Root, pid: u32) -> bool {
+    let file = |name| root.path(format!("/proc/{pid}/{name}"));
+    let Ok(executable) = fs::read_link(file("exe")) else { return false };
+    let Some(executable) = executable.to_str().and_then(|path| path.strip_suffix(" (deleted)"))
+    else {
+        return false;
+    };
+    let name = executable.rsplit('/').next().unwrap_or_default();
+    // The process that listens may be another program, which passed the socket to QEMU.
+    if !["qemu-system", "qemu-kvm", "kvm"]
+        .iter()
+        .any(|prefix| name.trim_start_matches('.').starts_with(prefix))
+    {
+        return false;
+    }
+    let Ok(maps) = fs::read(file("maps")) else { return false };
+    let maps_file = |part: &[u8]| memchr::memmem::find(&maps, part).is_some();
+    maps_file(b".so") && !maps_file(b"libusb")
+}
+
+/// The process ID in libvirt's file about a running domain.
+fn read_pid(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn commands_that_load_usb_host_are_recognized() {
+        for (command, arguments) in [
+            ("device_add", json!({ "driver": "usb-host", "id": "x" })),
+            ("device-list-properties", json!({ "typename": "usb-host" })),
+            ("human-monitor-command", json!({ "command-line": "info usbhost" })),
+        ] {
+            assert!(touches_usb_host(command, &arguments), "{command}");
+        }
+        for (command, arguments) in [
+            ("device_del", json!({ "id": "hotplugger-1-1-2" })),
+            ("human-monitor-command", json!({ "command-line": "info qtree" })),
+            ("qom-list", json!({ "path": "/machine/peripheral" })),
+        ] {
+            assert!(!touches_usb_host(command, &arguments), "{command}");
+        }
+    }
+
+    #[test]
+    fn qemu_counts_as_upgraded_only_if_replaced_and_without_libusb() {
+        const WITHOUT: &str = "7f00-7f01 r-xp 0 fe:00 1 /usr/lib/x86_64-linux-gnu/libc.so.6\n";
+        const WITH: &str = "7f00-7f01 r-xp 0 fe:00 1 /usr/lib/libusb-1.0.so.0.4.0\n/libc.so.6\n";
+        let qemu = "/usr/bin/qemu-system-x86_64 (deleted)";
+        for (executable, maps, expected) in [
+            (qemu, WITHOUT, true),
+            ("/usr/libexec/qemu-kvm (deleted)", WITHOUT, true),
+            (qemu, WITH, false),
+            (qemu, "0400-0500 r-xp 0 fe:00 1 /usr/bin/qemu-system-x86_64 (deleted)\n", false),
+            ("/usr/bin/qemu-system-x86_64", WITHOUT, false),
+            ("/usr/sbin/virtqemud (deleted)", WITHOUT, false),
+            ("/usr/lib/systemd/systemd (deleted)", WITHOUT, false),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let root = Root::at(dir.path());
+            fs::create_dir_all(root.path("/proc/7")).unwrap();
+            symlink(executable, root.path("/proc/7/exe")).unwrap();
+            fs::write(root.path("/proc/7/maps"), maps).unwrap();
+            assert_eq!(was_upgraded(&root, 7), expected, "{executable} {maps}");
+            assert!(!was_upgraded(&root, 8), "a process that cannot be read");
+        }
+    }
+}
