@@ -33,8 +33,9 @@ use hotplugger::qmp::{Error, Qmp, Stage};
 use hotplugger::speed::Speed;
 use serde_json::{Value, json};
 
-use support::qemu::{CONTROLLER, Qemu};
+use support::qemu::{CONTROLLER, PATIENCE, Qemu};
 use support::root::Root;
+use support::udev::run_manual;
 
 /// Time enough for what is to come, none to waste on what is not.
 const SHORT: Duration = Duration::from_millis(300);
@@ -108,6 +109,93 @@ fn a_paused_guest_gets_an_object_that_waits() {
     assert!(object::delete(&mut qmp, &id(ID)).unwrap());
     qmp.execute("cont", Value::Null).unwrap();
     assert!(object::is_running(&mut qmp).unwrap());
+}
+
+/// A connection on which QEMU refuses monitor commands, as one that is confined by a proxy.
+struct WithoutMonitor(QmpClient);
+
+impl Qmp for WithoutMonitor {
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        if command == "human-monitor-command" {
+            let (class, desc) = ("CommandNotFound".to_owned(), "it has been disabled".to_owned());
+            return Err(Error::Command { command, class, desc });
+        }
+        self.0.execute(command, arguments)
+    }
+
+    fn hand_over(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        handover: &dyn Handover,
+    ) -> Result<Value, Error> {
+        self.0.hand_over(command, arguments, handover)
+    }
+
+    fn pause(&mut self, time: Duration) -> Result<(), Error> {
+        self.0.pause(time)
+    }
+}
+
+#[test]
+fn guest_port_is_found_without_the_monitor() {
+    let root = Root::new();
+    let second = ["-device", "qemu-xhci,id=xhci1,p2=2,p3=2"];
+    let taken = ["-device", "usb-kbd,bus=xhci0.0,port=1", "-device", "usb-kbd,bus=xhci1.0,port=1"];
+    let arguments = [&["-S"], &CONTROLLER[..], &second, &taken].concat();
+    let qemu = Qemu::start(&root, "vm", &arguments);
+    let mut qmp = WithoutMonitor(qemu.connect());
+    let history = GuestPortHistory::default();
+    let request = |hubs: &'static [String]| AttachRequest {
+        id: id(ID),
+        speed: Some(Speed::HIGH),
+        hubs,
+        memory: &history,
+        named: true,
+        node: "/dev/bus/usb/001/016".into(),
+        access: AccessMode::Node,
+        expected_attached: false,
+        source: &Zeros,
+    };
+    assert_eq!(attach(&mut qmp, &request(&[])).unwrap(), waiting("xhci0.0", 2));
+    assert!(object::delete(&mut qmp, &id(ID)).unwrap());
+    let hubs = ["xhci1.0".to_owned()];
+    assert_eq!(
+        attach(&mut qmp, &AttachRequest { hubs: &hubs, ..request(&[]) }).unwrap(),
+        waiting("xhci1.0", 2)
+    );
+}
+
+/// An emulated device stands for one of the host that QEMU has opened.
+#[test]
+fn attached_device_is_recognized_without_the_monitor() {
+    let root = Root::new();
+    let qemu = Qemu::paused(&root, "vm");
+    assert_eq!(qemu.monitor(&format!("device_add usb-kbd,id={ID}")), "");
+    let mut qmp = WithoutMonitor(qemu.connect());
+    let place = hmp::place(&mut qmp, &id(ID)).unwrap();
+    assert_eq!(place, hmp::GuestDeviceInfo::default());
+    assert!(object::is_attached(&mut qmp, &id(ID)).unwrap());
+    assert_eq!(buses(&mut qmp).unwrap().len(), 1);
+}
+
+/// `-mon` with a name is deprecated since QEMU 11.1.
+#[test]
+fn printed_arguments_start_qemu_without_a_warning() {
+    let mut root = Root::new();
+    let socket = root.path("/run/windows.qmp");
+    let config = format!(
+        "virtual_machines:\n  windows:\n    socket: {}\n    hubs: [xhci0.0, xhci1.0]\n    ports:\n",
+        socket.display()
+    );
+    root.config(&config);
+    let printed = run_manual(&root, &["qemu-args", "windows", "--json"]).stdout;
+    let printed: Vec<String> = serde_json::from_str(&printed).unwrap();
+    let printed: Vec<&str> = printed.iter().map(String::as_str).collect();
+    let qemu = Qemu::start(&root, "vm", &[&["-S"], &printed[..]].concat());
+    QmpClient::connect(&socket, Deadline::after(PATIENCE)).unwrap();
+    assert_eq!(std::fs::read_to_string(root.path("/run/vm.stderr")).unwrap(), "");
+    assert!(qemu.pid() > 0);
 }
 
 #[test]
@@ -321,18 +409,20 @@ fn a_descriptor_reaches_qemu_and_is_taken_away_again() {
     assert!(sets.as_array().unwrap().len() <= 1, "one set is used again: {sets}");
 }
 
-/// It does not let go of them while it is paused, and what is open may not be mistaken for the
-/// next device.
+/// QEMU before 10 keeps removed descriptors while it is paused. What is open must not be mistaken for
+/// the next device.
 #[test]
-fn a_paused_qemu_takes_each_descriptor_in_a_set_of_its_own_until_it_goes_on() {
+fn paused_qemu_gets_each_descriptor_in_a_set_of_its_own() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
     for before in 0..3 {
-        assert_eq!(in_sets(&qemu), before);
+        // QEMU 10 frees it at once.
+        let left = in_sets(&qemu);
+        assert!(left == before || left == 0, "{left} of {before}");
         no_seat(hand_over(&mut qemu.connect(), Speed::HIGH));
     }
     let sets = qemu.execute("query-fdsets", Value::Null).unwrap();
-    assert!(sets.as_array().unwrap().iter().all(|set| set["fds"].as_array().unwrap().len() == 1));
+    assert!(sets.as_array().unwrap().iter().all(|set| set["fds"].as_array().unwrap().len() <= 1));
     qemu.execute("cont", Value::Null).unwrap();
     no_seat(hand_over(&mut qemu.connect(), Speed::HIGH));
     assert_eq!(in_sets(&qemu), 0);
@@ -546,9 +636,10 @@ fn a_qemu_that_quits_takes_its_socket_along() {
     let mut qemu = Qemu::paused(&root, "vm");
     let mut qmp = qemu.connect();
     qmp.execute("quit", Value::Null).unwrap();
+    // QEMU 5 may still answer while it quits.
+    qemu.wait();
     let error = qmp.execute("query-status", Value::Null).unwrap_err();
     assert!(matches!(error, Error::Closed(_)), "{error}");
-    qemu.wait();
     let error = QmpClient::connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
     assert!(matches!(error, Error::NotRunning { stale: false, .. }), "{error}");
 }

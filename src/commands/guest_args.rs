@@ -71,11 +71,9 @@ fn arguments(vm: &VirtualMachine) -> Result<Vec<String>> {
     }
     let Some(socket) = vm.socket.to_str() else { bail!("the socket's path is not UTF-8") };
     let mut arguments = vec![
-        "-chardev".to_owned(),
+        "-qmp".to_owned(),
         // A comma in a value is written twice (qemu(1)).
-        format!("socket,id=hotplugger,path={},server=on,wait=off", socket.replace(',', ",,")),
-        "-mon".to_owned(),
-        "chardev=hotplugger,mode=control".to_owned(),
+        format!("unix:{},server=on,wait=off", socket.replace(',', ",,")),
     ];
     let controllers = match vm.hubs.as_slice() {
         [] => vec!["xhci0".to_owned()],
@@ -129,10 +127,8 @@ mod tests {
         assert_eq!(
             arguments,
             [
-                "-chardev",
-                "socket,id=hotplugger,path=/run/a,,b.qmp,server=on,wait=off",
-                "-mon",
-                "chardev=hotplugger,mode=control",
+                "-qmp",
+                "unix:/run/a,,b.qmp,server=on,wait=off",
                 "-device",
                 "qemu-xhci,id=xhci0,p2=15,p3=15",
                 "-device",

@@ -6,10 +6,8 @@ from test_attach import AttachCase
 APPARMOR = '/etc/apparmor.d/local/abstractions/libvirt-qemu'
 SOCKET = '/run/hotplugger-vms/windows.qmp'
 MONITOR = f"""  <qemu:commandline>
-    <qemu:arg value='-chardev'/>
-    <qemu:arg value='socket,id=hotplugger,path={SOCKET},server=on,wait=off'/>
-    <qemu:arg value='-mon'/>
-    <qemu:arg value='chardev=hotplugger,mode=control'/>
+    <qemu:arg value='-qmp'/>
+    <qemu:arg value='unix:{SOCKET},server=on,wait=off'/>
   </qemu:commandline>"""
 
 
