@@ -182,7 +182,7 @@ fn attached_device_is_recognized_without_the_monitor() {
 /// `-mon` with a name is deprecated since QEMU 11.1.
 #[test]
 fn printed_arguments_start_qemu_without_a_warning() {
-    let mut root = Root::new();
+    let root = Root::new();
     let socket = root.path("/run/windows.qmp");
     let config = format!(
         "virtual_machines:\n  windows:\n    socket: {}\n    hubs: [xhci0.0, xhci1.0]\n    ports:\n",

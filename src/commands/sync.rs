@@ -10,10 +10,12 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{CommandStatus, Context};
+use crate::attach::upgraded;
 use crate::config::{Config, VirtualMachine};
 use crate::host::real::RealHost;
 use crate::outcome::{Outcome, Report};
 use crate::output::{Line, Output, Style};
+use crate::qmp::{Error, UsbHostProblem};
 use crate::sync::{SyncJob, delete_stale_records};
 
 /// Arguments of `sync`.
@@ -90,7 +92,10 @@ impl Sync {
             let file = host.socket_file(&vm.socket);
             let result = if host.is_running(&vm.socket) {
                 let timeout = left().unwrap_or_default().max(vm.timeout);
-                job.run(timeout, &mut report).map_err(|error| error.to_string())
+                job.run(timeout, &mut report).map_err(|error| match error {
+                    Error::NoUsbHost(UsbHostProblem::Upgraded) => upgraded(&vm.name),
+                    error => error.to_string(),
+                })
             } else {
                 if mem::take(&mut return_to_host) {
                     job.return_to_host(&mut report);

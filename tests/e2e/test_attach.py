@@ -184,6 +184,7 @@ class MemoryTest(AttachCase):
     def test_synthetic_events_change_nothing(self):
         self.attached_keyboard()
         before = self.guest.trace()
+        self.assertTrue(before, 'QEMU has opened the keyboard')
         for action in ('add', 'bind', 'change'):
             self.rig.sh(f'udevadm trigger --settle --action={action} --subsystem-match=usb')
         self.rig.settle()

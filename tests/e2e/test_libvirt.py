@@ -2,8 +2,9 @@
 import product
 from test_attach import AttachCase
 
-# As libvirt's documentation has it for what a profile of its own lacks.
-APPARMOR = '/etc/apparmor.d/local/abstractions/libvirt-qemu'
+# Where rules for the QEMUs of all domains go: Debian 13 has a directory for them.
+APPARMOR = ('/etc/apparmor.d/abstractions/libvirt-qemu.d',
+            '/etc/apparmor.d/local/abstractions/libvirt-qemu')
 SOCKET = '/run/hotplugger-vms/windows.qmp'
 MONITOR = f"""  <qemu:commandline>
     <qemu:arg value='-qmp'/>
@@ -31,8 +32,11 @@ class LibvirtCase(AttachCase):
     def define_with_monitor(self):
         """Defines the domain with a second monitor, as `hotplugger libvirt-xml` has it."""
         folder = SOCKET.rpartition('/')[0]
+        new, old = APPARMOR
         self.rig.sh(f'mkdir {folder}; chown libvirt-qemu {folder}; '
-                    f'echo "{SOCKET} rw," >> {APPARMOR}')
+                    f'if grep -q libvirt-qemu.d /etc/apparmor.d/abstractions/libvirt-qemu; '
+                    f'then mkdir -p {new}; echo "{SOCKET} rw," >> {new}/hotplugger; '
+                    f'else echo "{SOCKET} rw," >> {old}; fi')
         self.guest.define(MONITOR)
 
     def assert_confined(self):
@@ -116,10 +120,10 @@ class HookTest(LibvirtCase):
 
     def test_a_domain(self):
         self.guest.define()
-        self.install_with(domain='windows', delay=0, reclaim='true')
+        self.install_with(domain='windows', delay=0, return_to_host='true')
         self.through_starts()
 
     def test_a_second_monitor(self):
         self.define_with_monitor()
-        self.install_with(socket=SOCKET, delay=0, user='libvirt-qemu', reclaim='true')
+        self.install_with(socket=SOCKET, delay=0, user='libvirt-qemu', return_to_host='true')
         self.through_starts()

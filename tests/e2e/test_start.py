@@ -76,7 +76,7 @@ class SystemdTest(StartCase):
     """The units of `install`."""
 
     def test_started_killed_started_and_ended(self):
-        self.plug_all(reclaim='true')
+        self.plug_all(return_to_host='true')
         self.hotplugger_install()
         self.assertEqual(self.rig.sh(['systemctl', 'is-enabled', f'{UNIT}.path']).strip(),
                          'enabled')

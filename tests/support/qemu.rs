@@ -45,11 +45,30 @@ impl Qemu {
 
     /// Starts a virtual machine with another option for its QMP socket, such as `-qmp-pretty`.
     pub(crate) fn start_speaking(root: &Root, name: &str, qmp: &str, arguments: &[&str]) -> Self {
+        Self::spawn(root, name, Command::new("qemu-system-x86_64"), qmp, arguments)
+    }
+
+    /// Starts this executable, which loads its modules from that directory.
+    pub(crate) fn start_program(
+        root: &Root,
+        name: &str,
+        program: &Path,
+        modules: &Path,
+        arguments: &[&str],
+    ) -> Self {
+        let mut command = Command::new(program);
+        command.env("QEMU_MODULE_DIR", modules);
+        // QEMU looks for its firmware beside the executable.
+        command.args(["-L", "/usr/share/qemu", "-L", "/usr/share/seabios"]);
+        Self::spawn(root, name, command, "-qmp", arguments)
+    }
+
+    fn spawn(root: &Root, name: &str, mut program: Command, qmp: &str, arguments: &[&str]) -> Self {
         let socket = root.path(format!("/run/{name}.qmp"));
         let control = root.path(format!("/run/{name}.tests"));
         let messages = root.path(format!("/run/{name}.stderr"));
         let listen = |path: &Path| format!("unix:{},server=on,wait=off", path.display());
-        let child = Command::new("qemu-system-x86_64")
+        let child = program
             .args(["-machine", "q35,usb=off", "-accel", "tcg", "-m", "16"])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(arguments)

@@ -7,6 +7,7 @@
     qemu.log      QEMU's messages
 """
 import contextlib
+import datetime
 import time
 
 from .error import RigError
@@ -128,13 +129,11 @@ class Guest(UsbDevices):
         return self._host.sh(['systemctl', 'show', '--value', '-p', 'MainPID', self.unit]).strip()
 
     def trace(self):
-        """What its QEMU did with host devices: [(CLOCK_MONOTONIC of the host, text)]."""
-        shift, lines = self._host.realtime_shift(), []
-        for line in self._log('trace.log'):           # 1234@1700000000.123456:usb_host_close ...
-            head, _, text = line.partition(':')
-            with contextlib.suppress(ValueError):
-                lines.append((float(head.partition('@')[2]) - shift, text.strip()))
-        return lines
+        """What its QEMU did with host devices: [(CLOCK_MONOTONIC of the host, text)].
+
+        A log that cannot be read is an error: a test that found nothing in it would pass."""
+        shift = self._host.realtime_shift()
+        return [(time - shift, text) for time, text in map(trace_line, self._log('trace.log'))]
 
     # -- its operating system (linux)
 
@@ -188,3 +187,18 @@ class Guest(UsbDevices):
                 raise RigError(f'the guest {self.name} hangs: {self.console()[-1:]}')
             time.sleep(1)
         self.sh('true', timeout=300)
+
+
+def trace_line(line):
+    """(CLOCK_REALTIME, text) of a line of QEMU's trace log; raises RigError for another line.
+
+    QEMU before 11 writes 1234@1700000000.123456:usb_host_close ..., later ones
+    2026-01-01T00:00:00.123456Z usb_host_close ..., either with a process and thread ID or not."""
+    head, _, text = line.partition(':')
+    if '@' in head:
+        with contextlib.suppress(ValueError):
+            return float(head.partition('@')[2]), text.strip()
+    for part in (line.partition(' '), line.partition('] ')[2].partition(' ')):
+        with contextlib.suppress(ValueError):
+            return datetime.datetime.fromisoformat(part[0]).timestamp(), part[2].strip()
+    raise RigError(f'a line of QEMU\'s trace log has an unknown form: {line}')

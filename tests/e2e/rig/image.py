@@ -84,8 +84,9 @@ def _fill(folder, tarball):
 def _install_kernel(root, vmlinux):
     """Moves the unpacked package's modules to where they belong; returns their folder."""
     package = f'{root}/kernel'
-    _write(vmlinux, _uncompressed(_read(glob.glob(f'{package}/boot/vmlinuz-*')[0])))
     modules, = glob.glob(f'{package}/lib/modules/*') or glob.glob(f'{package}/usr/lib/modules/*')
+    vmlinuz = glob.glob(f'{package}/boot/vmlinuz-*') or [f'{modules}/vmlinuz']
+    _write(vmlinux, _uncompressed(_read(vmlinuz[0])))
     for name in _NO_MODULES:
         shutil.rmtree(f'{modules}/kernel/{name}', ignore_errors=True)
     os.makedirs(f'{root}/usr/lib/modules', exist_ok=True)

@@ -3,9 +3,10 @@ import itertools
 import re
 from typing import NamedTuple
 
+from .error import RigError
 from .wait import wait_for
 
-_HEAD = re.compile(r'(KERNEL|UDEV) *\[([\d.]+)\] (\S+) +(\S+) \(\S+\)$')
+_HEAD = re.compile(r'(KERNEL|UDEV) *\[([\d.]+)\] (\S+) +(\S+) \(\S+\)$', re.M)
 _numbers = itertools.count()
 
 
@@ -47,6 +48,8 @@ class Monitor:
         self._host.exec(['systemctl', 'stop', self._unit])
         self._text = self._read()
         self._host.exec(['rm', '-f', self._file])
+        if _HEAD.search(self._text) is None and re.search(r'^[A-Z]+=', self._text, re.M):
+            raise RigError('udevadm monitor prints its events in an unknown form')
 
     @property
     def text(self):

@@ -3,7 +3,10 @@ import os
 
 DIR = os.environ.get('HOTPLUGGER_RIG_DIR', '/var/tmp/hotplugger-e2e')
 RAM = os.environ.get('HOTPLUGGER_RIG_RAM', '1536')            # MiB of the host VM
-SUITE = os.environ.get('HOTPLUGGER_RIG_SUITE', 'bookworm')    # Debian release in the host VM
+# The Debian release in the host VM. With -backports or -security, all packages that are there come from
+# there.
+SUITE = os.environ.get('HOTPLUGGER_RIG_SUITE', 'bookworm')
+RELEASE = SUITE.removesuffix('-backports').removesuffix('-security')
 
 BUILD_DIR = f'{DIR}/{SUITE}'
 RUN_DIR = f'{DIR}/run'
