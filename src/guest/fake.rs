@@ -21,6 +21,7 @@ use crate::qmp::handover::Handover;
 
 /// A guest, its objects, and what QEMU knows of the host.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a way to misbehave by itself")]
 pub struct FakeQemu {
     /// The devices of the host.
     pub host: Vec<HostDevice>,

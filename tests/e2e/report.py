@@ -102,10 +102,14 @@ class Report(unittest.TestResult):
                 print('    ' + _end(reason))
         for name, died in self._died.items():
             print(f'run twice, for its host VM had died: {name}\n    {_end(died)}')
+        print(f'e2e: {self.line()}')
+        return 1 if self.counts['failed'] else 0
+
+    def line(self):
+        """How many tests ended how."""
         counts = self.counts
-        print(f'e2e: {counts["passed"]} passed, {counts["failed"]} failed, '
-              f'{counts["skipped"]} skipped')
-        return 1 if counts['failed'] else 0
+        return (f'{counts["passed"]} passed, {counts["failed"]} failed, '
+                f'{counts["skipped"]} skipped')
 
 
 def _end(text):

@@ -44,7 +44,7 @@ class SettleTest(AttachCase):
                             and event.devpath.rpartition('/')[0] == path))
             entry = entries[path.rpartition('/')[2]]
             settling, exchange = (int(entry[f'HOTPLUGGER_{name}_USEC']) / 1e6
-                                  for name in ('SETTLING', 'EXCHANGE'))
+                                  for name in ('SETTLING', 'SESSION'))
             measured.append((last, at, settling, exchange))
             print(f'    {kind} in {port}: opened {at - last:.3f} s after the last kernel event; '
                   f'hotplugger: {settling:.3f} s settling, {exchange:.3f} s with QEMU')

@@ -4,6 +4,7 @@ from .error import RigError
 from .guest import Guest
 from .monitor import Event, Monitor
 from .rig import Rig
-from .snapshot import build
+from .settings import SUITE
+from .snapshot import build, is_available
 
-__all__ = ['Event', 'Guest', 'Monitor', 'Rig', 'RigError', 'build']
+__all__ = ['SUITE', 'Event', 'Guest', 'Monitor', 'Rig', 'RigError', 'build', 'is_available']

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 
-from . import cache, guest, image, packages
+from . import cache, guest, image, packages, rootfs
 from .command import run
 from .error import RigError
 from .host import Host
@@ -27,6 +27,11 @@ def build(*kinds, install=False):
     packages.require(install)
     for kind in kinds or KINDS:
         snapshot(kind)
+
+
+def is_available():
+    """Whether there is an image of the release, or the archive has the release."""
+    return bool(cache.read_key('root')) or rootfs.is_in_archive()
 
 
 def snapshot(kind):
