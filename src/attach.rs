@@ -7,11 +7,11 @@ use crate::config::VirtualMachine;
 use crate::config::access::AccessMode;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
+use crate::driver_guard::DriverGuard;
 use crate::guest::attach::{AttachError, AttachRequest, Attached, Unavailable, UsbSource};
 use crate::guest::{self, object};
-use crate::host::driver_guard::DriverGuard;
 use crate::host::settle::{Settle, Settled};
-use crate::host::sysfs::{self, UsbDevice};
+use crate::host::sysfs;
 use crate::host::{Host, UdevProperties};
 use crate::outcome::{EventContext, Outcome, Report, SkipReason, Times};
 use crate::policy::{self, Assignment};
@@ -20,6 +20,7 @@ use crate::qmp::handover::{Handover, Recipient};
 use crate::qmp::{Error, UsbHostProblem};
 use crate::speed::Speed;
 use crate::state::record::{Attachment, Record};
+use crate::usb_device::UsbDevice;
 
 /// A device that is to be attached to a VM.
 pub struct AttachJob<'a> {

@@ -1,15 +1,35 @@
 //! Detaches a device: deletes its objects in the guest.
 
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::VirtualMachine;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
-use crate::event::plan::Target;
-use crate::event::uevent::UsbEvent;
 use crate::guest;
 use crate::host::Host;
 use crate::outcome::{EventContext, Outcome, Report};
 use crate::port::{DevNum, Port};
 use crate::qmp::Error;
 use crate::state::record::Record;
+use crate::uevent::UsbEvent;
+
+/// A guest that may have a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// The VM's name.
+    pub vm: &'a str,
+    /// The VM's QMP socket.
+    pub socket: &'a Path,
+    /// The time limit of the session.
+    pub timeout: Duration,
+}
+
+impl<'a> Target<'a> {
+    pub fn of(vm: &'a VirtualMachine) -> Self {
+        Self { vm: &vm.name, socket: &vm.socket, timeout: vm.timeout }
+    }
+}
 
 /// Detaches the device of a `remove` event from the first of the guests that has it, and deletes its
 /// record. A VM that does not answer does not keep the others from being asked.

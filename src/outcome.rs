@@ -8,10 +8,10 @@ use log::Level;
 
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
-use crate::event::uevent::UsbEvent;
 use crate::guest::attach::GuestLocation;
 use crate::port::{DevNum, Port};
 use crate::text::sanitize;
+use crate::uevent::UsbEvent;
 
 /// An outcome, and what it is about.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use crate::config::{Config, VirtualMachine};
 use crate::devpath::DevPath;
 use crate::host::Host;
 use crate::host::disks::in_use;
-use crate::host::sysfs::UsbDevice;
 use crate::location::UsbLocation;
+use crate::usb_device::UsbDevice;
 
 /// A device's location, and the VM that the config assigns to it.
 #[derive(Clone, Copy)]

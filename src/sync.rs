@@ -13,7 +13,6 @@ use crate::event::plan::candidates;
 use crate::guest::hmp::load_usb_host;
 use crate::guest::object;
 use crate::host::settle::Settle;
-use crate::host::sysfs::UsbDevice;
 use crate::host::topology::{HubPort, Topology};
 use crate::host::{Host, ReturnResult, UdevProperties};
 use crate::location::UsbLocation;
@@ -22,6 +21,7 @@ use crate::policy::Assignment;
 use crate::port::{DevNum, Port};
 use crate::qmp::{Error, Qmp};
 use crate::state::record::Record;
+use crate::usb_device::UsbDevice;
 
 /// A VM to bring in line.
 #[derive(Clone, Copy)]

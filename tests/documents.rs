@@ -177,8 +177,15 @@ fn each_config_is_one() {
                 } else {
                     "    socket: /s\n"
                 };
-                let ports =
-                    if block.contains("ports:") { "" } else { "    ports: [pci-a/usb2:1]\n" };
+                let ports = if block.contains("\n    ports:")
+                    || block.starts_with("ports:")
+                    || block.contains("\nports:")
+                    || block.starts_with("    ports:")
+                {
+                    ""
+                } else {
+                    "    ports: [pci-a/usb2:1]\n"
+                };
                 format!("virtual_machines:\n  w:\n{socket}{ports}{keys}")
             };
             if let Err(error) = parse(&text) {

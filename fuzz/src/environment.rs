@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use hotplugger::config::Config;
 use hotplugger::config::file::ConfigFile;
-use hotplugger::event::uevent::properties;
 use hotplugger::event::{self, Variables};
 use hotplugger::host::dry_run::DryRun;
+use hotplugger::uevent::properties;
 
 use super::host::Host;
 

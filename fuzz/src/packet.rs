@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use hotplugger::clock::Monotonic;
 use hotplugger::devpath::DevPath;
-use hotplugger::event::uevent::Uevent;
 use hotplugger::host::settle::Settle;
+use hotplugger::uevent::Uevent;
 
 use super::host::TABLET;
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::finding::Finding;
 use crate::devpath::DevPath;
-use crate::host::sysfs::UsbDevice;
 use crate::text::shell_word;
+use crate::usb_device::UsbDevice;
 
 /// A device in a configured port.
 #[derive(Debug)]

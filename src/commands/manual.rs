@@ -11,14 +11,13 @@ use super::{CommandStatus, Context};
 use crate::attach::{self, AttachJob, Trigger};
 use crate::config::port::PortName;
 use crate::config::{Config, VirtualMachine};
-use crate::detach::detach_port;
+use crate::detach::{Target as Guest, detach_port};
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::event::first_running;
-use crate::event::plan::{Target as Guest, candidates};
+use crate::event::plan::candidates;
 use crate::guest::object;
 use crate::host::real::RealHost;
-use crate::host::sysfs::UsbDevice;
 use crate::host::topology::read::{devpath_of, topology};
 use crate::host::topology::{HubPort, Topology};
 use crate::host::{Host, UdevProperties};
@@ -30,6 +29,7 @@ use crate::port::Port;
 use crate::qmp::Error;
 use crate::root::Root;
 use crate::state::record::Record;
+use crate::usb_device::UsbDevice;
 
 /// Arguments of `attach`.
 #[derive(Debug, Args)]

@@ -13,16 +13,16 @@ use super::{CommandStatus, Context};
 use crate::config::file::ConfigFile;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
-use crate::event::uevent::Uevent;
 use crate::event::{Variables, handle, may_concern_port};
 use crate::host::dry_run::{DryRun, Step};
-use crate::host::sysfs::UsbDevice;
 use crate::host::topology::read::devpath_of;
 use crate::outcome::{Report, SkipReason};
 use crate::output::{Line, Output, Style};
 use crate::port::{BusNum, DevNum, Port};
 use crate::root::Root;
 use crate::text::sanitize;
+use crate::uevent::Uevent;
+use crate::usb_device::UsbDevice;
 
 /// Arguments of `simulate`.
 #[derive(Debug, Args)]

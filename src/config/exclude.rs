@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::port::PortName;
-use crate::host::sysfs::UsbDevice;
 use crate::location::UsbLocation;
 use crate::text::sanitize;
+use crate::usb_device::UsbDevice;
 
 /// One entry of `exclude:`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! These are the values and what they mean, [`port`] the names of ports, [`exclude`](mod@exclude)
 //! what stays with the host, [`access`] how QEMU gets at a device; [`parse`] makes them from YAML text, [`edit`] adds ports to that text,
 //! [`file`](mod@file) finds, checks and reads it, [`write`](mod@write) replaces it,
-//! [`prefilter`] tells cheaply that it cannot matter.
+//! `event::prefilter` searches the raw text before.
 
 pub mod access;
 pub mod edit;
@@ -20,8 +20,8 @@ use std::time::Duration;
 use self::access::Access;
 use self::exclude::Exclusion;
 use self::port::{PortMatch, PortName};
-use crate::host::sysfs::UsbDevice;
 use crate::location::{PortLocation, UsbLocation};
+use crate::usb_device::UsbDevice;
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

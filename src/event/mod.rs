@@ -5,7 +5,6 @@
 
 pub mod plan;
 pub mod prefilter;
-pub mod uevent;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -14,14 +13,13 @@ use std::ffi::OsString;
 use anyhow::Result;
 
 use self::plan::{Candidate, Plan, plan};
-use self::uevent::{EventKind, Uevent, UsbEvent, properties};
 use crate::attach::{self, AttachJob, Trigger};
 use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::config::file::ConfigFile;
 use crate::detach;
 use crate::devpath::DevPath;
-use crate::host::driver_guard::DriverGuard;
+use crate::driver_guard::DriverGuard;
 use crate::host::topology::location;
 use crate::host::{Host, UdevProperties};
 use crate::location::UsbLocation;
@@ -30,6 +28,7 @@ use crate::policy::Assignment;
 use crate::root::Root;
 use crate::state::dir::may_have_record;
 use crate::state::record::Record;
+use crate::uevent::{EventKind, Uevent, UsbEvent, properties};
 
 /// The variables of a uevent: the environment of a udev call, or a recorded event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,15 +1,14 @@
 //! Decides what to do about a uevent. Pure: no I/O.
 
 use std::fmt;
-use std::path::Path;
-use std::time::Duration;
 
-use super::uevent::{EventKind, UsbEvent};
 use crate::config::access::AccessMode;
 use crate::config::{Config, VirtualMachine};
+use crate::detach::Target;
 use crate::location::UsbLocation;
 use crate::outcome::SkipReason;
 use crate::state::record::Record;
+use crate::uevent::{EventKind, UsbEvent};
 
 /// What to do about a uevent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,17 +38,6 @@ pub struct Candidate<'a> {
     pub vm: &'a VirtualMachine,
     /// Whether the device is recorded as attached to this VM.
     pub has_device: bool,
-}
-
-/// A guest that may have a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target<'a> {
-    /// The VM's name.
-    pub vm: &'a str,
-    /// The VM's QMP socket.
-    pub socket: &'a Path,
-    /// The time limit of the session.
-    pub timeout: Duration,
 }
 
 /// Decides what to do about an event, from the device's location and the record of its port.
@@ -142,12 +130,6 @@ fn targets<'a>(
         vms.extend(others);
     }
     vms.into_iter().map(Target::of).collect()
-}
-
-impl<'a> Target<'a> {
-    pub fn of(vm: &'a VirtualMachine) -> Self {
-        Self { vm: &vm.name, socket: &vm.socket, timeout: vm.timeout }
-    }
 }
 
 impl fmt::Display for Plan<'_> {

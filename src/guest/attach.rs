@@ -115,7 +115,7 @@ const UNTIL_SEEN: Duration = Duration::from_secs(2);
 /// The same where it can be handed the device as well, which takes less time than to wait.
 const UNTIL_HANDED: Duration = Duration::from_millis(300);
 
-/// Attaches the device in the first of its [`seats`](super::seat::seats) that takes it at its own
+/// Attaches the device in the first of its [guest ports](super::ports) that takes it at its own
 /// speed, else in the one where it is fastest, and proves it.
 ///
 /// Objects of ours that stand for other devices in the port are deleted: first, but for a device

@@ -18,7 +18,7 @@ use super::Host;
 use super::disks::{self, Disks};
 use super::drivers::{self, Interface};
 use super::settle::{Settle, Settled};
-use super::sysfs::{self, UsbDevice};
+use super::sysfs;
 use super::topology::{Topology, location, read};
 use super::{node, users};
 use crate::clock::Monotonic;
@@ -38,6 +38,7 @@ use crate::state::guest_ports;
 use crate::state::lock::Lock;
 use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
+use crate::usb_device::UsbDevice;
 
 /// A step that the real host would take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

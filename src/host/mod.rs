@@ -4,7 +4,6 @@
 //! decides and acts is the same for both.
 
 pub mod disks;
-pub mod driver_guard;
 pub mod drivers;
 pub mod dry_run;
 pub mod netlink;
@@ -25,7 +24,6 @@ use std::time::Duration;
 use self::disks::Disks;
 use self::drivers::Interface;
 use self::settle::{Settle, Settled};
-use self::sysfs::UsbDevice;
 use self::topology::Topology;
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
@@ -36,6 +34,7 @@ use crate::qmp::{Error, Qmp};
 use crate::state::lock::Lock;
 use crate::state::record::{Attachment, Record, UeventMark, VERSION};
 use crate::state::socket_file::SocketFile;
+use crate::usb_device::UsbDevice;
 
 /// What hotplugger reads and changes outside its own process.
 pub trait Host {

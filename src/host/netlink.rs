@@ -10,7 +10,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink, recvfrom, socket_with,
 };
 
-use crate::event::uevent::Uevent;
+use crate::uevent::Uevent;
 
 /// A socket in the multicast group to which the kernel sends its uevents.
 #[derive(Debug)]

@@ -8,8 +8,9 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, openat};
 use rustix::io::Errno;
 
 use crate::devpath::DevPath;
-use crate::host::sysfs::{self, UsbDevice};
+use crate::host::sysfs;
 use crate::root::Root;
+use crate::usb_device::UsbDevice;
 
 /// Opens the node of the device at `devpath` for reading and writing.
 ///

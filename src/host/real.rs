@@ -13,7 +13,7 @@ use super::disks::{self, Disks};
 use super::drivers::{self, Interface};
 use super::session::Session;
 use super::settle::{self, Settle, Settled};
-use super::sysfs::{self, UsbDevice};
+use super::sysfs;
 use super::topology::{Topology, location, read};
 use super::{node, users};
 use crate::clock::Monotonic;
@@ -30,6 +30,7 @@ use crate::state::guest_ports;
 use crate::state::lock::{Lock, LockError};
 use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
+use crate::usb_device::UsbDevice;
 
 /// How long to wait for other processes that use the state directory. They hold its lock as long as
 /// it takes to write a file.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
-use crate::event::uevent::{Action, Uevent};
 use crate::host::netlink::{self, UeventSocket};
+use crate::uevent::{Action, Uevent};
 
 /// How long a device has to be quiet, and since when it has been.
 #[derive(Clone, Debug)]

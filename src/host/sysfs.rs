@@ -12,44 +12,8 @@ use crate::devpath::DevPath;
 use crate::location::ControllerName;
 use crate::port::{BusNum, DevNum};
 use crate::root::Root;
-use crate::speed::Speed;
 use crate::text::sanitize;
-
-/// A USB device as sysfs has it (`drivers/usb/core/sysfs.c`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UsbDevice {
-    /// `busnum`.
-    pub busnum: BusNum,
-    /// `devnum`.
-    pub devnum: DevNum,
-    /// `bDeviceClass`; 9 is a hub.
-    pub class: u8,
-    /// Whether `authorized` is not 0.
-    pub authorized: bool,
-    /// `idVendor`.
-    pub vendor_id: u16,
-    /// `idProduct`.
-    pub product_id: u16,
-    /// `speed`, where the kernel knows it.
-    pub speed: Option<Speed>,
-    /// `product`, the device's own word for itself, cleaned; none if it has none.
-    pub product: Option<String>,
-    /// `serial`, for comparisons: as the device says it.
-    pub serial: Option<String>,
-}
-
-impl UsbDevice {
-    /// Whether it is a hub.
-    pub fn is_hub(&self) -> bool {
-        self.class == 9
-    }
-
-    /// What to call it in a line for people: `QEMU USB Tablet (0627:0001)`.
-    pub fn label(&self) -> String {
-        let product = self.product.as_deref().unwrap_or("USB device");
-        format!("{product} ({:04x}:{:04x})", self.vendor_id, self.product_id)
-    }
-}
+use crate::usb_device::UsbDevice;
 
 /// Reads the USB device at `devpath`; none if there is none, or it is going away while it is read.
 ///

@@ -16,7 +16,6 @@ use hotplugger::host::Host;
 use hotplugger::host::disks::Disks;
 use hotplugger::host::drivers::Interface;
 use hotplugger::host::settle::{Settle, Settled};
-use hotplugger::host::sysfs::UsbDevice;
 use hotplugger::host::topology::Topology;
 use hotplugger::location::{PortLocation, UsbLocation};
 use hotplugger::port::{BusNum, DevNum, Port};
@@ -25,6 +24,7 @@ use hotplugger::qmp::{Error, Qmp};
 use hotplugger::state::lock::Lock;
 use hotplugger::state::record::{Record, UeventMark};
 use hotplugger::state::socket_file::SocketFile;
+use hotplugger::usb_device::UsbDevice;
 use serde_json::Value;
 
 use crate::state::{Act, Guest, PortState, SOCKETS};

@@ -10,12 +10,12 @@ use hotplugger::config::parse::parse;
 use hotplugger::device_id::DeviceId;
 use hotplugger::event::{self, Variables};
 use hotplugger::guest::fake::{FakeQemu, HostDevice};
-use hotplugger::host::sysfs::UsbDevice;
 use hotplugger::host::topology::{Connector, Controller, Hub, HubPort, Plugged, Topology};
 use hotplugger::port::{BusNum, DevNum};
 use hotplugger::root::Root;
 use hotplugger::state::record::Record;
 use hotplugger::sync;
+use hotplugger::usb_device::UsbDevice;
 
 use crate::host::ModelHost;
 

@@ -13,7 +13,7 @@ use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::{bus, hmp, object};
 use crate::host::session::Session;
-use crate::host::sysfs::{self, UsbDevice};
+use crate::host::sysfs;
 use crate::host::topology::{HubPort, Topology};
 use crate::host::users;
 use crate::libvirt;
@@ -21,6 +21,7 @@ use crate::permissions::{PermissionIssue, PermissionKind, weakness_on_the_way};
 use crate::qmp::handover::Recipient;
 use crate::qmp::{Error, Stage};
 use crate::root::Root;
+use crate::usb_device::UsbDevice;
 
 pub(super) fn look(
     root: &Root,

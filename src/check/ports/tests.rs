@@ -1,10 +1,10 @@
 use super::*;
 use crate::check::finding::{Level, Remedy};
 use crate::config::access::Access;
-use crate::host::sysfs::UsbDevice;
 use crate::host::topology::Connector;
 use crate::host::topology::{HubPort, Plugged};
 use crate::port::{BusNum, DevNum};
+use crate::usb_device::UsbDevice;
 
 const PCI: &str = "/devices/pci0000:00/0000:00:14.0";
 

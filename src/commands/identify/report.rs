@@ -8,12 +8,12 @@ use super::watch::{Event, Sighting};
 use crate::config::Config;
 use crate::config::port::PortName;
 use crate::devpath::DevPath;
-use crate::host::sysfs::UsbDevice;
 use crate::host::topology::HubPort;
 use crate::location::{Generation, UsbLocation};
 use crate::output::{Line, Style};
 use crate::port::Port;
 use crate::speed::Speed;
+use crate::usb_device::UsbDevice;
 
 /// A port that was seen.
 #[derive(Clone, Debug, Serialize)]

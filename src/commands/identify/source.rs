@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
-use crate::event::uevent::Uevent;
 use crate::host::topology::{HubPort, Topology};
+use crate::uevent::Uevent;
 
 /// Where happenings come from, and where one looks for what they mean.
 pub(super) trait Source {

@@ -10,8 +10,8 @@ use anyhow::Result;
 use super::source::{End, Happening, Source};
 use crate::clock::Monotonic;
 use crate::devpath::{DevPath, is_root_hub};
-use crate::event::uevent::{Action, Uevent};
 use crate::host::topology::{Connector, HubPort, Topology};
+use crate::uevent::{Action, Uevent};
 
 /// What was seen of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

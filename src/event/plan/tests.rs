@@ -1,7 +1,9 @@
 use super::{
-    AccessMode, Candidate, Config, Duration, EventKind, Plan, Record, SkipReason, UsbEvent,
-    UsbLocation, VirtualMachine, candidates,
+    AccessMode, Candidate, Config, EventKind, Plan, Record, SkipReason, UsbEvent, UsbLocation,
+    VirtualMachine, candidates,
 };
+use std::time::Duration;
+
 use crate::clock::Monotonic;
 use crate::config::parse::parse;
 use crate::location::PortLocation;

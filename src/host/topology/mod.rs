@@ -1,15 +1,15 @@
 //! The host's USB ports as a tree: controllers, their root hubs, ports, and what is plugged.
 //!
-//! These are the values; [`read`] makes them from sysfs. [`places`] looks at one device only.
+//! These are the values; [`read`] makes them from sysfs. [`location`] reads where one device is.
 
 pub mod location;
 pub mod read;
 
 use crate::devpath::DevPath;
-use crate::host::sysfs::UsbDevice;
 use crate::location::ControllerName;
 use crate::port::Port;
 use crate::speed::Speed;
+use crate::usb_device::UsbDevice;
 
 /// All USB controllers of the host, in the order of their DEVPATHs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

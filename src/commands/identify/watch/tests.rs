@@ -3,9 +3,9 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::*;
-use crate::host::sysfs::UsbDevice;
 use crate::host::topology::{Controller, Hub, Plugged};
 use crate::port::{BusNum, DevNum};
+use crate::usb_device::UsbDevice;
 
 const PCI: &str = "/devices/pci0000:00/0000:00:14.0/usb1";
 

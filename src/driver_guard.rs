@@ -1,6 +1,6 @@
 //! Keeps the host's drivers off a device until it is attached, and returns it to them otherwise.
 
-use super::Host;
+use crate::host::Host;
 use crate::policy::{self, Assignment};
 use crate::port::DevNum;
 
