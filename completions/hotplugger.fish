@@ -56,28 +56,28 @@ complete -c hotplugger -n "__fish_hotplugger_using_subcommand status" -l config 
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand status" -l json -d 'Prints a JSON object'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand status" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand status" -s h -l help -d 'Print help'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand attach" -l vm -d 'The virtual machine; it need not list the port' -r
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand attach" -l vm -d 'The VM. It need not list the port' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand attach" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand attach" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand attach" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand detach" -l vm -d 'The virtual machine; it need not list the port' -r
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand detach" -l vm -d 'The VM. It need not list the port' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand detach" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand detach" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand detach" -s h -l help -d 'Print help'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand move" -l vm -d 'The virtual machine; it need not list the port' -r
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand move" -l vm -d 'The VM. It need not list the port' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand move" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand move" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand move" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand sync" -l wait -d 'Waits so many seconds, 600 at most, for each of them to run and to answer' -r
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand sync" -l wait -d 'Wait so many seconds, at most 600, for each VM to run and to answer' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand sync" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand sync" -l if-started -d 'Does not wait for one whose socket is not there: for hooks that are also run when it ends'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand sync" -l if-started -d 'Do not wait for a VM without a socket file: for hooks that also run when a VM ends'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand sync" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand sync" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l action -d 'The action of the event; for a recorded file, plays the events of this action only' -r
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l action -d 'The action of the event; of a recording, simulate only the events with this action' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l original-rules -d 'Plays what the Python original\'s two rules let through (add and remove of everything in usb) instead of what ours does'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l running -d 'Supposes that the virtual machines run'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l json -d 'Prints a JSON array with an object for each event'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l original-rules -d 'Simulate the events that the Python original\'s two rules let through: add and remove of everything in usb'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l running -d 'Assume that the VMs run'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -l json -d 'Print a JSON array with an object for each event'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand simulate" -s h -l help -d 'Print help'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l program -d 'The program that the rule starts, as an absolute path [default: this program]' -r -F
