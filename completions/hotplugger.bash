@@ -447,7 +447,7 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__install)
-            opts="-v -h --program --package --root --dry-run --exact --no-exact --systemd --no-systemd --sleep --no-sleep --libvirt --no-libvirt --config --verbose --help"
+            opts="-v -h --program --package --root --dry-run --systemd --no-systemd --sleep --no-sleep --libvirt --no-libvirt --config --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

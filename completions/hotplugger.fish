@@ -85,8 +85,6 @@ complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l root -
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l package -d 'Puts what a package has, where packages have it: below /usr/lib, and neither a config nor what depends on one'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l dry-run -d 'Says what would be done and does nothing'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l exact -d 'Writes a rule that starts hotplugger for the ports of the config only, as long as it and the machine\'s controllers stay as they are; `check` tells when it is to be written again [default: as the rule is that is there]'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l no-exact -d 'Writes the rule that fits every config'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l systemd -d 'Puts systemd\'s units: `sync` for each virtual machine of the config when its socket appears or goes away [default: where systemd runs]'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l no-systemd -d 'Leaves them out, and removes them if they are there'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand install" -l sleep -d 'Puts the hook that runs `sync` when the host wakes up, for systemd and, where it is, elogind [default: where they are]'

@@ -255,34 +255,6 @@ fn units_follow_the_config() {
 }
 
 #[test]
-fn a_rule_may_name_the_ports_and_stays_so() {
-    let target = Target::new();
-    target.furnish(&config(&[("a", "/run/a")]));
-    let rule = |target: &Target| target.files().remove(RULE).unwrap();
-    target.said("install", &[]);
-    let plain = rule(&target);
-    assert!(!plain.contains("DEVPATH"), "{plain}");
-
-    target.said("install", &["--exact"]);
-    let exact = rule(&target);
-    let port = "DEVPATH==\"/devices/pci0000:00/0000:00:14.0/usb1/1-1|";
-    assert!(exact.contains(port), "{exact}");
-    assert!(target.said("install", &[]).contains(&format!("keep /{RULE}")));
-
-    // Which ports it should name nobody knows.
-    target.furnish("virtual_machines: 5\n");
-    let run = target.run("install", &[]);
-    assert_eq!(run.status, 1);
-    assert!(run.stderr.contains("the rule is to name the config's ports"), "{}", run.stderr);
-    assert_eq!(rule(&target), exact);
-    target.furnish(&config(&[]));
-    target.said("install", &[]);
-    assert!(!rule(&target).contains(port));
-    target.said("install", &["--no-exact"]);
-    assert_eq!(rule(&target), plain);
-}
-
-#[test]
 fn each_group_can_be_asked_for_and_left_out() {
     let target = Target::new();
     target.said("install", &["--systemd", "--sleep", "--libvirt"]);

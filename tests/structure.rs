@@ -33,11 +33,11 @@ fn uses() -> BTreeMap<String, BTreeSet<String>> {
         let module = module.trim_end_matches(".rs").to_owned();
         let text = fs::read_to_string(&path).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
-        let used = uses.entry(module.clone()).or_default();
+        let others = uses.entry(module.clone()).or_default();
         for rest in code.split("crate::").skip(1) {
             let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(0);
             assert!(end > 0, "{}: import modules one by one", path.display());
-            used.extend((rest[..end] != module).then(|| rest[..end].to_owned()));
+            others.extend((rest[..end] != module).then(|| rest[..end].to_owned()));
         }
     }
     uses
@@ -55,7 +55,9 @@ fn modules_have_no_cycles() {
             break;
         }
         uses.retain(|name, _| !done.contains(name));
-        uses.values_mut().for_each(|used| used.retain(|name| !done.contains(name)));
+        for used in uses.values_mut() {
+            used.retain(|name| !done.contains(name));
+        }
     }
     assert!(uses.is_empty(), "modules in cycles, or above one: {uses:#?}");
 }

@@ -3,7 +3,7 @@
 use super::finding::Finding;
 use crate::install::disk::Found;
 use crate::install::unit::{self, Unfit};
-use crate::install::{Content, Group, Piece, RULE};
+use crate::install::{Content, Group, Piece};
 use crate::text::shell_word;
 
 /// What was found of the pieces of `install` but for the rule and what belongs to it.
@@ -14,8 +14,6 @@ pub struct PiecesLook {
     /// Path units and links that no virtual machine of the config has; none if the config cannot
     /// be read.
     pub left_over: Vec<String>,
-    /// The rule as it would be written for this config, if the one that is there names ports.
-    pub rule: Option<PieceLook>,
     /// The virtual machines that can have no unit, and why.
     pub unfit: Vec<(String, Unfit)>,
 }
@@ -55,11 +53,6 @@ pub fn judge(look: &PiecesLook) -> Vec<Finding> {
         if group == Group::Systemd {
             findings.extend(look.unfit.iter().map(|(vm, why)| unfit(vm, *why)));
         }
-    }
-    if let Some(PieceLook { found: Found::Other(_), .. }) = &look.rule {
-        let what = "it names other ports than the config, or the machine, now has: udev does not start \
-                    hotplugger for all of them";
-        findings.push(Finding::fault("rule-stale", RULE, what).run(INSTALL));
     }
     findings.extend(look.left_over.iter().map(|path| {
         Finding::warning(

@@ -2,7 +2,6 @@
 //! for them. Pure but for [`disk`], which tells what is there.
 
 pub mod disk;
-pub mod exact;
 pub mod package;
 pub mod unit;
 

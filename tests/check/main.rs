@@ -128,14 +128,6 @@ const PORTS: &[Fault] = &[
 ];
 
 const RULES: &[Fault] = &[
-    Fault(
-        "rule-stale",
-        |host| {
-            host.install_with(&["--exact"]);
-            host.config_with("usb1/1-2", "usb1/1-3");
-        },
-        Hand(|host| host.install_with(&["--exact"])),
-    ),
     Fault("rule-none", |host| host.remove("/etc/udev/rules.d/99-hotplugger.rules"), INSTALL),
     Fault(
         "rule-masked",

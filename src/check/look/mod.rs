@@ -66,7 +66,7 @@ impl Scene {
             let handles: Vec<_> = config.config().virtual_machines.iter().map(look).collect();
             handles.into_iter().filter_map(|handle| handle.join().ok()).collect()
         });
-        let pieces = pieces::look(root, &rules, config.understood(), &topology);
+        let pieces = pieces::look(root, &rules, config.understood());
         let programs = rules.programs().iter().map(|named| program::look(root, named)).collect();
         let state = state::look(root, &topology);
         let daemons = process::daemons(root);

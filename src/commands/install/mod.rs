@@ -15,13 +15,10 @@ use clap::Args;
 use self::machine::Machine;
 use super::{CommandStatus, Context};
 use crate::config::Config;
-use crate::host::topology::read::topology;
 use crate::install::disk::{Found, found, has_sign, is_of_package, path_units};
-use crate::install::exact::{self, narrow};
 use crate::install::unit::PathUnit;
-use crate::install::{CONFIG, Group, PACKAGED_PROGRAM, Piece, RULE, SYSTEMD_RUNS, pieces};
+use crate::install::{CONFIG, Group, PACKAGED_PROGRAM, Piece, SYSTEMD_RUNS, pieces};
 use crate::output::Output;
-use crate::root::Root;
 
 /// Arguments of `install`.
 #[derive(Debug, Args)]
@@ -47,16 +44,6 @@ pub struct Install {
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "they are flags of the command line")]
 struct Choices {
-    /// Writes a rule that starts hotplugger for the ports of the config only, as long as it and the
-    /// machine's controllers stay as they are; `check` tells when it is to be written again
-    /// [default: as the rule is that is there].
-    #[arg(long, conflicts_with = "no_exact")]
-    exact: bool,
-
-    /// Writes the rule that fits every config.
-    #[arg(long)]
-    no_exact: bool,
-
     /// Puts systemd's units: `sync` for each virtual machine of the config when its socket appears
     /// or goes away [default: where systemd runs].
     #[arg(long, conflicts_with = "no_systemd")]
@@ -142,17 +129,7 @@ impl Install {
             return self.fill_package(&mut machine, &program);
         }
         let config = Context { root: &machine.root, config: context.config }.config();
-        let mut pieces = pieces(&program, config.as_ref().ok());
-        if let Some(rule) = pieces.iter_mut().find(|piece| piece.path == RULE)
-            && self.is_exact(&machine.root, rule)
-        {
-            let Ok(config) = &config else {
-                return config
-                    .map(|_| CommandStatus::Ok)
-                    .context("the rule is to name the config's ports");
-            };
-            narrow(rule, config, &topology(&machine.root));
-        }
+        let pieces = pieces(&program, config.as_ref().ok());
         let mut skipped = None;
         let (put, left): (Vec<_>, Vec<_>) =
             pieces.iter().partition(|piece| self.is_put(&machine, piece));
@@ -175,13 +152,6 @@ impl Install {
             "the virtual machines' units are left as they are: mend the config and install again",
         )?;
         Ok(CommandStatus::Ok)
-    }
-
-    /// Whether the rule is to name the config's ports.
-    fn is_exact(&self, root: &Root, rule: &Piece) -> bool {
-        let is_there =
-            || matches!(found(root, rule), Found::Other(there) if exact::is_exact(&there));
-        self.choices.exact || !self.choices.no_exact && is_there()
     }
 
     fn fill_package(&self, machine: &mut Machine<'_>, program: &str) -> Result<CommandStatus> {
