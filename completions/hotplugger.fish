@@ -99,7 +99,7 @@ complete -c hotplugger -n "__fish_hotplugger_using_subcommand uninstall" -l dry-
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand uninstall" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand uninstall" -s h -l help -d 'Print help'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand check" -l config -d 'The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program' -r -F
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand check" -l json -d 'Prints all findings as JSON'
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand check" -l json -d 'Print all findings as JSON'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand check" -s v -l verbose -d 'Tells more: `udev` what it decides, on standard error, also when there is nothing to do; `check` also what is as it should be'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand check" -s h -l help -d 'Print help'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l count -d 'Ends when this many connectors were seen' -r

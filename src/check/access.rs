@@ -1,60 +1,59 @@
 //! Whether QEMU may open the nodes of the devices in its ports.
 //!
-//! What decides is QEMU's user, groups and capabilities, the node's owner, mode and access list,
-//! QEMU's own view of /dev, and an `AppArmor` profile. Cgroups' device lists cannot be read.
+//! This depends on QEMU's user, groups and capabilities, on the node's owner, mode and access list, on
+//! QEMU's own /dev, and on an `AppArmor` profile. The device lists of cgroups cannot be read.
 
 use super::finding::Finding;
-use super::machine::{Answer, MachineLook};
 use super::process::{Node, Process};
+use super::vm::{Answer, VmFacts};
 use crate::config::access::AccessMode;
 
-/// Judges what QEMU's process may do, if it was seen, and whether it is handed what it may not
-/// open.
-pub fn judge(look: &MachineLook) -> Vec<Finding> {
+/// Judges what QEMU may open, if its process is visible, and whether it is passed file descriptors.
+pub fn check(look: &VmFacts) -> Vec<Finding> {
     let Ok(answer) = &look.answer else { return Vec::new() };
-    let way = look.vm.access.way;
+    let access = look.vm.access.way;
     let name = &look.vm.name;
-    match &answer.not_handed {
-        _ if way == AccessMode::Node => by_itself(look, answer),
+    match &answer.peer_error {
+        _ if access == AccessMode::Node => without_fd(look, answer),
         None => {
-            let what = format!("QEMU of `{name}` is handed the devices that it may not open");
-            vec![Finding::ok("node-handed", name, what)]
+            let what = format!("QEMU of `{name}` is passed the devices that it may not open");
+            vec![Finding::ok("fd-passed", name, what)]
         }
-        Some(why) if way == AccessMode::Fd => vec![not_handed(Finding::fault, look, why)],
+        Some(why) if access == AccessMode::Fd => vec![peer_error(Finding::error, look, why)],
         Some(why) => {
-            let mut findings = by_itself(look, answer);
-            // What it can open by itself it need not be handed.
+            let mut findings = without_fd(look, answer);
+            // A device that QEMU can open need not be passed.
             if findings.iter().any(|finding| finding.code != "node-open") {
-                findings.insert(0, not_handed(Finding::warning, look, why));
+                findings.insert(0, peer_error(Finding::warning, look, why));
             }
             findings
         }
     }
 }
 
-fn not_handed(
+fn peer_error(
     level: fn(&'static str, String, String) -> Finding,
-    look: &MachineLook,
+    look: &VmFacts,
     why: &str,
 ) -> Finding {
-    level("not-handed", look.socket.display().to_string(), why.to_owned()).advice(
-        "let QEMU make the socket in a folder that is root's or its own, and name the user it runs \
-         as with `user:`",
+    level("fd-not-passed", look.socket.display().to_string(), why.to_owned()).advice(
+        "let QEMU create the socket in a directory that belongs to root or to QEMU's user, and set \
+         `user:` to the user that QEMU runs as",
     )
 }
 
-/// Judges what it may open by itself.
-fn by_itself(look: &MachineLook, answer: &Answer) -> Vec<Finding> {
+/// Judges what QEMU may open by itself.
+fn without_fd(look: &VmFacts, answer: &Answer) -> Vec<Finding> {
     let Some(process) = &look.process else { return Vec::new() };
     let name = &look.vm.name;
-    // A device that QEMU has open proves more than what is looked at here.
+    // A device that QEMU has open needs no further proof.
     let closed: Vec<&Node> =
         look.nodes.iter().filter(|node| !answer.attached.contains(&node.id)).collect();
     let mut findings: Vec<Finding> =
-        closed.iter().map(|node| judge_node(name, process, node)).collect();
+        closed.iter().map(|node| check_node(name, process, node)).collect();
     if let Some(profile) = process.profile.as_ref().filter(|_| answer.attached.is_empty()) {
         let what = format!(
-            "QEMU runs under the AppArmor profile {profile}, which must allow it the nodes of USB \
+            "QEMU runs under the AppArmor profile {profile}, which must allow the nodes of USB \
              devices"
         );
         let rule = "/dev/bus/usb/[0-9]*/[0-9]* rw,";
@@ -63,12 +62,12 @@ fn by_itself(look: &MachineLook, answer: &Answer) -> Vec<Finding> {
                 Finding::warning("apparmor", name, what).add_line(process.libvirt_rules, rule)
             }
             None => Finding::warning("apparmor", name, what)
-                .advice(format!("let the profile have the line: {rule}")),
+                .advice(format!("add this line to the profile: {rule}")),
         });
     }
     if look.nodes.is_empty() && process.user != 0 && !process.opens_all {
         let what = format!(
-            "QEMU runs as user {}; whether it may open devices shows when one is in its ports",
+            "QEMU runs as user {}; whether it may open devices is known once one is in its ports",
             process.user
         );
         findings.push(Finding::note("access-unknown", name, what));
@@ -76,11 +75,11 @@ fn by_itself(look: &MachineLook, answer: &Answer) -> Vec<Finding> {
     findings
 }
 
-fn judge_node(name: &str, process: &Process, node: &Node) -> Finding {
+fn check_node(name: &str, process: &Process, node: &Node) -> Finding {
     let path = node.path.display();
     if node.visible == Some(false) {
-        let what = format!("QEMU of `{name}` has a /dev of its own without it ({})", node.device);
-        return Finding::fault("node-hidden", path, what).advice(
+        let what = format!("QEMU of `{name}` has its own /dev without it ({})", node.device);
+        return Finding::error("node-hidden", path, what).advice(
             "let QEMU use the host's /dev: with libvirt `namespaces = []` in /etc/libvirt/qemu.conf",
         );
     }
@@ -96,7 +95,7 @@ fn judge_node(name: &str, process: &Process, node: &Node) -> Finding {
         node.mode & 0o777
     );
     let port = &node.devpath;
-    Finding::fault("node-denied", path, what).add_line(
+    Finding::error("node-denied", path, what).add_line(
         "/etc/udev/rules.d/70-hotplugger-access.rules",
         format!(
             "SUBSYSTEM==\"usb\", ENV{{DEVTYPE}}==\"usb_device\", \
@@ -109,17 +108,17 @@ fn judge_node(name: &str, process: &Process, node: &Node) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::machine::tests::look;
     use crate::check::process::tests::{node, qemu};
+    use crate::check::vm::tests::look;
 
     #[test]
-    fn each_obstacle_has_its_name() {
+    fn each_obstacle_has_a_code() {
         let codes = |process: Process, nodes: Vec<Node>, attached: &[&str]| {
             let attached = attached.iter().map(|id| id.parse().unwrap()).collect();
             let mut look = look(Ok(Answer { attached, ..Answer::default() }));
             (look.process, look.nodes) = (Some(process), nodes);
             look.vm.access.way = AccessMode::Node;
-            judge(&look).iter().map(|finding| finding.code).collect::<Vec<_>>()
+            check(&look).iter().map(|finding| finding.code).collect::<Vec<_>>()
         };
         assert_eq!(codes(qemu(), vec![node(0, 0, 0o664)], &[]), ["node-denied"]);
         assert_eq!(codes(qemu(), vec![node(0, 0, 0o666)], &[]), ["node-open"]);
@@ -133,19 +132,19 @@ mod tests {
     }
 
     #[test]
-    fn what_it_is_handed_it_need_not_open() {
-        let codes = |way, nodes: Vec<Node>, not_handed: Option<&str>| {
-            let not_handed = not_handed.map(str::to_owned);
-            let mut look = look(Ok(Answer { not_handed, ..Answer::default() }));
+    fn device_passed_as_fd_need_not_be_opened() {
+        let codes = |way, nodes: Vec<Node>, peer_error: Option<&str>| {
+            let peer_error = peer_error.map(str::to_owned);
+            let mut look = look(Ok(Answer { peer_error, ..Answer::default() }));
             (look.process, look.nodes, look.vm.access.way) = (Some(qemu()), nodes, way);
-            judge(&look).iter().map(|finding| finding.code).collect::<Vec<_>>()
+            check(&look).iter().map(|finding| finding.code).collect::<Vec<_>>()
         };
         let denied = || vec![node(0, 0, 0o664)];
-        assert_eq!(codes(AccessMode::Auto, denied(), None), ["node-handed"]);
-        assert_eq!(codes(AccessMode::Fd, denied(), None), ["node-handed"]);
-        assert_eq!(codes(AccessMode::Auto, denied(), Some("no")), ["not-handed", "node-denied"]);
+        assert_eq!(codes(AccessMode::Auto, denied(), None), ["fd-passed"]);
+        assert_eq!(codes(AccessMode::Fd, denied(), None), ["fd-passed"]);
+        assert_eq!(codes(AccessMode::Auto, denied(), Some("no")), ["fd-not-passed", "node-denied"]);
         let open = || vec![node(0, 0, 0o666)];
         assert_eq!(codes(AccessMode::Auto, open(), Some("no")), ["node-open"]);
-        assert_eq!(codes(AccessMode::Fd, open(), Some("no")), ["not-handed"]);
+        assert_eq!(codes(AccessMode::Fd, open(), Some("no")), ["fd-not-passed"]);
     }
 }

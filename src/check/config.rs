@@ -1,60 +1,60 @@
-//! The config: is there one, can it be read, may root trust it, does it say one thing.
+//! The config: whether there is one, whether it can be read and trusted, and whether it is consistent.
 
+use std::env;
 use std::path::{Path, PathBuf};
 
 use super::excerpt::Excerpt;
-use super::finding::Finding;
-use super::report::several;
+use super::finding::{Finding, plural};
+use super::rules::RulesFacts;
+use super::trusted_owners;
 use crate::config::Config;
-use crate::config::parse::ConfigError;
+use crate::config::file::{ConfigFile, VARIABLE};
+use crate::config::parse::{ConfigError, parse};
 use crate::permissions::{PermissionIssue, PermissionKind};
+use crate::root::Root;
 use crate::text::shell_word;
 
-/// What was found where the config should be.
+/// The facts about the config file.
 #[derive(Debug)]
-pub enum ConfigLook {
+pub enum ConfigFacts {
     /// No file.
     None {
-        /// Where one would be found.
+        /// Where it is expected.
         path: PathBuf,
     },
     /// A file that cannot be read, and why.
     Unreadable {
-        /// Where it was looked for.
         path: PathBuf,
-        /// Why it cannot be read, its path included.
+        /// Why it cannot be read, with its path.
         why: String,
-        /// Whether root could.
+        /// Whether root can read it.
         denied: bool,
     },
     /// A file.
-    File(Box<ConfigFileLook>),
+    File(Box<ConfigFileFacts>),
 }
 
 /// A config file that was read.
 #[derive(Debug)]
-pub struct ConfigFileLook {
-    /// Its path.
+pub struct ConfigFileFacts {
     pub path: PathBuf,
-    /// Its text.
     pub text: String,
-    /// What it says.
     pub parsed: Result<Config, ConfigError>,
-    /// What lets others change it.
+    /// What lets other users change it.
     pub weakness: Option<PermissionIssue>,
-    /// Whether it was named for this run alone and no rule names it.
+    /// Whether it was named for this run only, and no rule names it.
     pub unknown_to_udev: bool,
 }
 
 static NOTHING: Config = Config { virtual_machines: Vec::new(), exclude: Vec::new() };
 
-impl ConfigLook {
-    /// What is configured; nothing if the file cannot be understood.
+impl ConfigFacts {
+    /// The config; empty if the file cannot be parsed.
     pub fn config(&self) -> &Config {
         self.understood().unwrap_or(&NOTHING)
     }
 
-    /// What is configured, if there is a file that can be understood.
+    /// The config, if there is a file that can be parsed.
     pub fn understood(&self) -> Option<&Config> {
         match self {
             Self::File(file) => file.parsed.as_ref().ok(),
@@ -62,7 +62,6 @@ impl ConfigLook {
         }
     }
 
-    /// The file.
     pub fn path(&self) -> &Path {
         match self {
             Self::None { path } | Self::Unreadable { path, .. } => path,
@@ -71,39 +70,76 @@ impl ConfigLook {
     }
 }
 
+pub fn gather(root: &Root, given: Option<&Path>, rules: &RulesFacts) -> ConfigFacts {
+    let named = given
+        .map(Path::to_path_buf)
+        .or_else(|| env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from));
+    let path = root.path(named.clone().unwrap_or_else(|| ConfigFile::SYSTEM.into()));
+    let file = match ConfigFile::find(root, given) {
+        Ok(Some(file)) => file,
+        Ok(None) => return ConfigFacts::None { path },
+        Err(error) => {
+            let denied = error
+                .root_cause()
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+            return ConfigFacts::Unreadable { path, why: format!("{error:#}"), denied };
+        }
+    };
+    let text = String::from_utf8_lossy(&file.text).into_owned();
+    let parsed = match std::str::from_utf8(&file.text) {
+        Ok(text) => parse(text),
+        Err(error) => {
+            let line = file.text[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n');
+            let message = "this is not UTF-8 text".to_owned();
+            Err(ConfigError { line: Some(line.count() + 1), column: Some(1), message })
+        }
+    };
+    ConfigFacts::File(Box::new(ConfigFileFacts {
+        unknown_to_udev: named.is_some_and(|named| {
+            root.path(&named) != root.path(ConfigFile::SYSTEM) && !rules.mentions(&named)
+        }),
+        // A file whose owner cannot be read is reported when it is opened.
+        weakness: file.weakness(&trusted_owners(root)).unwrap_or_default(),
+        path: file.path,
+        text,
+        parsed,
+    }))
+}
+
 /// Judges the file.
-pub fn judge(look: &ConfigLook) -> Vec<Finding> {
+pub fn check(look: &ConfigFacts) -> Vec<Finding> {
     match look {
-        ConfigLook::None { path } => vec![
-            Finding::fault(
+        ConfigFacts::None { path } => vec![
+            Finding::error(
                 "config-none",
                 path.display(),
-                "there is no config, so no port belongs to a virtual machine",
+                "there is no config, so no port is assigned to a VM",
             )
-            .advice(format!("write {}; `hotplugger identify` finds the ports", path.display())),
+            .advice(format!("write {}; `hotplugger identify` shows the ports", path.display())),
         ],
-        // Said among what was not looked at.
-        ConfigLook::Unreadable { denied: true, .. } => Vec::new(),
-        ConfigLook::Unreadable { path, why, .. } => vec![
-            Finding::fault("config-unreadable", path.display(), why.clone())
-                .advice("put a plain file of less than 1 MiB there"),
+        // Reported among the skipped facts.
+        ConfigFacts::Unreadable { denied: true, .. } => Vec::new(),
+        ConfigFacts::Unreadable { path, why, .. } => vec![
+            Finding::error("config-unreadable", path.display(), why.clone())
+                .advice("replace it by a regular file of less than 1 MiB"),
         ],
-        ConfigLook::File(file) => judge_file(file),
+        ConfigFacts::File(file) => judge_file(file),
     }
 }
 
-fn judge_file(file: &ConfigFileLook) -> Vec<Finding> {
+fn judge_file(file: &ConfigFileFacts) -> Vec<Finding> {
     let path = file.path.display();
     let mut findings = vec![match &file.parsed {
         Err(error) => unparsed(file, error),
         Ok(config) if config.virtual_machines.is_empty() => {
-            Finding::fault("config-empty", path, "it has no virtual machine")
+            Finding::error("config-empty", path, "it has no VM")
                 .advice("add one below `virtual_machines:`, with its `socket:` and `ports:`")
         }
         Ok(config) => Finding::ok(
             "config-read",
             path,
-            format!("{} configured", several(config.virtual_machines.len(), "virtual machine")),
+            format!("{} configured", plural(config.virtual_machines.len(), "VM")),
         ),
     }];
     findings.push(match &file.weakness {
@@ -111,20 +147,22 @@ fn judge_file(file: &ConfigFileLook) -> Vec<Finding> {
         Some(weakness) => {
             let what = match weakness.door {
                 PermissionKind::Owner(user) => format!("belongs to user {user}"),
-                PermissionKind::Mode(mode) => format!("can be written by others (mode {mode:o})"),
+                PermissionKind::Mode(mode) => {
+                    format!("can be written by other users (mode {mode:o})")
+                }
             };
             let weak = weakness.path.display();
-            Finding::fault(
+            Finding::error(
                 "config-writable",
                 file.path.display(),
-                format!("{weak} {what}, so hotplugger refuses the config"),
+                format!("{weak} {what}; hotplugger rejects the config"),
             )
             .run(weakness.remedy())
         }
     });
     let machines = file.parsed.as_ref().map_or(&[][..], |config| &config.virtual_machines);
     findings.extend(machines.iter().filter(|vm| vm.ports.is_empty()).map(|vm| {
-        Finding::warning("ports-none", &vm.name, "it lists no port, so nothing goes to it")
+        Finding::warning("ports-none", &vm.name, "it lists no port, so no device is attached to it")
             .run(format!("hotplugger identify --write {}", shell_word(&vm.name)))
     }));
     if file.unknown_to_udev {
@@ -132,7 +170,7 @@ fn judge_file(file: &ConfigFileLook) -> Vec<Finding> {
             Finding::warning(
                 "config-not-udevs",
                 file.path.display(),
-                "it was named for this check alone; udev's rule runs hotplugger without it",
+                "it was named for this check only; the udev rule runs hotplugger without it",
             )
             .advice("move it to /etc/hotplugger/config.yaml"),
         );
@@ -140,21 +178,21 @@ fn judge_file(file: &ConfigFileLook) -> Vec<Finding> {
     findings
 }
 
-fn unparsed(file: &ConfigFileLook, error: &ConfigError) -> Finding {
+fn unparsed(file: &ConfigFileFacts, error: &ConfigError) -> Finding {
     let path = file.path.display();
     let located = error.line.zip(error.column);
     let place = located
         .map_or_else(|| path.to_string(), |(line, column)| format!("{path}:{line}:{column}"));
     let excerpt = located.and_then(|(line, column)| Excerpt::of(&file.text, line, column));
     let advice = match error.line {
-        Some(line) => format!("mend line {line} of {path} as the message says"),
-        None => format!("mend {path} as the message says"),
+        Some(line) => format!("fix line {line} of {path}"),
+        None => format!("fix {path}"),
     };
-    Finding::fault("config-syntax", place, error.message.clone()).showing(excerpt).advice(advice)
+    Finding::error("config-syntax", place, error.message.clone()).showing(excerpt).advice(advice)
 }
 
-/// Judges which machines share a socket.
-pub fn judge_sockets(config: &Config, path: &Path) -> Vec<Finding> {
+/// Judges VMs that share a socket.
+pub fn check_sockets(config: &Config, path: &Path) -> Vec<Finding> {
     let vms = &config.virtual_machines;
     let shared = vms.iter().enumerate().filter_map(|(index, second)| {
         let first = vms[..index].iter().find(|first| first.socket == second.socket)?;
@@ -163,15 +201,15 @@ pub fn judge_sockets(config: &Config, path: &Path) -> Vec<Finding> {
                 "socket-shared",
                 path.display(),
                 format!(
-                    "`{}` and `{}` have the same socket {}, so the devices of both go to the one \
-                     guest that listens there",
+                    "`{}` and `{}` have the same socket {}; the devices of both go to the one \
+                     guest behind it",
                     first.name,
                     second.name,
                     second.socket.display()
                 ),
             )
             .advice(format!(
-                "give `{}` the socket of its own QEMU, or make one entry of the two",
+                "set `socket:` of `{}` to the socket of its own QEMU, or merge the two entries",
                 second.name
             )),
         )
@@ -184,8 +222,8 @@ mod tests {
     use super::*;
     use crate::config::parse::parse;
 
-    fn look(text: &str) -> ConfigLook {
-        ConfigLook::File(Box::new(ConfigFileLook {
+    fn look(text: &str) -> ConfigFacts {
+        ConfigFacts::File(Box::new(ConfigFileFacts {
             path: "/etc/hotplugger/config.yaml".into(),
             text: text.to_owned(),
             parsed: parse(text),
@@ -199,7 +237,7 @@ mod tests {
         let look = look(
             "virtual_machines:\n  win:\n    socket: run/q\n    ports: [/devices/x/usb1/1-1]\n",
         );
-        let found = &judge(&look)[0];
+        let found = &check(&look)[0];
         assert_eq!((found.code, found.excerpt.as_ref().unwrap().line), ("config-syntax", 3));
         assert_eq!(found.place, "/etc/hotplugger/config.yaml:3:13");
         assert_eq!(look.config(), &Config::default());
@@ -211,7 +249,7 @@ mod tests {
             "virtual_machines:\n  a: {socket: /run/q, ports: [/devices/x/usb1/1-1]}\n  \
              b: {socket: /run/q, ports: [/devices/x/usb1/1-2]}\n",
         );
-        let found = judge_sockets(look.config(), look.path());
+        let found = check_sockets(look.config(), look.path());
         assert_eq!(found.len(), 1);
         assert!(found[0].what.contains("`a` and `b`"), "{}", found[0].what);
     }

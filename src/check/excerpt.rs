@@ -1,26 +1,25 @@
-//! A line of a file with a mark below what it is about. Pure.
+//! A line of a file with a mark below the error. Pure.
 
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
 use crate::text::sanitize_line;
 
-/// A line of a file, and where in it something is wrong.
+/// A line of a file, and the position of an error in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Excerpt {
-    /// The line's number, from 1.
+    /// From 1.
     pub line: usize,
-    /// The column, from 1, in characters.
+    /// From 1, in characters.
     pub column: usize,
-    /// The line.
     pub text: String,
 }
 
 impl Excerpt {
-    /// What is shown of a line at most.
+    /// The longest part of a line that is shown, in characters.
     const LONGEST: usize = 200;
 
-    /// The line of the text; none if it has no such line.
+    /// `None` if the text has no such line.
     pub fn of(text: &str, line: usize, column: usize) -> Option<Self> {
         let found = text.lines().nth(line.checked_sub(1)?)?;
         let shown: String = found.chars().take(Self::LONGEST).collect();

@@ -1,4 +1,4 @@
-//! One finding: how bad, what, where, and what mends it.
+//! Findings: how severe, where, what, and the fix. The report is all of them with a summary.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,65 +6,56 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::excerpt::Excerpt;
+use crate::config::Config;
 
-/// Something that was looked at.
+/// Something that was checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
     pub level: Level,
-    /// What kind of finding it is, the same in all versions: `port-missing`.
+    /// The kind of finding, the same in all versions: `port-missing`.
     pub code: &'static str,
-    /// Where: a file, a socket, a port, a virtual machine.
+    /// A file, a socket, a port or a VM.
     #[serde(rename = "where")]
     pub place: String,
-    /// What is so there.
+    /// What was found.
     pub what: String,
-    /// The line of a file that it is about.
     pub excerpt: Option<Excerpt>,
-    /// What mends it; none where nothing needs to be done.
+    /// The fix; `None` if nothing needs to be done.
     pub remedy: Option<Remedy>,
 }
 
-/// How bad a finding is.
+/// How severe a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// As it should be.
     Ok,
-    /// Worth knowing, and nothing is wrong with it.
+    /// Worth knowing, but correct.
     Note,
-    /// It works, but not always, not fully, or not for long.
+    /// It works, but not always, not completely, or not for long.
     Warning,
-    /// It does not work, or lets others in.
-    Fault,
+    /// It does not work, or gives access to other users.
+    Error,
 }
 
-/// What mends a finding.
+/// What fixes a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Remedy {
-    /// A command to be run as root.
+    /// A command to run as root.
     Command {
-        /// The command line, fit for a shell.
+        /// The command line, quoted for a shell.
         run: String,
     },
-    /// A line of a file to be written, left out, or written instead of another.
+    /// A line of a file to add, to remove, or to replace.
     Edit {
-        /// The file.
         file: PathBuf,
-        /// The virtual machine below whose `ports:` it stands; none in a file that is not the
-        /// config.
+        /// The VM in whose `ports:` the line is; `None` in a file that is not the config.
         vm: Option<String>,
-        /// The line that goes, if one goes.
         remove: Option<String>,
-        /// The line that comes, if one comes.
         add: Option<String>,
     },
-    /// What to do, in words.
-    Advice {
-        /// The words.
-        text: String,
-    },
+    /// An instruction in words.
+    Advice { text: String },
 }
 
 impl Finding {
@@ -78,41 +69,37 @@ impl Finding {
         Self { level, code, place, what, excerpt: None, remedy: None }
     }
 
-    /// Something that is as it should be.
     pub fn ok(code: &'static str, place: impl fmt::Display, what: impl Into<String>) -> Self {
         Self::new(Level::Ok, code, place, what)
     }
 
-    /// Something worth knowing.
     pub fn note(code: &'static str, place: impl fmt::Display, what: impl Into<String>) -> Self {
         Self::new(Level::Note, code, place, what)
     }
 
-    /// Something that works only so far.
     pub fn warning(code: &'static str, place: impl fmt::Display, what: impl Into<String>) -> Self {
         Self::new(Level::Warning, code, place, what)
     }
 
-    /// Something that does not work, or lets others in.
-    pub fn fault(code: &'static str, place: impl fmt::Display, what: impl Into<String>) -> Self {
-        Self::new(Level::Fault, code, place, what)
+    pub fn error(code: &'static str, place: impl fmt::Display, what: impl Into<String>) -> Self {
+        Self::new(Level::Error, code, place, what)
     }
 
-    /// A command mends it.
+    /// A command fixes it.
     #[must_use]
     pub fn run(mut self, command: impl Into<String>) -> Self {
         self.remedy = Some(Remedy::Command { run: command.into() });
         self
     }
 
-    /// What is said in words mends it.
+    /// An instruction in words fixes it.
     #[must_use]
     pub fn advice(mut self, text: impl Into<String>) -> Self {
         self.remedy = Some(Remedy::Advice { text: text.into() });
         self
     }
 
-    /// A line in a file mends it.
+    /// A new line in a file fixes it.
     #[must_use]
     pub fn add_line(mut self, file: impl Into<PathBuf>, line: impl Into<String>) -> Self {
         let (file, add) = (file.into(), Some(line.into()));
@@ -120,7 +107,7 @@ impl Finding {
         self
     }
 
-    /// A change in a virtual machine's `ports:` mends it.
+    /// A change in the `ports:` of a VM fixes it.
     #[must_use]
     pub fn ports(
         mut self,
@@ -138,7 +125,7 @@ impl Finding {
         self
     }
 
-    /// It is about this line.
+    /// Adds the line of the file.
     #[must_use]
     pub fn showing(mut self, excerpt: Option<Excerpt>) -> Self {
         self.excerpt = excerpt;
@@ -152,7 +139,7 @@ impl fmt::Display for Level {
             Self::Ok => "ok",
             Self::Note => "note",
             Self::Warning => "warning",
-            Self::Fault => "fault",
+            Self::Error => "error",
         })
     }
 }
@@ -170,7 +157,7 @@ impl fmt::Display for Remedy {
                 match (add, remove) {
                     (Some(add), Some(remove)) => write!(f, ", write `{add}` instead of `{remove}`"),
                     (Some(add), None) => write!(f, ", add: {add}"),
-                    (None, Some(remove)) => write!(f, ", leave out: {remove}"),
+                    (None, Some(remove)) => write!(f, ", remove: {remove}"),
                     (None, None) => Ok(()),
                 }
             }
@@ -178,14 +165,91 @@ impl fmt::Display for Remedy {
     }
 }
 
+/// The result of `check`.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// Whether there is no error.
+    pub ok: bool,
+    pub summary: String,
+    pub counts: Counts,
+    pub findings: Vec<Finding>,
+    /// What only root can read and was not read.
+    pub skipped: Vec<String>,
+}
+
+/// The number of findings by level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    pub ok: usize,
+    pub note: usize,
+    pub warning: usize,
+    pub error: usize,
+}
+
+impl Report {
+    pub fn add(&mut self, findings: Vec<Finding>) {
+        self.findings.extend(findings);
+    }
+
+    /// Counts the findings and writes the summary. All other fields must be set.
+    pub fn summarize(&mut self, config: &Config, off: usize) {
+        let count = |level| self.findings.iter().filter(|finding| finding.level == level).count();
+        self.counts = Counts {
+            ok: count(Level::Ok),
+            note: count(Level::Note),
+            warning: count(Level::Warning),
+            error: count(Level::Error),
+        };
+        self.ok = self.counts.error == 0;
+        self.summary = match self.counts {
+            Counts { error: 0, warning: 0, .. } if !self.skipped.is_empty() => {
+                "no problem in what could be read".to_owned()
+            }
+            Counts { error: 0, warning: 0, .. } => no_problem(config, off),
+            Counts { error: 0, warning, .. } => {
+                format!("no error, {}", plural(warning, "warning"))
+            }
+            Counts { error, warning: 0, .. } => plural(error, "error"),
+            Counts { error, warning, .. } => {
+                format!("{}, {}", plural(error, "error"), plural(warning, "warning"))
+            }
+        };
+    }
+
+    /// The findings that are shown: the worst last, next to the summary; without `verbose` only
+    /// what needs care.
+    pub fn shown(&self, verbose: bool) -> Vec<&Finding> {
+        let shown = |finding: &&Finding| verbose || finding.level >= Level::Warning;
+        let mut findings: Vec<&Finding> = self.findings.iter().filter(shown).collect();
+        findings.sort_by_key(|finding| finding.level);
+        findings
+    }
+}
+
+fn no_problem(config: &Config, off: usize) -> String {
+    let vms = &config.virtual_machines;
+    let ports = vms.iter().map(|vm| vm.ports.len()).sum();
+    let off = if off == 0 { String::new() } else { format!(" ({off} not running)") };
+    format!(
+        "no problem found: {}{off}, {}, rule, state",
+        plural(vms.len(), "VM"),
+        plural(ports, "port")
+    )
+}
+
+/// `1 port`, `2 ports`.
+pub(crate) fn plural(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
-mod tests {
+pub(in crate::check) mod tests {
     use super::*;
 
     #[test]
-    fn remedies_are_said_in_a_line() {
+    fn remedy_is_one_line() {
         let said = |finding: Finding| finding.remedy.unwrap().to_string();
-        let finding = || Finding::fault("code", "place", "what");
+        let finding = || Finding::error("code", "place", "what");
         assert_eq!(said(finding().run("chmod go-w /etc")), "run: chmod go-w /etc");
         assert_eq!(
             said(finding().ports(
@@ -200,7 +264,27 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_is_the_greatest() {
-        assert!(Level::Fault > Level::Warning && Level::Note > Level::Ok);
+    fn levels_are_ordered_by_severity() {
+        assert!(Level::Error > Level::Warning && Level::Note > Level::Ok);
+    }
+
+    fn summary(levels: &[Level]) -> String {
+        let mut report = Report::default();
+        report.add(
+            levels
+                .iter()
+                .map(|level| Finding { level: *level, ..Finding::ok("c", "p", "w") })
+                .collect(),
+        );
+        report.summarize(&Config::default(), 0);
+        report.summary
+    }
+
+    #[test]
+    fn summary_counts_errors_and_warnings() {
+        assert!(summary(&[Level::Ok, Level::Note]).starts_with("no problem found: 0 VMs, "));
+        assert_eq!(summary(&[Level::Warning]), "no error, 1 warning");
+        assert_eq!(summary(&[Level::Error, Level::Error]), "2 errors");
+        assert_eq!(summary(&[Level::Warning, Level::Error]), "1 error, 1 warning");
     }
 }

@@ -1,30 +1,30 @@
-//! What QEMU said of itself and of the guest: version, usb-host, controllers, the buses of `hubs:`.
+//! QEMU and the guest: version, usb-host, controllers, the buses of `hubs:`.
 
 use super::finding::Finding;
-use super::machine::{Answer, MachineLook};
+use super::vm::{Answer, VmFacts};
 use crate::guest::bus::GuestBus;
 use crate::qmp::UsbHostProblem;
 use crate::qmp::message::Version;
 use crate::speed::Speed;
 
-/// The oldest QEMU whose words and ways hotplugger knows.
+/// The oldest supported QEMU.
 const OLDEST: Version = Version { major: 5, minor: 0, micro: 0 };
 
-/// The most ports of one speed that QEMU's xHCI has.
-const MOST: usize = 15;
+/// The largest number of ports of one speed of QEMU's xHCI.
+const MAX_PORTS: usize = 15;
 
-/// What gives a guest ports enough.
+/// The argument that gives a guest enough ports.
 const DEVICE: &str = "-device qemu-xhci,id=xhci0,p2=15,p3=15";
 
-/// Judges what QEMU said, if it said something.
-pub fn judge(look: &MachineLook) -> Vec<Finding> {
+/// Judges what QEMU replied, if it did.
+pub fn check(look: &VmFacts) -> Vec<Finding> {
     let Ok(answer) = &look.answer else { return Vec::new() };
     let name = &look.vm.name;
     let mut findings = version(name, answer);
     findings.extend(controllers(name, answer));
     findings.extend(buses(look, answer));
     if !answer.running {
-        let what = "the guest is paused; QEMU opens devices when it goes on";
+        let what = "the guest is paused; QEMU opens devices when it resumes";
         findings.push(Finding::note("guest-paused", name, what));
     }
     findings
@@ -40,18 +40,18 @@ fn version(name: &str, answer: &Answer) -> Vec<Finding> {
                 format!("QEMU {version} has no usb-host devices, so it cannot take host devices");
             let fix = "install your distribution's QEMU package for USB host devices, then restart \
                        the VM";
-            Finding::fault("qemu-no-usb-host", name, what).advice(fix)
+            Finding::error("qemu-no-usb-host", name, what).advice(fix)
         }
         Some(UsbHostProblem::Upgraded) => {
             let what = format!(
                 "the QEMU of VM {name} was upgraded while it runs; restart the VM. Until then no \
                  device can be attached: QEMU would abort if it loaded usb-host"
             );
-            Finding::fault("qemu-upgraded", name, what).advice("restart the VM")
+            Finding::error("qemu-upgraded", name, what).advice("restart the VM")
         }
     });
     if answer.version.is_some_and(|version| version < OLDEST) {
-        let what = format!("QEMU {version} is older than {OLDEST}, the oldest that was tried");
+        let what = format!("QEMU {version} is older than {OLDEST}, the oldest that is supported");
         findings.push(Finding::warning("qemu-old", name, what).advice("use a newer QEMU"));
     }
     findings
@@ -59,9 +59,9 @@ fn version(name: &str, answer: &Answer) -> Vec<Finding> {
 
 fn controllers(name: &str, answer: &Answer) -> Vec<Finding> {
     if answer.buses.is_empty() {
-        let what = "the guest has no USB controller, so no device can go there";
+        let what = "the guest has no USB controller, so no device can be attached";
         return vec![
-            Finding::fault("guest-no-controller", name, what)
+            Finding::error("guest-no-controller", name, what)
                 .advice(format!("start QEMU with {DEVICE}")),
         ];
     }
@@ -82,39 +82,45 @@ fn ports(name: &str, bus: &GuestBus) -> Finding {
     let takes = |speed| bus.ports.iter().filter(move |port| port.from <= speed && speed <= port.to);
     let (usb2, usb3) = (takes(Speed::HIGH).count(), takes(Speed::SUPER).count());
     let what = format!("{} ({model}) has {usb2} USB 2 and {usb3} USB 3 ports", bus.name);
-    if usb2.min(usb3) < MOST {
+    if usb2.min(usb3) < MAX_PORTS {
         let id = bus.id.as_deref().unwrap_or("xhci0");
-        Finding::note("guest-few-ports", name, format!("{what}; it could have {MOST} of each"))
+        Finding::note("guest-few-ports", name, format!("{what}; it could have {MAX_PORTS} of each"))
             .advice(format!("start QEMU with -device {model},id={id},p2=15,p3=15"))
     } else {
         Finding::ok("guest-ports", name, what)
     }
 }
 
-fn buses(look: &MachineLook, answer: &Answer) -> Vec<Finding> {
+fn buses(look: &VmFacts, answer: &Answer) -> Vec<Finding> {
     let has: Vec<&str> = answer.buses.iter().map(|bus| bus.name.as_str()).collect();
-    let judge = |hub: &String| {
+    let check = |hub: &String| {
         if has.contains(&hub.as_str()) {
-            return Finding::ok("guest-bus", &look.vm.name, format!("{hub} of `hubs:` is there"));
+            return Finding::ok(
+                "guest-bus",
+                &look.vm.name,
+                format!("the guest has {hub} of `hubs:`"),
+            );
         }
         let what = format!("the guest has no bus {hub}, which `hubs:` names");
-        let finding = Finding::fault("guest-no-bus", &look.vm.name, what);
+        let finding = Finding::error("guest-no-bus", &look.vm.name, what);
         match (has.as_slice(), hub.strip_suffix(".0")) {
             ([], None) => finding.advice(format!("start QEMU with {DEVICE} and write xhci0.0")),
             ([], Some(id)) => {
                 finding.advice(format!("start QEMU with -device qemu-xhci,id={id},p2=15,p3=15"))
             }
-            (has, _) => finding.advice(format!("write to `hubs:` what it has: {}", has.join(", "))),
+            (has, _) => {
+                finding.advice(format!("set `hubs:` to the buses it has: {}", has.join(", ")))
+            }
         }
     };
-    look.vm.hubs.iter().map(judge).collect()
+    look.vm.hubs.iter().map(check).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::check::finding::Level;
-    use crate::check::machine::tests::look;
+    use crate::check::vm::tests::look;
     use crate::guest::bus::SpeedRange;
 
     fn bus(controller: &str, ports: usize) -> GuestBus {
@@ -137,17 +143,17 @@ mod tests {
         change(&mut answer);
         let mut look = look(Ok(answer));
         look.vm.hubs = hubs.iter().map(|hub| (*hub).to_owned()).collect();
-        let findings = judge(&look).into_iter().filter(|finding| finding.level > Level::Ok);
+        let findings = check(&look).into_iter().filter(|finding| finding.level > Level::Ok);
         findings.map(|finding| finding.code).collect()
     }
 
     #[test]
-    fn a_sound_guest_has_nothing_to_say() {
+    fn complete_guest_has_no_findings() {
         assert!(codes(|_| {}, &["xhci0.0"]).is_empty());
     }
 
     #[test]
-    fn each_want_has_its_name() {
+    fn each_deficiency_has_a_code() {
         assert_eq!(
             codes(|answer| answer.no_usb_host = Some(UsbHostProblem::Missing), &[]),
             ["qemu-no-usb-host"]

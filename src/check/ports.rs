@@ -1,19 +1,16 @@
-//! The configured ports against the ports the host has.
-
-mod absent;
+//! The configured ports against the ports of the host.
 
 use std::fmt;
 use std::path::Path;
 
-use self::absent::{behind_hub, no_such_port, on_other_bus};
 use super::finding::Finding;
 use crate::config::port::PortName;
 use crate::config::{Config, VirtualMachine};
 use crate::devpath::{DevPath, is_root_hub};
-use crate::host::topology::{Controller, Hub, Topology};
+use crate::host::topology::{Controller, Hub, HubPort, Plugged, Topology};
 
-/// Judges all ports of all machines.
-pub fn judge(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> {
+/// Judges the ports of all VMs.
+pub fn check(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> {
     let mut entries = Vec::new();
     for vm in &config.virtual_machines {
         for name in &vm.ports {
@@ -36,11 +33,11 @@ pub fn judge(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> 
     findings
 }
 
-/// An entry of a machine's `ports:`.
+/// An entry in the `ports:` of a VM.
 struct Entry<'a> {
     vm: &'a VirtualMachine,
     name: &'a PortName,
-    /// The DEVPATHs that it means on this host today, be there such a port or not.
+    /// The DEVPATHs that it means on this host today, whether such a port exists or not.
     devpaths: Vec<DevPath>,
 }
 
@@ -82,7 +79,7 @@ impl Ports<'_> {
         hubs.into_iter().find(|hub| hub.devpath == *devpath)
     }
 
-    /// A name without a bus number that means no port of this host.
+    /// A name without a bus number that matches no port of this host.
     fn nowhere(&self, entry: &Entry<'_>) -> Finding {
         let PortName::Stable { controller, generation, .. } = entry.name else {
             return self.no_controller(entry.name);
@@ -90,10 +87,10 @@ impl Ports<'_> {
         let known = self.topology.controllers.iter();
         let known = known.filter(|known| known.name.as_ref() == Some(controller)).count();
         match generation {
-            Some(generation) if known > 0 => Finding::fault(
+            Some(generation) if known > 0 => Finding::error(
                 "port-missing",
                 entry.name,
-                format!("{controller} has no root hub for USB {} now", generation.number()),
+                format!("{controller} has no root hub for USB {}", generation.number()),
             )
             .advice("`hotplugger ports` shows the host's ports with their names"),
             _ => self.no_controller(entry.name),
@@ -106,14 +103,14 @@ impl Ports<'_> {
         } else {
             "this host has no such USB controller"
         };
-        Finding::fault("port-no-controller", port, what).advice(format!(
-            "`hotplugger ports` shows the host's ports, `hotplugger identify` the one that a \
-             device is plugged into; write that one to {}",
+        Finding::error("port-no-controller", port, what).advice(format!(
+            "`hotplugger ports` lists the ports of the host, `hotplugger identify` shows the one that \
+             you plug a device into; write that port to {}",
             self.path.display()
         ))
     }
 
-    /// Whether an entry before means the same port.
+    /// Whether an earlier entry means the same port.
     fn twice(&self, index: usize, entry: &Entry<'_>) -> Option<Finding> {
         let same =
             |first: &&Entry<'_>| !first.devpaths.is_empty() && first.devpaths == entry.devpaths;
@@ -132,18 +129,19 @@ impl Ports<'_> {
         });
         let Some(controller) = controller else { return self.no_controller(port) };
         let has: Vec<&str> = controller.root_hubs.iter().map(|hub| hub.devpath.sysname()).collect();
-        let finding = Finding::fault(
+        let finding = Finding::error(
             "port-bus-moved",
             port,
             format!(
-                "its controller {} has no {} now, but {}: bus numbers can change from boot to boot",
+                "its controller {} has no {}, but {}: bus numbers can change from boot to boot",
                 controller.devpath.sysname(),
                 bus.sysname(),
                 has.join(" and ")
             ),
         );
         match self.candidates(controller, port, bus).as_slice() {
-            [] => finding.advice("`hotplugger identify` tells the port's name, which stays"),
+            [] => finding
+                .advice("`hotplugger identify` shows the name of the port, which does not change"),
             [one] => finding.ports(self.path, &vm.name, Some(port), Some(&self.name(one))),
             // Either stands for both.
             [one, other] if vm.peer_ports && self.is_pair(one, other) => {
@@ -153,16 +151,16 @@ impl Ports<'_> {
                 let several: Vec<String> =
                     several.iter().map(|devpath| self.name(devpath).to_string()).collect();
                 finding.advice(format!(
-                    "it is probably {}; `hotplugger identify` tells",
+                    "it is probably {}; `hotplugger identify` shows which",
                     several.join(" or ")
                 ))
             }
         }
     }
 
-    /// What a port on a bus that is gone may be called today: the same chain on the controller's
-    /// buses. Buses keep their order, so that with as many configured as there are, it is the one
-    /// of the same rank.
+    /// The possible DEVPATHs of a port whose bus no longer exists: the same chain on the controller's
+    /// buses. Buses keep their order, so if as many buses are configured as exist, it is the bus of
+    /// the same rank.
     fn candidates(&self, controller: &Controller, port: &DevPath, bus: &DevPath) -> Vec<DevPath> {
         let mut candidates: Vec<(usize, DevPath)> = Vec::new();
         for (rank, hub) in controller.root_hubs.iter().enumerate() {
@@ -200,18 +198,18 @@ impl Ports<'_> {
         self.topology.port(one).is_some_and(|port| port.connector.peer.as_ref() == Some(other))
     }
 
-    /// The name that no change of bus numbers touches.
+    /// The name without a bus number.
     fn name(&self, devpath: &DevPath) -> PortName {
         PortName::recommended(&self.topology.place(devpath))
     }
 
-    /// Whether the other half of the connector goes the same way.
+    /// Whether the peer port goes to the same VM.
     fn half(&self, entry: &Entry<'_>, port: &DevPath) -> Option<Finding> {
         let vm = entry.vm;
         let connector = &self.topology.port(port)?.connector;
         let peer = connector.peer.as_ref()?;
         let guessed = if connector.peer_guessed {
-            " (the firmware says nothing: the pair is guessed by equal numbers)"
+            " (the firmware does not report it: the pair is guessed from equal numbers)"
         } else {
             ""
         };
@@ -222,15 +220,15 @@ impl Ports<'_> {
                 let faster =
                     self.topology.place(peer).generation > self.topology.place(port).generation;
                 let what = if faster {
-                    "this is the USB 2 half of a connector; USB 3 devices come in its other half"
+                    "this is the USB 2 port of a connector; USB 3 devices use its peer port"
                 } else {
-                    "this is the USB 3 half of a connector; other devices come in its USB 2 half"
+                    "this is the USB 3 port of a connector; other devices use its peer port"
                 };
                 Some(
                     Finding::note(
-                        "port-half",
+                        "port-without-peer",
                         entry.name,
-                        format!("{what}, which belongs to no virtual machine{guessed}"),
+                        format!("{what}, which is not assigned to a VM{guessed}"),
                     )
                     .ports(
                         self.path,
@@ -242,17 +240,17 @@ impl Ports<'_> {
             }
             Some(owner) if owners.iter().all(|owner| owner.name != vm.name) && port < peer => Some(
                 Finding::warning(
-                    "port-halves-apart",
+                    "port-peer-apart",
                     entry.name,
                     format!(
-                        "it goes to `{}`, and the other half of the same connector, {}, to \
+                        "it goes to `{}`, but its peer port {} of the same connector to \
                          `{}`{guessed}",
                         vm.name,
                         self.name(peer),
                         owner.name
                     ),
                 )
-                .advice("give both halves to the same virtual machine"),
+                .advice("assign both ports to the same VM"),
             ),
             Some(_) => None,
         }
@@ -267,7 +265,7 @@ impl Ports<'_> {
                 return Finding::note(
                     "port-redundant",
                     entry.name,
-                    format!("{above}, which `{}` has too, brings all below it", own.name),
+                    format!("{above}, which `{}` lists too, includes it", own.name),
                 )
                 .ports(self.path, &own.name, Some(entry.name), None::<&DevPath>);
             }
@@ -275,11 +273,11 @@ impl Ports<'_> {
                 "port-nested",
                 entry.name,
                 format!(
-                    "it is below {above}: what is in it goes to `{}`, all else there to `{}`",
+                    "it is downstream of {above}: its devices go to `{}`, all others there to `{}`",
                     own.name, other.vm.name
                 ),
             )
-            .advice("if that is not meant, leave one of the two out")
+            .advice("if this is not intended, remove one of the two")
         };
         above.map(finding).collect()
     }
@@ -287,3 +285,47 @@ impl Ports<'_> {
 
 #[cfg(test)]
 mod tests;
+
+/// The port belongs to a hub that is not plugged in, or that has fewer ports.
+fn behind_hub(port: &PortName, above: &HubPort) -> Finding {
+    let what = match &above.plugged {
+        Some(Plugged::Hub(device, hub)) => {
+            format!("the {} in {} has only {} ports", device.label(), above.port, hub.ports.len())
+        }
+        Some(Plugged::Device(device)) => {
+            format!("it is a port of a hub, but {} contains {}", above.port, device.label())
+        }
+        None => format!("it is a port of a hub that is not plugged into {}", above.port),
+    };
+    Finding::note("port-hub-away", port, what)
+}
+
+/// The root hub has fewer ports.
+fn no_such_port(port: &PortName, root_hub: &Hub) -> Finding {
+    let last = root_hub.ports.iter().map(|port| port.port.number()).max().unwrap_or_default();
+    Finding::error(
+        "port-missing",
+        port,
+        format!("{} has no such port, it has 1 to {last}", root_hub.devpath.sysname()),
+    )
+    .advice("`hotplugger identify` shows the name of the port that you plug a device into")
+}
+
+/// The port with `bus` replaced, and the root hub's port it is at or below, if it is in one.
+fn on_other_bus(
+    port: &DevPath,
+    bus: &DevPath,
+    other: &DevPath,
+) -> Option<(Option<DevPath>, DevPath)> {
+    let old = format!("{}-", bus.sysname().strip_prefix("usb")?);
+    let new = format!("{}-", other.sysname().strip_prefix("usb")?);
+    let mut first = None;
+    let mut moved = other.to_string();
+    for name in port.usb_components().skip(1) {
+        moved = format!("{moved}/{new}{}", name.strip_prefix(&old)?);
+        if first.is_none() {
+            first = Some(moved.parse().ok()?);
+        }
+    }
+    Some((first, moved.parse().ok()?))
+}

@@ -1,56 +1,58 @@
 //! The program that the rule names, which udev runs as root.
 
-use std::path::PathBuf;
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use super::finding::Finding;
-use crate::permissions::{PermissionIssue, PermissionKind};
+use super::trusted_owners;
+use crate::permissions::{PermissionIssue, PermissionKind, weakness_on_the_way};
+use crate::root::Root;
 use crate::text::shell_word;
 
-/// What was found where the rule's program should be.
+/// The facts about the program of the rule.
 #[derive(Debug)]
-pub struct ProgramLook {
-    /// Where it should be.
+pub struct ProgramFacts {
     pub path: PathBuf,
     /// The program that runs this check.
     pub this: PathBuf,
-    /// What is there.
     pub found: ProgramFound,
 }
 
-/// What is where a program should be.
+/// What is at the path of a program.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ProgramFound {
-    /// Nothing.
     Missing,
-    /// A file that cannot be run, or no file.
+    /// A file that cannot be executed, or not a file.
     NotExecutable,
-    /// A program.
     Program {
-        /// What lets others change it.
+        /// What lets other users change it.
         weakness: Option<PermissionIssue>,
-        /// Whether it is the one that runs this check, or a copy of it; none if it cannot be read.
+        /// Whether it is the program that runs this check, or a copy; `None` if it cannot be read.
         same: Option<bool>,
     },
 }
 
 /// Judges the programs.
-pub fn judge(programs: &[ProgramLook]) -> Vec<Finding> {
-    programs.iter().flat_map(judge_one).collect()
+pub fn check(programs: &[ProgramFacts]) -> Vec<Finding> {
+    programs.iter().flat_map(check_one).collect()
 }
 
-fn judge_one(look: &ProgramLook) -> Vec<Finding> {
+fn check_one(look: &ProgramFacts) -> Vec<Finding> {
     let place = look.path.display();
     let word = |path: &PathBuf| shell_word(&path.to_string_lossy());
     let install = || format!("install -D -m 755 {} {}", word(&look.this), word(&look.path));
     let (weakness, same) = match &look.found {
         ProgramFound::Missing => {
-            let what = "the rule starts it, and it is not there";
-            return vec![Finding::fault("program-missing", place, what).run(install())];
+            let what = "the rule runs it, but it does not exist";
+            return vec![Finding::error("program-missing", place, what).run(install())];
         }
         ProgramFound::NotExecutable => {
-            let what = "the rule starts it, and it is no file that can be run";
+            let what = "the rule runs it, but it is not an executable file";
             return vec![
-                Finding::fault("program-not-executable", place, what)
+                Finding::error("program-not-executable", place, what)
                     .run(format!("chmod 755 {}", word(&look.path))),
             ];
         }
@@ -62,13 +64,13 @@ fn judge_one(look: &ProgramLook) -> Vec<Finding> {
             let weak = weakness.path.display();
             let what = match weakness.door {
                 PermissionKind::Owner(user) => {
-                    format!("{weak} belongs to user {user}, who thereby is root")
+                    format!("{weak} belongs to user {user}, who can become root")
                 }
                 PermissionKind::Mode(mode) => {
-                    format!("others can write {weak} (mode {mode:o}), and thereby are root")
+                    format!("other users can write to {weak} (mode {mode:o}) and become root")
                 }
             };
-            Finding::fault("program-writable", look.path.display(), what).run(weakness.remedy())
+            Finding::error("program-writable", look.path.display(), what).run(weakness.remedy())
         }
     };
     let other = (*same == Some(false)).then(|| {
@@ -76,7 +78,7 @@ fn judge_one(look: &ProgramLook) -> Vec<Finding> {
             "program-other",
             place,
             format!(
-                "the rule starts it, and it is not the program of this check, {}",
+                "the rule runs it, but this check runs another program, {}",
                 look.this.display()
             ),
         )
@@ -85,21 +87,60 @@ fn judge_one(look: &ProgramLook) -> Vec<Finding> {
     [trusted].into_iter().chain(other).collect()
 }
 
+pub fn gather(root: &Root, named: &str) -> ProgramFacts {
+    // udev resolves a relative path in its own directory (udev(7), RUN).
+    let path = root.path(Path::new("/usr/lib/udev").join(named));
+    let this = env::current_exe().unwrap_or_else(|_| PathBuf::from("hotplugger"));
+    let found = match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() && metadata.mode() & 0o111 != 0 => {
+            ProgramFound::Program {
+                weakness: weakness_on_the_way(&path, &trusted_owners(root)).unwrap_or_default(),
+                same: same(&path, &this).ok(),
+            }
+        }
+        Ok(_) => ProgramFound::NotExecutable,
+        Err(_) => ProgramFound::Missing,
+    };
+    ProgramFacts { path, this, found }
+}
+
+fn same(one: &Path, other: &Path) -> io::Result<bool> {
+    let (of_one, of_other) = (fs::metadata(one)?, fs::metadata(other)?);
+    if (of_one.dev(), of_one.ino()) == (of_other.dev(), of_other.ino()) {
+        return Ok(true);
+    }
+    if of_one.len() != of_other.len() {
+        return Ok(false);
+    }
+    let (mut one, mut other) = (BufReader::new(File::open(one)?), File::open(other)?);
+    let (mut left, mut right) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    loop {
+        let read = one.read(&mut left)?;
+        if read == 0 {
+            return Ok(true);
+        }
+        other.read_exact(&mut right[..read])?;
+        if left[..read] != right[..read] {
+            return Ok(false);
+        }
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(in crate::check) mod tests {
     use super::*;
 
     fn codes(found: ProgramFound) -> Vec<&'static str> {
-        let look = ProgramLook {
+        let look = ProgramFacts {
             path: "/usr/bin/hotplugger".into(),
             this: "/opt/hotplugger".into(),
             found,
         };
-        judge(&[look]).iter().map(|finding| finding.code).collect()
+        check(&[look]).iter().map(|finding| finding.code).collect()
     }
 
     #[test]
-    fn a_program_is_there_safe_and_this_one() {
+    fn program_exists_is_safe_and_is_this_one() {
         let weakness =
             PermissionIssue { path: "/usr/bin".into(), door: PermissionKind::Mode(0o777) };
         assert_eq!(codes(ProgramFound::Missing), ["program-missing"]);

@@ -1,4 +1,4 @@
-//! `check`: what is wrong with the installation, and what mends it.
+//! `check`: what is wrong with the installation, and how to fix it.
 
 use std::io;
 
@@ -6,37 +6,35 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{CommandStatus, Context};
-use crate::check;
 use crate::check::excerpt::Excerpt;
-use crate::check::finding::{Finding, Level};
-use crate::check::look::Scene;
-use crate::check::report::Report;
+use crate::check::finding::{Finding, Level, Report, plural};
+use crate::check::{self, Facts};
 use crate::output::{Line, Output, Style};
 use crate::text::sanitize_line;
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Prints all findings as JSON.
+    /// Print all findings as JSON
     #[arg(long)]
     json: bool,
 }
 
 impl Check {
-    /// Looks at everything and says what needs care; with `verbose` also what does not.
+    /// Checks everything and prints the problems; with `verbose` all findings.
     pub fn run(
         &self,
         context: &Context<'_>,
         verbose: bool,
         output: &mut Output,
     ) -> Result<CommandStatus> {
-        let report = check::judge(&Scene::gather(context.root, context.config));
+        let report = check::check(&Facts::gather(context.root, context.config));
         if self.json {
             output.json(&report)?;
         } else {
             print(&report, verbose, output)?;
         }
-        Ok(if report.sound { CommandStatus::Ok } else { CommandStatus::Problems })
+        Ok(if report.ok { CommandStatus::Ok } else { CommandStatus::Problems })
     }
 }
 
@@ -44,35 +42,35 @@ fn print(report: &Report, verbose: bool, output: &mut Output) -> io::Result<()> 
     for finding in report.shown(verbose) {
         print_finding(finding, output)?;
     }
-    let tone = match report.counts {
-        counts if counts.fault > 0 => Style::Bad,
+    let style = match report.counts {
+        counts if counts.error > 0 => Style::Bad,
         counts if counts.warning > 0 => Style::Warning,
         _ => Style::Good,
     };
-    let mut last = Line::default().with(tone, sanitize_line(&report.summary));
+    let mut last = Line::default().with(style, sanitize_line(&report.summary));
     if report.counts.note > 0 && !verbose {
-        let notes = check::report::several(report.counts.note, "note");
+        let notes = plural(report.counts.note, "note");
         last = last.with(Style::Faint, format!(" ({notes} with -v)"));
     }
     output.whole_line(&last)?;
-    if !report.unseen.is_empty() {
-        let unseen = report.unseen.join(", ");
+    if !report.skipped.is_empty() {
+        let skipped = report.skipped.join(", ");
         output
-            .whole_line(&Line::from(sanitize_line(&format!("not seen without root: {unseen}"))))?;
+            .whole_line(&Line::from(sanitize_line(&format!("skipped without root: {skipped}"))))?;
     }
     Ok(())
 }
 
-/// The level, where, and what; below it the line of the file and the remedy.
+/// The finding; below it the line of the file and the fix.
 fn print_finding(finding: &Finding, output: &mut Output) -> io::Result<()> {
-    let tone = match finding.level {
+    let style = match finding.level {
         Level::Ok => Style::Good,
         Level::Note => Style::Faint,
         Level::Warning => Style::Warning,
-        Level::Fault => Style::Bad,
+        Level::Error => Style::Bad,
     };
     let head = Line::default()
-        .with(tone, format!("{:<8}", finding.level))
+        .with(style, format!("{:<8}", finding.level))
         .with(Style::Strong, sanitize_line(&finding.place))
         .plain(format!(": {}", sanitize_line(&finding.what)));
     output.whole_line(&head)?;

@@ -1,4 +1,4 @@
-//! A folder that looks like a sound host: two paired USB buses, a keyboard in a port, a rule, a
+//! A directory that looks like an intact host: two paired USB buses, a keyboard in a port, a rule, a
 //! program, a config with two virtual machines. `HOTPLUGGER_ROOT` points the program at it.
 
 use std::fs::{self, Permissions};
@@ -21,7 +21,7 @@ pub(crate) const PCI: &str = "/devices/pci0000:00/0000:00:14.0";
 pub(crate) const XHCI: &str = "qemu-xhci,id=xhci0,p2=15,p3=15";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hotplugger");
 
-/// The two machines of a sound host.
+/// The two VMs of an intact host.
 pub(crate) fn config() -> String {
     format!(
         "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    timeout: 6\n    \
@@ -35,7 +35,7 @@ pub(crate) struct Host {
     root: Root,
     qemu: Option<Qemu>,
     udevd: Option<UnixListener>,
-    /// Whatever a planted fault needs to live.
+    /// Resources that an injected problem needs.
     pub(crate) kept: Vec<Box<dyn std::any::Any>>,
 }
 
@@ -75,7 +75,7 @@ impl Host {
         fs::set_permissions(self.path(path), Permissions::from_mode(mode)).unwrap();
     }
 
-    /// Writes the config of a sound host with something replaced.
+    /// Writes the config of an intact host with something replaced.
     pub(crate) fn config_with(&self, from: &str, to: &str) {
         let config = config();
         assert!(config.contains(from), "{from}");

@@ -29,7 +29,7 @@ pub(crate) fn serve(path: &Path, greeting: &'static str, answer: fn(&str, &Value
 }
 
 /// What a QEMU with an xHCI answers.
-pub(crate) fn sound(command: &str, arguments: &Value) -> Value {
+pub(crate) fn intact(command: &str, arguments: &Value) -> Value {
     const QTREE: &str = "bus: pcie.0\r\n  type PCIE\r\n  dev: qemu-xhci, id \"xhci0\"\r\n    \
         bus: xhci0.0\r\n      type usb-bus\r\n";
     json!({"return": match (command, arguments["command-line"].as_str()) {
@@ -47,6 +47,6 @@ pub(crate) fn without_usb_host(command: &str, arguments: &Value) -> Value {
         "device-list-properties" => {
             json!({"error": {"class": "DeviceNotFound", "desc": "Device 'usb-host' not found"}})
         }
-        _ => sound(command, arguments),
+        _ => intact(command, arguments),
     }
 }

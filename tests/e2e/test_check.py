@@ -17,7 +17,7 @@ class CheckTest(AttachCase):
         result = self.check()
         lines = result.out.splitlines()
         self.assertEqual(len(lines), 1, self.check('-v').out)
-        self.assertIn('all is well: 1 virtual machine, 2 ports, rule, state', lines[0])
+        self.assertIn('no problem found: 1 VM, 2 ports, rule, state', lines[0])
 
     def test_a_missing_half_and_a_missing_rule_are_found(self):
         self.install(delay=0, peer_ports='false')
@@ -26,7 +26,7 @@ class CheckTest(AttachCase):
         findings = json.loads(self.check('--json').out)['findings']
         codes = {finding['code']: finding for finding in findings}
         self.assertEqual(codes['rule-none']['remedy']['run'], 'hotplugger install')
-        self.assertEqual(codes['port-half']['remedy']['add'],
+        self.assertEqual(codes['port-without-peer']['remedy']['add'],
                          '- pci-0000:00:14.0/usb3:1')
         self.rig.sh('/usr/bin/hotplugger install')
         codes = [finding['code'] for finding in json.loads(self.check('--json').out)['findings']]

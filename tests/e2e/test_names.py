@@ -85,12 +85,12 @@ class NamesTest(Case):
         # A DEVPATH stands for the connector as well.
         self.configure('/devices/pci0000:00/0000:00:14.0/usb2/2-1')
         self.one_after_the_other('1-1', '2-1')
-        self.assertNotIn('port-half', self.check())
+        self.assertNotIn('port-without-peer', self.check())
 
     def test_one_half_alone(self):
         self.configure('pci-0000:00:14.0/usb2:1', peer_ports='false')
         self.one_after_the_other('1-1', None)
-        self.assertEqual(self.check()['port-half']['level'], 'note')
+        self.assertEqual(self.check()['port-without-peer']['level'], 'note')
 
     def one_after_the_other(self, keyboard, stick):
         """A keyboard and a super-speed stick in connector 1: who of them reaches the guest."""

@@ -130,7 +130,7 @@ class SystemdTest(StartCase):
         self.rig.sh(f'mkdir -p "/run/vm/my vm-1"; sed "s|/run/vm/my vm-1|/run/vm/windows|" -i '
                     '/etc/hotplugger/config.yaml')
         found = json.loads(self.rig.exec('hotplugger check --json').out)['findings']
-        stale, = [finding for finding in found if finding['code'] == 'piece-stale']
+        stale, = [finding for finding in found if finding['code'] == 'unit-stale']
         self.assertEqual(stale['what'], 'it watches /run/vm/my vm-1/qmp-sock, and the config says '
                          f'{SOCKET}')
         self.rig.sh(stale['remedy']['run'])

@@ -80,7 +80,7 @@ fn found(vms: &[(&str, &[&str])]) -> Vec<Finding> {
             .collect(),
         ..Config::default()
     };
-    let mut findings = judge(&config, Path::new("/c.yaml"), &topology());
+    let mut findings = check(&config, Path::new("/c.yaml"), &topology());
     findings.retain(|finding| finding.level > Level::Ok);
     findings
 }
@@ -111,10 +111,10 @@ fn both_halves_of_a_port_are_well() {
 fn one_half_is_told_the_other() {
     assert_eq!(found(&[("w", &["usb3/3-1"])]), []);
     let findings = found(&[("w", &["usb3/3-1", "alone"])]);
-    assert_eq!(codes(&findings), ["port-half"]);
-    assert!(findings[0].what.contains("USB 2 half") && findings[0].what.contains("guessed"));
+    assert_eq!(codes(&findings), ["port-without-peer"]);
+    assert!(findings[0].what.contains("USB 2 port") && findings[0].what.contains("guessed"));
     assert_eq!(added(&findings[0]), "- pci-0000:00:14.0/usb3:1");
-    assert_eq!(codes(&found(&[("w", &["usb3/3-1"]), ("l", &["usb4/4-1"])])), ["port-halves-apart"]);
+    assert_eq!(codes(&found(&[("w", &["usb3/3-1"]), ("l", &["usb4/4-1"])])), ["port-peer-apart"]);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn what_the_host_does_not_have_is_a_fault_and_a_hubs_port_is_not() {
     assert_eq!(codes(&found(&[("w", &["usb3/3-9/3-9.1"])])), ["port-missing"]);
     let away = found(&[("w", &["usb3/3-2/3-2.7", "usb4/4-1/4-1.2"])]);
     assert_eq!(codes(&away), ["port-hub-away", "port-hub-away"]);
-    assert!(away[0].what.contains("2 ports only") && away[1].what.contains("not plugged"));
+    assert!(away[0].what.contains("only 2 ports") && away[1].what.contains("not plugged"));
     let config = Config {
         virtual_machines: vec![VirtualMachine {
             name: "w".to_owned(),
@@ -155,7 +155,7 @@ fn what_the_host_does_not_have_is_a_fault_and_a_hubs_port_is_not() {
         }],
         ..Config::default()
     };
-    let findings = judge(&config, Path::new("/c.yaml"), &topology());
+    let findings = check(&config, Path::new("/c.yaml"), &topology());
     assert_eq!(codes(&findings), ["port-no-controller"]);
 }
 
@@ -164,7 +164,7 @@ fn ports_below_one_another_are_told() {
     let both = ["usb3/3-2", "usb4/4-2"];
     let findings = found(&[("w", &both), ("l", &["usb3/3-2/3-2.1"])]);
     assert_eq!(codes(&findings), ["port-nested"]);
-    assert!(findings[0].what.contains("goes to `l`, all else there to `w`"));
+    assert!(findings[0].what.contains("devices go to `l`, all others there to `w`"));
     let findings = found(&[("w", &["usb3/3-2", "usb4/4-2", "usb3/3-2/3-2.1"])]);
     assert_eq!(codes(&findings), ["port-redundant"]);
 }

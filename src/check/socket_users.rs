@@ -1,12 +1,11 @@
-//! Who has a Unix socket open: the kernel's list of sockets with their partners (`sock_diag(7)`,
-//! which `ss -x` reads too), and the descriptors of the processes in /proc.
+//! The processes that use a Unix socket: the kernel's list of sockets and their peers (`sock_diag(7)`,
+//! which `ss -x` reads too), and the file descriptors of the processes in /proc.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
+use std::{fmt, fs, io};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -14,48 +13,71 @@ use rustix::net::{
 };
 
 use super::process::{file, pids};
-use crate::check::machine::{Holder, Holders};
 use crate::host::sysfs::attribute;
 use crate::root::Root;
 use crate::text::sanitize;
 
-/// A Unix socket of the kernel's.
+/// The processes that use a socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketUsers {
+    /// The process that listens.
+    pub listener: Option<SocketUser>,
+    /// The processes that are connected to it.
+    pub clients: Vec<SocketUser>,
+}
+
+/// A process that has a socket open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketUser {
+    pub pid: u32,
+    pub name: String,
+    /// Whether it is stopped (SIGSTOP).
+    pub stopped: bool,
+}
+
+impl fmt::Display for SocketUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (process {})", self.name, self.pid)
+    }
+}
+
+/// A Unix socket in the kernel's list.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Socket {
-    /// Its number, which descriptors show.
+    /// Its inode, which /proc shows for file descriptors.
     inode: u32,
     listens: bool,
     /// The inode and device of the file it is bound to.
     file: Option<(u32, u32)>,
-    /// The number of the socket that is connected to it.
+    /// The inode of the socket that is connected to it.
     peer: Option<u32>,
 }
 
-/// Who listens at the socket, and who else than this process is connected to it, as far as that
-/// may be seen.
-pub(super) fn look(root: &Root, path: &Path) -> Holders {
+/// Finds the process that listens at the socket and the others that are connected to it, as far as
+/// this user may see them.
+pub fn gather(root: &Root, path: &Path) -> SocketUsers {
     let (Ok(metadata), Ok(sockets)) = (fs::metadata(path), sockets()) else {
-        return Holders::default();
+        return SocketUsers::default();
     };
     let number = metadata.dev();
     let device = rustix::fs::major(number) << 20 | rustix::fs::minor(number);
-    // The kernel tells 32 bits of each.
+    // The kernel reports 32 bits of each.
     let inode = u32::try_from(metadata.ino() & u64::from(u32::MAX)).unwrap_or_default();
     let ours: Vec<&Socket> =
         sockets.iter().filter(|socket| socket.file == Some((inode, device))).collect();
     let processes = processes(root);
     let of = |inode: u32| processes.get(&inode).cloned();
-    let mut clients: Vec<Holder> = ours.iter().filter_map(|socket| of(socket.peer?)).collect();
+    let mut clients: Vec<SocketUser> = ours.iter().filter_map(|socket| of(socket.peer?)).collect();
     clients.sort_by_key(|holder| holder.pid);
     clients.dedup();
-    Holders {
+    SocketUsers {
         listener: ours.iter().find(|socket| socket.listens).and_then(|socket| of(socket.inode)),
         clients,
     }
 }
 
 /// The processes by the sockets they have open, without this one.
-fn processes(root: &Root) -> HashMap<u32, Holder> {
+fn processes(root: &Root) -> HashMap<u32, SocketUser> {
     let mut found = HashMap::new();
     for pid in pids(root).into_iter().filter(|pid| *pid != std::process::id()) {
         let Ok(descriptors) = fs::read_dir(file(root, pid, "fd")) else { continue };
@@ -72,19 +94,19 @@ fn processes(root: &Root) -> HashMap<u32, Holder> {
     found
 }
 
-fn holder(root: &Root, pid: u32) -> Holder {
+fn holder(root: &Root, pid: u32) -> SocketUser {
     let name = attribute(file(root, pid, "comm")).unwrap_or_default();
     let status = fs::read_to_string(file(root, pid, "status")).unwrap_or_default();
     let stopped = status.lines().any(|line| line.starts_with("State:\tT"));
-    Holder { pid, name: sanitize(&name, 32), stopped }
+    SocketUser { pid, name: sanitize(&name, 32), stopped }
 }
 
 /// `SOCK_DIAG_BY_FAMILY`, and the flags of a request for all there are.
 const BY_FAMILY: u16 = 20;
 const REQUEST_DUMP: u16 = 0x301;
-/// What ends the answer: `NLMSG_DONE`, `NLMSG_ERROR`.
+/// The messages that end the reply: `NLMSG_DONE`, `NLMSG_ERROR`.
 const END: [u16; 2] = [3, 2];
-/// File, and partner.
+/// Show the file and the peer.
 const SHOW: u32 = 0b110;
 /// A socket that listens (`TCP_LISTEN`).
 const LISTENS: u8 = 10;
@@ -124,7 +146,7 @@ fn request() -> Vec<u8> {
     bytes
 }
 
-/// Reads the messages of a packet; returns whether the answer ends there.
+/// Reads the messages of a packet; returns whether the reply ends there.
 fn parse(mut packet: &[u8], sockets: &mut Vec<Socket>) -> bool {
     while let (Some(length), Some(kind)) = (number(packet, 0), packet.get(4..6)) {
         let kind = u16::from_ne_bytes([kind[0], kind[1]]);
@@ -166,17 +188,18 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::check) mod tests {
     use super::*;
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::UnixStream;
 
     #[test]
-    fn the_kernel_tells_a_socket_by_its_file() {
+    fn socket_is_found_by_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("q");
         let listener = UnixListener::bind(&path).unwrap();
         let _client = UnixStream::connect(&path).unwrap();
-        // Those who wait to be accepted are not listed.
+        // Clients that are not accepted yet are not listed.
         let _accepted = listener.accept().unwrap();
         let Ok(sockets) = sockets() else { return };
         let inode = u32::try_from(fs::metadata(&path).unwrap().ino() & 0xffff_ffff).unwrap();
@@ -194,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_survived() {
+    fn parser_accepts_any_packet() {
         for packet in [&b""[..], b"\x01", b"\xff\xff\xff\xff\x14\0\0\0", &[0; 64]] {
             parse(packet, &mut Vec::new());
         }

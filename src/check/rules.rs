@@ -1,32 +1,35 @@
-//! The rule: does udev run hotplugger, on the right events, once.
+//! The udev rules: whether udev runs hotplugger, on the right events, once.
 
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::finding::Finding;
 use super::udev_rules::{Command, Kind, commands, words};
+use crate::install::UDEVD_RUNS;
+use crate::root::Root;
 use crate::text::shell_word;
 
-/// What was found of udev's rules.
+/// The facts about the udev rules.
 #[derive(Debug, Default)]
-pub struct RulesLook {
-    /// All rules files, those of the folder that udev prefers first.
+pub struct RulesFacts {
+    /// All rules files, by the precedence of their directories.
     pub files: Vec<RulesFile>,
-    /// Whether udevd's control socket is there.
+    /// Whether udevd's control socket exists.
     pub udevd: bool,
-    /// The folder for the rules of this host.
+    /// The directory for the rules of this host.
     pub folder: PathBuf,
 }
 
 /// A rules file.
 #[derive(Debug)]
 pub struct RulesFile {
-    /// Its path.
     pub path: PathBuf,
-    /// Its text.
     pub text: String,
 }
 
-/// A command that starts hotplugger, and the file it stands in.
+/// A command that runs hotplugger, and its file.
 struct Run<'a> {
     file: &'a Path,
     command: Command,
@@ -37,14 +40,14 @@ const BIND: Kind = Kind { action: "bind", devtype: "usb_device" };
 const REMOVE: Kind = Kind { action: "remove", devtype: "usb_device" };
 const INTERFACE: Kind = Kind { action: "add", devtype: "usb_interface" };
 
-impl RulesLook {
-    /// The programs named hotplugger that the rules start, each once.
+impl RulesFacts {
+    /// The programs named hotplugger that the rules run, each once.
     pub fn programs(&self) -> Vec<String> {
         let mut programs: Vec<String> = [ADD, BIND, REMOVE, INTERFACE]
             .iter()
             .flat_map(|kind| self.runs(*kind))
             .filter_map(|run| program(&run.command.text))
-            // The original's is Python's to start.
+            // The original is run by Python.
             .filter(|program| !program.ends_with("/hotplugger.py"))
             .collect();
         programs.sort();
@@ -61,18 +64,18 @@ impl RulesLook {
             .any(|run| words(&run.command.text).iter().any(|word| word.as_str() == file))
     }
 
-    /// The files that count: of two with the same name the first.
+    /// The files that udev reads: of two with the same name the first.
     fn in_force(&self) -> impl Iterator<Item = &RulesFile> {
         self.files.iter().filter(|file| self.mask(file).is_none())
     }
 
-    /// The file that stands before this one.
+    /// The file that takes precedence over this one.
     fn mask(&self, file: &RulesFile) -> Option<&RulesFile> {
         let first = self.files.iter().find(|other| other.path.file_name() == file.path.file_name());
         first.filter(|first| first.path != file.path)
     }
 
-    /// The commands that start hotplugger on such an event. Equal ones are run once.
+    /// The commands that run hotplugger on such an event. udev runs equal ones once.
     fn runs(&self, kind: Kind) -> Vec<Run<'_>> {
         let mut runs: Vec<Run<'_>> = Vec::new();
         for file in self.in_force() {
@@ -99,10 +102,10 @@ fn starting_us(text: &str, kind: Kind) -> Vec<Command> {
     commands
 }
 
-/// The program named hotplugger that the command starts, itself or through another.
+/// The program named hotplugger that the command runs, directly or through another.
 fn program(command: &str) -> Option<String> {
     let words = words(command);
-    // A shell has a command line in one word.
+    // A shell gets a command line as one word.
     let mut words = words.iter().flat_map(|word| word.split_whitespace());
     let program = words.find(|word| {
         let name = word.rsplit('/').next().unwrap_or_default();
@@ -112,11 +115,11 @@ fn program(command: &str) -> Option<String> {
 }
 
 /// Judges the rules.
-pub fn judge(look: &RulesLook) -> Vec<Finding> {
+pub fn check(look: &RulesFacts) -> Vec<Finding> {
     let mut findings = vec![if look.udevd {
         Finding::ok("udevd-running", "udevd", "it runs")
     } else {
-        Finding::fault("udevd-stopped", "udevd", "it does not run, so no rule is ever looked at")
+        Finding::error("udevd-stopped", "udevd", "it does not run, so no rule is applied")
             .run("systemctl start systemd-udevd-control.socket systemd-udevd.service")
     }];
     let [add, bind, remove, interface] = [ADD, BIND, REMOVE, INTERFACE].map(|kind| look.runs(kind));
@@ -125,34 +128,34 @@ pub fn judge(look: &RulesLook) -> Vec<Finding> {
         return findings;
     }
     let first = |runs: &[Run<'_>]| runs.first().map(|run| run.file.display().to_string());
-    let ours = "put hotplugger's own rule in its place: `hotplugger install`";
+    let ours = "replace it by hotplugger's own rule: `hotplugger install`";
     findings.push(if let Some(place) = first(&bind) {
         Finding::ok("rule-installed", place, "it runs hotplugger when a device is ready")
     } else if let Some(place) = first(&interface) {
         Finding::warning(
             "rule-old",
             place,
-            "it knows no `bind`: hotplugger is started for every interface of every USB device, \
-             and guesses which is the last",
+            "it does not match `bind`: hotplugger runs for every interface of every USB device, and \
+             guesses which one is the last",
         )
         .advice(ours)
     } else {
         let place = first(&add).or_else(|| first(&remove)).unwrap_or_default();
-        Finding::fault(
+        Finding::error(
             "rule-never-attaches",
             place,
-            "it runs hotplugger neither on `bind` of a device nor on `add` of an interface, and \
-             sooner QEMU cannot see a device",
+            "it runs hotplugger neither on `bind` of a device nor on `add` of an interface; QEMU \
+             cannot see a device earlier",
         )
         .advice(ours)
     });
     if remove.is_empty() {
         let place = first(&bind).or_else(|| first(&interface)).unwrap_or_default();
         findings.push(
-            Finding::fault(
+            Finding::error(
                 "rule-never-detaches",
                 place,
-                "it does not run hotplugger on `remove`, so what is pulled stays in the guest",
+                "it does not run hotplugger on `remove`, so unplugged devices stay in the guest",
             )
             .advice(ours),
         );
@@ -162,26 +165,26 @@ pub fn judge(look: &RulesLook) -> Vec<Finding> {
     findings
 }
 
-fn none(look: &RulesLook) -> Finding {
+fn none(look: &RulesFacts) -> Finding {
     let masked = look.files.iter().find_map(|file| {
         let runs_us =
             [BIND, INTERFACE].iter().any(|kind| !starting_us(&file.text, *kind).is_empty());
         Some((file, look.mask(file)?)).filter(|_| runs_us)
     });
     match masked {
-        Some((file, mask)) => Finding::fault(
+        Some((file, mask)) => Finding::error(
             "rule-masked",
             mask.path.display(),
             format!(
-                "it takes the place of {}, so udev does not run hotplugger",
+                "it takes precedence over {}, so udev does not run hotplugger",
                 file.path.display()
             ),
         )
         .run(format!("rm {}", shell_word(&mask.path.to_string_lossy()))),
-        None => Finding::fault(
+        None => Finding::error(
             "rule-none",
             look.folder.display(),
-            "no rule runs hotplugger, so nothing happens on a plug",
+            "no rule runs hotplugger, so plugged-in devices are not attached",
         )
         .run("hotplugger install"),
     }
@@ -196,37 +199,80 @@ fn twice(runs: &[Run<'_>]) -> Option<Finding> {
         other.command.text
     );
     let place = other.place();
-    let advice = format!("leave the second out of {place}; one is enough");
+    let advice = format!("remove the second one from {place}; one is enough");
     Some(Finding::warning("rule-twice", place, what).advice(advice))
 }
 
-/// An older rule beside the one that knows `bind`: the original's, mostly.
+/// An older rule beside the one that matches `bind`, mostly the original's.
 fn beside(bind: &[Run<'_>], others: [&Vec<Run<'_>>; 3]) -> Option<Finding> {
     let one = bind.first()?;
     let is_known = |run: &Run<'_>| bind.iter().any(|known| known.command.text == run.command.text);
     let other = others.into_iter().flatten().find(|run| !is_known(run))?;
     let what = format!(
-        "udev runs `{}` as well as `{}` ({}): both would attach what is plugged in",
+        "udev runs `{}` as well as `{}` ({}): both would attach the device",
         other.command.text,
         one.command.text,
         one.place()
     );
     let place = other.place();
-    let advice = format!("take the line out: {place}; one rule is enough");
+    let advice = format!("remove the line {place}; one rule is enough");
     Some(Finding::warning("rule-twice", place, what).advice(advice))
 }
 
+/// udev's directories (udev(7)); `/lib` where it is not a link to `/usr/lib`.
+const FOLDERS: [&str; 5] = [
+    "/etc/udev/rules.d",
+    "/run/udev/rules.d",
+    "/usr/local/lib/udev/rules.d",
+    "/usr/lib/udev/rules.d",
+    "/lib/udev/rules.d",
+];
+
+/// The most that is read of a rules file.
+const MAX_BYTES: u64 = 1 << 20;
+
+pub fn gather(root: &Root) -> RulesFacts {
+    let files = FOLDERS.iter().flat_map(|folder| files(&root.path(folder))).collect();
+    let control = fs::metadata(root.path(UDEVD_RUNS));
+    RulesFacts {
+        files,
+        udevd: control.is_ok_and(|control| control.file_type().is_socket()),
+        folder: root.path(FOLDERS[0]),
+    }
+}
+
+fn files(folder: &Path) -> Vec<RulesFile> {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let mut files: Vec<RulesFile> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rules"))
+        .map(|path| RulesFile { text: read(&path).unwrap_or_default(), path })
+        .collect();
+    files.sort_by(|one, other| one.path.cmp(&other.path));
+    files
+}
+
+/// The text of a regular file; `None` for others, such as the /dev/null that masks another file.
+fn read(path: &Path) -> Option<String> {
+    if !fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 #[cfg(test)]
-mod tests {
+pub(in crate::check) mod tests {
     use super::*;
     use crate::check::finding::Level;
 
     const OURS: &str = include_str!("../../rules/99-hotplugger.rules");
 
-    fn look(files: &[(&str, &str)]) -> RulesLook {
+    fn look(files: &[(&str, &str)]) -> RulesFacts {
         let file =
             |(path, text): &(&str, &str)| RulesFile { path: path.into(), text: (*text).to_owned() };
-        RulesLook {
+        RulesFacts {
             files: files.iter().map(file).collect(),
             udevd: true,
             folder: "/etc/udev/rules.d".into(),
@@ -234,7 +280,7 @@ mod tests {
     }
 
     fn codes(files: &[(&str, &str)]) -> Vec<&'static str> {
-        let findings = judge(&look(files));
+        let findings = check(&look(files));
         findings
             .iter()
             .filter(|finding| finding.level > Level::Ok)
@@ -243,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn one_rule_is_enough_wherever_it_is() {
+    fn rule_may_be_in_any_directory() {
         assert!(codes(&[("/usr/lib/udev/rules.d/99-hotplugger.rules", OURS)]).is_empty());
         let both = [
             ("/etc/udev/rules.d/99-hotplugger.rules", OURS),
@@ -254,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_rules_is_told() {
+    fn each_problem_of_rules_has_a_code() {
         assert_eq!(codes(&[("/lib/50.rules", "RUN+=\"/bin/other\"")]), ["rule-none"]);
         assert_eq!(
             codes(&[("/etc/99-h.rules", ""), ("/usr/lib/99-h.rules", OURS)]),
@@ -277,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_originals_rule_is_known_alone_and_beside_ours() {
+    fn original_rule_is_recognized_alone_and_beside_ours() {
         let original = "SUBSYSTEM==\"usb\", ACTION==\"add\", RUN+=\"/bin/bash -c 'python3 -u \
             /home/u/hotplugger/hotplugger.py >> /tmp/hotplugger.log' &\"\n\
             SUBSYSTEM==\"usb\", ACTION==\"remove\", RUN+=\"/bin/bash -c 'python3 -u \
@@ -286,7 +332,7 @@ mod tests {
         assert!(look(&[("/a/1.rules", original)]).programs().is_empty());
         let both = [("/a/1.rules", original), ("/a/2.rules", OURS)];
         assert_eq!(codes(&both), ["rule-twice"]);
-        let findings = judge(&look(&both));
+        let findings = check(&look(&both));
         let twice = findings.iter().find(|finding| finding.code == "rule-twice").unwrap();
         assert_eq!(twice.place, "/a/1.rules:1");
     }

@@ -1,0 +1,183 @@
+//! The units and hooks that run `sync`.
+
+use std::env;
+
+use super::finding::Finding;
+use super::rules::RulesFacts;
+use crate::config::Config;
+use crate::install::disk::{Found, found, has_sign, in_use, path_units};
+use crate::install::unit::{self, PathUnit, Unfit};
+use crate::install::{Content, Group, Piece, pieces};
+use crate::root::Root;
+use crate::text::shell_word;
+
+/// The facts about the units and hooks of `install`.
+#[derive(Debug, Default)]
+pub struct UnitsFacts {
+    /// Each unit or hook for this config, and what is installed.
+    pub pieces: Vec<UnitFacts>,
+    /// Path units and links of VMs that the config does not have; empty if the config cannot be
+    /// read.
+    pub left_over: Vec<String>,
+    /// The VMs that cannot have a unit, and why.
+    pub unfit: Vec<(String, Unfit)>,
+}
+
+/// A unit or hook, and what is installed.
+#[derive(Debug)]
+pub struct UnitFacts {
+    pub piece: Piece,
+    /// Whether this host has the directory that it requires.
+    pub has_sign: bool,
+    pub found: Found,
+}
+
+/// Judges them, group by group.
+pub fn check(look: &UnitsFacts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for group in [Group::Systemd, Group::Sleep, Group::Libvirt] {
+        let pieces: Vec<&UnitFacts> = look
+            .pieces
+            .iter()
+            .filter(|one| one.piece.group == group)
+            .filter(|one| one.has_sign || one.found != Found::Nothing)
+            .collect();
+        let Some(first) = pieces.first() else { continue };
+        if pieces.iter().all(|one| one.found == Found::Nothing) {
+            findings.push(none(group, first));
+            continue;
+        }
+        let wrong: Vec<Finding> = pieces.iter().filter_map(|one| check_one(one)).collect();
+        if wrong.is_empty() {
+            let what = format!("`sync` runs {}", when(group));
+            findings.push(Finding::ok("unit-installed", &first.piece.path, what));
+        }
+        findings.extend(wrong);
+        if group == Group::Systemd {
+            findings.extend(look.unfit.iter().map(|(vm, why)| unfit(vm, *why)));
+        }
+    }
+    findings.extend(look.left_over.iter().map(|path| {
+        Finding::warning(
+            "unit-left-over",
+            path,
+            "it belongs to a VM that is no longer in the config",
+        )
+        .run(INSTALL)
+    }));
+    findings
+}
+
+const INSTALL: &str = "hotplugger install";
+
+/// When the units or hooks of a group run `sync`.
+fn when(group: Group) -> &'static str {
+    match group {
+        Group::Sleep => "when the host wakes up",
+        Group::Libvirt => "when a libvirt domain has started or ended",
+        Group::Base | Group::Systemd => "when the socket of a VM appears or disappears",
+    }
+}
+
+/// This may be intended: there are other ways to start a VM.
+fn none(group: Group, first: &UnitFacts) -> Finding {
+    let what = format!("it is not installed: `sync` does not run {}", when(group));
+    Finding::note("unit-none", &first.piece.path, what).run(INSTALL)
+}
+
+fn check_one(look: &UnitFacts) -> Option<Finding> {
+    let path = &look.piece.path;
+    let there = match &look.found {
+        Found::Same => return None,
+        Found::Nothing => {
+            let what =
+                "it is not installed, but its counterpart is: `sync` does not run when it should";
+            return Some(Finding::warning("unit-missing", path, what).run(INSTALL));
+        }
+        Found::Other(there) => there,
+    };
+    let wanted = match &look.piece.content {
+        Content::File { text, .. } => unit::watched(text),
+        _ => None,
+    };
+    let what = match (unit::watched(there), wanted) {
+        (Some(there), Some(wanted)) if there != wanted => {
+            format!("it watches {there}, but the config has {wanted}")
+        }
+        _ => "it differs from what this version of hotplugger installs".to_owned(),
+    };
+    Some(Finding::warning("unit-stale", path, what).run(INSTALL))
+}
+
+fn unfit(vm: &str, why: Unfit) -> Finding {
+    let what = format!("{why}: `sync` does not run when it starts");
+    Finding::warning("unit-impossible", vm, what)
+        .advice(format!("run `hotplugger sync {} --wait 30` when the VM starts", shell_word(vm)))
+}
+
+pub fn gather(root: &Root, rules: &RulesFacts, config: Option<&Config>) -> UnitsFacts {
+    // They run the same program as the rule.
+    let named = rules.programs().into_iter().find(|program| program.starts_with('/'));
+    let this = || env::current_exe().map(|path| path.to_string_lossy().into_owned());
+    let program = named.or_else(|| this().ok()).unwrap_or_default();
+    let pieces: Vec<_> =
+        pieces(&program, config).into_iter().filter(|piece| piece.group != Group::Base).collect();
+    let look =
+        |piece| UnitFacts { has_sign: has_sign(root, &piece), found: found(root, &piece), piece };
+    let pieces: Vec<UnitFacts> = pieces.iter().map(|piece| in_use(root, piece)).map(look).collect();
+    let machines = config.map_or(&[][..], |config| &config.virtual_machines);
+    let unfit = machines.iter().filter_map(|vm| Some((vm.name.clone(), PathUnit::of(vm).err()?)));
+    let mut left_over = if config.is_some() { path_units(root) } else { Vec::new() };
+    left_over.retain(|path| !pieces.iter().any(|look| look.piece.path == *path));
+    UnitsFacts { unfit: unfit.collect(), left_over, pieces }
+}
+
+#[cfg(test)]
+pub(in crate::check) mod tests {
+    use super::*;
+    use crate::config::parse::parse;
+    use crate::install::pieces;
+
+    /// Those of a machine with systemd and two virtual machines; `change` plants a fault.
+    fn codes(change: impl Fn(&mut UnitFacts)) -> Vec<&'static str> {
+        let text = "virtual_machines:\n  a: {socket: /run/a, ports: [/devices/usb1/1-1]}\n  \
+                    b: {socket: /run/b, ports: [/devices/usb1/1-2]}\n";
+        let config = parse(text).unwrap();
+        let looks = pieces("/usr/bin/hotplugger", Some(&config)).into_iter().map(|piece| {
+            let has_sign = piece.group == Group::Systemd;
+            let found = if has_sign { Found::Same } else { Found::Nothing };
+            let mut look = UnitFacts { piece, has_sign, found };
+            change(&mut look);
+            look
+        });
+        let look = UnitsFacts { pieces: looks.collect(), ..UnitsFacts::default() };
+        check(&look).iter().map(|finding| finding.code).collect()
+    }
+
+    #[test]
+    fn each_group_is_complete_missing_or_incomplete() {
+        assert_eq!(codes(|_| {}), ["unit-installed"]);
+        assert_eq!(codes(|look| look.found = Found::Nothing), ["unit-none"]);
+        assert!(codes(|look| (look.found, look.has_sign) = (Found::Nothing, false)).is_empty());
+        let lose = |end: &'static str| {
+            move |look: &mut UnitFacts| {
+                if look.piece.path.ends_with(end) {
+                    look.found = Found::Nothing;
+                }
+            }
+        };
+        assert_eq!(codes(lose("system/hotplugger-sync@b.path")), ["unit-missing"]);
+        assert_eq!(codes(lose("wants/hotplugger-sync@b.path")), ["unit-missing"]);
+    }
+
+    #[test]
+    fn unit_with_another_socket_is_reported_with_both() {
+        let text = "virtual_machines:\n  a: {socket: /run/a, ports: [/devices/usb1/1-1]}\n";
+        let pieces = pieces("/usr/bin/hotplugger", Some(&parse(text).unwrap()));
+        let piece = pieces.into_iter().find(|piece| piece.path.ends_with("@a.path")).unwrap();
+        let found = Found::Other("[Path]\nPathChanged=/run/old\n".to_owned());
+        let finding = check_one(&UnitFacts { piece, has_sign: true, found }).unwrap();
+        assert_eq!(finding.what, "it watches /run/old, but the config has /run/a");
+        assert_eq!(finding.code, "unit-stale");
+    }
+}

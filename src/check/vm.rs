@@ -1,0 +1,374 @@
+//! The VM: whether its socket is safe, whether QEMU answers, and who else uses the socket.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use super::finding::Finding;
+use super::process::{self, Node, Process, parse_list};
+use super::socket_users::{self, SocketUsers};
+use super::trusted_owners;
+use crate::config::{Config, VirtualMachine};
+use crate::deadline::Deadline;
+use crate::device_id::DeviceId;
+use crate::guest::bus::{self, GuestBus};
+use crate::guest::{hmp, object};
+use crate::host::session::Session;
+use crate::host::topology::{HubPort, Topology};
+use crate::host::{sysfs, users};
+use crate::libvirt;
+use crate::permissions::{PermissionIssue, PermissionKind, weakness_on_the_way};
+use crate::qmp::handover::Recipient;
+use crate::qmp::message::Version;
+use crate::qmp::{Error, Stage, UsbHostProblem};
+use crate::root::Root;
+use crate::text::shell_word;
+use crate::usb_device::UsbDevice;
+
+/// The facts about a VM.
+#[derive(Debug)]
+pub struct VmFacts {
+    pub vm: VirtualMachine,
+    /// The path of its socket, below the root.
+    pub socket: PathBuf,
+    /// What lets users other than root and the socket's owner replace the socket.
+    pub weakness: Option<PermissionIssue>,
+    /// What QEMU replied, or why it did not.
+    pub answer: Result<Answer, Error>,
+    /// The processes that use the socket; read only if QEMU did not answer.
+    pub users: SocketUsers,
+    /// Whether this process is root.
+    pub root: bool,
+    pub process: Option<Process>,
+    /// The nodes of the devices in its ports.
+    pub nodes: Vec<Node>,
+}
+
+/// What QEMU replied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    pub version: Option<Version>,
+    /// Why QEMU cannot use usb-host; `None` if it can.
+    pub no_usb_host: Option<UsbHostProblem>,
+    pub running: bool,
+    pub buses: Vec<GuestBus>,
+    /// Our objects that have their device open.
+    pub attached: Vec<DeviceId>,
+    pub pid: Option<u32>,
+    /// Why the peer process is not passed a file descriptor; `None` if it is.
+    pub peer_error: Option<String>,
+}
+
+impl VmFacts {
+    /// Whether the VM does not run.
+    pub fn is_off(&self) -> bool {
+        matches!(self.answer, Err(Error::NotRunning { .. }))
+    }
+
+    /// Whether only root can read the facts.
+    pub fn is_hidden(&self) -> bool {
+        !self.root && is_denied(&self.answer)
+    }
+}
+
+fn is_denied(answer: &Result<Answer, Error>) -> bool {
+    matches!(answer, Err(Error::Socket { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Judges the socket.
+pub fn check(look: &VmFacts) -> Vec<Finding> {
+    directory(look).into_iter().chain(answer(look)).collect()
+}
+
+fn directory(look: &VmFacts) -> Option<Finding> {
+    let weakness = look.weakness.as_ref()?;
+    let folder = weakness.path.display();
+    let who = match weakness.door {
+        PermissionKind::Owner(user) => format!("user {user} can"),
+        PermissionKind::Mode(mode) => format!("others can (mode {mode:o})"),
+    };
+    let finding = Finding::warning(
+        "socket-directory-writable",
+        look.socket.display(),
+        format!("{who} replace the socket in {folder} and get the devices of `{}`", look.vm.name),
+    );
+    Some(match weakness.door {
+        // A directory that is meant for all users stays so.
+        PermissionKind::Mode(mode) if mode & 0o1000 != 0 => {
+            finding.advice("let QEMU create the socket in a directory of its own, such as /run/vm")
+        }
+        _ => finding.run(weakness.remedy()),
+    })
+}
+
+fn answer(look: &VmFacts) -> Option<Finding> {
+    let place = look.socket.display();
+    let name = &look.vm.name;
+    let rm = || format!("rm {}", shell_word(&look.socket.to_string_lossy()));
+    let own = format!("give hotplugger a QMP socket of its own: `hotplugger qemu-args {name}`");
+    let Err(error) = &look.answer else {
+        return Some(Finding::ok("socket-answers", place, format!("`{name}` answers")));
+    };
+    Some(match error {
+        // Nothing is passed to QEMU here.
+        Error::Lock(_)
+        | Error::NoUsbHost(_)
+        | Error::NotHandedOver { .. }
+        | Error::NotOpened(_) => return None,
+        Error::Libvirt { domain, .. } => Finding::error("libvirt", name, error.to_string()).advice(
+            format!("does `virsh -c qemu:///system domstate {}` work?", shell_word(domain)),
+        ),
+        Error::NotRunning { stale: false, .. } if libvirt::domain(&look.vm.socket).is_some() => {
+            Finding::note("vm-off", name, format!("`{name}` is {error}"))
+        }
+        Error::NotRunning { stale: false, .. } => {
+            Finding::note("vm-off", place, format!("`{name}` does not run: there is no socket"))
+        }
+        Error::NotRunning { stale: true, .. } => Finding::warning(
+            "socket-stale",
+            place,
+            format!(
+                "no process listens: a QEMU that was killed left the socket; `{name}` does not run"
+            ),
+        )
+        .run(rm()),
+        Error::Socket { .. } if is_denied(&look.answer) => {
+            // Other users need not be able to connect.
+            look.root.then_some(())?;
+            Finding::error(
+                "socket-denied",
+                place,
+                "root may not connect to it: a security module (AppArmor, SELinux) forbids it",
+            )
+            .advice("the kernel log has the rule: `journalctl -k --grep DENIED`")
+        }
+        Error::Socket { source, .. } => Finding::error("socket-not-qmp", place, source.to_string())
+            .advice(format!("set `socket:` of `{name}` to QEMU's QMP socket")),
+        Error::Timeout { stage: Stage::Lock | Stage::Connect | Stage::Greeting, .. } => {
+            busy(look, &own)
+        }
+        Error::Timeout { .. } => Finding::error("qemu-stuck", place, error.to_string())
+            .advice("QEMU hangs; its log and the kernel log (`journalctl -k`) may say why"),
+        Error::Closed(_) | Error::Command { .. } => {
+            Finding::error("qemu-refuses", place, error.to_string()).advice(own)
+        }
+        Error::Protocol(_) => Finding::error("socket-not-qmp", place, error.to_string()).advice(
+            format!("set `socket:` of `{name}` to a QMP socket (`-qmp unix:…`, not `-monitor`)"),
+        ),
+    })
+}
+
+fn busy(look: &VmFacts, own: &str) -> Finding {
+    let place = look.socket.display();
+    if let Some(qemu) = look.users.listener.as_ref().filter(|qemu| qemu.stopped) {
+        let what = format!("{qemu} is stopped and does not answer");
+        return Finding::error("qemu-stopped", place, what).run(format!("kill -CONT {}", qemu.pid));
+    }
+    let clients: Vec<String> = look.users.clients.iter().map(ToString::to_string).collect();
+    let what = if clients.is_empty() {
+        "QEMU does not answer: another client holds the socket, or QEMU is stuck".to_owned()
+    } else {
+        format!(
+            "{} is connected to the socket, and QEMU serves one client at a time",
+            clients.join(", ")
+        )
+    };
+    Finding::error("socket-busy", place, what).advice(own)
+}
+
+pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topology) -> VmFacts {
+    let socket = root.path(&vm.socket);
+    let answer = ask(root, vm);
+    let users = match &answer {
+        Err(Error::Timeout { stage: Stage::Connect | Stage::Greeting, .. }) => {
+            socket_users::gather(root, &socket)
+        }
+        _ => SocketUsers::default(),
+    };
+    let pid = answer.as_ref().ok().and_then(|answer| answer.pid);
+    VmFacts {
+        weakness: match libvirt::domain(&vm.socket) {
+            Some(_) => None,
+            None => weakness(root, &socket).unwrap_or_default(),
+        },
+        process: pid.and_then(|pid| process::gather(root, pid)),
+        nodes: nodes(root, config, vm, topology, pid),
+        root: rustix::process::geteuid().is_root(),
+        vm: vm.clone(),
+        socket,
+        answer,
+        users,
+    }
+}
+
+fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
+    let mut session = Session::connect(root, &vm.socket, Deadline::after(vm.timeout), None)?;
+    let qmp = &mut session;
+    let mut attached = Vec::new();
+    for id in object::list(qmp)? {
+        if object::is_attached(qmp, &id)? {
+            attached.push(id);
+        }
+    }
+    Ok(Answer {
+        attached,
+        no_usb_host: match hmp::load_usb_host(qmp) {
+            Ok(()) => None,
+            Err(Error::NoUsbHost(problem)) => Some(problem),
+            Err(error) => return Err(error),
+        },
+        running: object::is_running(qmp)?,
+        buses: bus::buses(qmp)?,
+        version: session.version(),
+        pid: session.peer_pid(),
+        peer_error: session.check(&Configured { root, vm }).err().map(|error| error.to_string()),
+    })
+}
+
+/// The policy for the peer process, from the config.
+struct Configured<'a> {
+    root: &'a Root,
+    vm: &'a VirtualMachine,
+}
+
+impl Recipient for Configured<'_> {
+    fn user(&self) -> io::Result<Option<u32>> {
+        self.vm.access.uid(|name| users::uid(self.root, name))
+    }
+
+    fn trusts_folder(&self) -> bool {
+        self.vm.access.trust_socket_directory
+    }
+}
+
+/// What lets users other than root and the socket's owner replace the socket. In the directory
+/// itself the sticky bit does not help: while the VM does not run the name is free.
+fn weakness(root: &Root, socket: &Path) -> io::Result<Option<PermissionIssue>> {
+    let mut trusted = trusted_owners(root);
+    let own = fs::symlink_metadata(socket).ok().filter(|own| own.file_type().is_socket());
+    let folder = socket.parent().unwrap_or(socket);
+    let metadata = fs::metadata(folder)?;
+    match own {
+        Some(own) => trusted.push(own.uid()),
+        None => trusted.push(metadata.uid()),
+    }
+    if metadata.mode() & 0o022 != 0 {
+        let door = PermissionKind::Mode(metadata.mode() & 0o7777);
+        return Ok(Some(PermissionIssue { path: folder.to_path_buf(), door }));
+    }
+    weakness_on_the_way(folder, &trusted)
+}
+
+/// Reads the nodes of the devices in the VM's ports, and what decides who may open them.
+fn nodes(
+    root: &Root,
+    config: &Config,
+    vm: &VirtualMachine,
+    topology: &Topology,
+    pid: Option<u32>,
+) -> Vec<Node> {
+    let node = |(port, device): (&HubPort, &UsbDevice)| {
+        let owners = config.owners(&topology.places(&port.devpath));
+        owners.iter().find(|owner| owner.name == vm.name)?;
+        let path = root.path(sysfs::node(device.busnum, device.devnum));
+        let metadata = fs::metadata(&path).ok()?;
+        let mut list = [0; 1024];
+        let length = rustix::fs::getxattr(&path, "system.posix_acl_access", &mut list);
+        Some(Node {
+            device: device.label(),
+            devpath: port.devpath.clone(),
+            id: DeviceId { port: port.port.clone(), devnum: device.devnum },
+            owner: metadata.uid(),
+            group: metadata.gid(),
+            mode: metadata.mode() & 0o7777,
+            list: parse_list(&list[..length.unwrap_or_default()]),
+            visible: pid.and_then(|pid| visible(root, pid, &path)),
+            path,
+        })
+    };
+    topology.devices().filter_map(node).collect()
+}
+
+/// Whether the process has that path in its mount namespace; `None` if that cannot be read.
+fn visible(root: &Root, pid: u32, path: &Path) -> Option<bool> {
+    let own_root = process::file(root, pid, "root");
+    fs::metadata(&own_root).ok()?;
+    match fs::metadata(own_root.join(path.strip_prefix("/").ok()?)) {
+        Ok(_) => Some(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+pub(in crate::check) mod tests {
+    use super::super::socket_users::SocketUser;
+    use super::*;
+    use crate::config::access::Access;
+    use std::time::Duration;
+
+    /// A VM whose QEMU replied this.
+    pub(in crate::check) fn look(answer: Result<Answer, Error>) -> VmFacts {
+        VmFacts {
+            vm: VirtualMachine {
+                name: "windows".to_owned(),
+                socket: "/run/q".into(),
+                delay: VirtualMachine::DEFAULT_DELAY,
+                timeout: VirtualMachine::DEFAULT_TIMEOUT,
+                hubs: Vec::new(),
+                exclude: Vec::new(),
+                unbind_host_drivers: true,
+                access: Access::default(),
+                return_to_host: false,
+                ports: Vec::new(),
+                peer_ports: true,
+            },
+            socket: "/run/q".into(),
+            weakness: None,
+            answer,
+            users: SocketUsers::default(),
+            root: true,
+            process: None,
+            nodes: Vec::new(),
+        }
+    }
+
+    fn code(answer: Result<Answer, Error>) -> &'static str {
+        check(&look(answer))[0].code
+    }
+
+    #[test]
+    fn each_failure_to_answer_has_a_code() {
+        let socket = || PathBuf::from("/run/q");
+        let timeout = |stage| Err(Error::Timeout { stage, budget: Duration::from_secs(5) });
+        let failed = |source| Err(Error::Socket { socket: socket(), source });
+        assert_eq!(code(Ok(Answer::default())), "socket-answers");
+        assert_eq!(code(Err(Error::NotRunning { socket: socket(), stale: false })), "vm-off");
+        assert_eq!(code(Err(Error::NotRunning { socket: socket(), stale: true })), "socket-stale");
+        assert_eq!(code(failed(io::ErrorKind::PermissionDenied.into())), "socket-denied");
+        assert_eq!(code(failed(io::Error::other("this is not a socket"))), "socket-not-qmp");
+        assert_eq!(code(timeout(Stage::Greeting)), "socket-busy");
+        assert_eq!(code(timeout(Stage::Command("qom-list"))), "qemu-stuck");
+        assert_eq!(code(Err(Error::Closed(Stage::Greeting))), "qemu-refuses");
+    }
+
+    #[test]
+    fn denied_socket_is_not_a_finding_without_root() {
+        let denied = io::ErrorKind::PermissionDenied.into();
+        let mut look = look(Err(Error::Socket { socket: "/run/q".into(), source: denied }));
+        look.root = false;
+        assert_eq!(check(&look), []);
+        assert!(look.is_hidden());
+    }
+
+    #[test]
+    fn process_that_uses_the_socket_is_named() {
+        let stage = Stage::Greeting;
+        let mut look = look(Err(Error::Timeout { stage, budget: Duration::from_secs(5) }));
+        let holder = |stopped| SocketUser { pid: 7, name: "virsh".to_owned(), stopped };
+        look.users.clients.push(holder(false));
+        assert!(check(&look)[0].what.starts_with("virsh (process 7) is connected to the socket"));
+        look.users.listener = Some(holder(true));
+        assert_eq!(check(&look)[0].code, "qemu-stopped");
+    }
+}
