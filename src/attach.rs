@@ -9,7 +9,7 @@ use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::driver_guard::DriverGuard;
 use crate::guest::attach::{AttachError, AttachRequest, Attached, Unavailable, UsbSource};
-use crate::guest::{self, object};
+use crate::guest::{self, objects};
 use crate::host::settle::{Settle, Settled};
 use crate::host::sysfs;
 use crate::host::{Host, UdevProperties};
@@ -258,13 +258,13 @@ impl<'a> Attempt<'a> {
     fn has_device(&self, vm: &VirtualMachine) -> Result<bool, Error> {
         let mut session = self.job.host.connect(&vm.socket, vm.timeout)?;
         let qmp = session.as_mut();
-        if !object::list(qmp)?.contains(&self.id) {
+        if !objects::list(qmp)?.contains(&self.id) {
             return Ok(false);
         }
-        if object::is_attached(qmp, &self.id)? || !object::is_running(qmp)? {
+        if objects::is_attached(qmp, &self.id)? || !objects::is_running(qmp)? {
             return Ok(true);
         }
-        object::delete(qmp, &self.id)?;
+        objects::delete(qmp, &self.id)?;
         Ok(false)
     }
 

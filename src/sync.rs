@@ -11,7 +11,7 @@ use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
 use crate::event::plan::candidates;
 use crate::guest::hmp::load_usb_host;
-use crate::guest::object;
+use crate::guest::objects;
 use crate::host::settle::Settle;
 use crate::host::topology::{HubPort, Topology};
 use crate::host::{Host, ReturnResult, UdevProperties};
@@ -104,7 +104,7 @@ impl SyncJob<'_> {
     fn delete_stale_objects(&self, timeout: Duration) -> Result<GuestState, Error> {
         let mut session = self.host.connect(&self.vm.socket, timeout)?;
         let qmp = session.as_mut();
-        let objects = object::list(qmp)?;
+        let objects = objects::list(qmp)?;
         let good = objects_with_device(qmp, &objects)?;
         // Read only now: the object of a device that was plugged in after the query is not stale.
         let topology = self.host.topology();
@@ -114,7 +114,7 @@ impl SyncJob<'_> {
                 continue;
             }
             state.good.retain(|good| *good != id);
-            match object::delete(qmp, &id) {
+            match objects::delete(qmp, &id) {
                 Ok(true) => state.stale.push(id),
                 Ok(false) => {}
                 Err(error) => {
@@ -194,12 +194,12 @@ impl SyncJob<'_> {
 
 /// The objects that have their device: in a paused guest all of them.
 fn objects_with_device(qmp: &mut dyn Qmp, objects: &[DeviceId]) -> Result<Vec<DeviceId>, Error> {
-    if objects.is_empty() || !object::is_running(qmp)? {
+    if objects.is_empty() || !objects::is_running(qmp)? {
         return Ok(objects.to_vec());
     }
     let mut attached = Vec::new();
     for id in objects {
-        if object::is_attached(qmp, id)? {
+        if objects::is_attached(qmp, id)? {
             attached.push(id.clone());
         }
     }

@@ -23,9 +23,9 @@ use hotplugger::guest::attach::{
     AttachError, AttachRequest, Attached, BusError, BusErrorKind, Unavailable, UsbSource, attach,
 };
 use hotplugger::guest::bus::buses;
-use hotplugger::guest::detach::detach;
+use hotplugger::guest::objects::detach;
 use hotplugger::guest::ports::{GuestPort, GuestPortHistory, LastPort};
-use hotplugger::guest::{hmp, object};
+use hotplugger::guest::{hmp, objects};
 use hotplugger::port::DevNum;
 use hotplugger::qmp::client::QmpClient;
 use hotplugger::qmp::handover::{Handover, Recipient};
@@ -101,14 +101,14 @@ fn a_paused_guest_gets_an_object_that_waits() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
     let mut qmp = qemu.connect();
-    assert!(!object::is_running(&mut qmp).unwrap());
+    assert!(!objects::is_running(&mut qmp).unwrap());
     assert_eq!(attach_to(&mut qmp, &[]).unwrap(), waiting("xhci0.0", 1));
-    assert_eq!(object::list(&mut qmp).unwrap(), [id(ID)]);
-    assert!(!object::is_attached(&mut qmp, &id(ID)).unwrap());
+    assert_eq!(objects::list(&mut qmp).unwrap(), [id(ID)]);
+    assert!(!objects::is_attached(&mut qmp, &id(ID)).unwrap());
     // Before the guest goes on: this host may well have such a device.
-    assert!(object::delete(&mut qmp, &id(ID)).unwrap());
+    assert!(objects::delete(&mut qmp, &id(ID)).unwrap());
     qmp.execute("cont", Value::Null).unwrap();
-    assert!(object::is_running(&mut qmp).unwrap());
+    assert!(objects::is_running(&mut qmp).unwrap());
 }
 
 /// A connection on which QEMU refuses monitor commands, as one that is confined by a proxy.
@@ -158,7 +158,7 @@ fn guest_port_is_found_without_the_monitor() {
         source: &Zeros,
     };
     assert_eq!(attach(&mut qmp, &request(&[])).unwrap(), waiting("xhci0.0", 2));
-    assert!(object::delete(&mut qmp, &id(ID)).unwrap());
+    assert!(objects::delete(&mut qmp, &id(ID)).unwrap());
     let hubs = ["xhci1.0".to_owned()];
     assert_eq!(
         attach(&mut qmp, &AttachRequest { hubs: &hubs, ..request(&[]) }).unwrap(),
@@ -175,7 +175,7 @@ fn attached_device_is_recognized_without_the_monitor() {
     let mut qmp = WithoutMonitor(qemu.connect());
     let place = hmp::place(&mut qmp, &id(ID)).unwrap();
     assert_eq!(place, hmp::GuestDeviceInfo::default());
-    assert!(object::is_attached(&mut qmp, &id(ID)).unwrap());
+    assert!(objects::is_attached(&mut qmp, &id(ID)).unwrap());
     assert_eq!(buses(&mut qmp).unwrap().len(), 1);
 }
 
@@ -218,7 +218,7 @@ fn what_is_attached_is_left_and_found() {
     let qemu = Qemu::paused(&root, "vm");
     assert_eq!(qemu.monitor(&format!("device_add usb-kbd,id={ID}")), "");
     let mut qmp = qemu.connect();
-    assert!(object::is_attached(&mut qmp, &id(ID)).unwrap());
+    assert!(objects::is_attached(&mut qmp, &id(ID)).unwrap());
     assert_eq!(attach_to(&mut qmp, &[]).unwrap(), Attached::Before);
     let place = hmp::place(&mut qmp, &id(ID)).unwrap();
     assert_eq!(place.port.as_deref(), Some("1"));
@@ -247,7 +247,7 @@ fn a_bus_that_is_missing_is_told_from_one_that_is_full() {
         ]
     );
     assert_eq!(no_seat(attach_to(&mut qmp, &[])), [refusal("xhci0.0", BusErrorKind::Full)]);
-    assert_eq!(object::list(&mut qmp).unwrap(), []);
+    assert_eq!(objects::list(&mut qmp).unwrap(), []);
 }
 
 /// QEMU takes each port that is asked for, says who is in it, and adds no hub, whatever comes last.
@@ -286,7 +286,7 @@ fn each_speed_gets_a_port_that_takes_it() {
     let seen = qemu.monitor("info usb");
     assert!(!seen.contains("Hub") && seen.lines().count() == 11, "{seen}");
     // What is freed is there again.
-    assert!(object::delete(&mut qmp, &id("hotplugger-1-3-5")).unwrap());
+    assert!(objects::delete(&mut qmp, &id("hotplugger-1-3-5")).unwrap());
     assert_eq!(put(&mut qmp, Speed::FULL).unwrap(), waiting("uhci.0", 2));
 }
 
@@ -313,7 +313,7 @@ fn the_usual_seat_is_taken_where_qemu_gives_it() {
             GuestPortHistory { own: Some(LastPort { place, speed: full }), others: Vec::new() };
         let attached = place_again(&mut qmp, ID, Speed::FULL, &[], &memory);
         assert_eq!(attached.unwrap(), seat, "{bus} {port}");
-        assert!(object::delete(&mut qmp, &id(ID)).unwrap());
+        assert!(objects::delete(&mut qmp, &id(ID)).unwrap());
     }
 }
 
@@ -404,7 +404,7 @@ fn a_descriptor_reaches_qemu_and_is_taken_away_again() {
         assert_eq!(refusals, [refusal("ehci.0", not_opened()), refusal("xhci0.0", not_opened())]);
         assert_eq!(in_sets(&qemu), 0);
     }
-    assert_eq!(object::list(&mut qmp).unwrap(), []);
+    assert_eq!(objects::list(&mut qmp).unwrap(), []);
     let sets = qmp.execute("query-fdsets", Value::Null).unwrap();
     assert!(sets.as_array().unwrap().len() <= 1, "one set is used again: {sets}");
 }
@@ -512,9 +512,9 @@ fn deleting_is_certain_and_deleting_again_is_no_error() {
     let mut qmp = qemu.connect();
     for _ in 0..20 {
         assert_eq!(attach_to(&mut qmp, &[]).unwrap(), waiting("xhci0.0", 1));
-        assert!(object::delete(&mut qmp, &id(ID)).unwrap());
-        assert!(!object::delete(&mut qmp, &id(ID)).unwrap());
-        assert!(!object::is_attached(&mut qmp, &id(ID)).unwrap());
+        assert!(objects::delete(&mut qmp, &id(ID)).unwrap());
+        assert!(!objects::delete(&mut qmp, &id(ID)).unwrap());
+        assert!(!objects::is_attached(&mut qmp, &id(ID)).unwrap());
     }
 }
 
@@ -590,7 +590,7 @@ fn a_client_that_waits_gets_through_when_the_first_one_leaves() {
     let qemu = Qemu::paused(&root, "vm");
     let first = qemu.connect();
     thread::scope(|scope| {
-        let second = scope.spawn(|| object::is_running(&mut qemu.connect()));
+        let second = scope.spawn(|| objects::is_running(&mut qemu.connect()));
         thread::sleep(SHORT);
         assert!(!second.is_finished());
         drop(first);
@@ -627,7 +627,7 @@ fn a_frozen_qemu_costs_the_deadline_and_one_that_thaws_answers() {
     assert_eq!(stage, Stage::Command("query-status"));
     drop(qmp);
     qemu.thaw();
-    assert!(!object::is_running(&mut qemu.connect()).unwrap());
+    assert!(!objects::is_running(&mut qemu.connect()).unwrap());
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use hotplugger::config::access::AccessMode;
 use hotplugger::guest::attach::{AttachRequest, Attached, attach};
 use hotplugger::guest::bus::buses;
-use hotplugger::guest::detach::detach;
 use hotplugger::guest::hmp::place;
+use hotplugger::guest::objects::detach;
 use hotplugger::guest::ports::{GuestPort, GuestPortHistory, LastPort};
 use hotplugger::speed::Speed;
 

@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 
 use hotplugger::devpath::DevPath;
 use hotplugger::host::disks::{in_use, read};
-use hotplugger::host::topology::{location, read as topology};
+use hotplugger::host::topology::{self, location};
 use hotplugger::host::{drivers, sysfs};
 use hotplugger::port::{BusNum, DevNum};
 
@@ -85,7 +85,7 @@ pub fn run(data: &[u8]) {
         topology::port(root, &devpath);
     }
     sysfs::plugged_at(root, BusNum(1), DevNum(16));
-    let topology = topology::topology(root);
+    let topology = topology::read_topology(root);
     topology.all_places();
 }
 

@@ -30,7 +30,7 @@ use self::rules::RulesFacts;
 use self::state::StateFacts;
 use self::units::UnitsFacts;
 use self::vm::VmFacts;
-use crate::host::topology::{Topology, read::topology};
+use crate::host::topology::{Topology, read_topology};
 use crate::root::Root;
 
 /// All facts that are judged.
@@ -54,7 +54,7 @@ impl Facts {
     pub fn gather(root: &Root, named: Option<&Path>) -> Self {
         let rules = rules::gather(root);
         let config = config::gather(root, named, &rules);
-        let topology = topology(root);
+        let topology = read_topology(root);
         // Each VM may take its whole timeout.
         let vms = thread::scope(|scope| {
             let gather = |vm| {

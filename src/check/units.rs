@@ -5,9 +5,9 @@ use std::env;
 use super::finding::Finding;
 use super::rules::RulesFacts;
 use crate::config::Config;
-use crate::install::disk::{Found, found, has_sign, in_use, path_units};
 use crate::install::unit::{self, PathUnit, Unfit};
 use crate::install::{Content, Group, Piece, pieces};
+use crate::install::{Found, found, has_sign, in_use, path_units};
 use crate::root::Root;
 use crate::text::shell_word;
 

@@ -12,7 +12,7 @@ use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::bus::{self, GuestBus};
-use crate::guest::{hmp, object};
+use crate::guest::{hmp, objects};
 use crate::host::session::Session;
 use crate::host::topology::{HubPort, Topology};
 use crate::host::{sysfs, users};
@@ -205,8 +205,8 @@ fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
     let mut session = Session::connect(root, &vm.socket, Deadline::after(vm.timeout), None)?;
     let qmp = &mut session;
     let mut attached = Vec::new();
-    for id in object::list(qmp)? {
-        if object::is_attached(qmp, &id)? {
+    for id in objects::list(qmp)? {
+        if objects::is_attached(qmp, &id)? {
             attached.push(id);
         }
     }
@@ -217,7 +217,7 @@ fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
             Err(Error::NoUsbHost(problem)) => Some(problem),
             Err(error) => return Err(error),
         },
-        running: object::is_running(qmp)?,
+        running: objects::is_running(qmp)?,
         buses: bus::buses(qmp)?,
         version: session.version(),
         pid: session.peer_pid(),

@@ -3,33 +3,27 @@
 //! The core is pure: `watch` makes sightings of what happens, `report` tells one, `found` makes the
 //! lines for the config of all. `live` is this machine, `write` its config file.
 
-mod found;
-mod live;
-mod plugged;
-mod report;
-mod source;
-mod watch;
-mod write;
-
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use live::Live;
+use report::{Found, Report, Reporter};
 use serde::Serialize;
+use write::Written;
 
+use self::watch::{End, Event, PortEvent, watch};
 use super::{CommandStatus, Context};
 use crate::clock::Monotonic;
 use crate::config::Config;
-use crate::host::topology::{location, read};
+use crate::host::topology::{HubPort, Topology, location, read_topology};
 use crate::journal;
 use crate::output::{Line, Output, Style};
-use found::Found;
-use live::Live;
-use plugged::plugged;
-use report::{Report, Reporter};
-use source::End;
-use watch::{Sighting, watch};
-use write::Written;
+
+mod live;
+mod report;
+mod watch;
+mod write;
 
 /// Arguments of `identify`.
 #[derive(Debug, Args)]
@@ -95,21 +89,21 @@ impl Identify {
         let places = |devpath: &_| location::places(context.root, devpath);
         let reporter = Reporter { config: &config, places: &places };
         let mut found = Found::default();
-        let mut see = |sighting: &Sighting, output: &mut Output| -> Result<usize> {
+        let mut see = |sighting: &PortEvent, output: &mut Output| -> Result<usize> {
             let report = reporter.report(sighting);
             self.show(&report, output)?;
             found.add(&report);
             Ok(found.count())
         };
         let end = if self.plugged {
-            for sighting in plugged(&read::topology(context.root), &self.devices) {
+            for sighting in plugged(&read_topology(context.root), &self.devices) {
                 see(&sighting, output)?;
             }
             End::Listed
         } else {
             self.watch(context, output, &mut see)?
         };
-        self.conclude(context, output, &config, &found, end)?;
+        self.finish(context, output, &config, &found, end)?;
         let wanted = self.count.map_or(1, usize::from);
         let short = matches!(end, End::Timeout | End::Listed) && found.count() < wanted;
         Ok(if short { CommandStatus::Problems } else { CommandStatus::Ok })
@@ -130,11 +124,11 @@ impl Identify {
         &self,
         context: &Context<'_>,
         output: &mut Output,
-        see: &mut impl FnMut(&Sighting, &mut Output) -> Result<usize>,
+        see: &mut impl FnMut(&PortEvent, &mut Output) -> Result<usize>,
     ) -> Result<End> {
         let mut source = Live::open(context.root, self.count.is_none() && self.timeout.is_none())?;
-        let before = read::topology(context.root);
-        self.invite(output, source.has_terminal())?;
+        let before = read_topology(context.root);
+        self.print_prompt(output, source.has_terminal())?;
         let until = self.timeout.map(|time| Monotonic::now().after(time));
         watch(&mut source, &before, until, |sighting| {
             let count = see(&sighting, output)?;
@@ -142,7 +136,7 @@ impl Identify {
         })
     }
 
-    fn invite(&self, output: &mut Output, has_terminal: bool) -> Result<()> {
+    fn print_prompt(&self, output: &mut Output, has_terminal: bool) -> Result<()> {
         if self.json {
             return Ok(output.json_line(&Notice::Listening)?);
         }
@@ -165,7 +159,7 @@ impl Identify {
     }
 
     /// Writes the ports into the config, or gives the lines to paste; these too if it fails.
-    fn conclude(
+    fn finish(
         &self,
         context: &Context<'_>,
         output: &mut Output,
@@ -202,4 +196,32 @@ impl Identify {
         }
         written.map(drop)
     }
+}
+
+/// The occupied ports that one of the words names; without words all but those behind hubs, which
+/// are told with their hub.
+fn plugged(topology: &Topology, words: &[String]) -> Vec<PortEvent> {
+    let meant = |port: &&HubPort| match words {
+        [] => port.port.parent().is_none(),
+        words => words.iter().any(|word| is_meant(port, word)),
+    };
+    let is_occupied = |port: &&HubPort| port.plugged.is_some();
+    let sighting = |port: &HubPort| PortEvent {
+        event: Event::Plugged,
+        port: port.clone(),
+        behind: port.behind().into_iter().filter(is_occupied).cloned().collect(),
+    };
+    topology.ports().into_iter().filter(is_occupied).filter(meant).map(sighting).collect()
+}
+
+/// Whether the word is the port's name or DEVPATH, or names what is in it.
+fn is_meant(port: &HubPort, word: &str) -> bool {
+    let word = word.to_lowercase();
+    port.port.to_string() == word
+        || port.devpath.as_str().to_lowercase() == word
+        || port.device().is_some_and(|device| {
+            let ids = format!("{:04x}:{:04x}", device.vendor_id, device.product_id);
+            let name = device.product.as_deref().unwrap_or_default().to_lowercase();
+            ids == word || name.contains(&word) && !word.is_empty()
+        })
 }

@@ -16,10 +16,10 @@ use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::event::first_running;
 use crate::event::plan::candidates;
-use crate::guest::object;
+use crate::guest::objects;
 use crate::host::real::RealHost;
-use crate::host::topology::read::{devpath_of, topology};
 use crate::host::topology::{HubPort, Topology};
+use crate::host::topology::{devpath_of, read_topology};
 use crate::host::{Host, UdevProperties};
 use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report};
@@ -100,7 +100,7 @@ impl Target {
     ) -> Result<CommandStatus> {
         let config = context.trusted_config()?;
         let vm = self.vm.as_deref().map(|name| config.named(name)).transpose()?;
-        let topology = topology(context.root);
+        let topology = read_topology(context.root);
         let devices = devices_in(context.root, &topology, &self.port)?;
         let host = RealHost::open_with_state(context.root)?;
         let mut status = CommandStatus::Ok;
@@ -289,7 +289,7 @@ impl<'a> ManualJob<'a> {
     fn has_object(&self, vm: &VirtualMachine, device: &UsbDevice) -> Result<bool, Error> {
         let id = DeviceId { port: self.port.clone(), devnum: device.devnum };
         let mut session = self.host.connect(&vm.socket, vm.timeout)?;
-        Ok(object::list(session.as_mut())?.contains(&id))
+        Ok(objects::list(session.as_mut())?.contains(&id))
     }
 
     /// Attaches the device to the named VM, else to the first that lists the port and runs.

@@ -8,7 +8,7 @@ use super::{CommandStatus, Context};
 use crate::config::Config;
 use crate::config::port::PortName;
 use crate::devpath::DevPath;
-use crate::host::topology::read::topology;
+use crate::host::topology::read_topology;
 use crate::host::topology::{Hub, HubPort, Plugged, Topology};
 use crate::output::{Line, Output, Style};
 use crate::speed::Speed;
@@ -98,7 +98,7 @@ impl Ports {
                 .filter_map(|record| Some((record.devpath, record.devnum.0, record.attached?.vm)))
                 .collect(),
         };
-        let topology = topology(context.root);
+        let topology = read_topology(context.root);
         let listing = knowledge.listing(&topology);
         if self.json {
             output.json(&listing)?;

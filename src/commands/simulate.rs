@@ -15,7 +15,7 @@ use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::event::{Variables, handle, may_concern_port};
 use crate::host::dry_run::{DryRun, Step};
-use crate::host::topology::read::devpath_of;
+use crate::host::topology::devpath_of;
 use crate::outcome::{Report, SkipReason};
 use crate::output::{Line, Output, Style};
 use crate::port::{BusNum, DevNum, Port};

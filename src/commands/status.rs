@@ -1,13 +1,27 @@
 //! `status`: each virtual machine, what is in its ports and in its guest, and what happened last.
 
-mod gather;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
 use super::{CommandStatus, Context};
+use crate::clock::Monotonic;
+use crate::config::port::PortName;
+use crate::config::{Config, VirtualMachine};
+use crate::deadline::Deadline;
+use crate::device_id::DeviceId;
+use crate::guest::bus::{GuestBus, buses};
+use crate::guest::objects;
+use crate::host::session::Session;
+use crate::host::topology::Topology;
+use crate::host::topology::read_topology;
 use crate::output::{Line, Output, Style};
+use crate::qmp::Error;
+use crate::root::Root;
+use crate::speed::Speed;
+use crate::state::record::Record;
 use crate::state::{dir, history};
 
 /// Arguments of `status`.
@@ -84,7 +98,7 @@ impl Status {
         let config = context.config()?;
         let mut events = history::read(context.root);
         events.drain(..events.len().saturating_sub(self.events));
-        let report = Report { virtual_machines: gather::machines(context.root, &config), events };
+        let report = Report { virtual_machines: machines(context.root, &config), events };
         if self.json {
             output.json(&report)?;
             return Ok(CommandStatus::Ok);
@@ -162,7 +176,7 @@ fn event_lines(events: &[history::Entry], output: &mut Output) -> Result<()> {
         return Ok(());
     }
     output.line(&Line::from((Style::Strong, "last events")))?;
-    let now = gather::now();
+    let now = now();
     for event in events {
         let age = duration(now.saturating_sub(event.time) / 1000);
         let tone = match event.outcome.as_str() {
@@ -183,6 +197,101 @@ fn duration(seconds: u64) -> String {
         120..=7199 => format!("{} min", seconds / 60),
         7200..=172_799 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Milliseconds since 1970.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// All virtual machines of the config, asked at the same time: one that is stuck delays no other.
+fn machines(root: &Root, config: &Config) -> Vec<Machine> {
+    let topology = read_topology(root);
+    let records = dir::peek_all(root);
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = config
+            .virtual_machines
+            .iter()
+            .map(|vm| scope.spawn(|| machine(root, vm, &topology, &records)))
+            .collect();
+        // A thread that ends otherwise than by returning has ended the process already.
+        asked.into_iter().filter_map(|asked| asked.join().ok()).collect()
+    })
+}
+
+fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Record]) -> Machine {
+    let mut machine = Machine {
+        name: vm.name.clone(),
+        socket: vm.socket.display().to_string(),
+        state: "running",
+        problem: None,
+        buses: Vec::new(),
+        attached: Vec::new(),
+        ports: vm.ports.iter().map(|port| configured_port(vm, port, topology)).collect(),
+    };
+    match ask(root, vm) {
+        Ok((running, buses)) => {
+            machine.state = if running { "running" } else { "paused" };
+            machine.attached = buses.iter().flat_map(|bus| attached(bus, records)).collect();
+            machine.buses = buses
+                .into_iter()
+                .map(|bus| Bus {
+                    free_usb2: bus.free(Speed::HIGH).len().max(bus.free(Speed::FULL).len()),
+                    free_usb3: bus.free(Speed::SUPER).len(),
+                    name: bus.name,
+                    controller: bus.controller,
+                })
+                .collect();
+        }
+        Err(error) => {
+            let down = matches!(error, Error::NotRunning { .. });
+            machine.state = if down { "not-running" } else { "unreachable" };
+            machine.problem = Some(error.to_string());
+        }
+    }
+    machine
+}
+
+fn ask(root: &Root, vm: &VirtualMachine) -> Result<(bool, Vec<GuestBus>), Error> {
+    let mut qmp = Session::connect(root, &vm.socket, Deadline::after(vm.timeout), None)?;
+    Ok((objects::is_running(&mut qmp)?, buses(&mut qmp)?))
+}
+
+/// The devices of ours on a bus.
+fn attached(bus: &GuestBus, records: &[Record]) -> Vec<Object> {
+    let ours = bus.devices.iter().filter_map(|occupant| {
+        let id: DeviceId = occupant.id.as_deref()?.parse().ok()?;
+        let known = records.iter().filter_map(|record| record.attached.as_ref());
+        let known = known.clone().find(|attached| attached.id == id);
+        Some(Object {
+            id: id.to_string(),
+            bus: bus.name.clone(),
+            port: occupant.port.clone(),
+            product: occupant.product.clone(),
+            speed: occupant.speed.map(Speed::number),
+            attached: occupant.attached,
+            seconds: known.map(|attached| Monotonic::now().since(attached.at).as_secs()),
+        })
+    });
+    ours.collect()
+}
+
+fn configured_port(vm: &VirtualMachine, name: &PortName, topology: &Topology) -> Port {
+    let devices = topology
+        .devices()
+        .filter(|(port, _)| name.has(&topology.places(&port.devpath), vm.peer_ports))
+        .map(|(port, device)| format!("{} {}", port.port, device.label()));
+    let place = topology.all_places().into_iter().find(|place| name.is(place));
+    Port {
+        devpath: match name {
+            PortName::DevPath(devpath) => Some(devpath.to_string()),
+            PortName::Stable { .. } => place.as_ref().map(|place| place.devpath.to_string()),
+        },
+        name: name.to_string(),
+        exists: place.is_some(),
+        devices: devices.collect(),
     }
 }
 

@@ -3,14 +3,11 @@
 //! The place is found line by line, which no YAML of any shape allows; so what would come out is
 //! parsed, and if that is not exactly the old config and the new ports, nothing comes out.
 
-mod lines;
-mod list;
-
 use std::fmt;
+use std::ops::Range;
 
 use super::parse::{ConfigError, parse};
 use super::port::PortName;
-use list::List;
 
 /// A port to add.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +116,266 @@ impl fmt::Display for EditError {
 }
 
 impl std::error::Error for EditError {}
+
+/// A line of a text.
+#[derive(Clone, Copy, Debug)]
+struct Line<'a> {
+    /// Where it begins in the text.
+    start: usize,
+    /// Without its end.
+    body: &'a str,
+    /// `\n`, `\r\n`, or nothing at the end of the text.
+    end: &'a str,
+}
+
+/// A key with its colon, and the rest of its line.
+struct Key<'a> {
+    /// Which line it is.
+    line: usize,
+    /// Its value, unquoted.
+    name: String,
+    /// What is behind the colon, without spaces around it and without a comment that is all.
+    rest: &'a str,
+}
+
+/// The lines of a text, without a byte order mark.
+fn lines(text: &str) -> Vec<Line<'_>> {
+    let mut start = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+    let mut lines = Vec::new();
+    for whole in text[start..].split_inclusive('\n') {
+        let body = whole.strip_suffix('\n').map_or(whole, |body| body.trim_end_matches('\r'));
+        lines.push(Line { start, body, end: &whole[body.len()..] });
+        start += whole.len();
+    }
+    lines
+}
+
+impl<'a> Line<'a> {
+    /// How far it is indented.
+    fn indent(&self) -> usize {
+        self.body.len() - self.content().len()
+    }
+
+    /// It without its indentation.
+    fn content(&self) -> &'a str {
+        self.body.trim_start_matches(' ')
+    }
+
+    /// Whether it is more than space and a comment.
+    fn has_content(&self) -> bool {
+        let content = self.content().trim_start();
+        !content.is_empty() && !content.starts_with('#')
+    }
+
+    /// Where it ends in the text, its end included.
+    fn stop(&self) -> usize {
+        self.start + self.body.len() + self.end.len()
+    }
+}
+
+/// The next line at or behind `from` that is more than space and a comment.
+fn next_content(lines: &[Line<'_>], range: Range<usize>) -> Option<usize> {
+    range.into_iter().find(|line| lines[*line].has_content())
+}
+
+/// The lines that belong to the key in `line`: all that are indented further.
+fn below(lines: &[Line<'_>], line: usize) -> Range<usize> {
+    let indent = lines[line].indent();
+    let end = (line + 1..lines.len())
+        .find(|next| lines[*next].has_content() && lines[*next].indent() <= indent);
+    line + 1..end.unwrap_or(lines.len())
+}
+
+/// The key of this name in the mapping that these lines are.
+fn find_key<'a>(lines: &[Line<'a>], range: Range<usize>, name: &str) -> Option<Key<'a>> {
+    let indent = lines[next_content(lines, range.clone())?].indent();
+    range
+        .filter(|line| lines[*line].has_content() && lines[*line].indent() == indent)
+        .filter_map(|line| key(line, lines[line].content()))
+        .find(|key| key.name == name)
+}
+
+/// No key in one line with its colon is longer (YAML 1.2.2, 7.4.2).
+const MAX_KEY: usize = 1024;
+
+/// Reads a line as `key: rest`.
+fn key(line: usize, content: &str) -> Option<Key<'_>> {
+    let colons = content.match_indices(':').map(|(index, _)| index);
+    let colon = colons.take_while(|index| *index <= MAX_KEY).find(|index| {
+        let quoted = content.starts_with(['"', '\'']);
+        content[index + 1..].chars().next().is_none_or(|next| matches!(next, ' ' | '\t'))
+            && (!quoted || is_quoted(content[..*index].trim_end()))
+    })?;
+    let (written, rest) = (content[..colon].trim_end(), &content[colon + 1..]);
+    // A comment, or a node with properties: no key that could be told by its text.
+    if written.contains(" #") && !is_quoted(written) || written.starts_with(['&', '*', '!', '?']) {
+        return None;
+    }
+    let name = serde_yaml::from_str(written).ok()?;
+    let rest = rest.trim_matches([' ', '\t']);
+    Some(Key { line, name, rest: if rest.starts_with('#') { "" } else { rest } })
+}
+
+/// Whether the text is one quoted scalar from its first to its last character.
+fn is_quoted(text: &str) -> bool {
+    quoted_length(text) == Some(text.len())
+}
+
+/// The length of the quoted scalar that the text begins with.
+fn quoted_length(text: &str) -> Option<usize> {
+    let quote = text.chars().next().filter(|first| matches!(first, '"' | '\''))?;
+    let mut characters = text.char_indices().skip(1).peekable();
+    while let Some((index, character)) = characters.next() {
+        let next_is_quote = characters.peek().is_some_and(|(_, next)| *next == quote);
+        match character {
+            '\\' if quote == '"' => _ = characters.next(),
+            '\'' if quote == '\'' && next_is_quote => _ = characters.next(),
+            _ if character == quote => return Some(index + 1),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The list, as far as it must be known to add to it.
+#[derive(Debug)]
+enum List {
+    /// An entry a line.
+    Block {
+        /// The byte behind the last entry's line.
+        at: usize,
+        /// What stands before an entry in its line.
+        prefix: String,
+        /// The line end of this file.
+        end: String,
+        /// Whether the file ends here, without a line end.
+        unended: bool,
+    },
+    /// `[a, b]`, in one line.
+    Flow {
+        /// The byte behind the last entry, or behind the comma after it.
+        at: usize,
+        /// What must stand between it and a new one.
+        separator: &'static str,
+    },
+}
+
+impl List {
+    /// Finds the list; else says what is in the way.
+    fn find(text: &str, vm: &str) -> Result<Self, String> {
+        let lines = lines(text);
+        let whole = document(&lines)..lines.len();
+        let vms = plain_key(&lines, whole, "virtual_machines")?;
+        let machine = plain_key(&lines, below(&lines, vms.line), vm)?;
+        let fields = below(&lines, machine.line);
+        let ports = find_key(&lines, fields, "ports")
+            .ok_or_else(|| format!("no line with the key `ports` of {vm}"))?;
+        match ports.rest.chars().next() {
+            None => Self::block(&lines, ports.line),
+            Some('[') => Self::flow(&lines[ports.line]),
+            Some(_) => Err(format!("line {} has more than a list", ports.line + 1)),
+        }
+    }
+
+    fn block(lines: &[Line<'_>], key: usize) -> Result<Self, String> {
+        let indent = lines[key].indent();
+        let is_entry = |line: usize| {
+            let content = lines[line].content();
+            content == "-" || content.starts_with("- ")
+        };
+        let first = next_content(lines, key + 1..lines.len()).filter(|first| {
+            lines[*first].indent() > indent || lines[*first].indent() == indent && is_entry(*first)
+        });
+        let (mut last, mut prefix) = (key, format!("{}- ", " ".repeat(indent + 2)));
+        if let Some(first) = first {
+            if !is_entry(first) {
+                return Err(format!("line {} is no entry of a list", first + 1));
+            }
+            let indent = lines[first].indent();
+            let belongs = |line: &usize| {
+                lines[*line].indent() > indent || lines[*line].indent() == indent && is_entry(*line)
+            };
+            last = (first..lines.len())
+                .filter(|line| lines[*line].has_content())
+                .take_while(belongs)
+                .last()
+                .unwrap_or(first);
+            let dash = &lines[first].content()[1..];
+            let gap = dash.len() - dash.trim_start_matches(' ').len();
+            prefix = format!("{}-{}", " ".repeat(indent), " ".repeat(gap.max(1)));
+        }
+        let end = lines.iter().map(|line| line.end).find(|end| !end.is_empty()).unwrap_or("\n");
+        Ok(Self::Block {
+            at: lines[last].stop(),
+            prefix,
+            end: end.to_owned(),
+            unended: lines[last].end.is_empty(),
+        })
+    }
+
+    fn flow(line: &Line<'_>) -> Result<Self, String> {
+        let several = || "the list in brackets is more than a line of plain entries".to_owned();
+        let open = line.body.find('[').ok_or_else(several)?;
+        let (mut at, mut index) = (open + 1, open + 1);
+        let (mut entry_may_begin, mut separator) = (true, "");
+        while let Some(character) = line.body[index..].chars().next() {
+            let length = match character {
+                ']' => return Ok(Self::Flow { at: line.start + at, separator }),
+                '\'' | '"' if entry_may_begin => {
+                    quoted_length(&line.body[index..]).ok_or_else(several)?
+                }
+                '{' | '}' | '[' | '&' | '*' | '!' => return Err(several()),
+                '#' if line.body[..index].ends_with([' ', '\t']) => return Err(several()),
+                _ => character.len_utf8(),
+            };
+            index += length;
+            if !matches!(character, ' ' | '\t') {
+                entry_may_begin = character == ',';
+                separator = if entry_may_begin { " " } else { ", " };
+                at = index;
+            }
+        }
+        Err(several())
+    }
+
+    /// What adds the ports to it.
+    fn insertion(&self, ports: &[NewPort]) -> Insertion {
+        match self {
+            Self::Block { at, prefix, end, unended, .. } => {
+                let entries = ports.iter().map(|port| {
+                    let entry = format!("{prefix}{}", port.entry());
+                    if *unended { format!("{end}{entry}") } else { format!("{entry}{end}") }
+                });
+                Insertion { at: *at, text: entries.collect() }
+            }
+            Self::Flow { at, separator, .. } => {
+                let entries: Vec<String> = ports.iter().map(|port| scalar(&port.name)).collect();
+                let separator = if ports.is_empty() { "" } else { separator };
+                Insertion { at: *at, text: format!("{separator}{}", entries.join(", ")) }
+            }
+        }
+    }
+}
+
+/// The first line behind directives and the mark of a document's beginning.
+fn document(lines: &[Line<'_>]) -> usize {
+    let mark = |line: &Line<'_>| line.body == "---" || line.body.starts_with("--- #");
+    lines.iter().position(mark).map_or(0, |mark| mark + 1)
+}
+
+/// The key of that name, whose value stands in the lines below it.
+fn plain_key<'a>(
+    lines: &[Line<'a>],
+    range: std::ops::Range<usize>,
+    name: &str,
+) -> Result<Key<'a>, String> {
+    let key =
+        find_key(lines, range, name).ok_or_else(|| format!("no line with the key `{name}`"))?;
+    match key.rest {
+        "" => Ok(key),
+        _ => Err(format!("line {} has more than the key `{name}`", key.line + 1)),
+    }
+}
 
 #[cfg(test)]
 mod tests;

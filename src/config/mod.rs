@@ -11,7 +11,6 @@ pub mod exclude;
 pub mod file;
 pub mod parse;
 pub mod port;
-pub mod write;
 
 use std::fmt;
 use std::path::PathBuf;

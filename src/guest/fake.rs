@@ -3,17 +3,11 @@
 //! A rehearsal shows with it what would be sent. Tests let it misbehave in the ways in which QEMU
 //! does when the host's device or its own rights fail, which a real one does not on demand.
 
-mod bus;
-mod sets;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-pub use self::bus::Bus;
-use self::bus::occupant;
-use self::sets::Sets;
 use super::Qmp;
 use crate::device_id::DeviceId;
 use crate::qmp::Error;
@@ -330,4 +324,108 @@ fn text(value: &Value) -> String {
 
 fn refusal(command: &'static str, class: &str, desc: &str) -> Error {
     Error::Command { command, class: class.to_owned(), desc: desc.to_owned() }
+}
+
+/// How a bus of the guest behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// An xHCI of 15 ports that takes any device at its own speed.
+    Good,
+    /// An xHCI of one port, and that is taken.
+    Full,
+    /// A UHCI.
+    Uhci,
+    /// An EHCI that gives any device its own speed.
+    Ehci,
+    /// An xHCI of 15 ports that takes the object, and QEMU does not open the device.
+    Refuses,
+    /// A controller that nobody has heard of, with 4 ports of 12 Mb/s.
+    Unknown,
+}
+
+impl Bus {
+    /// QEMU's name of its controller.
+    fn controller(self) -> &'static str {
+        match self {
+            Self::Good | Self::Full | Self::Refuses => "qemu-xhci",
+            Self::Uhci => "piix3-usb-uhci",
+            Self::Ehci => "usb-ehci",
+            Self::Unknown => "usb-tomorrow",
+        }
+    }
+
+    /// How many ports it has.
+    fn ports(self) -> usize {
+        match self {
+            Self::Good | Self::Refuses => 15,
+            Self::Full => 1,
+            Self::Uhci => 2,
+            Self::Ehci => 6,
+            Self::Unknown => 4,
+        }
+    }
+
+    /// The speed that it gives a device of that one.
+    fn gives(self, speed: &str) -> &str {
+        match (self, speed) {
+            (Self::Uhci | Self::Unknown, "480" | "5000" | "10000") => "12",
+            (Self::Ehci, "5000" | "10000") => "480",
+            (_, "10000") => "5000",
+            (_, other) => other,
+        }
+    }
+}
+
+fn occupant(port: usize, speed: &str, product: &str, attached: bool) -> String {
+    let attached = if attached { ", attached" } else { "" };
+    format!("        addr 0.1, port {port}, speed {speed}, name {product}{attached}")
+}
+
+/// All sets.
+#[derive(Clone, Debug)]
+pub struct Sets {
+    /// Whether this QEMU takes a USB device from one.
+    pub are_taken: bool,
+    /// How many descriptors are in each set that was ever made.
+    descriptors: BTreeMap<u64, usize>,
+}
+
+impl Sets {
+    fn new() -> Self {
+        Self { are_taken: true, descriptors: BTreeMap::new() }
+    }
+
+    /// How many descriptors are left in them.
+    pub fn left(&self) -> usize {
+        self.descriptors.values().sum()
+    }
+
+    /// Puts one into that set, as an exchange does that may be broken off then.
+    pub fn put(&mut self, set: u64) {
+        *self.descriptors.entry(set).or_default() += 1;
+    }
+
+    /// Takes those of that set away; as with QEMU, in a paused guest they stay until it goes on.
+    fn remove(&mut self, set: u64, running: bool) -> Option<()> {
+        let descriptors = self.descriptors.get_mut(&set)?;
+        if running {
+            *descriptors = 0;
+        }
+        Some(())
+    }
+
+    /// Whether something can be opened at `/dev/fdset/N`.
+    fn opens(&self, path: &str) -> bool {
+        let set = path.strip_prefix("/dev/fdset/").and_then(|set| set.parse().ok());
+        set.and_then(|set: u64| self.descriptors.get(&set)).is_some_and(|count| *count > 0)
+    }
+
+    /// What `query-fdsets` returns.
+    fn list(&self) -> Value {
+        let set = |(set, descriptors): (&u64, &usize)| {
+            let fds = vec![json!({"fd": 12}); *descriptors];
+            json!({"fdset-id": set, "fds": fds})
+        };
+        self.descriptors.iter().map(set).collect()
+    }
 }

@@ -4,12 +4,11 @@
 
 pub mod attach;
 pub mod bus;
-pub mod detach;
 pub mod error;
 pub mod fake;
 pub mod fdset;
 pub mod hmp;
-pub mod object;
+pub mod objects;
 pub mod ports;
 
 pub use crate::qmp::Qmp;

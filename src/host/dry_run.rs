@@ -19,7 +19,7 @@ use super::disks::{self, Disks};
 use super::drivers::{self, Interface};
 use super::settle::{Settle, Settled};
 use super::sysfs;
-use super::topology::{Topology, location, read};
+use super::topology::{Topology, location, read_topology};
 use super::{node, users};
 use crate::clock::Monotonic;
 use crate::config::Config;
@@ -172,7 +172,7 @@ impl Host for DryRun<'_> {
     }
 
     fn topology(&self) -> Topology {
-        read::topology(self.root)
+        read_topology(self.root)
     }
 
     /// As if the device were plugged in now.

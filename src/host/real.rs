@@ -14,7 +14,7 @@ use super::drivers::{self, Interface};
 use super::session::Session;
 use super::settle::{self, Settle, Settled};
 use super::sysfs;
-use super::topology::{Topology, location, read};
+use super::topology::{Topology, location, read_topology};
 use super::{node, users};
 use crate::clock::Monotonic;
 use crate::deadline::Deadline;
@@ -101,7 +101,7 @@ impl Host for RealHost<'_> {
     }
 
     fn topology(&self) -> Topology {
-        read::topology(self.root)
+        read_topology(self.root)
     }
 
     fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic> {

@@ -1,13 +1,16 @@
 //! What `install` puts on a machine, as data: paths, texts, modes, and which machines have a use
 //! for them. Pure but for [`disk`], which tells what is there.
 
-pub mod disk;
-pub mod package;
-pub mod unit;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use self::unit::PathUnit;
+use self::unit::{FOLDERS, PathUnit};
 use crate::config::Config;
+use crate::root::Root;
 use crate::text::shell_word;
+
+pub mod unit;
 
 /// One file or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +158,111 @@ fn example() -> String {
     lines.map(|line| line + "\n").collect()
 }
 
+/// Folders of the administrator's, and those for packages that are read after them: udev(7),
+/// tmpfiles.d(5), systemd.unit(5).
+const PACKAGE_DIRS: [(&str, &str); 3] = [
+    ("/etc/udev/rules.d", "/usr/lib/udev/rules.d"),
+    ("/etc/tmpfiles.d", "/usr/lib/tmpfiles.d"),
+    ("/etc/systemd/system", "/usr/lib/systemd/system"),
+];
+
+/// The rule of a package, which tells that there is one.
+pub const PACKAGE_RULE: &str = "/usr/lib/udev/rules.d/99-hotplugger.rules";
+
+impl Piece {
+    /// The piece as a package has it; none if it depends on the machine or its config.
+    pub fn in_package(&self) -> Option<Self> {
+        let name = Path::new(&self.path).file_name()?.to_str()?;
+        let is_file = matches!(self.content, Content::File { .. });
+        if !is_file || self.needs_sign || unit::is_path_unit(name) {
+            return None;
+        }
+        let folder = Path::new(&self.path).parent()?.to_str()?;
+        let path = PACKAGE_DIRS.iter().find(|(own, _)| *own == folder).map_or_else(
+            // The hooks, which are looked for in one folder only.
+            || self.path.clone(),
+            |(_, packages)| format!("{packages}/{name}"),
+        );
+        Some(Self { path, ..self.clone() })
+    }
+}
+
+/// What was found in a piece's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// The piece.
+    Same,
+    /// Something else: its text, or what the link points to.
+    Other(String),
+}
+
+/// Looks what is in a piece's place.
+pub fn found(root: &Root, piece: &Piece) -> Found {
+    let path = root.path(&piece.path);
+    if path.symlink_metadata().is_err() {
+        return Found::Nothing;
+    }
+    match &piece.content {
+        Content::Link(target) => {
+            let there = fs::read_link(&path).unwrap_or_default();
+            if there == Path::new(target) {
+                return Found::Same;
+            }
+            Found::Other(there.to_string_lossy().into_owned())
+        }
+        Content::Example(_) => Found::Same,
+        Content::File { text: wanted, mode } => {
+            let there = fs::read(&path).unwrap_or_default();
+            let there = String::from_utf8_lossy(&there).into_owned();
+            // Whatever else an administrator did to the mode is his.
+            let runs = |mode: u32| mode & 0o111 != 0;
+            let as_it_runs =
+                path.metadata().is_ok_and(|one| runs(one.permissions().mode()) == runs(*mode));
+            if there == *wanted && as_it_runs {
+                return Found::Same;
+            }
+            Found::Other(there)
+        }
+    }
+}
+
+/// The piece that is in use: the package's where it has the same one and nothing takes its place.
+pub fn in_use(root: &Root, piece: &Piece) -> Piece {
+    let packaged = piece.in_package().filter(|packaged| found(root, packaged) == Found::Same);
+    match packaged {
+        Some(packaged) if found(root, piece) == Found::Nothing => packaged,
+        _ => piece.clone(),
+    }
+}
+
+/// Whether a package put the piece where `install` would put it too.
+pub fn is_of_package(root: &Root, piece: &Piece) -> bool {
+    root.path(PACKAGE_RULE).exists()
+        && piece.in_package().is_some_and(|packaged| packaged.path == piece.path)
+}
+
+/// Whether the machine has the folder without which it has no use for the piece.
+pub fn has_sign(root: &Root, piece: &Piece) -> bool {
+    piece.sign.is_none_or(|folder| root.path(folder).is_dir())
+}
+
+/// The paths of all path units of ours, and of their links.
+pub fn path_units(root: &Root) -> Vec<String> {
+    let mut paths = Vec::new();
+    for folder in FOLDERS {
+        let entries = fs::read_dir(root.path(folder)).into_iter().flatten().filter_map(Result::ok);
+        for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+            if unit::is_path_unit(&name) {
+                paths.push(format!("{folder}/{name}"));
+            }
+        }
+    }
+    paths.sort();
+    paths
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,5 +297,30 @@ mod tests {
         let (service, mode) = text("/etc/systemd/system/hotplugger-sync@.service");
         assert!(service.contains("ExecStart=/opt/a&b/hotplugger sync "), "{service}");
         assert_eq!(mode, 0o644);
+    }
+}
+
+#[cfg(test)]
+mod package_tests {
+    use super::*;
+    use crate::config::parse::parse;
+    use crate::install::{PACKAGED_PROGRAM, pieces};
+
+    #[test]
+    fn a_package_has_what_is_the_same_everywhere() {
+        let config = "virtual_machines:\n  a: {socket: /run/a, ports: [/devices/usb1/1-1]}\n";
+        let pieces = pieces(PACKAGED_PROGRAM, Some(&parse(config).unwrap()));
+        let packaged: Vec<_> =
+            pieces.iter().filter_map(Piece::in_package).map(|one| one.path).collect();
+        assert_eq!(
+            packaged,
+            [
+                PACKAGE_RULE,
+                "/usr/lib/tmpfiles.d/hotplugger.conf",
+                "/usr/lib/systemd/system/hotplugger-sync@.service",
+                "/usr/lib/systemd/system-sleep/hotplugger",
+                "/etc/libvirt/hooks/qemu.d/hotplugger",
+            ]
+        );
     }
 }

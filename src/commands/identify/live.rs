@@ -9,11 +9,11 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::source::{End, Happening, Source};
+use super::watch::{End, EventSource, Input};
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
 use crate::host::netlink::{Received, UeventSocket};
-use crate::host::topology::{HubPort, Topology, read};
+use crate::host::topology::{self, HubPort, Topology, read_topology};
 use crate::root::Root;
 
 /// This machine.
@@ -21,63 +21,63 @@ pub(super) struct Live<'a> {
     root: &'a Root,
     uevents: UeventSocket,
     signals: UnixStream,
-    input: Option<Input>,
+    input: Option<Stdin>,
 }
 
-/// What standard input is, if it is looked at.
+/// The kind of standard input, if it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Input {
-    /// A line or its end means enough.
+enum Stdin {
+    /// A line or its end ends the command.
     Terminal,
-    /// A line means enough, its end only that none will come.
+    /// A line ends the command; its end only means that no line will come.
     Pipe,
 }
 
 impl<'a> Live<'a> {
-    /// Listens from now on. Where standard input is no terminal it belongs to somebody's script:
-    /// unless `input_ends`, not a byte of it is taken.
+    /// Starts to receive events. Standard input that is not a terminal may belong to a script: it is not
+    /// read unless `input_ends`.
     pub(super) fn open(root: &'a Root, input_ends: bool) -> io::Result<Self> {
         let (signals, writer) = UnixStream::pair()?;
         signal_hook::low_level::pipe::register(SIGINT, writer.try_clone()?)?;
         signal_hook::low_level::pipe::register(SIGTERM, writer)?;
         let input = if stdin().is_terminal() {
-            Some(Input::Terminal)
+            Some(Stdin::Terminal)
         } else {
             let kind = rustix::fs::fstat(stdin())
                 .map(|metadata| FileType::from_raw_mode(metadata.st_mode));
             let is_pipe = matches!(kind, Ok(FileType::Fifo | FileType::Socket));
-            (input_ends && is_pipe).then_some(Input::Pipe)
+            (input_ends && is_pipe).then_some(Stdin::Pipe)
         };
         Ok(Self { root, uevents: UeventSocket::open()?, signals, input })
     }
 
-    /// Whether somebody can press Enter.
+    /// Whether a person can press Enter.
     pub(super) fn has_terminal(&self) -> bool {
-        self.input == Some(Input::Terminal)
+        self.input == Some(Stdin::Terminal)
     }
 
-    /// Reads what there is of standard input.
-    fn read_input(&mut self, input: Input) -> io::Result<Happening> {
+    /// Reads what is available on standard input.
+    fn read_input(&mut self, input: Stdin) -> io::Result<Input> {
         let mut bytes = [0; 4096];
         let read = match rustix::io::read(stdin(), &mut bytes) {
             Ok(read) => read,
-            Err(Errno::INTR | Errno::AGAIN) => return Ok(Happening::Nothing),
+            Err(Errno::INTR | Errno::AGAIN) => return Ok(Input::Nothing),
             // The terminal is gone.
             Err(Errno::IO) => 0,
             Err(error) => return Err(error.into()),
         };
-        if input == Input::Terminal || bytes[..read].contains(&b'\n') {
-            return Ok(Happening::End(End::Enter));
+        if input == Stdin::Terminal || bytes[..read].contains(&b'\n') {
+            return Ok(Input::End(End::Enter));
         }
         if read == 0 {
             self.input = None;
         }
-        Ok(Happening::Nothing)
+        Ok(Input::Nothing)
     }
 }
 
-impl Source for Live<'_> {
-    fn next(&mut self, time: Option<Duration>) -> io::Result<Happening> {
+impl EventSource for Live<'_> {
+    fn next(&mut self, time: Option<Duration>) -> io::Result<Input> {
         let input = stdin();
         let mut fds = vec![
             PollFd::new(&self.uevents, PollFlags::IN),
@@ -89,21 +89,21 @@ impl Source for Live<'_> {
         let time = time.and_then(|time| Timespec::try_from(time).ok());
         match poll(&mut fds, time.as_ref()) {
             // After a signal its byte is there at the next look.
-            Ok(0) | Err(Errno::INTR) => return Ok(Happening::Nothing),
+            Ok(0) | Err(Errno::INTR) => return Ok(Input::Nothing),
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         match (ready.as_slice(), self.input) {
-            ([_, true, ..], _) => Ok(Happening::End(End::Signal)),
+            ([_, true, ..], _) => Ok(Input::End(End::Signal)),
             // What happened before Enter is told before Enter ends it.
             ([true, ..], _) => Ok(match self.uevents.next(Duration::ZERO)? {
-                Received::Uevent(uevent) => Happening::Uevent(uevent),
-                Received::Lost => Happening::Lost,
-                Received::Nothing => Happening::Nothing,
+                Received::Uevent(uevent) => Input::Uevent(uevent),
+                Received::Lost => Input::Lost,
+                Received::Nothing => Input::Nothing,
             }),
             ([_, _, true], Some(input)) => self.read_input(input),
-            _ => Ok(Happening::Nothing),
+            _ => Ok(Input::Nothing),
         }
     }
 
@@ -112,10 +112,10 @@ impl Source for Live<'_> {
     }
 
     fn port(&self, devpath: &DevPath) -> Option<HubPort> {
-        read::port(self.root, devpath)
+        topology::port(self.root, devpath)
     }
 
     fn topology(&self) -> Topology {
-        read::topology(self.root)
+        read_topology(self.root)
     }
 }

@@ -1,13 +1,13 @@
 //! What happens in the ports: uevents become sightings of a device plugged or pulled.
 //!
-//! The core of the command: the machine is behind the trait [`Source`].
+//! The core of the command: the machine is behind the trait [`EventSource`].
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::source::{End, Happening, Source};
 use crate::clock::Monotonic;
 use crate::devpath::{DevPath, is_root_hub};
 use crate::host::topology::{Connector, HubPort, Topology};
@@ -27,7 +27,7 @@ pub(super) enum Event {
 
 /// A port in which something happened: with what is or was in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sighting {
+pub(super) struct PortEvent {
     pub(super) event: Event,
     pub(super) port: HubPort,
     /// The occupied ports of the hub in it.
@@ -40,10 +40,10 @@ const HUB: Duration = Duration::from_millis(300);
 
 /// Shows each sighting to `see` until that says it is enough, `until` has come, or the user ends.
 pub(super) fn watch(
-    source: &mut impl Source,
+    source: &mut impl EventSource,
     before: &Topology,
     until: Option<Monotonic>,
-    mut see: impl FnMut(Sighting) -> Result<bool>,
+    mut see: impl FnMut(PortEvent) -> Result<bool>,
 ) -> Result<End> {
     let mut watch = Watch::new(before);
     let mut end = None;
@@ -59,18 +59,18 @@ pub(super) fn watch(
         let now = source.now();
         if until.is_some_and(|until| until <= now) {
             end = Some(End::Timeout);
-            watch.hurry();
+            watch.flush();
             continue;
         }
         let next = watch.due().into_iter().chain(until).min();
         match source.next(next.map(|next| next.since(now)))? {
-            Happening::Uevent(uevent) => watch.hear(&uevent, source),
-            Happening::Lost => watch.compare(source),
-            Happening::End(how) => {
+            Input::Uevent(uevent) => watch.hear(&uevent, source),
+            Input::Lost => watch.compare(source),
+            Input::End(how) => {
                 end = Some(how);
-                watch.hurry();
+                watch.flush();
             }
-            Happening::Nothing => {}
+            Input::Nothing => {}
         }
     }
 }
@@ -98,11 +98,11 @@ impl Watch {
     }
 
     /// Waits for nothing any more.
-    fn hurry(&mut self) {
+    fn flush(&mut self) {
         self.pending.iter_mut().for_each(|pending| pending.due = Monotonic(0));
     }
 
-    fn hear(&mut self, uevent: &Uevent, source: &impl Source) {
+    fn hear(&mut self, uevent: &Uevent, source: &impl EventSource) {
         let devpath = &uevent.devpath;
         let is_device = uevent.subsystem == "usb"
             && uevent.devtype == "usb_device"
@@ -127,7 +127,7 @@ impl Watch {
     }
 
     /// Finds out what was missed.
-    fn compare(&mut self, source: &impl Source) {
+    fn compare(&mut self, source: &impl EventSource) {
         let (now, new) = (source.now(), occupied(&source.topology()));
         let devnum = |port: &HubPort| port.device().map(|device| device.devnum);
         let old: Vec<(DevPath, HubPort)> =
@@ -154,14 +154,14 @@ impl Watch {
     }
 
     /// Takes note of what is in the port, if it is still there.
-    fn look(&mut self, devpath: &DevPath, source: &impl Source) {
+    fn look(&mut self, devpath: &DevPath, source: &impl EventSource) {
         if let Some(port) = source.port(devpath).filter(|port| port.plugged.is_some()) {
             self.occupied.insert(devpath.clone(), port);
         }
     }
 
     /// The next sighting whose time has come.
-    fn take(&mut self, source: &impl Source) -> Option<Sighting> {
+    fn take(&mut self, source: &impl EventSource) -> Option<PortEvent> {
         let now = source.now();
         let index = self.pending.iter().position(|pending| pending.due <= now)?;
         let Pending { devpath, event, .. } = self.pending.remove(index);
@@ -169,7 +169,7 @@ impl Watch {
             self.look(&devpath, source);
             let port = self.occupied.get(&devpath).cloned().or_else(|| bare(&devpath))?;
             let behind = port.behind().into_iter().filter(|port| port.plugged.is_some());
-            return Some(Sighting { event, behind: behind.cloned().collect(), port });
+            return Some(PortEvent { event, behind: behind.cloned().collect(), port });
         }
         let mut gone: Vec<HubPort> = Vec::new();
         self.occupied.retain(|path, port| {
@@ -182,7 +182,7 @@ impl Watch {
         let (mut at, behind): (Vec<_>, Vec<_>) =
             gone.into_iter().partition(|port| port.devpath == devpath);
         let port = at.pop().or_else(|| source.port(&devpath)).or_else(|| bare(&devpath))?;
-        Some(Sighting { event, port, behind })
+        Some(PortEvent { event, port, behind })
     }
 }
 
@@ -195,6 +195,47 @@ fn occupied(topology: &Topology) -> BTreeMap<DevPath, HubPort> {
 fn bare(devpath: &DevPath) -> Option<HubPort> {
     let (devpath, connector) = (devpath.clone(), Connector::default());
     Some(HubPort { port: devpath.port()?, devpath, connector, plugged: None })
+}
+
+/// Where happenings come from, and where one looks for what they mean.
+pub(super) trait EventSource {
+    /// Waits for the next happening, at most for `time`.
+    fn next(&mut self, time: Option<Duration>) -> io::Result<Input>;
+    /// The time.
+    fn now(&self) -> Monotonic;
+    /// A port as it is now.
+    fn port(&self, devpath: &DevPath) -> Option<HubPort>;
+    /// All ports as they are now.
+    fn topology(&self) -> Topology;
+}
+
+/// What may happen.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// A uevent of the kernel's.
+    Uevent(Box<Uevent>),
+    /// Uevents were lost.
+    Lost,
+    /// The user has had enough.
+    End(End),
+    /// Nothing, or nothing of interest.
+    Nothing,
+}
+
+/// How the watch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum End {
+    /// The user pressed Enter.
+    Enter,
+    /// A signal came, as with Ctrl-C.
+    Signal,
+    /// As many ports as wanted were seen.
+    Count,
+    /// The time was over.
+    Timeout,
+    /// There was nothing to wait for.
+    Listed,
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use super::found::{Found, FoundPort};
+use super::report::{Found, FoundPort};
 use crate::commands::Context;
 use crate::config::edit::{self, EditError, NewPort};
 use crate::config::file::ConfigFile;
 use crate::config::port::PortName;
-use crate::config::{Config, write};
+use crate::config::{Config, file};
 use crate::devpath::DevPath;
 
 /// What was written.
@@ -36,7 +36,7 @@ pub(super) fn check(context: &Context<'_>, vm: &str) -> Result<Config> {
         let names = config.virtual_machines.into_iter().map(|vm| vm.name).collect();
         bail!("{}: {}", file.path.display(), EditError::NoSuchVm(vm.to_owned(), names));
     }
-    write::refuse_if_not_writable(&file)?;
+    file::refuse_if_not_writable(&file)?;
     Ok(config)
 }
 
@@ -61,7 +61,7 @@ pub(super) fn add(context: &Context<'_>, vm: &str, found: &Found) -> Result<Writ
     let mut backup = None;
     if !new.is_empty() {
         let insertion = edit::add_ports(text, vm, &new).map_err(at)?;
-        backup = Some(write::replace(&file, &insertion.apply(text))?);
+        backup = Some(file::replace(&file, &insertion.apply(text))?);
     }
     let (had, added) = (devpaths(&had), devpaths(&found));
     let names = new.into_iter().map(|port| port.name).collect();

@@ -1,8 +1,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::guest::detach::detach;
 use crate::guest::fake::{Bus, FakeQemu, HostDevice};
+use crate::guest::objects::detach;
 use crate::qmp::handover::Recipient;
 
 const ID: &str = "hotplugger-1-3-16";

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::read::port_folders;
+use super::port_folders;
 use super::{Controller, Hub, Topology};
 use crate::config::port::PortName;
 use crate::devpath::DevPath;

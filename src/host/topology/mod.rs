@@ -2,14 +2,19 @@
 //!
 //! These are the values; [`read`] makes them from sysfs. [`location`] reads where one device is.
 
-pub mod location;
-pub mod read;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use crate::devpath::DevPath;
+use crate::devpath::{DevPath, is_root_hub};
+use crate::host::sysfs::{self, attribute};
 use crate::location::ControllerName;
 use crate::port::Port;
+use crate::root::Root;
 use crate::speed::Speed;
+use crate::text::sanitize;
 use crate::usb_device::UsbDevice;
+
+pub mod location;
 
 /// All USB controllers of the host, in the order of their DEVPATHs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,5 +138,223 @@ impl Hub {
                 hub.collect_ports(ports);
             }
         }
+    }
+}
+
+/// Reads the tree; empty on a host without USB.
+pub fn read_topology(root: &Root) -> Topology {
+    let sys = root.path("/sys");
+    let mut hubs: Vec<(u8, DevPath)> = entries(&sys.join("bus/usb/devices"))
+        .into_iter()
+        .filter_map(|(name, path)| {
+            let bus = name.strip_prefix("usb").filter(|_| is_root_hub(&name))?.parse().ok()?;
+            Some((bus, devpath_of(&sys, &path)?))
+        })
+        .collect();
+    hubs.sort();
+    let mut topology = Topology::default();
+    for (_, devpath) in hubs {
+        let Some(controller) = devpath.parent() else { continue };
+        let hub = read_hub(root, devpath);
+        let known = topology.controllers.iter_mut().find(|known| known.devpath == controller);
+        if let Some(known) = known {
+            known.root_hubs.push(hub);
+        } else {
+            let name = sysfs::controller_name(root, &controller);
+            let root_hubs = vec![hub];
+            topology.controllers.push(Controller { devpath: controller, name, root_hubs });
+        }
+    }
+    topology.controllers.sort_by(|one, other| one.devpath.cmp(&other.devpath));
+    topology
+}
+
+/// Reads one port by the DEVPATH that a device in it has; none if the host has no such port now.
+pub fn port(root: &Root, devpath: &DevPath) -> Option<HubPort> {
+    let hub = devpath.parent()?;
+    let number = devpath.port()?.number();
+    let folder = port_folders(root, &hub).into_iter().find(|(of_folder, _)| *of_folder == number);
+    folder.and_then(|(number, folder)| read_port(root, &hub, number, &folder))
+}
+
+fn read_hub(root: &Root, devpath: DevPath) -> Hub {
+    let folder = sysfs::folder(root, &devpath);
+    let ports = port_folders(root, &devpath)
+        .into_iter()
+        .filter_map(|(number, folder)| read_port(root, &devpath, number, &folder))
+        .collect();
+    let speed = attribute(folder.join("speed")).ok().and_then(|speed| speed.parse().ok());
+    Hub { devpath, speed, ports }
+}
+
+/// The folders of a hub's ports: `<hub>/<interface>/<hub>-port<number>`.
+fn port_folders(root: &Root, hub: &DevPath) -> Vec<(u8, PathBuf)> {
+    let prefix = format!("{}-port", hub.sysname());
+    let mut ports: Vec<(u8, PathBuf)> = entries(&sysfs::folder(root, hub))
+        .into_iter()
+        .filter(|(name, _)| name.contains(':'))
+        .flat_map(|(_, interface)| entries(&interface))
+        .filter_map(|(name, path)| Some((name.strip_prefix(&prefix)?.parse().ok()?, path)))
+        .collect();
+    ports.sort();
+    ports
+}
+
+fn read_port(root: &Root, hub: &DevPath, number: u8, folder: &Path) -> Option<HubPort> {
+    let devpath = below(hub, number)?;
+    let plugged = sysfs::usb_device(root, &devpath).ok().flatten().map(|device| {
+        if device.is_hub() {
+            Plugged::Hub(device, read_hub(root, devpath.clone()))
+        } else {
+            Plugged::Device(device)
+        }
+    });
+    Some(HubPort { port: devpath.port()?, devpath, connector: connector(root, folder), plugged })
+}
+
+/// The DEVPATH of what is in port `number` of a hub.
+fn below(hub: &DevPath, number: u8) -> Option<DevPath> {
+    let name = match hub.sysname().strip_prefix("usb") {
+        Some(bus) => format!("{bus}-{number}"),
+        None => format!("{}.{number}", hub.sysname()),
+    };
+    format!("{hub}/{name}").parse().ok()
+}
+
+fn connector(root: &Root, folder: &Path) -> Connector {
+    let text = |name: &str| attribute(folder.join(name)).ok();
+    let located = text("location").is_some_and(|location| {
+        location.trim_start_matches("0x").bytes().any(|digit| digit != b'0')
+    });
+    let peer = fs::canonicalize(folder.join("peer")).ok().and_then(|peer| {
+        // The port's folder stands in the hub's interface, and that in the hub.
+        let hub = devpath_of(&root.path("/sys"), peer.parent()?.parent()?)?;
+        let (_, number) = peer.file_name()?.to_str()?.rsplit_once("-port")?;
+        below(&hub, number.parse().ok()?)
+    });
+    let known = |value: &String| !matches!(value.as_str(), "" | "unknown");
+    let place = |name: &str| text(&format!("physical_location/{name}")).filter(known);
+    let position: Vec<String> = ["panel", "vertical_position", "horizontal_position"]
+        .iter()
+        .filter_map(|name| place(name))
+        .collect();
+    Connector {
+        peer_guessed: peer.is_some() && !located,
+        peer,
+        connect_type: text("connect_type").filter(known).map(|kind| sanitize(&kind, 32)),
+        position: (!position.is_empty()).then(|| sanitize(&position.join(", "), 64)),
+    }
+}
+
+/// The DEVPATH of a path below `sys`, links resolved.
+pub(crate) fn devpath_of(sys: &Path, path: &Path) -> Option<DevPath> {
+    let path = fs::canonicalize(path).ok()?;
+    let below = path.strip_prefix(fs::canonicalize(sys).ok()?).ok()?;
+    format!("/{}", below.to_str()?).parse().ok()
+}
+
+/// The names and paths in a folder; none of one that is not there.
+fn entries(folder: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let named = |entry: fs::DirEntry| Some((entry.file_name().into_string().ok()?, entry.path()));
+    entries.filter_map(Result::ok).filter_map(named).collect()
+}
+
+#[cfg(test)]
+mod read_tests {
+    use super::*;
+    use crate::config::port::PortName;
+    use std::os::unix::fs::symlink;
+
+    /// A controller with a USB 2 and a USB 3 root hub of two ports each, paired; a hub in 1-1.
+    fn host() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let pci = root.path("/sys/devices/pci0000:00/0000:00:14.0");
+        let write = |path: PathBuf, text: &str| {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let bus = root.path("/sys/bus/usb/devices");
+        fs::create_dir_all(&bus).unwrap();
+        for (number, speed) in [(1, "480\n"), (2, "5000\n")] {
+            let hub = pci.join(format!("usb{number}"));
+            write(hub.join("speed"), speed);
+            symlink(&hub, bus.join(format!("usb{number}"))).unwrap();
+            for port in [1, 2] {
+                let folder = hub.join(format!("{number}-0:1.0/usb{number}-port{port}"));
+                write(folder.join("connect_type"), "unknown\n");
+                write(
+                    folder.join("location"),
+                    if port == 1 { "0x00000000\n" } else { "0x80000001\n" },
+                );
+                let other = 3 - number;
+                symlink(
+                    pci.join(format!("usb{other}/{other}-0:1.0/usb{other}-port{port}")),
+                    folder.join("peer"),
+                )
+                .unwrap();
+            }
+        }
+        let second = pci.join("usb1/1-0:1.0/usb1-port2");
+        write(second.join("physical_location/panel"), "back\n");
+        write(second.join("physical_location/vertical_position"), "upper\n");
+        fs::write(second.join("connect_type"), "hotplug\n").unwrap();
+        for (path, class) in [("usb1/1-1", "09\n"), ("usb1/1-1/1-1.4", "00\n")] {
+            let device = pci.join(path);
+            for (name, value) in [
+                ("busnum", "1\n"),
+                ("devnum", "7\n"),
+                ("bDeviceClass", class),
+                ("idVendor", "0627\n"),
+                ("idProduct", "0001\n"),
+            ] {
+                write(device.join(name), value);
+            }
+        }
+        write(pci.join("usb1/1-1/1-1:1.0/1-1-port4/connect_type"), "unknown\n");
+        (dir, root)
+    }
+
+    fn names(topology: &Topology) -> Vec<String> {
+        topology.ports().iter().map(|port| port.port.to_string()).collect()
+    }
+
+    #[test]
+    fn the_tree_is_read_with_its_pairs() {
+        let (_dir, root) = host();
+        let topology = read_topology(&root);
+        assert_eq!(names(&topology), ["1-1", "1-1.4", "1-2", "2-1", "2-2"]);
+        assert_eq!(topology.controllers[0].devpath.sysname(), "0000:00:14.0");
+        let ports = topology.ports();
+        assert!(matches!(ports[0].plugged, Some(Plugged::Hub(..))));
+        assert!(matches!(ports[1].plugged, Some(Plugged::Device(_))));
+        assert_eq!(ports[2].plugged, None);
+        assert_eq!(
+            ports[0].connector.peer.as_ref().unwrap().as_str(),
+            "/devices/pci0000:00/0000:00:14.0/usb2/2-1"
+        );
+        assert!(ports[0].connector.peer_guessed && !ports[2].connector.peer_guessed);
+        assert_eq!(ports[2].connector.position.as_deref(), Some("back, upper"));
+        assert_eq!(ports[2].connector.connect_type.as_deref(), Some("hotplug"));
+        assert_eq!(ports[1].connector, Connector::default());
+    }
+
+    #[test]
+    fn one_port_is_read_by_its_devpath() {
+        let (_dir, root) = host();
+        let devpath: DevPath = "/devices/pci0000:00/0000:00:14.0/usb1/1-1/1-1.4".parse().unwrap();
+        assert_eq!(port(&root, &devpath).as_ref(), read_topology(&root).port(&devpath));
+        let name = PortName::recommended(&super::location::place(&root, &devpath));
+        assert_eq!(name.to_string(), "pci-0000:00:14.0/usb2:1.4");
+        assert_eq!(name, PortName::recommended(&read_topology(&root).place(&devpath)));
+        let none = "/devices/pci0000:00/0000:00:14.0/usb1/1-9".parse().unwrap();
+        assert_eq!(port(&root, &none), None);
+    }
+
+    #[test]
+    fn a_host_without_usb_has_no_ports() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read_topology(&Root::at(dir.path())), Topology::default());
     }
 }

@@ -1,4 +1,4 @@
-use super::super::found::Found;
+use super::Found;
 use super::*;
 use crate::config::parse::parse;
 use crate::host::topology::{Connector, Hub, Plugged};
@@ -48,7 +48,7 @@ fn report(event: Event, port: &HubPort) -> Report {
         UsbLocation { own: place(path), peers: other.map(place).into_iter().collect() }
     };
     let behind = port.behind().into_iter().cloned().collect();
-    let sighting = Sighting { event, port: port.clone(), behind };
+    let sighting = PortEvent { event, port: port.clone(), behind };
     Reporter { config: &config, places: &places }.report(&sighting)
 }
 

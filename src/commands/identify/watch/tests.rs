@@ -19,7 +19,7 @@ fn devpath(name: &str) -> DevPath {
 #[derive(Default)]
 struct Script {
     now: Monotonic,
-    happenings: VecDeque<(u64, Happening)>,
+    happenings: VecDeque<(u64, Input)>,
     devices: RefCell<Vec<(&'static str, u8)>>,
     /// What sysfs has from a moment on.
     changes: Vec<(u64, Vec<(&'static str, u8)>)>,
@@ -27,11 +27,11 @@ struct Script {
 
 impl Script {
     fn at(mut self, time: u64, action: &str, name: &str) -> Self {
-        self.happenings.push_back((time, Happening::Uevent(Box::new(uevent(action, name)))));
+        self.happenings.push_back((time, Input::Uevent(Box::new(uevent(action, name)))));
         self
     }
 
-    fn then(mut self, time: u64, happening: Happening) -> Self {
+    fn then(mut self, time: u64, happening: Input) -> Self {
         self.happenings.push_back((time, happening));
         self
     }
@@ -84,8 +84,8 @@ fn uevent(action: &str, name: &str) -> Uevent {
     .unwrap()
 }
 
-impl Source for Script {
-    fn next(&mut self, time: Option<Duration>) -> io::Result<Happening> {
+impl EventSource for Script {
+    fn next(&mut self, time: Option<Duration>) -> io::Result<Input> {
         let until = time.map(|time| self.now.after(time));
         match self.happenings.front() {
             Some((at, _)) if until.is_none_or(|until| at * 1000 <= until.0) => {
@@ -94,7 +94,7 @@ impl Source for Script {
             }
             _ => {
                 self.advance(until.expect("the script is over and nobody ends it"));
-                Ok(Happening::Nothing)
+                Ok(Input::Nothing)
             }
         }
     }
@@ -215,7 +215,7 @@ fn lost_events_are_made_good_by_a_look() {
     let script = Script::default()
         .has(0, &[("1-1", 5), ("1-1.2", 6), ("1-3", 7), ("1-4", 8)])
         .has(1000, &[("1-3", 9), ("1-4", 8), ("1-5", 10)])
-        .then(1000, Happening::Lost);
+        .then(1000, Input::Lost);
     assert_eq!(script.run(Some(3000), 9).1, ["Pull 1-1#5 +1-1.2#6", "Plug 1-3#9", "Plug 1-5#10"]);
 }
 
@@ -224,6 +224,6 @@ fn the_user_ends_it_and_nothing_is_left_untold() {
     let script = Script::default()
         .has(0, &[("1-1", 5), ("1-1.2", 6)])
         .at(1000, "remove", "1-1.2")
-        .then(1010, Happening::End(End::Enter));
+        .then(1010, Input::End(End::Enter));
     assert_eq!(script.run(None, 9), (End::Enter, vec!["Pull 1-1.2#6".to_owned()]));
 }
