@@ -20,86 +20,86 @@ use crate::commands::sync::Sync;
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub struct Cli {
-    /// The config file; else $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else
-    /// config.yaml beside the program.
+    /// The config file [default: $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else
+    /// config.yaml beside the program]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
 
-    /// Tells more: `udev` what it decides, on standard error, also when there is nothing to do;
-    /// `check` also what is as it should be.
+    /// Print more: `udev` its decision, on standard error, even if nothing is done; `check` also
+    /// the findings that need no action
     #[arg(short, long, global = true)]
     pub verbose: bool,
 
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Handles the uevent that is in the environment, as udev's RUN has it; the same as no
-    /// arguments at all where ACTION and DEVPATH are set.
+    /// Handle the uevent in the environment, as udev's RUN does
+    ///
+    /// This is the same as no arguments at all if ACTION and DEVPATH are set.
     Udev {
-        /// Prints what would be done and touches neither state nor QEMU.
+        /// Print what would be done, without touching the records or QEMU
         #[arg(long)]
         dry_run: bool,
     },
 
-    /// Prints the host's USB ports as a tree: what is in each, and whose it is.
+    /// Print the host's USB ports as a tree, with their devices and VMs
     Ports(Ports),
 
-    /// Prints each virtual machine, what is in its ports and in its guest, and the last events.
+    /// Print each VM, the devices in its ports and in its guest, and the last events
     Status(Status),
 
-    /// Attaches what is in a port to a virtual machine.
+    /// Attach the devices in a port to a VM
     ///
-    /// To the first one of the config that lists the port and runs, or to the one that is named.
+    /// The VM is the named one, or the first in the config that lists the port and runs.
     Attach(Attach),
 
-    /// Detaches what is in a port: it stays with the host until it is pulled or attached by hand.
+    /// Detach the devices in a port; they stay with the host until they are unplugged or attached
+    /// manually
     Detach(Detach),
 
-    /// Moves what is in a port to another virtual machine.
+    /// Move the devices in a port to another VM
     ///
-    /// To the next one of the config that lists the port and runs, or to the one that is named.
+    /// The VM is the named one, or the next in the config that lists the port and runs.
     Move(Move),
 
-    /// Attaches what is plugged in and not yet in its virtual machine, and deletes from it what is
-    /// gone.
+    /// Attach devices that are plugged in but not attached, and delete stale objects
     ///
-    /// For when a virtual machine has started, and whenever in doubt: what is as it should be is
-    /// left alone.
+    /// Run this when a VM has started, or at any time: devices that are attached correctly are not
+    /// touched.
     Sync(Sync),
 
-    /// Prints what an event would do, and touches neither state nor QEMU.
+    /// Print what an event would do, without touching the records or QEMU
     Simulate(Simulate),
 
-    /// Puts the udev rule, an example config and what belongs to them in their places.
+    /// Install the udev rule, an example config and the units and hooks that run `sync`
     ///
-    /// With them go the units and hooks that run `sync` when a virtual machine starts and when the
-    /// host wakes up: those that the machine has a use for, but for what the options say. Run it
-    /// again when the config has another virtual machine or socket.
+    /// `sync` runs when a VM starts and when the host wakes up. Units and hooks are installed where
+    /// this host can use them, unless the options say otherwise. Run it again when the config has a
+    /// new VM or socket.
     Install(Install),
 
-    /// Removes what `install` put; the config stays.
+    /// Remove what `install` installed, except the config
     Uninstall(Uninstall),
 
-    /// Looks for what is wrong: config, rule, state, sockets, guests, permissions; tells what mends
-    /// it. Exits with 1 if there is a fault.
+    /// Check the config, rule, state, sockets, guests and permissions, and print how to fix
+    /// problems
+    ///
+    /// The exit status is 1 if there is an error.
     Check(Check),
 
-    /// Shows which port a device is plugged into or pulled from, and gives the lines for the config.
+    /// Show which port a device is plugged into or unplugged from, with the lines for the config
     ///
-    /// Plug or pull any device in the port you want: its name, the other half of the same
-    /// connector and the virtual machine that has it are shown at once. Enter or Ctrl-C ends. Needs
-    /// no root, but for --write.
+    /// Plug any device into the port, or unplug it: the name of the port, its peer port and its VM
+    /// are shown at once. Press Enter or Ctrl-C to end. This needs no root, except for --write.
     Identify(Identify),
 
-    /// Prints the arguments that QEMU needs for a virtual machine's socket and hubs.
+    /// Print the QEMU arguments for the socket and the controllers of a VM
     QemuArgs(QemuArgs),
 
-    /// Prints the element that libvirt's domain XML needs for a virtual machine's socket and hubs.
+    /// Print the libvirt domain XML for the socket and the controllers of a VM
     LibvirtXml(LibvirtXml),
 }
 
@@ -109,7 +109,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_definition_is_sound() {
+    fn definition_is_valid() {
         Cli::command().debug_assert();
     }
 }

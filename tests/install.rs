@@ -190,7 +190,7 @@ fn a_program_that_others_can_replace_is_refused() {
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
     let run = run_manual(&machine, &["install", "--program", program.to_str().unwrap()]);
     assert_eq!(run.status, 1);
-    assert!(run.stderr.contains("others than root can change"), "{}", run.stderr);
+    assert!(run.stderr.contains("other users than root can change"), "{}", run.stderr);
     assert!(run.stderr.contains("/usr/local/bin/hotplugger install"), "{}", run.stderr);
     assert!(!machine.path("/etc").join("udev").exists());
 }
@@ -250,7 +250,7 @@ fn units_follow_the_config() {
     target.furnish("virtual_machines: 5\n");
     let run = target.run("install", &[]);
     assert_eq!(run.status, 1);
-    assert!(run.stderr.contains("units are left as they are"), "{}", run.stderr);
+    assert!(run.stderr.contains("units of the VMs are not changed"), "{}", run.stderr);
     assert_eq!(target.names(), files.into_keys().collect::<Vec<_>>());
 }
 

@@ -5,9 +5,9 @@ use std::env;
 use super::finding::Finding;
 use super::rules::RulesFacts;
 use crate::config::Config;
-use crate::install::unit::{self, PathUnit, Unfit};
-use crate::install::{Content, Group, Piece, pieces};
-use crate::install::{Found, found, has_sign, in_use, path_units};
+use crate::install::unit::{self, PathUnit, UnitNameError};
+use crate::install::{Content, Group, InstallItem, items};
+use crate::install::{Installed, in_use, installed, is_applicable, path_units};
 use crate::root::Root;
 use crate::text::shell_word;
 
@@ -15,46 +15,46 @@ use crate::text::shell_word;
 #[derive(Debug, Default)]
 pub struct UnitsFacts {
     /// Each unit or hook for this config, and what is installed.
-    pub pieces: Vec<UnitFacts>,
+    pub items: Vec<UnitFacts>,
     /// Path units and links of VMs that the config does not have; empty if the config cannot be
     /// read.
     pub left_over: Vec<String>,
     /// The VMs that cannot have a unit, and why.
-    pub unfit: Vec<(String, Unfit)>,
+    pub unsupported: Vec<(String, UnitNameError)>,
 }
 
 /// A unit or hook, and what is installed.
 #[derive(Debug)]
 pub struct UnitFacts {
-    pub piece: Piece,
+    pub item: InstallItem,
     /// Whether this host has the directory that it requires.
-    pub has_sign: bool,
-    pub found: Found,
+    pub is_applicable: bool,
+    pub installed: Installed,
 }
 
 /// Judges them, group by group.
 pub fn check(look: &UnitsFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for group in [Group::Systemd, Group::Sleep, Group::Libvirt] {
-        let pieces: Vec<&UnitFacts> = look
-            .pieces
+        let items: Vec<&UnitFacts> = look
+            .items
             .iter()
-            .filter(|one| one.piece.group == group)
-            .filter(|one| one.has_sign || one.found != Found::Nothing)
+            .filter(|one| one.item.group == group)
+            .filter(|one| one.is_applicable || one.installed != Installed::Missing)
             .collect();
-        let Some(first) = pieces.first() else { continue };
-        if pieces.iter().all(|one| one.found == Found::Nothing) {
+        let Some(first) = items.first() else { continue };
+        if items.iter().all(|one| one.installed == Installed::Missing) {
             findings.push(none(group, first));
             continue;
         }
-        let wrong: Vec<Finding> = pieces.iter().filter_map(|one| check_one(one)).collect();
+        let wrong: Vec<Finding> = items.iter().filter_map(|one| check_one(one)).collect();
         if wrong.is_empty() {
             let what = format!("`sync` runs {}", when(group));
-            findings.push(Finding::ok("unit-installed", &first.piece.path, what));
+            findings.push(Finding::ok("unit-installed", &first.item.path, what));
         }
         findings.extend(wrong);
         if group == Group::Systemd {
-            findings.extend(look.unfit.iter().map(|(vm, why)| unfit(vm, *why)));
+            findings.extend(look.unsupported.iter().map(|(vm, why)| unsupported(vm, *why)));
         }
     }
     findings.extend(look.left_over.iter().map(|path| {
@@ -82,21 +82,21 @@ fn when(group: Group) -> &'static str {
 /// This may be intended: there are other ways to start a VM.
 fn none(group: Group, first: &UnitFacts) -> Finding {
     let what = format!("it is not installed: `sync` does not run {}", when(group));
-    Finding::note("unit-none", &first.piece.path, what).run(INSTALL)
+    Finding::note("unit-none", &first.item.path, what).run(INSTALL)
 }
 
 fn check_one(look: &UnitFacts) -> Option<Finding> {
-    let path = &look.piece.path;
-    let there = match &look.found {
-        Found::Same => return None,
-        Found::Nothing => {
+    let path = &look.item.path;
+    let there = match &look.installed {
+        Installed::UpToDate => return None,
+        Installed::Missing => {
             let what =
                 "it is not installed, but its counterpart is: `sync` does not run when it should";
             return Some(Finding::warning("unit-missing", path, what).run(INSTALL));
         }
-        Found::Other(there) => there,
+        Installed::Modified(there) => there,
     };
-    let wanted = match &look.piece.content {
+    let wanted = match &look.item.content {
         Content::File { text, .. } => unit::watched(text),
         _ => None,
     };
@@ -109,7 +109,7 @@ fn check_one(look: &UnitFacts) -> Option<Finding> {
     Some(Finding::warning("unit-stale", path, what).run(INSTALL))
 }
 
-fn unfit(vm: &str, why: Unfit) -> Finding {
+fn unsupported(vm: &str, why: UnitNameError) -> Finding {
     let what = format!("{why}: `sync` does not run when it starts");
     Finding::warning("unit-impossible", vm, what)
         .advice(format!("run `hotplugger sync {} --wait 30` when the VM starts", shell_word(vm)))
@@ -120,49 +120,56 @@ pub fn gather(root: &Root, rules: &RulesFacts, config: Option<&Config>) -> Units
     let named = rules.programs().into_iter().find(|program| program.starts_with('/'));
     let this = || env::current_exe().map(|path| path.to_string_lossy().into_owned());
     let program = named.or_else(|| this().ok()).unwrap_or_default();
-    let pieces: Vec<_> =
-        pieces(&program, config).into_iter().filter(|piece| piece.group != Group::Base).collect();
-    let look =
-        |piece| UnitFacts { has_sign: has_sign(root, &piece), found: found(root, &piece), piece };
-    let pieces: Vec<UnitFacts> = pieces.iter().map(|piece| in_use(root, piece)).map(look).collect();
+    let items: Vec<_> =
+        items(&program, config).into_iter().filter(|item| item.group != Group::Base).collect();
+    let look = |item| UnitFacts {
+        is_applicable: is_applicable(root, &item),
+        installed: installed(root, &item),
+        item,
+    };
+    let items: Vec<UnitFacts> = items.iter().map(|item| in_use(root, item)).map(look).collect();
     let machines = config.map_or(&[][..], |config| &config.virtual_machines);
-    let unfit = machines.iter().filter_map(|vm| Some((vm.name.clone(), PathUnit::of(vm).err()?)));
+    let unsupported =
+        machines.iter().filter_map(|vm| Some((vm.name.clone(), PathUnit::of(vm).err()?)));
     let mut left_over = if config.is_some() { path_units(root) } else { Vec::new() };
-    left_over.retain(|path| !pieces.iter().any(|look| look.piece.path == *path));
-    UnitsFacts { unfit: unfit.collect(), left_over, pieces }
+    left_over.retain(|path| !items.iter().any(|look| look.item.path == *path));
+    UnitsFacts { unsupported: unsupported.collect(), left_over, items }
 }
 
 #[cfg(test)]
 pub(in crate::check) mod tests {
     use super::*;
     use crate::config::parse::parse;
-    use crate::install::pieces;
+    use crate::install::items;
 
     /// Those of a machine with systemd and two virtual machines; `change` plants a fault.
     fn codes(change: impl Fn(&mut UnitFacts)) -> Vec<&'static str> {
         let text = "virtual_machines:\n  a: {socket: /run/a, ports: [/devices/usb1/1-1]}\n  \
                     b: {socket: /run/b, ports: [/devices/usb1/1-2]}\n";
         let config = parse(text).unwrap();
-        let looks = pieces("/usr/bin/hotplugger", Some(&config)).into_iter().map(|piece| {
-            let has_sign = piece.group == Group::Systemd;
-            let found = if has_sign { Found::Same } else { Found::Nothing };
-            let mut look = UnitFacts { piece, has_sign, found };
+        let looks = items("/usr/bin/hotplugger", Some(&config)).into_iter().map(|item| {
+            let is_applicable = item.group == Group::Systemd;
+            let installed = if is_applicable { Installed::UpToDate } else { Installed::Missing };
+            let mut look = UnitFacts { item, is_applicable, installed };
             change(&mut look);
             look
         });
-        let look = UnitsFacts { pieces: looks.collect(), ..UnitsFacts::default() };
+        let look = UnitsFacts { items: looks.collect(), ..UnitsFacts::default() };
         check(&look).iter().map(|finding| finding.code).collect()
     }
 
     #[test]
     fn each_group_is_complete_missing_or_incomplete() {
         assert_eq!(codes(|_| {}), ["unit-installed"]);
-        assert_eq!(codes(|look| look.found = Found::Nothing), ["unit-none"]);
-        assert!(codes(|look| (look.found, look.has_sign) = (Found::Nothing, false)).is_empty());
+        assert_eq!(codes(|look| look.installed = Installed::Missing), ["unit-none"]);
+        assert!(
+            codes(|look| (look.installed, look.is_applicable) = (Installed::Missing, false))
+                .is_empty()
+        );
         let lose = |end: &'static str| {
             move |look: &mut UnitFacts| {
-                if look.piece.path.ends_with(end) {
-                    look.found = Found::Nothing;
+                if look.item.path.ends_with(end) {
+                    look.installed = Installed::Missing;
                 }
             }
         };
@@ -173,10 +180,10 @@ pub(in crate::check) mod tests {
     #[test]
     fn unit_with_another_socket_is_reported_with_both() {
         let text = "virtual_machines:\n  a: {socket: /run/a, ports: [/devices/usb1/1-1]}\n";
-        let pieces = pieces("/usr/bin/hotplugger", Some(&parse(text).unwrap()));
-        let piece = pieces.into_iter().find(|piece| piece.path.ends_with("@a.path")).unwrap();
-        let found = Found::Other("[Path]\nPathChanged=/run/old\n".to_owned());
-        let finding = check_one(&UnitFacts { piece, has_sign: true, found }).unwrap();
+        let items = items("/usr/bin/hotplugger", Some(&parse(text).unwrap()));
+        let item = items.into_iter().find(|item| item.path.ends_with("@a.path")).unwrap();
+        let installed = Installed::Modified("[Path]\nPathChanged=/run/old\n".to_owned());
+        let finding = check_one(&UnitFacts { item, is_applicable: true, installed }).unwrap();
         assert_eq!(finding.what, "it watches /run/old, but the config has /run/a");
         assert_eq!(finding.code, "unit-stale");
     }

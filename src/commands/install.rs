@@ -1,7 +1,5 @@
-//! `install` and `uninstall`: the rule, the example config, units and hooks on this machine, or
-//! below another root for packagers.
-//!
-//! What there is to put is in [`pieces`](crate::install).
+//! `install` and `uninstall`: the rule, the example config, units and hooks, on this host or below
+//! another root for packagers. [`install`](crate::install) has the items.
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -15,9 +13,9 @@ use super::{CommandStatus, Context};
 use crate::config::Config;
 use crate::install::unit::{self, PathUnit};
 use crate::install::{
-    CONFIG, Content, Group, PACKAGED_PROGRAM, Piece, SYSTEMD_RUNS, UDEVD_RUNS, pieces,
+    CONFIG, Content, Group, InstallItem, PACKAGED_PROGRAM, SYSTEMD_RUNS, UDEVD_RUNS, items,
 };
-use crate::install::{Found, found, has_sign, in_use, is_of_package, path_units};
+use crate::install::{Installed, in_use, installed, is_applicable, is_of_package, path_units};
 use crate::output::{Line, Output, Style};
 use crate::permissions::weakness_on_the_way;
 use crate::root::Root;
@@ -26,12 +24,12 @@ use crate::text::shell_word;
 /// Arguments of `install`.
 #[derive(Debug, Args)]
 pub struct Install {
-    /// The program that the rule starts, as an absolute path [default: this program].
+    /// The program that the rule runs, as an absolute path [default: this program]
     #[arg(long, value_name = "PATH")]
     program: Option<PathBuf>,
 
-    /// Puts what a package has, where packages have it: below /usr/lib, and neither a config nor
-    /// what depends on one.
+    /// Install the files of a package in the directories of packages, below /usr/lib, without a config
+    /// and without the files that depend on one
     #[arg(long, requires = "root")]
     package: bool,
 
@@ -42,35 +40,35 @@ pub struct Install {
     choices: Choices,
 }
 
-/// What is put beside the rule. Without a choice: what the machine has a use for, and what is
-/// there already.
+/// What is installed besides the rule. By default: what this host can use, and what is already
+/// installed.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "they are flags of the command line")]
 struct Choices {
-    /// Puts systemd's units: `sync` for each virtual machine of the config when its socket appears
-    /// or goes away [default: where systemd runs].
+    /// Install the systemd units that run `sync` for a VM when its socket appears or disappears
+    /// [default: where systemd runs]
     #[arg(long, conflicts_with = "no_systemd")]
     systemd: bool,
 
-    /// Leaves them out, and removes them if they are there.
+    /// Do not install them, and remove them if they are installed
     #[arg(long)]
     no_systemd: bool,
 
-    /// Puts the hook that runs `sync` when the host wakes up, for systemd and, where it is, elogind
-    /// [default: where they are].
+    /// Install the hook that runs `sync` when the host wakes up, for systemd and elogind [default:
+    /// where they are installed]
     #[arg(long, conflicts_with = "no_sleep")]
     sleep: bool,
 
-    /// Leaves it out, and removes it if it is there.
+    /// Do not install it, and remove it if it is installed
     #[arg(long)]
     no_sleep: bool,
 
-    /// Puts libvirt's hook: `sync` when a guest has started or ended; libvirt 6.5 or later
-    /// [default: where /etc/libvirt is].
+    /// Install the libvirt hook that runs `sync` when a domain has started or ended, for libvirt 6.5
+    /// or later [default: where /etc/libvirt exists]
     #[arg(long, conflicts_with = "no_libvirt")]
     libvirt: bool,
 
-    /// Leaves it out, and removes it if it is there.
+    /// Do not install it, and remove it if it is installed
     #[arg(long)]
     no_libvirt: bool,
 }
@@ -84,22 +82,22 @@ pub struct Uninstall {
 
 #[derive(Debug, Args)]
 struct Options {
-    /// Puts everything below this folder and touches nothing that runs: for packagers.
+    /// Install everything below this directory, without touching what runs: for packagers
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
 
-    /// Says what would be done and does nothing.
+    /// Print what would be done
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Whether a group is put.
+/// Whether a group is installed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Choice {
     Yes,
     No,
-    /// Where there is a use for it.
-    Fit,
+    /// If this host can use it.
+    Auto,
 }
 
 impl Choices {
@@ -113,97 +111,113 @@ impl Choices {
         match (yes, no) {
             (true, _) => Choice::Yes,
             (_, true) => Choice::No,
-            _ => Choice::Fit,
+            _ => Choice::Auto,
         }
     }
 }
 
 impl Install {
-    /// Installs, and says each thing it does.
+    /// Installs, and prints each step.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let program = match (&self.program, &self.options.root) {
             (Some(program), _) => program.clone(),
             (None, Some(_)) => PACKAGED_PROGRAM.into(),
-            (None, None) => env::current_exe().context("where this program is")?,
+            (None, None) => env::current_exe().context("the path of this program")?,
         };
         let program = usable(&program, self.options.root.is_none())?;
-        let mut machine = Machine::new(context.root, &self.options, output);
+        let mut installer = Installer::new(context.root, &self.options, output);
         if self.package {
-            return self.fill_package(&mut machine, &program);
+            return self.install_package_files(&mut installer, &program);
         }
-        let config = Context { root: &machine.root, config: context.config }.config();
-        let pieces = pieces(&program, config.as_ref().ok());
+        let config = Context { root: &installer.root, config: context.config }.config();
+        let items = items(&program, config.as_ref().ok());
         let mut skipped = None;
-        let (put, left): (Vec<_>, Vec<_>) =
-            pieces.iter().partition(|piece| self.is_put(&machine, piece));
-        self.clear(&mut machine, &put, config.is_ok())?;
-        for piece in put {
-            machine.put(piece, self.choices.of(piece.group) == Choice::Fit)?;
+        let (wanted, left): (Vec<_>, Vec<_>) =
+            items.iter().partition(|item| self.is_wanted(&installer, item));
+        self.remove_unwanted(&mut installer, &wanted, config.is_ok())?;
+        for item in wanted {
+            installer.install(item, self.choices.of(item.group) == Choice::Auto)?;
         }
-        for piece in left {
-            if self.choices.of(piece.group) == Choice::Fit
-                && !piece.needs_sign
-                && skipped.replace(piece.group) != Some(piece.group)
+        for item in left {
+            if self.choices.of(item.group) == Choice::Auto
+                && !item.only_if_present
+                && skipped.replace(item.group) != Some(item.group)
             {
-                let why = format!("this system has no {}", piece.sign.unwrap_or("use for it"));
-                machine.say("skip", &piece.path, &why)?;
+                let why =
+                    format!("this system has no {}", item.requires_dir.unwrap_or("use for it"));
+                installer.say("skip", &item.path, &why)?;
             }
         }
-        self.tell_of_the_unfit(&mut machine, config.as_ref().ok())?;
-        machine.reload()?;
+        self.warn_unsupported_vms(&mut installer, config.as_ref().ok())?;
+        installer.reload()?;
         config.context(
-            "the virtual machines' units are left as they are: mend the config and install again",
+            "the units of the VMs are not changed: fix the config and run `hotplugger install` again",
         )?;
         Ok(CommandStatus::Ok)
     }
 
-    fn fill_package(&self, machine: &mut Machine<'_>, program: &str) -> Result<CommandStatus> {
-        for piece in pieces(program, None).iter().filter_map(Piece::in_package) {
-            if self.choices.of(piece.group) != Choice::No {
-                machine.put(&piece, false)?;
+    fn install_package_files(
+        &self,
+        installer: &mut Installer<'_>,
+        program: &str,
+    ) -> Result<CommandStatus> {
+        for item in items(program, None).iter().filter_map(InstallItem::in_package) {
+            if self.choices.of(item.group) != Choice::No {
+                installer.install(&item, false)?;
             }
         }
         Ok(CommandStatus::Ok)
     }
 
-    fn is_put(&self, machine: &Machine<'_>, piece: &Piece) -> bool {
-        let has_sign = has_sign(&machine.root, piece);
-        match self.choices.of(piece.group) {
+    fn is_wanted(&self, installer: &Installer<'_>, item: &InstallItem) -> bool {
+        let is_applicable = is_applicable(&installer.root, item);
+        match self.choices.of(item.group) {
             Choice::No => false,
-            Choice::Yes => has_sign || !piece.needs_sign,
-            // Packagers get all that hotplugger itself needs.
-            Choice::Fit if piece.group == Group::Base => has_sign || self.options.root.is_some(),
-            Choice::Fit => has_sign || found(&machine.root, piece) != Found::Nothing,
+            Choice::Yes => is_applicable || !item.only_if_present,
+            // Packagers get everything that hotplugger itself needs.
+            Choice::Auto if item.group == Group::Base => {
+                is_applicable || self.options.root.is_some()
+            }
+            Choice::Auto => is_applicable || installed(&installer.root, item) != Installed::Missing,
         }
     }
 
-    /// Removes what is not wanted, and the units of virtual machines that the config has no more.
-    fn clear(&self, machine: &mut Machine<'_>, put: &[&Piece], knows_units: bool) -> Result<()> {
-        let unwanted = |path: &String| !put.iter().any(|piece| piece.path == *path);
+    /// Removes the files that are not wanted, and the units of VMs that the config no longer has.
+    fn remove_unwanted(
+        &self,
+        installer: &mut Installer<'_>,
+        wanted: &[&InstallItem],
+        knows_units: bool,
+    ) -> Result<()> {
+        let unwanted = |path: &String| !wanted.iter().any(|item| item.path == *path);
         let units_go = knows_units || self.choices.no_systemd;
-        let mut units = if units_go { path_units(&machine.root) } else { Vec::new() };
+        let mut units = if units_go { path_units(&installer.root) } else { Vec::new() };
         units.retain(unwanted);
-        machine.remove_units(&units)?;
-        for piece in pieces("", None) {
-            if self.choices.of(piece.group) == Choice::No
-                && found(&machine.root, &piece) != Found::Nothing
+        installer.remove_units(&units)?;
+        for item in items("", None) {
+            if self.choices.of(item.group) == Choice::No
+                && installed(&installer.root, &item) != Installed::Missing
             {
-                machine.remove(&piece.path)?;
+                installer.remove(&item.path)?;
             }
         }
         Ok(())
     }
 
-    fn tell_of_the_unfit(&self, machine: &mut Machine<'_>, config: Option<&Config>) -> Result<()> {
+    fn warn_unsupported_vms(
+        &self,
+        installer: &mut Installer<'_>,
+        config: Option<&Config>,
+    ) -> Result<()> {
         let wanted = match self.choices.of(Group::Systemd) {
             Choice::Yes => true,
             Choice::No => false,
-            Choice::Fit => machine.root.path(SYSTEMD_RUNS).is_dir(),
+            Choice::Auto => installer.root.path(SYSTEMD_RUNS).is_dir(),
         };
-        let machines = config.filter(|_| wanted).map_or(&[][..], |config| &config.virtual_machines);
-        for vm in machines {
+        let vms = config.filter(|_| wanted).map_or(&[][..], |config| &config.virtual_machines);
+        for vm in vms {
             if let Err(why) = PathUnit::of(vm) {
-                machine.say("skip", &format!("the unit of `{}`", vm.name), &why.to_string())?;
+                installer.say("skip", &format!("the unit of `{}`", vm.name), &why.to_string())?;
             }
         }
         Ok(())
@@ -211,47 +225,46 @@ impl Install {
 }
 
 impl Uninstall {
-    /// Removes what `install` put, but for the config, and says each thing it does.
+    /// Removes what `install` installed, except the config, and prints each step.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        let mut machine = Machine::new(context.root, &self.options, output);
-        let units = path_units(&machine.root);
-        machine.remove_units(&units)?;
-        for piece in pieces("", None) {
-            let is_there = found(&machine.root, &piece) != Found::Nothing;
-            if piece.path == CONFIG {
+        let mut installer = Installer::new(context.root, &self.options, output);
+        let units = path_units(&installer.root);
+        installer.remove_units(&units)?;
+        for item in items("", None) {
+            let is_there = installed(&installer.root, &item) != Installed::Missing;
+            if item.path == CONFIG {
                 continue;
             }
-            if is_there && is_of_package(&machine.root, &piece) {
-                machine.say("keep", &piece.path, "the package's")?;
+            if is_there && is_of_package(&installer.root, &item) {
+                installer.say("keep", &item.path, "it belongs to the package")?;
             } else if is_there {
-                machine.remove(&piece.path)?;
-            } else if piece.group == Group::Base {
-                machine.say("skip", &piece.path, "it is not there")?;
+                installer.remove(&item.path)?;
+            } else if item.group == Group::Base {
+                installer.say("skip", &item.path, "it is not installed")?;
             }
         }
-        if machine.root.path(CONFIG).exists() {
-            machine.say("keep", CONFIG, "your config; delete it yourself if you like")?;
+        if installer.root.path(CONFIG).exists() {
+            installer.say("keep", CONFIG, "your config; delete it if you no longer need it")?;
         }
-        machine.reload()?;
+        installer.reload()?;
         Ok(CommandStatus::Ok)
     }
 }
 
-/// The machine.
-struct Machine<'a> {
-    /// Where its paths begin.
+/// Installs and removes items.
+struct Installer<'a> {
     root: Root,
     dry_run: bool,
-    /// Whether this is the machine that runs, whose udev and systemd are told.
+    /// Whether this is the running host, whose udev and systemd must reload.
     runs: bool,
-    /// Whether systemd must read its units anew.
+    /// Whether systemd must reload its units.
     units_changed: bool,
-    /// The path units that are to run.
+    /// The path units to start.
     units: Vec<String>,
     output: &'a mut Output,
 }
 
-impl<'a> Machine<'a> {
+impl<'a> Installer<'a> {
     fn new(root: &Root, options: &Options, output: &'a mut Output) -> Self {
         Self {
             root: options.root.as_ref().map_or_else(|| root.clone(), Root::at),
@@ -263,47 +276,46 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Puts the piece there; with `may_fail`, a file system that is read-only is no error.
-    fn put(&mut self, piece: &Piece, may_fail: bool) -> Result<()> {
-        let path = &piece.path;
+    /// Installs the item. With `may_fail`, a read-only file system is not an error.
+    fn install(&mut self, item: &InstallItem, may_fail: bool) -> Result<()> {
+        let path = &item.path;
         if let Some(name) = Path::new(path).file_name().and_then(|name| name.to_str())
             && unit::is_path_unit(name)
             && !self.units.iter().any(|unit| unit == name)
         {
             self.units.push(name.to_owned());
         }
-        let used = in_use(&self.root, piece);
+        let used = in_use(&self.root, item);
         if used.path != *path {
-            return self.say("keep", &used.path, "the package's");
+            return self.say("keep", &used.path, "it belongs to the package");
         }
-        if found(&self.root, piece) == Found::Same {
-            let why = match piece.content {
-                Content::Example(_) => "your config",
-                _ => "it is as it should be",
+        if installed(&self.root, item) == Installed::UpToDate {
+            let why = match item.content {
+                Content::ConfigTemplate(_) => "your config",
+                _ => "it is up to date",
             };
             return self.say("keep", path, why);
         }
         let written =
-            if self.dry_run { Ok(()) } else { write(&self.root.path(path), &piece.content) };
+            if self.dry_run { Ok(()) } else { write(&self.root.path(path), &item.content) };
         match written {
             Err(error) if may_fail && error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                 return self.say("skip", path, "the file system is read-only");
             }
-            Err(error) => return Err(self.told(error, path)),
+            Err(error) => return Err(self.error(error, path)),
             Ok(()) => {}
         }
         self.note_unit(path);
         self.say("write", path, "")
     }
 
-    /// Removes what is there.
     fn remove(&mut self, path: &str) -> Result<()> {
         self.say("remove", path, "")?;
         self.note_unit(path);
         if self.dry_run {
             return Ok(());
         }
-        fs::remove_file(self.root.path(path)).map_err(|error| self.told(error, path))
+        fs::remove_file(self.root.path(path)).map_err(|error| self.error(error, path))
     }
 
     /// Stops path units and removes their files and links.
@@ -317,7 +329,7 @@ impl<'a> Machine<'a> {
         }
         paths.iter().try_for_each(|path| self.remove(path))?;
         if !self.dry_run && !paths.is_empty() {
-            // If it has no other links; as `systemctl disable` does.
+            // As `systemctl disable` does, if the directory has no other links.
             let _ = fs::remove_dir(self.root.path(unit::FOLDERS[1]));
         }
         Ok(())
@@ -331,19 +343,19 @@ impl<'a> Machine<'a> {
         self.runs && self.root.path(SYSTEMD_RUNS).is_dir()
     }
 
-    fn told(&self, error: io::Error, path: &str) -> anyhow::Error {
+    fn error(&self, error: io::Error, path: &str) -> anyhow::Error {
         let root =
             if error.kind() == io::ErrorKind::PermissionDenied { "; run it as root" } else { "" };
         anyhow::Error::from(error).context(format!("{}{root}", self.root.path(path).display()))
     }
 
-    /// Lets udevd read the rules anew, which it would within seconds of the next event anyway, and
+    /// Lets udevd reload the rules, which it would do within seconds of the next event anyway, and
     /// systemd its units.
     fn reload(&mut self) -> Result<()> {
         if !self.runs {
             return Ok(());
         }
-        // In a folder that is going to be a machine nobody listens.
+        // Below another root no daemon runs.
         if self.root.path(UDEVD_RUNS).exists() {
             self.run(&["udevadm", "control", "--reload"])?;
         }
@@ -357,7 +369,7 @@ impl<'a> Machine<'a> {
         if units.is_empty() {
             return Ok(());
         }
-        // Anew: one that runs watches what it was told when it began.
+        // A unit that runs still watches the former path.
         let units: Vec<&str> = units.iter().map(String::as_str).collect();
         self.run(&[&["systemctl", "restart"], units.as_slice()].concat())
     }
@@ -385,7 +397,7 @@ impl<'a> Machine<'a> {
 }
 
 fn write(target: &Path, content: &Content) -> io::Result<()> {
-    // Whatever the umask: udev's hotplugger refuses a config that others can write.
+    // Independent of the umask: hotplugger rejects a config that other users can write to.
     if let Some(folder) = target.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     }
@@ -397,7 +409,7 @@ fn write(target: &Path, content: &Content) -> io::Result<()> {
             let _ = fs::remove_file(&temporary);
             symlink(to, &temporary)?;
         }
-        Content::Example(text) | Content::File { text, .. } => {
+        Content::ConfigTemplate(text) | Content::File { text, .. } => {
             let mode = if let Content::File { mode, .. } = content { *mode } else { 0o644 };
             fs::write(&temporary, text)?;
             fs::set_permissions(&temporary, fs::Permissions::from_mode(mode))?;
@@ -406,7 +418,7 @@ fn write(target: &Path, content: &Content) -> io::Result<()> {
     fs::rename(&temporary, target)
 }
 
-/// Refuses a program that udev could not start or that others could replace, since root runs it.
+/// Rejects a program that udev cannot run, or that other users can replace, because root runs it.
 fn usable(program: &Path, must_exist: bool) -> Result<String> {
     let shown = program.display();
     let Some(text) = program.to_str().filter(|text| text.starts_with('/')) else {
@@ -414,7 +426,7 @@ fn usable(program: &Path, must_exist: bool) -> Result<String> {
     };
     if text.contains(|character: char| character.is_whitespace() || "\"'\\%$".contains(character)) {
         bail!(
-            "{shown}: a udev rule cannot start a program with such a name; move it to /usr/local/bin"
+            "{shown}: a udev rule cannot run a program with such a name; move it to /usr/local/bin"
         );
     }
     if must_exist {
@@ -422,7 +434,7 @@ fn usable(program: &Path, must_exist: bool) -> Result<String> {
         if weakness.is_some() {
             let word = shell_word(text);
             bail!(
-                "others than root can change {shown}, which root would run; put it where they cannot:\n  \
+                "other users than root can change {shown}, which root would run; move it where they cannot:\n  \
                  install -m 755 {word} /usr/local/bin/hotplugger && /usr/local/bin/hotplugger install"
             );
         }

@@ -1,9 +1,9 @@
 //! The configuration: which ports belong to which virtual machine.
 //!
 //! These are the values and what they mean, [`port`] the names of ports, [`exclude`](mod@exclude)
-//! what stays with the host, [`access`] how QEMU gets at a device; [`parse`] makes them from YAML text, [`edit`] adds ports to that text,
-//! [`file`](mod@file) finds, checks and reads it, [`write`](mod@write) replaces it,
-//! `event::prefilter` searches the raw text before.
+//! what stays with the host, [`access`] how QEMU gets at a device. [`parse`] makes them from YAML
+//! text, [`edit`] adds ports to that text, and [`file`](mod@file) finds, checks, reads and replaces
+//! it. `event::prefilter` searches the raw text first.
 
 pub mod access;
 pub mod edit;

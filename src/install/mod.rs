@@ -1,5 +1,5 @@
 //! What `install` puts on a machine, as data: paths, texts, modes, and which machines have a use
-//! for them. Pure but for [`disk`], which tells what is there.
+//! for them. [`installed`] compares an item with what is on the disk.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,7 @@ pub mod unit;
 
 /// One file or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct InstallItem {
     /// What it is part of.
     pub group: Group,
     /// Where it belongs, absolute.
@@ -22,9 +22,9 @@ pub struct Piece {
     /// What is there.
     pub content: Content,
     /// The folder without which a machine has no use for it.
-    pub sign: Option<&'static str>,
+    pub requires_dir: Option<&'static str>,
     /// Whether it is left out without the sign even when somebody asks for the group.
-    pub needs_sign: bool,
+    pub only_if_present: bool,
 }
 
 /// What belongs together and is chosen together.
@@ -51,7 +51,7 @@ pub enum Content {
         mode: u32,
     },
     /// A file that is the administrator's once it is there.
-    Example(String),
+    ConfigTemplate(String),
     /// A symbolic link, and what it points to.
     Link(String),
 }
@@ -81,23 +81,23 @@ const TMPFILES_TEXT: &str = "# hotplugger's state; see tmpfiles.d(5).\n\
 /// All pieces for this config, which start this program; without a config those that need none.
 ///
 /// The program's name has neither blanks nor quotes: udev could not start it.
-pub fn pieces(program: &str, config: Option<&Config>) -> Vec<Piece> {
-    let file = |group, path: &str, text: &str, mode, sign| Piece {
+pub fn items(program: &str, config: Option<&Config>) -> Vec<InstallItem> {
+    let file = |group, path: &str, text: &str, mode, requires_dir| InstallItem {
         group,
         path: path.to_owned(),
         content: Content::File { text: text.to_owned(), mode },
-        sign,
-        needs_sign: false,
+        requires_dir,
+        only_if_present: false,
     };
-    let script = |group, path: &str, text: &str, sign| {
+    let script = |group, path: &str, text: &str, requires_dir| {
         let text = text.replace(PACKAGED_PROGRAM, &shell_word(program));
-        file(group, path, &text, 0o755, Some(sign))
+        file(group, path, &text, 0o755, Some(requires_dir))
     };
     let text = |text: &str| text.replace(PACKAGED_PROGRAM, program);
-    let mut pieces = vec![
+    let mut items = vec![
         file(Group::Base, RULE, &text(RULE_TEXT), 0o644, None),
-        Piece {
-            content: Content::Example(example()),
+        InstallItem {
+            content: Content::ConfigTemplate(example()),
             ..file(Group::Base, CONFIG, "", 0o644, None)
         },
         file(
@@ -117,8 +117,8 @@ pub fn pieces(program: &str, config: Option<&Config>) -> Vec<Piece> {
         // systemd looks nowhere else (systemd-sleep(8)).
         script(Group::Sleep, "/usr/lib/systemd/system-sleep/hotplugger", SLEEP_TEXT, SYSTEMD_RUNS),
         // Its folder below /usr has another name in each distribution; this one is read in all.
-        Piece {
-            needs_sign: true,
+        InstallItem {
+            only_if_present: true,
             ..script(
                 Group::Sleep,
                 "/etc/elogind/system-sleep/hotplugger",
@@ -136,11 +136,14 @@ pub fn pieces(program: &str, config: Option<&Config>) -> Vec<Piece> {
     let machines = config.map_or(&[][..], |config| &config.virtual_machines);
     for unit in machines.iter().filter_map(|vm| PathUnit::of(vm).ok()) {
         let unit_file = file(Group::Systemd, &unit.path(), &unit.text(), 0o644, Some(SYSTEMD_RUNS));
-        let link =
-            Piece { path: unit.link(), content: Content::Link(unit.path()), ..unit_file.clone() };
-        pieces.extend([unit_file, link]);
+        let link = InstallItem {
+            path: unit.link(),
+            content: Content::Link(unit.path()),
+            ..unit_file.clone()
+        };
+        items.extend([unit_file, link]);
     }
-    pieces
+    items
 }
 
 /// The example with nothing configured: its ports are somebody else's.
@@ -169,12 +172,12 @@ const PACKAGE_DIRS: [(&str, &str); 3] = [
 /// The rule of a package, which tells that there is one.
 pub const PACKAGE_RULE: &str = "/usr/lib/udev/rules.d/99-hotplugger.rules";
 
-impl Piece {
+impl InstallItem {
     /// The piece as a package has it; none if it depends on the machine or its config.
     pub fn in_package(&self) -> Option<Self> {
         let name = Path::new(&self.path).file_name()?.to_str()?;
         let is_file = matches!(self.content, Content::File { .. });
-        if !is_file || self.needs_sign || unit::is_path_unit(name) {
+        if !is_file || self.only_if_present || unit::is_path_unit(name) {
             return None;
         }
         let folder = Path::new(&self.path).parent()?.to_str()?;
@@ -189,30 +192,30 @@ impl Piece {
 
 /// What was found in a piece's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Installed {
     /// Nothing.
-    Nothing,
+    Missing,
     /// The piece.
-    Same,
+    UpToDate,
     /// Something else: its text, or what the link points to.
-    Other(String),
+    Modified(String),
 }
 
 /// Looks what is in a piece's place.
-pub fn found(root: &Root, piece: &Piece) -> Found {
-    let path = root.path(&piece.path);
+pub fn installed(root: &Root, item: &InstallItem) -> Installed {
+    let path = root.path(&item.path);
     if path.symlink_metadata().is_err() {
-        return Found::Nothing;
+        return Installed::Missing;
     }
-    match &piece.content {
+    match &item.content {
         Content::Link(target) => {
             let there = fs::read_link(&path).unwrap_or_default();
             if there == Path::new(target) {
-                return Found::Same;
+                return Installed::UpToDate;
             }
-            Found::Other(there.to_string_lossy().into_owned())
+            Installed::Modified(there.to_string_lossy().into_owned())
         }
-        Content::Example(_) => Found::Same,
+        Content::ConfigTemplate(_) => Installed::UpToDate,
         Content::File { text: wanted, mode } => {
             let there = fs::read(&path).unwrap_or_default();
             let there = String::from_utf8_lossy(&there).into_owned();
@@ -221,31 +224,32 @@ pub fn found(root: &Root, piece: &Piece) -> Found {
             let as_it_runs =
                 path.metadata().is_ok_and(|one| runs(one.permissions().mode()) == runs(*mode));
             if there == *wanted && as_it_runs {
-                return Found::Same;
+                return Installed::UpToDate;
             }
-            Found::Other(there)
+            Installed::Modified(there)
         }
     }
 }
 
 /// The piece that is in use: the package's where it has the same one and nothing takes its place.
-pub fn in_use(root: &Root, piece: &Piece) -> Piece {
-    let packaged = piece.in_package().filter(|packaged| found(root, packaged) == Found::Same);
+pub fn in_use(root: &Root, item: &InstallItem) -> InstallItem {
+    let packaged =
+        item.in_package().filter(|packaged| installed(root, packaged) == Installed::UpToDate);
     match packaged {
-        Some(packaged) if found(root, piece) == Found::Nothing => packaged,
-        _ => piece.clone(),
+        Some(packaged) if installed(root, item) == Installed::Missing => packaged,
+        _ => item.clone(),
     }
 }
 
 /// Whether a package put the piece where `install` would put it too.
-pub fn is_of_package(root: &Root, piece: &Piece) -> bool {
+pub fn is_of_package(root: &Root, item: &InstallItem) -> bool {
     root.path(PACKAGE_RULE).exists()
-        && piece.in_package().is_some_and(|packaged| packaged.path == piece.path)
+        && item.in_package().is_some_and(|packaged| packaged.path == item.path)
 }
 
 /// Whether the machine has the folder without which it has no use for the piece.
-pub fn has_sign(root: &Root, piece: &Piece) -> bool {
-    piece.sign.is_none_or(|folder| root.path(folder).is_dir())
+pub fn is_applicable(root: &Root, item: &InstallItem) -> bool {
+    item.requires_dir.is_none_or(|folder| root.path(folder).is_dir())
 }
 
 /// The paths of all path units of ours, and of their links.
@@ -286,9 +290,11 @@ mod tests {
 
     #[test]
     fn scripts_are_programs_and_quote_theirs() {
-        let pieces = pieces("/opt/a&b/hotplugger", None);
-        let text = |path: &str| match &pieces.iter().find(|piece| piece.path == path) {
-            Some(Piece { content: Content::File { text, mode }, .. }) => (text.as_str(), *mode),
+        let items = items("/opt/a&b/hotplugger", None);
+        let text = |path: &str| match &items.iter().find(|item| item.path == path) {
+            Some(InstallItem { content: Content::File { text, mode }, .. }) => {
+                (text.as_str(), *mode)
+            }
             other => panic!("{other:?}"),
         };
         let (hook, mode) = text("/etc/libvirt/hooks/qemu.d/hotplugger");
@@ -304,14 +310,14 @@ mod tests {
 mod package_tests {
     use super::*;
     use crate::config::parse::parse;
-    use crate::install::{PACKAGED_PROGRAM, pieces};
+    use crate::install::{PACKAGED_PROGRAM, items};
 
     #[test]
     fn a_package_has_what_is_the_same_everywhere() {
         let config = "virtual_machines:\n  a: {socket: /run/a, ports: [/devices/usb1/1-1]}\n";
-        let pieces = pieces(PACKAGED_PROGRAM, Some(&parse(config).unwrap()));
+        let items = items(PACKAGED_PROGRAM, Some(&parse(config).unwrap()));
         let packaged: Vec<_> =
-            pieces.iter().filter_map(Piece::in_package).map(|one| one.path).collect();
+            items.iter().filter_map(InstallItem::in_package).map(|one| one.path).collect();
         assert_eq!(
             packaged,
             [

@@ -23,7 +23,7 @@ pub struct PathUnit {
 
 /// Why a virtual machine can have no unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfit {
+pub enum UnitNameError {
     /// Its name is too long when it is escaped.
     Long,
     /// Its name has a `$`, which `ExecStart=` replaces.
@@ -34,17 +34,17 @@ pub enum Unfit {
 
 impl PathUnit {
     /// The unit of this virtual machine.
-    pub fn of(vm: &VirtualMachine) -> Result<Self, Unfit> {
+    pub fn of(vm: &VirtualMachine) -> Result<Self, UnitNameError> {
         let name = format!("{PREFIX}{}{SUFFIX}", escape(&vm.name));
-        let Some(socket) = vm.socket.to_str() else { return Err(Unfit::Socket) };
+        let Some(socket) = vm.socket.to_str() else { return Err(UnitNameError::Socket) };
         // A line ends, goes on (`\`) or is trimmed there; and `..` is refused (systemd.path(5)).
         let strange = socket.contains(char::is_control)
             || socket.ends_with(|last: char| last.is_whitespace() || last == '\\')
             || socket.split('/').any(|part| part == "..");
         match () {
-            () if name.len() > MAX_NAME => Err(Unfit::Long),
-            () if vm.name.contains('$') => Err(Unfit::Dollar),
-            () if strange => Err(Unfit::Socket),
+            () if name.len() > MAX_NAME => Err(UnitNameError::Long),
+            () if vm.name.contains('$') => Err(UnitNameError::Dollar),
+            () if strange => Err(UnitNameError::Socket),
             () => Ok(Self { name, socket: socket.to_owned() }),
         }
     }
@@ -101,7 +101,7 @@ pub fn is_path_unit(file_name: &str) -> bool {
     file_name.starts_with(PREFIX) && file_name.ends_with(SUFFIX)
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for UnitNameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Long => "its name is too long for a unit's",
@@ -175,11 +175,11 @@ mod tests {
 
     #[test]
     fn what_no_unit_can_say_gets_none() {
-        let unfit = |name: &str, socket: &str| PathUnit::of(&vm(name, socket)).unwrap_err();
-        assert_eq!(unfit(&"ü".repeat(40), "/run/q"), Unfit::Long);
-        assert_eq!(unfit("$HOME", "/run/q"), Unfit::Dollar);
+        let unsupported = |name: &str, socket: &str| PathUnit::of(&vm(name, socket)).unwrap_err();
+        assert_eq!(unsupported(&"ü".repeat(40), "/run/q"), UnitNameError::Long);
+        assert_eq!(unsupported("$HOME", "/run/q"), UnitNameError::Dollar);
         for socket in ["/run/q ", "/run/q\\", "/run/../q", "/run/a\nb"] {
-            assert_eq!(unfit("x", socket), Unfit::Socket, "{socket:?}");
+            assert_eq!(unsupported("x", socket), UnitNameError::Socket, "{socket:?}");
         }
         assert!(PathUnit::of(&vm("x", "/run/..q/a..")).is_ok());
     }

@@ -1,6 +1,6 @@
 //! The host's USB ports as a tree: controllers, their root hubs, ports, and what is plugged.
 //!
-//! These are the values; [`read`] makes them from sysfs. [`location`] reads where one device is.
+//! [`location`] reads where one device is.
 
 use std::fs;
 use std::path::{Path, PathBuf};
