@@ -16,7 +16,7 @@ use crate::host::{Host, UdevProperties};
 use crate::outcome::{EventContext, Outcome, Report, SkipReason, Times};
 use crate::policy::{self, Assignment};
 use crate::port::{DevNum, Port};
-use crate::qmp::handover::{Handover, Recipient};
+use crate::qmp::peer::PeerPolicy;
 use crate::qmp::{Error, UsbHostProblem};
 use crate::speed::Speed;
 use crate::state::record::{Attachment, Record};
@@ -271,16 +271,18 @@ impl<'a> Attempt<'a> {
     fn attach_in_guest(&self, expected_attached: bool) -> Result<Attached, Outcome> {
         let (host, vm) = (self.job.host, self.vm);
         let history = host.guest_port_history(&vm.name, self.job.port);
+        let (access, peer_policy) = self.access()?;
         let request = AttachRequest {
             id: self.id.clone(),
             speed: self.device.speed,
             hubs: &vm.hubs,
-            memory: &history,
-            named: self.device.product.is_some(),
+            history: &history,
+            has_product_name: self.device.product.is_some(),
             node: sysfs::node(self.device.busnum, self.device.devnum),
-            access: self.access()?,
+            access,
+            peer_policy,
             expected_attached,
-            source: self,
+            device: self,
         };
         let attached = host
             .connect(&vm.socket, vm.timeout)
@@ -299,17 +301,33 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// How QEMU gets the device. A device of 20 Gb/s goes by file descriptor: if QEMU looked for it by
-    /// itself, it would read beyond a table (see [`UsbSource::may_be_listed`]).
-    fn access(&self) -> Result<AccessMode, Outcome> {
+    /// How QEMU gets the device, and which peer process may receive its file descriptor.
+    ///
+    /// A device of 20 Gb/s goes by file descriptor: if QEMU opened it by itself, it would read past
+    /// a table (see [`UsbSource::may_be_listed`]).
+    fn access(&self) -> Result<(AccessMode, PeerPolicy), Outcome> {
+        let config = &self.vm.access;
         let is_20g = self.device.speed.is_some_and(|speed| speed >= Speed::SUPER_PLUS_X2);
-        match self.vm.access.way {
-            AccessMode::Auto if is_20g => Ok(AccessMode::Fd),
-            AccessMode::Node if is_20g => Err(Outcome::Failed(
-                "not attached: QEMU cannot open a device of 20 Gb/s itself; write `access: auto`"
-                    .to_owned(),
-            )),
-            access => Ok(access),
+        let mode = match config.way {
+            AccessMode::Auto if is_20g => AccessMode::Fd,
+            AccessMode::Node if is_20g => {
+                return Err(Outcome::Failed(
+                    "not attached: QEMU cannot open a device of 20 Gb/s itself; write `access: auto`"
+                        .to_owned(),
+                ));
+            }
+            mode => mode,
+        };
+        if mode == AccessMode::Node {
+            return Ok((mode, PeerPolicy::default()));
+        }
+        match config.uid(|name| self.job.host.uid(name)) {
+            Ok(uid) => {
+                Ok((mode, PeerPolicy { uid, trust_directory: config.trust_socket_directory }))
+            }
+            // QEMU may be able to open the device itself. `check` reports the unknown user.
+            Err(_) if mode == AccessMode::Auto => Ok((AccessMode::Node, PeerPolicy::default())),
+            Err(error) => Err(Outcome::Failed(format!("not attached: {error}"))),
         }
     }
 
@@ -327,7 +345,7 @@ impl<'a> Attempt<'a> {
 
     /// Records the guest port for the next device in this port.
     fn record_guest_port(&mut self, attached: &Attached) {
-        if let Some(last) = attached.usual(self.device.speed) {
+        if let Some(last) = attached.last_port(self.device.speed) {
             let stored = self.job.host.save_guest_port(&self.vm.name, self.job.port, &last);
             self.warn_if_not_saved(stored);
         }
@@ -380,20 +398,8 @@ impl UsbSource for Attempt<'_> {
         let mut speeds = topology.devices().filter_map(|(_, device)| device.speed);
         !speeds.any(|speed| speed >= Speed::SUPER_PLUS_X2)
     }
-}
 
-impl Recipient for Attempt<'_> {
-    fn user(&self) -> io::Result<Option<u32>> {
-        self.vm.access.uid(|name| self.job.host.uid(name))
-    }
-
-    fn trusts_folder(&self) -> bool {
-        self.vm.access.trust_socket_directory
-    }
-}
-
-impl Handover for Attempt<'_> {
-    fn open(&self) -> io::Result<OwnedFd> {
+    fn open_node(&self) -> io::Result<OwnedFd> {
         self.job.host.open_node(self.job.devpath(), self.device)
     }
 }

@@ -87,5 +87,5 @@ pub fn detach_port(
     let mut session = host.connect(target.socket, target.timeout)?;
     let present = host.usb_device(devpath).ok().flatten().map(|device| device.devnum);
     let present = present.filter(|present| Some(*present) != devnum);
-    guest::objects::detach(session.as_mut(), port, present)
+    guest::detach(session.as_mut(), port, present)
 }

@@ -108,7 +108,9 @@ impl Report {
             Outcome::Failed(_) => Level::Error,
             _ if !self.warnings.is_empty() => Level::Warn,
             Outcome::Rejected(_)
-            | Outcome::Attached { location: GuestLocation { slow: true, .. }, .. } => Level::Warn,
+            | Outcome::Attached {
+                location: GuestLocation { below_native_speed: true, .. }, ..
+            } => Level::Warn,
             Outcome::Skipped(_) | Outcome::Recorded | Outcome::AlreadyAttached => Level::Debug,
             _ => Level::Info,
         }
@@ -129,7 +131,7 @@ impl Report {
             fields.extend(context.id.as_ref().map(|id| ("HOTPLUGGER_DEVICE_ID", id.to_string())));
         }
         if let Outcome::Attached { location, times } = &self.outcome {
-            let product = location.place.product.clone();
+            let product = location.device.product.clone();
             fields.extend(product.map(|product| ("HOTPLUGGER_GUEST_PRODUCT", product)));
             let times = times.iter().flat_map(|times| {
                 [
@@ -247,23 +249,23 @@ fn write_attached(
     times: Option<&Times>,
 ) -> fmt::Result {
     f.write_str("attached")?;
-    if let Some(port) = &location.place.port {
+    if let Some(port) = &location.device.port {
         f.write_str(" to guest port ")?;
         if let Some(bus) = &location.bus {
             write!(f, "{bus} ")?;
         }
         f.write_str(port)?;
     }
-    if let Some(speed) = location.place.speed {
+    if let Some(speed) = location.device.speed {
         write!(f, " at {speed}")?;
-        if location.slow {
+        if location.below_native_speed {
             f.write_str(
                 ", below its own speed: the guest has no free port that is fast enough; start QEMU \
                  with -device qemu-xhci,p2=15,p3=15",
             )?;
         }
     }
-    if location.handed {
+    if location.via_fd {
         f.write_str(", via file descriptor")?;
     }
     let Some(Times { since_plug, settling, session }) = times else { return Ok(()) };

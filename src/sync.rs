@@ -10,8 +10,7 @@ use crate::attach::{self, AttachJob, Trigger};
 use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
 use crate::event::plan::candidates;
-use crate::guest::hmp::load_usb_host;
-use crate::guest::objects;
+use crate::guest::{load_usb_host, objects};
 use crate::host::settle::Settle;
 use crate::host::topology::{HubPort, Topology};
 use crate::host::{Host, ReturnResult, UdevProperties};
@@ -197,13 +196,7 @@ fn objects_with_device(qmp: &mut dyn Qmp, objects: &[DeviceId]) -> Result<Vec<De
     if objects.is_empty() || !objects::is_running(qmp)? {
         return Ok(objects.to_vec());
     }
-    let mut attached = Vec::new();
-    for id in objects {
-        if objects::is_attached(qmp, id)? {
-            attached.push(id.clone());
-        }
-    }
-    Ok(attached)
+    objects::attached(qmp, objects)
 }
 
 /// Deletes the records of unplugged devices.

@@ -1,4 +1,4 @@
-//! Who is handed a descriptor over a socket, and who is not: with partners that try to get one.
+//! Which peers receive a file descriptor, tested with peers that try to get one.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,40 +18,41 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use hotplugger::deadline::Deadline;
-use hotplugger::qmp::client::QmpClient;
-use hotplugger::qmp::handover::{Handover, Recipient};
+use hotplugger::host::session::Session;
+use hotplugger::qmp::peer::PeerPolicy;
 use hotplugger::qmp::{Error, Qmp};
+use hotplugger::root::Root;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Uid, geteuid};
 use rustix::thread::set_thread_res_uid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Nobody, as whom a partner listens if root runs the tests.
+/// The user that listens if root runs the tests.
 const NOBODY: u32 = 65534;
 
-/// A partner at a socket, who takes what he gets.
-struct Partner {
+/// A peer at a socket, which keeps all that it receives.
+struct Peer {
     dir: TempDir,
     socket: PathBuf,
-    /// The user who listens.
+    /// The user that listens.
     user: u32,
-    /// Ends with the inodes of the descriptors that came.
+    /// Returns the inodes of the file descriptors that it received.
     thread: JoinHandle<Vec<u64>>,
 }
 
-impl Partner {
-    /// Listens in a folder of that mode, which is the listener's.
-    fn in_folder_of_mode(mode: u32) -> Self {
+impl Peer {
+    /// Listens in a directory of that mode, which belongs to the user that listens.
+    fn in_directory_of_mode(mode: u32) -> Self {
         let user = if geteuid().is_root() { NOBODY } else { geteuid().as_raw() };
         let dir = tempfile::tempdir().unwrap();
-        // Up to there it is the tests' machine's.
+        // The directories above depend on the machine.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-        let folder = dir.path().join("vm");
-        fs::create_dir(&folder).unwrap();
-        chown(&folder, Some(user), None).unwrap();
-        fs::set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
-        let socket = folder.join("qmp");
+        let directory = dir.path().join("vm");
+        fs::create_dir(&directory).unwrap();
+        chown(&directory, Some(user), None).unwrap();
+        fs::set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
+        let socket = directory.join("qmp");
         let path = socket.clone();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = thread::spawn(move || {
@@ -68,17 +69,18 @@ impl Partner {
         Self { dir, socket, user, thread }
     }
 
-    /// Executes a command that hands over an open file, and returns what came of it, and whether
-    /// the partner has that file.
-    fn offer(self, user: Option<u32>, trusts_folder: bool) -> (Result<Value, String>, bool) {
+    /// Executes a command with the file descriptor of a file. Returns the reply, and whether the peer
+    /// received that file.
+    fn offer(self, user: Option<u32>, trust_directory: bool) -> (Result<Value, String>, bool) {
         let file = self.dir.path().join("device");
         File::create(&file).unwrap();
         let inode = file.metadata().unwrap().ino();
-        let offer = Offer { file, user, trusts_folder };
+        let policy = PeerPolicy { uid: user, trust_directory };
+        let open = || File::open(&file).map(OwnedFd::from);
         let deadline = Deadline::after(Duration::from_secs(30));
-        let mut qmp = QmpClient::connect(&self.socket, deadline).unwrap();
-        let answer = qmp.hand_over("add-fd", json!({"opaque": "x"}), &offer);
-        let refused = matches!(answer, Err(Error::NotHandedOver { .. }));
+        let mut qmp = Session::connect(&Root::at("/"), &self.socket, deadline, None).unwrap();
+        let answer = qmp.execute_with_fd("add-fd", json!({"opaque": "x"}), &policy, &open);
+        let refused = matches!(answer, Err(Error::PeerRejected { .. }));
         assert_eq!(refused, answer.is_err());
         drop(qmp);
         let came = self.thread.join().unwrap();
@@ -87,29 +89,7 @@ impl Partner {
     }
 }
 
-struct Offer {
-    file: PathBuf,
-    user: Option<u32>,
-    trusts_folder: bool,
-}
-
-impl Recipient for Offer {
-    fn user(&self) -> io::Result<Option<u32>> {
-        Ok(self.user)
-    }
-
-    fn trusts_folder(&self) -> bool {
-        self.trusts_folder
-    }
-}
-
-impl Handover for Offer {
-    fn open(&self) -> io::Result<OwnedFd> {
-        File::open(&self.file).map(OwnedFd::from)
-    }
-}
-
-/// Greets, agrees to all that comes, and keeps all descriptors that come along.
+/// Sends the greeting, accepts all commands and keeps all file descriptors.
 fn take(mut stream: &UnixStream) -> io::Result<Vec<u64>> {
     stream.write_all(b"{\"QMP\": {}}\r\n")?;
     let mut inodes = Vec::new();
@@ -134,75 +114,76 @@ fn take(mut stream: &UnixStream) -> io::Result<Vec<u64>> {
         while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = text.drain(..=end).collect();
             let command: Value = serde_json::from_slice(&line)?;
-            // In one piece: who goes with a byte unread resets the connection.
+            // One write, because a client that closes with unread bytes resets the connection.
             let reply = format!("{}\n", json!({"return": {"fdset-id": 1}, "id": command["id"]}));
             stream.write_all(reply.as_bytes())?;
         }
     }
 }
 
-fn folders_above(path: &Path) -> impl Iterator<Item = &Path> {
+fn directories_above(path: &Path) -> impl Iterator<Item = &Path> {
     path.ancestors().skip(1)
 }
 
 #[test]
-fn who_is_meant_gets_it_with_the_command() {
+fn expected_user_receives_the_fd_with_the_command() {
     for named in [true, false] {
-        let partner = Partner::in_folder_of_mode(0o700);
-        let user = named.then_some(partner.user);
-        // Without a name the tests' own folder, which may be below /tmp, is none to rely on.
-        let (answer, came) = partner.offer(user, !named);
+        let peer = Peer::in_directory_of_mode(0o700);
+        let user = named.then_some(peer.user);
+        // Without a configured user the directory of the tests, which may be below /tmp, is unsafe.
+        let (answer, came) = peer.offer(user, !named);
         assert_eq!(answer, Ok(json!({"fdset-id": 1})));
         assert!(came);
     }
 }
 
 #[test]
-fn another_user_than_the_config_says_gets_nothing() {
-    let partner = Partner::in_folder_of_mode(0o700);
-    let (listens, other) = (partner.user, partner.user - 1);
-    let (answer, came) = partner.offer(Some(other), true);
+fn user_other_than_the_configured_one_receives_nothing() {
+    let peer = Peer::in_directory_of_mode(0o700);
+    let (listens, other) = (peer.user, peer.user - 1);
+    let (answer, came) = peer.offer(Some(other), true);
     let said = answer.unwrap_err();
     assert!(!came, "{said}");
-    let hint = format!("it is user {listens}, and must be user {other}; if QEMU is run by user");
+    let hint =
+        format!("it runs as user {listens} and must run as user {other}; if QEMU runs as user");
     assert!(said.contains(&hint), "{said}");
 }
 
-/// Who listens may be another than the one whom the socket belongs to.
+/// The socket may belong to a user other than the one that listens.
 #[test]
-fn another_user_than_the_sockets_owner_gets_nothing() {
+fn user_other_than_the_sockets_owner_receives_nothing() {
     if !geteuid().is_root() {
         return;
     }
-    let partner = Partner::in_folder_of_mode(0o700);
-    chown(&partner.socket, Some(1), None).unwrap();
-    let (answer, came) = partner.offer(None, true);
-    assert!(answer.unwrap_err().contains("it is user 65534, and must be user 1"));
+    let peer = Peer::in_directory_of_mode(0o700);
+    chown(&peer.socket, Some(1), None).unwrap();
+    let (answer, came) = peer.offer(None, true);
+    assert!(answer.unwrap_err().contains("it runs as user 65534 and must run as user 1"));
     assert!(!came);
 }
 
 #[test]
-fn a_folder_that_others_can_write_is_none_to_rely_on_unless_the_config_says_so() {
-    let partner = Partner::in_folder_of_mode(0o777);
-    let user = Some(partner.user);
-    let (answer, came) = partner.offer(user, false);
+fn writable_directory_is_unsafe_unless_the_config_trusts_it() {
+    let peer = Peer::in_directory_of_mode(0o777);
+    let user = Some(peer.user);
+    let (answer, came) = peer.offer(user, false);
     let said = answer.unwrap_err();
-    assert!(said.contains("vm (mode 777), who could put another socket there"), "{said}");
+    assert!(said.contains("vm (mode 777), so another user could replace the socket"), "{said}");
     assert!(!came && said.contains("`trust_socket_directory: true`"), "{said}");
-    let (answer, came) = Partner::in_folder_of_mode(0o777).offer(user, true);
+    let (answer, came) = Peer::in_directory_of_mode(0o777).offer(user, true);
     assert!(answer.is_ok() && came);
 }
 
-/// In /tmp everybody can be the first to make the socket; with a user named that helps nobody.
+/// In /tmp everybody can be the first to create the socket. With a configured user that is harmless.
 #[test]
-fn the_sticky_bit_suffices_only_where_the_user_is_named() {
-    let partner = Partner::in_folder_of_mode(0o1777);
-    let user = Some(partner.user);
+fn sticky_bit_suffices_only_with_a_configured_user() {
+    let peer = Peer::in_directory_of_mode(0o1777);
+    let user = Some(peer.user);
     let sticky = |path: &Path| path.metadata().unwrap().mode() & 0o1022 == 0o1022;
-    assert!(folders_above(&partner.socket).any(sticky));
-    let (answer, came) = partner.offer(None, false);
+    assert!(directories_above(&peer.socket).any(sticky));
+    let (answer, came) = peer.offer(None, false);
     assert!(answer.unwrap_err().contains("others can write to "));
     assert!(!came);
-    let (answer, came) = Partner::in_folder_of_mode(0o1777).offer(user, false);
+    let (answer, came) = Peer::in_directory_of_mode(0o1777).offer(user, false);
     assert!(answer.is_ok() && came, "{answer:?}");
 }

@@ -126,7 +126,7 @@ fn events_as_large_as_can_be() {
             session.send(&event)?;
         }
     });
-    assert_failed(&run, "no answer within 2 s: waiting for the reply to qmp_capabilities");
+    assert_failed(&run, "no reply within 2 s: waiting for the reply to qmp_capabilities");
 }
 
 /// A monitor's answer is one value, and made of lines that could stand for anything.
@@ -200,7 +200,7 @@ fn one_that_denies_to_have_the_device() {
             session.reply(&command, &json!(false))?;
         }
     });
-    assert_failed(&run, "QEMU does not see it; does QEMU's /dev have ");
+    assert_failed(&run, "QEMU does not list the device; check that QEMU's /dev has ");
 }
 
 /// Objects of ours that are of other ports are not deleted, however they are listed.

@@ -1,5 +1,5 @@
-//! The program against QMP servers that a user made to harm it, or that are broken: whatever comes,
-//! a `bind` event ends in one line, which says what is wrong, and within its time.
+//! The program against hostile and broken QMP servers. A `bind` event always ends within its time,
+//! with one line that says what is wrong.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,13 +13,13 @@ mod support;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use hotplugger::deadline::Deadline;
-use hotplugger::qmp::client::QmpClient;
 use hotplugger::qmp::{Error, Qmp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -30,20 +30,20 @@ use serde_json::{Value, json};
 
 use support::hostile::{GREETING, Session, serve};
 use support::root::Root;
-use support::udev::{Ended, Running};
+use support::udev::{Ended, Running, run_manual};
 
-/// Time for an exchange that is to run out of it.
+/// The time for a session that is expected to time out.
 const SHORT: &str = "0.5";
 
-/// The same for one that has to get somewhere first.
+/// The same for a session that has to reach a certain command first.
 const MEDIUM: &str = "2";
 
-/// Time for one that ends otherwise, on however slow a machine.
+/// The time for a session that does not time out, even on a slow machine.
 const LONG: &str = "25";
 
 const SOCKET: &str = "/run/windows.qmp";
 
-/// What each line begins with.
+/// The beginning of each line.
 const SUBJECT: &str = "windows: port 1-3, QEMU USB Tablet (0627:0001): ";
 
 /// A host with devices in configured ports.
@@ -76,14 +76,14 @@ fn assert_failed(run: &Ended, why: &str) {
     assert_eq!(run.status, 1);
 }
 
-/// Greets, and lets the first command wait.
+/// Sends the greeting, and does not reply to the first command.
 fn greeted(session: &mut Session) -> io::Result<u64> {
     session.greet()?;
     Ok(session.command()?.id.as_u64().expect("a number as id"))
 }
 
 #[test]
-fn one_that_never_accepts() {
+fn server_that_never_accepts_costs_the_deadline() {
     let mut root = host(SHORT);
     let address = SocketAddrUnix::new(root.path(SOCKET)).unwrap();
     let socket = |flags| socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
@@ -99,12 +99,12 @@ fn one_that_never_accepts() {
         }
     }
     let run = root.event("bind", "1-3").run(&root);
-    assert_failed(&run, "no answer within 0.5 s: connecting; too many clients");
+    assert_failed(&run, "no reply within 0.5 s: connecting; too many clients");
 }
 
-/// QEMU is killed at the very moment: the kernel lets us in, and then nobody is there.
+/// QEMU is killed after the kernel accepted the connection.
 #[test]
-fn one_that_ends_before_it_greets() {
+fn server_that_ends_before_its_greeting_counts_as_not_running() {
     let mut root = host(LONG);
     let listener = UnixListener::bind(root.path(SOCKET)).unwrap();
     let server = thread::spawn(move || {
@@ -116,16 +116,16 @@ fn one_that_ends_before_it_greets() {
     server.join().unwrap();
     assert_eq!(run.status, 0);
     let line = run.line();
-    assert!(line.contains("the VM is not running: nobody listens at"), "{line}");
+    assert!(line.contains("the VM is not running: no process listens at"), "{line}");
 }
 
 #[test]
-fn one_that_accepts_and_is_silent() {
-    fails(SHORT, Session::fall_silent, "no answer within 0.5 s: waiting for QEMU's greeting");
+fn silent_server_costs_the_deadline() {
+    fails(SHORT, Session::fall_silent, "no reply within 0.5 s: waiting for QEMU's greeting");
 }
 
 #[test]
-fn one_that_greets_byte_by_byte() {
+fn slow_greeting_costs_the_deadline() {
     let slow = |session: &mut Session| {
         for byte in GREETING.bytes() {
             session.send([byte])?;
@@ -133,11 +133,11 @@ fn one_that_greets_byte_by_byte() {
         }
         Ok(())
     };
-    fails(SHORT, slow, "no answer within 0.5 s: waiting for QEMU's greeting");
+    fails(SHORT, slow, "no reply within 0.5 s: waiting for QEMU's greeting");
 }
 
 #[test]
-fn one_whose_greeting_has_no_end() {
+fn endless_greeting_is_rejected() {
     let endless = |session: &mut Session| {
         session.send(r#"{"QMP": {"version": ""#)?;
         loop {
@@ -148,17 +148,17 @@ fn one_whose_greeting_has_no_end() {
 }
 
 #[test]
-fn one_that_sends_spaces_for_ever() {
+fn endless_spaces_cost_the_deadline() {
     let spaces = |session: &mut Session| {
         loop {
             session.send([b' '; 4096])?;
         }
     };
-    fails(SHORT, spaces, "no answer within 0.5 s: waiting for QEMU's greeting");
+    fails(SHORT, spaces, "no reply within 0.5 s: waiting for QEMU's greeting");
 }
 
 #[test]
-fn one_that_tells_of_events_for_ever() {
+fn endless_events_cost_the_deadline() {
     let talking = |session: &mut Session| {
         greeted(session)?;
         let event = "{\"event\": \"RTC_CHANGE\", \"data\": {\"offset\": 1}}\r\n";
@@ -166,20 +166,20 @@ fn one_that_tells_of_events_for_ever() {
             session.send(event.repeat(100))?;
         }
     };
-    fails(MEDIUM, talking, "no answer within 2 s: waiting for the reply to qmp_capabilities");
+    fails(MEDIUM, talking, "no reply within 2 s: waiting for the reply to qmp_capabilities");
 }
 
 #[test]
-fn one_that_tells_of_events_instead_of_greeting() {
+fn event_is_not_a_greeting() {
     let event = |session: &mut Session| {
         session.send("{\"event\": \"STOP\"}\r\n")?;
         session.fall_silent()
     };
-    fails(SHORT, event, "no answer within 0.5 s: waiting for QEMU's greeting");
+    fails(SHORT, event, "no reply within 0.5 s: waiting for QEMU's greeting");
 }
 
 #[test]
-fn one_that_greets_twice() {
+fn second_greeting_is_rejected() {
     let again = |session: &mut Session| {
         session.greet()?;
         session.greet()?;
@@ -189,27 +189,27 @@ fn one_that_greets_twice() {
 }
 
 #[test]
-fn one_that_replies_to_another_command() {
+fn reply_to_another_command_is_ignored() {
     let confused = |session: &mut Session| {
         let id = greeted(session)?;
         session.send(format!("{{\"return\": {{}}, \"id\": {}}}\r\n", id + 1))?;
         session.fall_silent()
     };
-    fails(SHORT, confused, "no answer within 0.5 s: waiting for the reply to qmp_capabilities");
+    fails(SHORT, confused, "no reply within 0.5 s: waiting for the reply to qmp_capabilities");
 }
 
 #[test]
-fn one_that_replies_without_an_id() {
+fn reply_without_an_id_is_ignored() {
     let nameless = |session: &mut Session| {
         greeted(session)?;
         session.send("{\"return\": {}}\r\n")?;
         session.fall_silent()
     };
-    fails(SHORT, nameless, "no answer within 0.5 s: waiting for the reply to qmp_capabilities");
+    fails(SHORT, nameless, "no reply within 0.5 s: waiting for the reply to qmp_capabilities");
 }
 
 #[test]
-fn one_that_replies_as_deeply_nested_as_it_can() {
+fn deeply_nested_reply_is_rejected() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let nested = move |session: &mut Session| {
             let id = greeted(session)?;
@@ -222,7 +222,7 @@ fn one_that_replies_as_deeply_nested_as_it_can() {
 }
 
 #[test]
-fn one_that_does_not_speak_utf_8() {
+fn reply_that_is_not_utf_8_is_rejected() {
     let latin = |session: &mut Session| {
         greeted(session)?;
         session.send(b"{\"return\": \"caf\xe9\", \"id\": 1}\r\n")?;
@@ -232,7 +232,7 @@ fn one_that_does_not_speak_utf_8() {
 }
 
 #[test]
-fn one_that_speaks_another_protocol() {
+fn other_protocol_is_rejected() {
     for (said, why) in [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n".as_slice(), "a message that begins with `H`"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "a message that begins with `S`"),
@@ -245,17 +245,17 @@ fn one_that_speaks_another_protocol() {
             session.send(said)?;
             session.fall_silent()
         };
-        fails(LONG, other, &format!("what answers does not speak QMP: {why}"));
+        fails(LONG, other, &format!("the peer does not speak QMP: {why}"));
     }
 }
 
 #[test]
-fn one_that_closes_at_once() {
+fn connection_that_closes_at_once_is_an_error() {
     fails(LONG, |_| Ok(()), "QEMU closed the connection while waiting for QEMU's greeting");
 }
 
 #[test]
-fn one_that_closes_in_the_middle_of_a_reply() {
+fn connection_that_closes_within_a_reply_is_an_error() {
     let broken = |session: &mut Session| {
         greeted(session)?;
         session.send("{\"return\": {")
@@ -265,7 +265,7 @@ fn one_that_closes_in_the_middle_of_a_reply() {
 }
 
 #[test]
-fn one_that_answers_when_it_is_too_late() {
+fn late_reply_costs_the_deadline() {
     let late = |session: &mut Session| {
         session.greet()?;
         let command = session.polite_until("qom-list")?;
@@ -273,12 +273,12 @@ fn one_that_answers_when_it_is_too_late() {
         session.reply(&command, &json!([]))?;
         session.fall_silent()
     };
-    fails(MEDIUM, late, "no answer within 2 s: waiting for the reply to qom-list");
+    fails(MEDIUM, late, "no reply within 2 s: waiting for the reply to qom-list");
 }
 
-/// So nobody keeps the program by having always something to say, ever so fast.
+/// A server cannot hold the program by sending without a pause.
 #[test]
-fn what_is_there_after_the_deadline_is_not_read() {
+fn reply_is_not_read_after_the_deadline() {
     let root = host(LONG);
     serve(&root.path(SOCKET), |session| {
         session.greet()?;
@@ -289,22 +289,22 @@ fn what_is_there_after_the_deadline_is_not_read() {
         session.fall_silent()
     });
     let budget = Duration::from_secs(2);
-    let mut qmp = QmpClient::connect(&root.path(SOCKET), Deadline::after(budget)).unwrap();
+    let mut qmp = support::qemu::connect(&root.path(SOCKET), Deadline::after(budget)).unwrap();
     thread::sleep(budget);
     let answer = qmp.execute("query-status", Value::Null);
     assert!(matches!(answer, Err(Error::Timeout { .. })), "{answer:?}");
 }
 
-/// Each command in turn gets an answer of a kind that it never has.
+/// Each command in turn gets a reply of a type that QEMU never sends.
 #[test]
-fn one_that_lies_about_the_kind_of_things() {
+fn reply_of_a_wrong_type_is_rejected() {
     for (lie_about, lie, why) in [
         ("qom-list", json!("nothing"), "does not speak QMP: qom-list: "),
         ("qom-list", json!([{ "type": "string" }]), "does not speak QMP: qom-list: "),
         ("qom-list", Value::Null, "does not speak QMP: qom-list: "),
-        ("qom-get", json!("true"), "`attached` is no bool, but a string"),
-        ("qom-get", json!({}), "`attached` is no bool, but an object"),
-        ("human-monitor-command", json!(7), "info qtree is not answered with text"),
+        ("qom-get", json!("true"), "does not speak QMP: `attached`: invalid type: string"),
+        ("qom-get", json!({}), "does not speak QMP: `attached`: invalid type: map"),
+        ("human-monitor-command", json!(7), "the reply to info qtree is not text"),
     ] {
         let liar = move |session: &mut Session| {
             session.greet()?;
@@ -316,9 +316,9 @@ fn one_that_lies_about_the_kind_of_things() {
     }
 }
 
-/// The program has the device's object deleted, and the server goes on listing it.
+/// The program deletes an object, and the server still lists it.
 #[test]
-fn one_whose_objects_do_not_go_away() {
+fn object_that_stays_costs_the_deadline() {
     let stubborn = |session: &mut Session| {
         session.greet()?;
         loop {
@@ -327,12 +327,12 @@ fn one_whose_objects_do_not_go_away() {
             session.reply(&command, &ours)?;
         }
     };
-    fails(MEDIUM, stubborn, "no answer within 2 s: waiting for the reply to ");
+    fails(MEDIUM, stubborn, "no reply within 2 s: waiting for the reply to ");
 }
 
-/// QEMU's words go into the line: cut, and without what could steer a terminal or end the line.
+/// The line contains QEMU's words, cut and without control characters.
 #[test]
-fn one_whose_errors_are_meant_for_the_terminal() {
+fn error_text_is_sanitized_and_cut() {
     let evil = |session: &mut Session| {
         session.greet()?;
         let command = session.polite_until("device_add")?;
@@ -341,11 +341,11 @@ fn one_whose_errors_are_meant_for_the_terminal() {
         session.send(json!({ "error": error, "id": command.id }).to_string())?;
         session.polite_until("none").map(drop)
     };
-    fails(LONG, evil, "QEMU refused device_add: \u{fffd}[2J\u{fffd}all\u{fffd}\u{fffd}is well");
+    fails(LONG, evil, "QEMU rejected device_add: \u{fffd}[2J\u{fffd}all\u{fffd}\u{fffd}is well");
 }
 
 #[test]
-fn one_with_more_objects_than_any_guest() {
+fn too_many_objects_are_rejected() {
     let huge = |session: &mut Session| {
         session.greet()?;
         let command = session.polite_until("qom-list")?;
@@ -356,9 +356,9 @@ fn one_with_more_objects_than_any_guest() {
     fails(LONG, huge, "does not speak QMP: a message without end");
 }
 
-/// Fewer than that are read through, and those that are not ours left alone.
+/// A number of objects below the limit is accepted. Foreign objects are kept.
 #[test]
-fn one_with_many_objects_is_no_enemy() {
+fn many_objects_are_accepted_and_foreign_ones_kept() {
     let mut root = host(LONG);
     serve(&root.path(SOCKET), |session| {
         session.greet()?;
@@ -376,19 +376,19 @@ fn assert_attached(run: &Ended) {
     assert_eq!(run.status, 0);
 }
 
-/// Descriptors that come along with the greeting are not kept: the program does not end up with a
-/// thousand of them, nor with a lock or a pipe of somebody else's.
+/// File descriptors that come with the greeting are dropped, so a server cannot exhaust the
+/// program's limit.
 #[test]
-fn one_that_passes_descriptors() {
+fn file_descriptors_from_the_server_are_dropped() {
     let mut root = host(LONG);
-    let kept = std::sync::Arc::new(Mutex::new(None));
-    let seen = std::sync::Arc::clone(&kept);
+    let kept = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&kept);
     serve(&root.path(SOCKET), move |session| {
         let (reader, writer) = io::pipe()?;
         pass_along(&session.stream, &writer, format!("{GREETING}\r\n").as_bytes())?;
         drop(writer);
-        // With its first command the program has taken the greeting. If it has the pipe's other
-        // end too, then the pipe is still open.
+        // The first command shows that the program has read the greeting. If it also kept the
+        // pipe's write end, the pipe is still open.
         let command = session.polite_until("qmp_capabilities")?;
         let mut pipe = [PollFd::new(&reader, PollFlags::IN)];
         poll(&mut pipe, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
@@ -400,7 +400,7 @@ fn one_that_passes_descriptors() {
     assert_eq!(*kept.lock().unwrap(), Some(false), "whether it kept the descriptor");
 }
 
-/// Sends bytes, and a descriptor along with them.
+/// Sends bytes with a file descriptor.
 fn pass_along(stream: &UnixStream, descriptor: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     let descriptors = [descriptor.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -412,14 +412,14 @@ fn pass_along(stream: &UnixStream, descriptor: impl AsFd, bytes: &[u8]) -> io::R
 }
 
 #[test]
-fn one_that_is_a_datagram_socket() {
+fn datagram_socket_is_rejected() {
     let mut root = host(LONG);
     let _socket = UnixDatagram::bind(root.path(SOCKET)).unwrap();
-    assert_failed(&root.event("bind", "1-3").run(&root), "it is a datagram socket, not QEMU's");
+    assert_failed(&root.event("bind", "1-3").run(&root), "it is a datagram socket");
 }
 
 #[test]
-fn several_at_once_on_one_that_is_stuck_all_end() {
+fn several_events_at_a_stuck_server_all_end() {
     let mut root = host(SHORT);
     serve(&root.path(SOCKET), Session::fall_silent);
     root.plug("1-3", "hub", 2);
@@ -433,20 +433,87 @@ fn several_at_once_on_one_that_is_stuck_all_end() {
         let line = run.line();
         let subject = format!("windows: port {port}, QEMU USB Tablet (0627:0001): not attached: ");
         assert!(line.starts_with(&subject), "{line}");
-        assert!(line.contains("no answer within 0.5 s: "), "{line}");
+        assert!(line.contains("no reply within 0.5 s: "), "{line}");
         assert_eq!(run.status, 1);
     }
 }
 
-/// What holds for a plug holds for a pull.
 #[test]
-fn a_pull_ends_too() {
+fn remove_event_costs_the_deadline_too() {
     let mut root = host(SHORT);
     serve(&root.path(SOCKET), Session::fall_silent);
     root.pull("1-3");
     let run = root.event("remove", "1-3").run(&root);
     let line = run.line();
     assert!(line.starts_with("windows: port 1-3: unplugged, and not detached: "), "{line}");
-    assert!(line.contains("no answer within 0.5 s: waiting for QEMU's greeting"), "{line}");
+    assert!(line.contains("no reply within 0.5 s: waiting for QEMU's greeting"), "{line}");
     assert_eq!(run.status, 1);
+}
+
+/// Makes `/proc` show this process, which is the peer of scripted servers, as a QEMU whose package
+/// was upgraded in the meantime.
+fn upgrade_qemu(root: &Root, maps: &str) {
+    let process = format!("/proc/{}", std::process::id());
+    root.write(&format!("{process}/maps"), maps);
+    symlink("/usr/bin/qemu-system-x86_64 (deleted)", root.path(process).join("exe")).unwrap();
+}
+
+/// Such a QEMU aborts with the second command that makes it load the module of another build.
+#[test]
+fn upgraded_qemu_gets_no_usb_host_command_from_any_of_the_commands() {
+    for access in ["node", "fd", "auto"] {
+        let mut root = host(LONG);
+        root.controller(4);
+        root.config(&format!(
+            "virtual_machines:\n  windows:\n    socket: {SOCKET}\n    delay: 0\n    timeout: {LONG}\n    \
+             access: {access}\n    ports: [/devices/pci0000:00/0000:00:14.0/usb1/1-3]\n"
+        ));
+        upgrade_qemu(&root, "7f0000000000 r-xp /usr/lib/x86_64-linux-gnu/libc.so.6\n");
+        let commands = Arc::new(Mutex::new(Vec::new()));
+        let recorded = Arc::clone(&commands);
+        serve(&root.path(SOCKET), move |session| session.accept_and_record(&recorded));
+        let why = "the QEMU of VM windows was upgraded while it runs; restart the VM";
+        for action in ["bind", "bind", "remove"] {
+            let run = root.event(action, "1-3").run(&root);
+            if action == "bind" {
+                assert_failed(&run, why);
+            }
+        }
+        for arguments in [&["sync"][..], &["check"], &["attach", "1-3"]] {
+            let run = run_manual(&root, arguments);
+            assert!(format!("{}{}", run.stdout, run.stderr).contains(why), "{arguments:?} {run:?}");
+            assert_eq!(run.status, 1, "{arguments:?}");
+        }
+        run_manual(&root, &["status"]);
+        let commands = commands.lock().unwrap();
+        assert!(commands.iter().any(|command| command.starts_with("qom-list ")), "{commands:?}");
+        for concerns in ["device_add", "device-list-properties", "usbhost", "add-fd"] {
+            assert!(!commands.iter().any(|command| command.contains(concerns)), "{commands:?}");
+        }
+    }
+}
+
+/// Where libusb is mapped, usb-host is loaded already.
+#[test]
+fn upgraded_qemu_with_usb_host_loaded_still_gets_devices() {
+    let mut root = host(LONG);
+    upgrade_qemu(&root, "7f0000000000 r-xp /usr/lib/x86_64-linux-gnu/libusb-1.0.so.0.3.0\n");
+    serve(&root.path(SOCKET), Session::be_polite);
+    assert_attached(&root.event("bind", "1-3").run(&root));
+}
+
+/// HMP shows details, and is not needed.
+#[test]
+fn qemu_that_refuses_hmp_gets_devices() {
+    let mut root = host(LONG);
+    serve(&root.path(SOCKET), |session| {
+        session.greet()?;
+        loop {
+            let command = session.polite_until("human-monitor-command")?;
+            let error = json!({ "class": "CommandNotFound", "desc": "The command human-monitor-command has not been found" });
+            session.send(json!({ "error": error, "id": command.id }).to_string())?;
+        }
+    });
+    let run = root.event("bind", "1-3").run(&root);
+    assert_attached(&run);
 }

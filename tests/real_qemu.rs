@@ -1,4 +1,4 @@
-//! The library against a real QEMU: its words, its ways with several clients, its end.
+//! The library against a real QEMU: its texts, several clients, and its end.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,36 +23,52 @@ use hotplugger::guest::attach::{
     AttachError, AttachRequest, Attached, BusError, BusErrorKind, Unavailable, UsbSource, attach,
 };
 use hotplugger::guest::bus::buses;
-use hotplugger::guest::objects::detach;
 use hotplugger::guest::ports::{GuestPort, GuestPortHistory, LastPort};
-use hotplugger::guest::{hmp, objects};
+use hotplugger::guest::{detach, hmp, load_usb_host, objects};
+use hotplugger::host::session::Session;
 use hotplugger::port::DevNum;
-use hotplugger::qmp::client::QmpClient;
-use hotplugger::qmp::handover::{Handover, Recipient};
-use hotplugger::qmp::{Error, Qmp, Stage};
+use hotplugger::qmp::peer::PeerPolicy;
+use hotplugger::qmp::{Error, OpenDevice, Qmp, Step};
 use hotplugger::speed::Speed;
 use serde_json::{Value, json};
 
-use support::qemu::{CONTROLLER, PATIENCE, Qemu};
+use support::qemu::{CONTROLLER, PATIENCE, Qemu, connect};
 use support::root::Root;
 use support::udev::run_manual;
 
-/// Time enough for what is to come, none to waste on what is not.
+/// A time in which an expected reply comes, and after which a missing one is given up.
 const SHORT: Duration = Duration::from_millis(300);
 
 const ID: &str = "hotplugger-1-3-16";
+
+/// A device that QEMU can open, but not as a USB device.
+struct Zero;
+
+impl UsbSource for Zero {
+    fn recheck(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
+    fn open_node(&self) -> io::Result<OwnedFd> {
+        File::options().read(true).write(true).open("/dev/zero").map(OwnedFd::from)
+    }
+
+    fn may_be_listed(&self) -> bool {
+        true
+    }
+}
 
 fn id(text: &str) -> DeviceId {
     text.parse().unwrap()
 }
 
-/// Attaches [`ID`], a high-speed device, to the first of the buses that takes it.
-fn attach_to(qmp: &mut QmpClient, buses: &[&str]) -> Result<Attached, AttachError> {
+/// Attaches [`ID`], a high-speed device, to the first of the buses that accepts it.
+fn attach_to(qmp: &mut dyn Qmp, buses: &[&str]) -> Result<Attached, AttachError> {
     place(qmp, ID, Speed::HIGH, buses)
 }
 
 fn place(
-    qmp: &mut QmpClient,
+    qmp: &mut dyn Qmp,
     name: &str,
     speed: Speed,
     buses: &[&str],
@@ -61,11 +77,11 @@ fn place(
 }
 
 fn place_again(
-    qmp: &mut QmpClient,
+    qmp: &mut dyn Qmp,
     name: &str,
     speed: Speed,
     buses: &[&str],
-    memory: &GuestPortHistory,
+    history: &GuestPortHistory,
 ) -> Result<Attached, AttachError> {
     let hubs: Vec<String> = buses.iter().map(|bus| (*bus).to_owned()).collect();
     attach(
@@ -74,30 +90,31 @@ fn place_again(
             id: id(name),
             speed: Some(speed),
             hubs: &hubs,
-            memory,
-            named: true,
+            history,
+            has_product_name: true,
             node: "/dev/bus/usb/001/016".into(),
             access: AccessMode::Node,
+            peer_policy: PeerPolicy::default(),
             expected_attached: false,
-            source: &Zeros,
+            device: &Zero,
         },
     )
 }
 
 fn no_seat(result: Result<Attached, AttachError>) -> Vec<BusError> {
     match result {
-        Err(AttachError::NoUsablePort { refusals, .. }) => refusals,
+        Err(AttachError::NoUsablePort { errors, .. }) => errors,
         other => panic!("{other:?}"),
     }
 }
 
-/// As a paused guest has it.
+/// The result in a paused guest.
 fn waiting(bus: &str, port: usize) -> Attached {
     Attached::PendingResume(Some(GuestPort { bus: bus.to_owned(), port }))
 }
 
 #[test]
-fn a_paused_guest_gets_an_object_that_waits() {
+fn paused_guest_gets_an_object_that_waits() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
     let mut qmp = qemu.connect();
@@ -105,78 +122,10 @@ fn a_paused_guest_gets_an_object_that_waits() {
     assert_eq!(attach_to(&mut qmp, &[]).unwrap(), waiting("xhci0.0", 1));
     assert_eq!(objects::list(&mut qmp).unwrap(), [id(ID)]);
     assert!(!objects::is_attached(&mut qmp, &id(ID)).unwrap());
-    // Before the guest goes on: this host may well have such a device.
+    // This host may have such a device, so the object is deleted before the guest resumes.
     assert!(objects::delete(&mut qmp, &id(ID)).unwrap());
     qmp.execute("cont", Value::Null).unwrap();
     assert!(objects::is_running(&mut qmp).unwrap());
-}
-
-/// A connection on which QEMU refuses monitor commands, as one that is confined by a proxy.
-struct WithoutMonitor(QmpClient);
-
-impl Qmp for WithoutMonitor {
-    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
-        if command == "human-monitor-command" {
-            let (class, desc) = ("CommandNotFound".to_owned(), "it has been disabled".to_owned());
-            return Err(Error::Command { command, class, desc });
-        }
-        self.0.execute(command, arguments)
-    }
-
-    fn hand_over(
-        &mut self,
-        command: &'static str,
-        arguments: Value,
-        handover: &dyn Handover,
-    ) -> Result<Value, Error> {
-        self.0.hand_over(command, arguments, handover)
-    }
-
-    fn pause(&mut self, time: Duration) -> Result<(), Error> {
-        self.0.pause(time)
-    }
-}
-
-#[test]
-fn guest_port_is_found_without_the_monitor() {
-    let root = Root::new();
-    let second = ["-device", "qemu-xhci,id=xhci1,p2=2,p3=2"];
-    let taken = ["-device", "usb-kbd,bus=xhci0.0,port=1", "-device", "usb-kbd,bus=xhci1.0,port=1"];
-    let arguments = [&["-S"], &CONTROLLER[..], &second, &taken].concat();
-    let qemu = Qemu::start(&root, "vm", &arguments);
-    let mut qmp = WithoutMonitor(qemu.connect());
-    let history = GuestPortHistory::default();
-    let request = |hubs: &'static [String]| AttachRequest {
-        id: id(ID),
-        speed: Some(Speed::HIGH),
-        hubs,
-        memory: &history,
-        named: true,
-        node: "/dev/bus/usb/001/016".into(),
-        access: AccessMode::Node,
-        expected_attached: false,
-        source: &Zeros,
-    };
-    assert_eq!(attach(&mut qmp, &request(&[])).unwrap(), waiting("xhci0.0", 2));
-    assert!(objects::delete(&mut qmp, &id(ID)).unwrap());
-    let hubs = ["xhci1.0".to_owned()];
-    assert_eq!(
-        attach(&mut qmp, &AttachRequest { hubs: &hubs, ..request(&[]) }).unwrap(),
-        waiting("xhci1.0", 2)
-    );
-}
-
-/// An emulated device stands for one of the host that QEMU has opened.
-#[test]
-fn attached_device_is_recognized_without_the_monitor() {
-    let root = Root::new();
-    let qemu = Qemu::paused(&root, "vm");
-    assert_eq!(qemu.monitor(&format!("device_add usb-kbd,id={ID}")), "");
-    let mut qmp = WithoutMonitor(qemu.connect());
-    let place = hmp::place(&mut qmp, &id(ID)).unwrap();
-    assert_eq!(place, hmp::GuestDeviceInfo::default());
-    assert!(objects::is_attached(&mut qmp, &id(ID)).unwrap());
-    assert_eq!(buses(&mut qmp).unwrap().len(), 1);
 }
 
 /// `-mon` with a name is deprecated since QEMU 11.1.
@@ -193,64 +142,64 @@ fn printed_arguments_start_qemu_without_a_warning() {
     let printed: Vec<String> = serde_json::from_str(&printed).unwrap();
     let printed: Vec<&str> = printed.iter().map(String::as_str).collect();
     let qemu = Qemu::start(&root, "vm", &[&["-S"], &printed[..]].concat());
-    QmpClient::connect(&socket, Deadline::after(PATIENCE)).unwrap();
+    connect(&socket, Deadline::after(PATIENCE)).unwrap();
     assert_eq!(std::fs::read_to_string(root.path("/run/vm.stderr")).unwrap(), "");
     assert!(qemu.pid() > 0);
 }
 
 #[test]
-fn an_id_that_is_taken_is_no_error_to_attach() {
+fn attach_replaces_an_object_with_the_same_id() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
     let mut qmp = qemu.connect();
     let arguments = || json!({ "driver": "usb-host", "id": ID, "hostbus": 1, "hostport": "3" });
     qmp.execute("device_add", arguments()).unwrap();
     let error = qmp.execute("device_add", arguments()).unwrap_err();
-    assert!(error.refusal().unwrap().starts_with("Duplicate "), "{error}");
+    assert!(error.desc().unwrap().starts_with("Duplicate "), "{error}");
     assert_eq!(attach_to(&mut qmp, &[]).unwrap(), waiting("xhci0.0", 1));
     assert_eq!(qemu.objects(), [ID]);
 }
 
-/// An emulated device stands for one of the host that QEMU has opened.
+/// An emulated device replaces a host device that QEMU has opened.
 #[test]
-fn what_is_attached_is_left_and_found() {
+fn attached_device_is_found_and_kept() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
     assert_eq!(qemu.monitor(&format!("device_add usb-kbd,id={ID}")), "");
     let mut qmp = qemu.connect();
     assert!(objects::is_attached(&mut qmp, &id(ID)).unwrap());
     assert_eq!(attach_to(&mut qmp, &[]).unwrap(), Attached::Before);
-    let place = hmp::place(&mut qmp, &id(ID)).unwrap();
-    assert_eq!(place.port.as_deref(), Some("1"));
-    assert_eq!(place.speed.unwrap().to_string(), "480 Mb/s");
-    assert_eq!(place.product.as_deref(), Some("QEMU USB Keyboard"));
+    let device = hmp::guest_device(&mut qmp, &id(ID)).unwrap();
+    assert_eq!(device.port.as_deref(), Some("1"));
+    assert_eq!(device.speed.unwrap().to_string(), "480 Mb/s");
+    assert_eq!(device.product.as_deref(), Some("QEMU USB Keyboard"));
     assert_eq!(
-        hmp::place(&mut qmp, &id("hotplugger-1-3-1")).unwrap(),
+        hmp::guest_device(&mut qmp, &id("hotplugger-1-3-1")).unwrap(),
         hmp::GuestDeviceInfo::default()
     );
 }
 
 #[test]
-fn a_bus_that_is_missing_is_told_from_one_that_is_full() {
+fn missing_bus_differs_from_a_full_one() {
     let root = Root::new();
     let full = ["-device", "qemu-xhci,id=xhci0,p2=1,p3=1", "-device", "usb-kbd,port=1"];
     let qemu = Qemu::start(&root, "vm", &[&["-S"], &full[..]].concat());
     let mut qmp = qemu.connect();
-    let refusals = no_seat(attach_to(&mut qmp, &["xhci0", "xhci0.0", "nowhere.0"]));
-    let refusal = |bus: &str, why| BusError { bus: Some(bus.to_owned()), why };
+    let errors = no_seat(attach_to(&mut qmp, &["xhci0", "xhci0.0", "nowhere.0"]));
+    let error_of = |bus: &str, kind| BusError { bus: Some(bus.to_owned()), kind };
     assert_eq!(
-        refusals,
+        errors,
         [
-            refusal("xhci0", BusErrorKind::NoSuchBus),
-            refusal("nowhere.0", BusErrorKind::NoSuchBus),
-            refusal("xhci0.0", BusErrorKind::Full),
+            error_of("xhci0", BusErrorKind::NoSuchBus),
+            error_of("nowhere.0", BusErrorKind::NoSuchBus),
+            error_of("xhci0.0", BusErrorKind::Full),
         ]
     );
-    assert_eq!(no_seat(attach_to(&mut qmp, &[])), [refusal("xhci0.0", BusErrorKind::Full)]);
+    assert_eq!(no_seat(attach_to(&mut qmp, &[])), [error_of("xhci0.0", BusErrorKind::Full)]);
     assert_eq!(objects::list(&mut qmp).unwrap(), []);
 }
 
-/// QEMU takes each port that is asked for, says who is in it, and adds no hub, whatever comes last.
+/// QEMU accepts each requested port, lists the device there, and adds no hub.
 #[test]
 fn each_speed_gets_a_port_that_takes_it() {
     let root = Root::new();
@@ -259,7 +208,7 @@ fn each_speed_gets_a_port_that_takes_it() {
     let qemu = Qemu::start(&root, "vm", &[&["-S"], &arguments[..]].concat());
     let mut qmp = qemu.connect();
     let mut next = 0;
-    let mut put = |qmp: &mut QmpClient, speed| {
+    let mut put = |qmp: &mut dyn Qmp, speed| {
         next += 1;
         place(qmp, &format!("hotplugger-1-{next}-5"), speed, &[])
     };
@@ -285,14 +234,14 @@ fn each_speed_gets_a_port_that_takes_it() {
     assert!(put(&mut qmp, Speed::HIGH).is_err());
     let seen = qemu.monitor("info usb");
     assert!(!seen.contains("Hub") && seen.lines().count() == 11, "{seen}");
-    // What is freed is there again.
+    // A freed port is used again.
     assert!(objects::delete(&mut qmp, &id("hotplugger-1-3-5")).unwrap());
     assert_eq!(put(&mut qmp, Speed::FULL).unwrap(), waiting("uhci.0", 2));
 }
 
-/// All that QEMU may say of a seat that is not to be had sends the device to the next one.
+/// After each error that QEMU may return for the last port, another port is tried.
 #[test]
-fn the_usual_seat_is_taken_where_qemu_gives_it() {
+fn attach_uses_the_last_port_unless_qemu_rejects_it() {
     let root = Root::new();
     let qemu = Qemu::start(
         &root,
@@ -309,17 +258,19 @@ fn the_usual_seat_is_taken_where_qemu_gives_it() {
         ("gone.0", 1, waiting("xhci.0", 1)),
     ] {
         let place = GuestPort { bus: bus.to_owned(), port };
-        let memory =
-            GuestPortHistory { own: Some(LastPort { place, speed: full }), others: Vec::new() };
-        let attached = place_again(&mut qmp, ID, Speed::FULL, &[], &memory);
+        let history = GuestPortHistory {
+            last: Some(LastPort { port: place, speed: full }),
+            reserved: Vec::new(),
+        };
+        let attached = place_again(&mut qmp, ID, Speed::FULL, &[], &history);
         assert_eq!(attached.unwrap(), seat, "{bus} {port}");
         assert!(objects::delete(&mut qmp, &id(ID)).unwrap());
     }
 }
 
-/// As libvirt gives a guest USB 2: the EHCI's ports take slow devices by its companions.
+/// This is how libvirt gives a guest USB 2. The companions make the EHCI's ports accept slow devices.
 #[test]
-fn an_ehci_with_companions_takes_all_that_is_usb_2() {
+fn ehci_with_companions_takes_all_usb_2_speeds() {
     let root = Root::new();
     let devices = [
         "ich9-usb-ehci1,id=usb",
@@ -329,7 +280,7 @@ fn an_ehci_with_companions_takes_all_that_is_usb_2() {
     let arguments: Vec<&str> = devices.iter().flat_map(|device| ["-device", device]).collect();
     let qemu = Qemu::start(&root, "vm", &[&["-S"], &arguments[..]].concat());
     let mut qmp = qemu.connect();
-    let free = |qmp: &mut QmpClient, speed| buses(qmp).unwrap()[0].free(speed);
+    let free = |qmp: &mut dyn Qmp, speed| buses(qmp, &[]).unwrap()[0].free_ports_for(speed);
     assert_eq!(free(&mut qmp, Speed::FULL), [1, 2, 3, 4]);
     assert_eq!(free(&mut qmp, Speed::HIGH), [1, 2, 3, 4, 5, 6]);
     assert_eq!(place(&mut qmp, ID, Speed::FULL, &[]).unwrap(), waiting("usb.0", 1));
@@ -337,71 +288,101 @@ fn an_ehci_with_companions_takes_all_that_is_usb_2() {
     assert_eq!(qemu.monitor(emulated), "", "a full-speed device works there");
 }
 
-/// What looks like a device to us and like none to QEMU.
-struct Zeros;
+/// A QEMU that refuses HMP.
+struct WithoutHmp(Session);
 
-impl UsbSource for Zeros {
-    fn recheck(&self) -> Result<(), Unavailable> {
-        Ok(())
+impl Qmp for WithoutHmp {
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        if command == "human-monitor-command" {
+            let (class, desc) = ("CommandNotFound".to_owned(), "no such command".to_owned());
+            return Err(Error::Command { command, class, desc });
+        }
+        self.0.execute(command, arguments)
     }
 
-    fn may_be_listed(&self) -> bool {
-        true
+    fn execute_with_fd(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        policy: &PeerPolicy,
+        open: &OpenDevice<'_>,
+    ) -> Result<Value, Error> {
+        self.0.execute_with_fd(command, arguments, policy, open)
     }
-}
 
-impl Recipient for Zeros {
-    fn user(&self) -> io::Result<Option<u32>> {
-        Ok(None)
-    }
-
-    fn trusts_folder(&self) -> bool {
-        true
-    }
-}
-
-impl Handover for Zeros {
-    fn open(&self) -> io::Result<OwnedFd> {
-        File::options().read(true).write(true).open("/dev/zero").map(OwnedFd::from)
+    fn pause(&mut self, time: Duration) -> Result<(), Error> {
+        self.0.pause(time)
     }
 }
 
-fn hand_over(qmp: &mut QmpClient, speed: Speed) -> Result<Attached, AttachError> {
+#[test]
+fn qemu_without_hmp_gets_the_device_in_a_free_port_that_takes_its_speed() {
+    let root = Root::new();
+    let devices = [
+        "ich9-usb-ehci1,id=ehci",
+        "ich9-usb-uhci1,masterbus=ehci.0,firstport=0",
+        "qemu-xhci,id=xhci,p2=3,p3=2",
+    ];
+    let arguments: Vec<&str> = devices.iter().flat_map(|device| ["-device", device]).collect();
+    let qemu = Qemu::start(&root, "vm", &[&["-S"], &arguments[..]].concat());
+    let with_hmp = buses(&mut qemu.connect(), &[]).unwrap();
+    let mut qmp = WithoutHmp(qemu.connect());
+    assert_eq!(buses(&mut qmp, &[]).unwrap(), with_hmp);
+    for port in 1..=2 {
+        assert_eq!(qemu.monitor(&format!("device_add usb-mouse,bus=xhci.0,port={port}")), "");
+    }
+    let full = place(&mut qmp, ID, Speed::SUPER, &["xhci.0"]).unwrap();
+    assert_eq!(full, waiting("xhci.0", 3), "the only free one");
+    assert!(objects::delete(&mut qmp, &id(ID)).unwrap());
+    assert_eq!(place(&mut qmp, ID, Speed::HIGH, &[]).unwrap(), waiting("ehci.0", 1));
+    assert!(objects::delete(&mut qmp, &id(ID)).unwrap());
+    // A device that is attached is also found.
+    assert_eq!(qemu.monitor(&format!("device_add usb-kbd,id={ID},bus=xhci.0,port=3")), "");
+    assert_eq!(place(&mut qmp, ID, Speed::FULL, &[]).unwrap(), Attached::Before);
+    assert_eq!(objects::attached(&mut qmp, &[id(ID)]).unwrap(), [id(ID)]);
+    // A guest without a controller is recognized too.
+    let bare = Qemu::start(&root, "bare", &["-S"]);
+    let attached = attach_to(&mut WithoutHmp(bare.connect()), &[]);
+    assert!(matches!(attached, Err(AttachError::NoController)), "{attached:?}");
+}
+
+fn attach_via_fd(qmp: &mut dyn Qmp, speed: Speed) -> Result<Attached, AttachError> {
     attach(
         qmp,
         &AttachRequest {
             id: id(ID),
             speed: Some(speed),
             hubs: &[],
-            memory: &GuestPortHistory::default(),
-            named: true,
+            history: &GuestPortHistory::default(),
+            has_product_name: true,
             node: "/dev/bus/usb/001/016".into(),
             access: AccessMode::Fd,
+            peer_policy: PeerPolicy { uid: None, trust_directory: true },
             expected_attached: false,
-            source: &Zeros,
+            device: &Zero,
         },
     )
 }
 
-/// How many descriptors QEMU has in its sets.
+/// How many file descriptors QEMU has in its sets.
 fn in_sets(qemu: &Qemu) -> usize {
     let sets = qemu.execute("query-fdsets", Value::Null).unwrap();
     let sets = sets.as_array().unwrap();
     sets.iter().map(|set| set["fds"].as_array().unwrap().len()).sum()
 }
 
-/// QEMU gets the descriptor, and says that it is no USB device; it has it no longer then.
+/// QEMU receives the file descriptor and rejects it, because it is not a USB device.
 #[test]
-fn a_descriptor_reaches_qemu_and_is_taken_away_again() {
+fn fd_reaches_qemu_and_is_removed_again() {
     let root = Root::new();
     let arguments = ["-device", "qemu-xhci,id=xhci0", "-device", "usb-ehci,id=ehci"];
     let qemu = Qemu::start(&root, "vm", &arguments);
     let mut qmp = qemu.connect();
     for _ in 0..50 {
-        let refusals = no_seat(hand_over(&mut qmp, Speed::HIGH));
-        let refusal = |bus: &str, why| BusError { bus: Some(bus.to_owned()), why };
+        let errors = no_seat(attach_via_fd(&mut qmp, Speed::HIGH));
+        let error_of = |bus: &str, kind| BusError { bus: Some(bus.to_owned()), kind };
         let not_opened = || BusErrorKind::NotOpened(Some(Speed::HIGH));
-        assert_eq!(refusals, [refusal("ehci.0", not_opened()), refusal("xhci0.0", not_opened())]);
+        assert_eq!(errors, [error_of("ehci.0", not_opened()), error_of("xhci0.0", not_opened())]);
         assert_eq!(in_sets(&qemu), 0);
     }
     assert_eq!(objects::list(&mut qmp).unwrap(), []);
@@ -409,30 +390,30 @@ fn a_descriptor_reaches_qemu_and_is_taken_away_again() {
     assert!(sets.as_array().unwrap().len() <= 1, "one set is used again: {sets}");
 }
 
-/// QEMU before 10 keeps removed descriptors while it is paused. What is open must not be mistaken for
-/// the next device.
+/// QEMU before 10 keeps removed file descriptors while it is paused, so a set must not be used for a
+/// second device.
 #[test]
-fn paused_qemu_gets_each_descriptor_in_a_set_of_its_own() {
+fn paused_qemu_gets_each_fd_in_a_set_of_its_own() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
     for before in 0..3 {
         // QEMU 10 frees it at once.
         let left = in_sets(&qemu);
         assert!(left == before || left == 0, "{left} of {before}");
-        no_seat(hand_over(&mut qemu.connect(), Speed::HIGH));
+        no_seat(attach_via_fd(&mut qemu.connect(), Speed::HIGH));
     }
     let sets = qemu.execute("query-fdsets", Value::Null).unwrap();
     assert!(sets.as_array().unwrap().iter().all(|set| set["fds"].as_array().unwrap().len() <= 1));
     qemu.execute("cont", Value::Null).unwrap();
-    no_seat(hand_over(&mut qemu.connect(), Speed::HIGH));
+    no_seat(attach_via_fd(&mut qemu.connect(), Speed::HIGH));
     assert_eq!(in_sets(&qemu), 0);
 }
 
 #[test]
-fn the_words_of_a_qemu_that_does_not_get_the_descriptor_or_takes_none_are_known() {
+fn errors_for_a_missing_or_unsupported_fd_are_known() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
-    let said = |error: Error| error.refusal().unwrap_or_default().to_owned();
+    let said = |error: Error| error.desc().unwrap_or_default().to_owned();
     let error = qemu.execute("add-fd", json!({})).unwrap_err();
     assert_eq!(said(error), "No file descriptor supplied via SCM_RIGHTS");
     let odd = json!({ "driver": "usb-host", "nohostdevice": "/dev/fdset/1" });
@@ -441,43 +422,46 @@ fn the_words_of_a_qemu_that_does_not_get_the_descriptor_or_takes_none_are_known(
 }
 
 #[test]
-fn a_guest_without_usb_is_told() {
+fn guest_without_usb_is_an_error() {
     let root = Root::new();
     let qemu = Qemu::start(&root, "vm", &["-S"]);
     let mut qmp = qemu.connect();
     let attached = attach_to(&mut qmp, &[]);
     assert!(matches!(attached, Err(AttachError::NoController)), "{attached:?}");
-    // QEMU then says that it has no USB, which is no place.
-    assert_eq!(hmp::place(&mut qmp, &id(ID)).unwrap(), hmp::GuestDeviceInfo::default());
+    // QEMU answers that it has no USB.
+    assert_eq!(hmp::guest_device(&mut qmp, &id(ID)).unwrap(), hmp::GuestDeviceInfo::default());
 }
 
 #[test]
-fn the_words_for_a_device_that_this_qemu_lacks_are_known() {
+fn error_for_an_unknown_device_model_is_known() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
     let mut qmp = qemu.connect();
     let error = qmp.execute("device_add", json!({ "driver": "usb-perpetuum-mobile" })).unwrap_err();
-    assert!(error.refusal().unwrap().contains("is not a valid device model name"), "{error}");
+    assert!(error.desc().unwrap().contains("is not a valid device model name"), "{error}");
     let typename = json!({ "typename": "usb-perpetuum-mobile" });
     let error = qmp.execute("device-list-properties", typename).unwrap_err();
     assert!(matches!(error, Error::Command { .. }), "{error}");
 }
 
-/// Debian's QEMU has `info usbhost` in a module that nothing has loaded yet.
+/// In a modular QEMU `info usbhost` is part of a module that is not loaded yet.
 #[test]
-fn the_hosts_devices_are_listed_by_a_fresh_qemu() {
+fn fresh_qemu_lists_the_hosts_devices() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
-    assert!(hmp::host_devices(&mut qemu.connect()).unwrap().is_some());
+    let mut qmp = qemu.connect();
+    load_usb_host(&mut qmp).unwrap();
+    assert!(hmp::host_devices(&mut qmp).unwrap().is_some());
+    drop(qmp);
     let said = qemu.monitor("info usbhost");
     assert!(!said.contains("not available"), "{said}");
 }
 
 #[test]
-fn detaching_takes_only_what_is_ours_in_that_port() {
+fn detach_deletes_only_our_objects_of_that_port() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
-    // One controller has 4 ports; QEMU adds hubs of its own where they do not suffice.
+    // The controller has 4 ports. QEMU adds hubs for more devices.
     for foreign in ["kbd0", "hotplugger", "hotplugger-1-3-09", "hotplugger-1-3-9-1"] {
         assert_eq!(qemu.monitor(&format!("device_add usb-mouse,id={foreign}")), "");
     }
@@ -506,7 +490,7 @@ fn detaching_takes_only_what_is_ours_in_that_port() {
 
 /// Each deletion is followed by an event, which may come before the next reply.
 #[test]
-fn deleting_is_certain_and_deleting_again_is_no_error() {
+fn second_deletion_is_not_an_error() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
     let mut qmp = qemu.connect();
@@ -530,20 +514,20 @@ fn pretty_printed_messages_are_read() {
 }
 
 #[test]
-fn a_socket_that_another_client_holds_costs_the_deadline() {
+fn socket_with_another_client_costs_the_deadline() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
     let first = qemu.connect();
-    let error = QmpClient::connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
-    let Error::Timeout { stage: Stage::Greeting, budget } = error else { panic!("{error}") };
+    let error = connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
+    let Error::Timeout { step: Step::Greeting, budget } = error else { panic!("{error}") };
     assert_eq!(budget, SHORT);
     drop(first);
     qemu.connect();
 }
 
-/// QEMU replies to whoever is there: what one client asked for that was killed, the next one gets.
+/// QEMU sends the reply to the client that is connected, even if an earlier client sent the command.
 #[test]
-fn a_reply_to_who_has_left_is_nobodys() {
+fn reply_to_an_earlier_client_is_ignored() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
     for round in 0..100 {
@@ -552,10 +536,10 @@ fn a_reply_to_who_has_left_is_nobodys() {
         said.next().unwrap().unwrap();
         writeln!(client, "{}", json!({ "execute": "qmp_capabilities" })).unwrap();
         said.next().unwrap().unwrap();
-        // It takes QEMU some time, and is the first command of a client that counts from 1.
+        // The command takes QEMU some time, and has the ID of a client that counts from 1.
         let last = json!({ "execute": "qom-list-types", "id": 1 }).to_string();
         client.write_all(last.as_bytes()).unwrap();
-        // Some leave while it is at it.
+        // Some clients leave while QEMU executes it.
         thread::sleep(Duration::from_micros(20 * round));
         drop((client, said));
         let mut qmp = qemu.connect();
@@ -563,29 +547,29 @@ fn a_reply_to_who_has_left_is_nobodys() {
     }
 }
 
-/// QEMU's queue has few places; the kernel turns away who finds none.
+/// QEMU's backlog is short. The kernel rejects further clients.
 #[test]
-fn more_clients_than_the_queue_has_places_all_end() {
+fn more_clients_than_the_backlog_all_end() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
     let first = qemu.connect();
-    let stages: Vec<Stage> = thread::scope(|scope| {
-        let connect = || QmpClient::connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
+    let steps: Vec<Step> = thread::scope(|scope| {
+        let connect = || connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
         let clients: Vec<_> = (0..8).map(|_| scope.spawn(connect)).collect();
         let errors = clients.into_iter().map(|client| client.join().unwrap());
-        let stage = |error| match error {
-            Error::Timeout { stage, .. } => stage,
+        let step = |error| match error {
+            Error::Timeout { step, .. } => step,
             other => panic!("{other}"),
         };
-        errors.map(stage).collect()
+        errors.map(step).collect()
     });
-    assert!(stages.contains(&Stage::Greeting) && stages.contains(&Stage::Connect), "{stages:?}");
+    assert!(steps.contains(&Step::Greeting) && steps.contains(&Step::Connect), "{steps:?}");
     drop(first);
     qemu.connect();
 }
 
 #[test]
-fn a_client_that_waits_gets_through_when_the_first_one_leaves() {
+fn waiting_client_connects_when_the_first_one_leaves() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
     let first = qemu.connect();
@@ -599,7 +583,7 @@ fn a_client_that_waits_gets_through_when_the_first_one_leaves() {
 }
 
 #[test]
-fn a_qemu_that_is_killed_in_the_middle_of_a_command_closes_the_connection() {
+fn killed_qemu_closes_the_connection() {
     let root = Root::new();
     let mut qemu = Qemu::paused(&root, "vm");
     let mut qmp = qemu.connect();
@@ -610,28 +594,28 @@ fn a_qemu_that_is_killed_in_the_middle_of_a_command_closes_the_connection() {
         assert!(!command.is_finished());
         qemu.kill();
         let error = command.join().unwrap().unwrap_err();
-        assert!(matches!(error, Error::Closed(Stage::Command("query-status"))), "{error}");
+        assert!(matches!(error, Error::Closed(Step::Command("query-status"))), "{error}");
     });
-    let error = QmpClient::connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
+    let error = connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
     assert!(matches!(error, Error::NotRunning { stale: true, .. }), "{error}");
 }
 
 #[test]
-fn a_frozen_qemu_costs_the_deadline_and_one_that_thaws_answers() {
+fn frozen_qemu_costs_the_deadline_and_replies_after_it_thaws() {
     let root = Root::new();
     let qemu = Qemu::paused(&root, "vm");
-    let mut qmp = QmpClient::connect(&qemu.socket, Deadline::after(SHORT * 10)).unwrap();
+    let mut qmp = connect(&qemu.socket, Deadline::after(SHORT * 10)).unwrap();
     qemu.freeze();
     let error = qmp.execute("query-status", Value::Null).unwrap_err();
-    let Error::Timeout { stage, .. } = error else { panic!("{error}") };
-    assert_eq!(stage, Stage::Command("query-status"));
+    let Error::Timeout { step, .. } = error else { panic!("{error}") };
+    assert_eq!(step, Step::Command("query-status"));
     drop(qmp);
     qemu.thaw();
     assert!(!objects::is_running(&mut qemu.connect()).unwrap());
 }
 
 #[test]
-fn a_qemu_that_quits_takes_its_socket_along() {
+fn qemu_that_quits_removes_its_socket() {
     let root = Root::new();
     let mut qemu = Qemu::paused(&root, "vm");
     let mut qmp = qemu.connect();
@@ -640,6 +624,7 @@ fn a_qemu_that_quits_takes_its_socket_along() {
     qemu.wait();
     let error = qmp.execute("query-status", Value::Null).unwrap_err();
     assert!(matches!(error, Error::Closed(_)), "{error}");
-    let error = QmpClient::connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
+    qemu.wait();
+    let error = connect(&qemu.socket, Deadline::after(SHORT)).unwrap_err();
     assert!(matches!(error, Error::NotRunning { stale: false, .. }), "{error}");
 }

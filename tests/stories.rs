@@ -45,7 +45,7 @@ use std::thread;
 use std::time::Duration;
 
 use hotplugger::deadline::Deadline;
-use hotplugger::qmp::client::QmpClient;
+use hotplugger::host::session::Session;
 use serde_json::Value;
 
 use support::qemu::{CONTROLLER, PATIENCE, Qemu};
@@ -110,7 +110,7 @@ struct Stage {
     root: Root,
     vms: BTreeMap<String, Qemu>,
     /// Other clients on the sockets of virtual machines.
-    clients: BTreeMap<String, QmpClient>,
+    clients: BTreeMap<String, Session>,
     /// Programs that were begun and not yet waited for.
     begun: Vec<Running>,
 }
@@ -264,5 +264,5 @@ fn measured_times_are_left_out_and_configured_ones_are_not() {
     let line = "attached, 1.234 s after the kernel's add (1.000 s settling, 0.123 s with QEMU)";
     let bare = "attached, [T] s after the kernel's add ([T] s settling, [T] s with QEMU)";
     assert_eq!(without_times(line), bare);
-    assert_eq!(without_times("no answer within 0.5 s: 1.2.3 s"), "no answer within 0.5 s: 1.2.3 s");
+    assert_eq!(without_times("no reply within 0.5 s: 1.2.3 s"), "no reply within 0.5 s: 1.2.3 s");
 }

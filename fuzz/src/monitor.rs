@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use hotplugger::config::access::AccessMode;
 use hotplugger::guest::attach::{AttachRequest, Attached, attach};
 use hotplugger::guest::bus::buses;
-use hotplugger::guest::hmp::place;
-use hotplugger::guest::objects::detach;
+use hotplugger::guest::detach;
+use hotplugger::guest::hmp::guest_device;
 use hotplugger::guest::ports::{GuestPort, GuestPortHistory, LastPort};
+use hotplugger::qmp::peer::PeerPolicy;
 use hotplugger::speed::Speed;
 
 use super::script::{Device, Script};
@@ -16,30 +17,31 @@ use super::script::{Device, Script};
 pub fn run(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let id: hotplugger::device_id::DeviceId = "hotplugger-1-3-16".parse().expect("an id");
-    let _ = place(&mut Script::new(&text), &id);
-    if let Ok(buses) = buses(&mut Script::new(&text)) {
+    let _ = guest_device(&mut Script::new(&text), &id);
+    if let Ok(buses) = buses(&mut Script::new(&text), &[]) {
         assert!(buses.len() <= 128 && buses.iter().all(|bus| bus.devices.len() <= 127));
     }
     let modes = [AccessMode::Node, AccessMode::Auto, AccessMode::Fd];
     let hubs = ["xhci0.0".to_owned()];
-    let place = GuestPort { bus: hubs[0].clone(), port: 1 };
-    let usual = LastPort { place, speed: Some(Speed::HIGH) };
-    let usual = GuestPortHistory { own: Some(usual), others: Vec::new() };
+    let port = GuestPort { bus: hubs[0].clone(), port: 1 };
+    let usual = LastPort { port, speed: Some(Speed::HIGH) };
+    let usual = GuestPortHistory { last: Some(usual), reserved: Vec::new() };
     let fresh = GuestPortHistory::default();
-    for (hubs, memory, access) in [(&[][..], &fresh), (&hubs, &fresh), (&hubs, &usual)]
+    for (hubs, history, access) in [(&[][..], &fresh), (&hubs, &fresh), (&hubs, &usual)]
         .into_iter()
-        .flat_map(|(hubs, memory)| modes.map(|access| (hubs, memory, access)))
+        .flat_map(|(hubs, history)| modes.map(|access| (hubs, history, access)))
     {
         let request = AttachRequest {
             id: id.clone(),
             speed: Some(Speed::HIGH),
             hubs,
-            memory,
-            named: true,
+            history,
+            has_product_name: true,
             node: PathBuf::from("/dev/bus/usb/001/016"),
             access,
+            peer_policy: PeerPolicy::default(),
             expected_attached: false,
-            source: &Device,
+            device: &Device,
         };
         match attach(&mut Script::new(&text), &request) {
             Ok(Attached::Now(seated)) => drop(format!("{seated:?}")),

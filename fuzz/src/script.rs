@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use hotplugger::guest::attach::{Unavailable, UsbSource};
-use hotplugger::qmp::handover::{Handover, Recipient};
-use hotplugger::qmp::{Error, Qmp, Stage};
+use hotplugger::qmp::peer::PeerPolicy;
+use hotplugger::qmp::{Error, OpenDevice, Qmp, Step};
 use hotplugger::text::sanitize;
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ impl Qmp for Script<'_> {
             let id = arguments["id"].as_str().expect("an id");
             assert!(id.starts_with("hotplugger-1-3-"), "{command} of {id}");
         }
-        let over = Error::Timeout { stage: Stage::Command(command), budget: Duration::ZERO };
+        let over = Error::Timeout { step: Step::Command(command), budget: Duration::ZERO };
         let reply = self.replies.next().ok_or(over)?;
         if let Some(error) = reply.strip_prefix('!') {
             let (class, desc) = error.split_once(' ').unwrap_or((error, ""));
@@ -39,12 +39,13 @@ impl Qmp for Script<'_> {
         Ok(serde_json::from_str(reply).unwrap_or_else(|_| Value::from(reply)))
     }
 
-    /// What is handed over is not opened: nobody is there to have it.
-    fn hand_over(
+    /// The device is not opened, because no process receives it.
+    fn execute_with_fd(
         &mut self,
         command: &'static str,
         arguments: Value,
-        _: &dyn Handover,
+        _: &PeerPolicy,
+        _: &OpenDevice<'_>,
     ) -> Result<Value, Error> {
         self.execute(command, arguments)
     }
@@ -54,7 +55,7 @@ impl Qmp for Script<'_> {
     }
 }
 
-/// A device that may be handed over.
+/// A device that stays in its port.
 pub struct Device;
 
 impl UsbSource for Device {
@@ -65,20 +66,8 @@ impl UsbSource for Device {
     fn may_be_listed(&self) -> bool {
         true
     }
-}
 
-impl Recipient for Device {
-    fn user(&self) -> io::Result<Option<u32>> {
-        Ok(None)
-    }
-
-    fn trusts_folder(&self) -> bool {
-        false
-    }
-}
-
-impl Handover for Device {
-    fn open(&self) -> io::Result<OwnedFd> {
+    fn open_node(&self) -> io::Result<OwnedFd> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }

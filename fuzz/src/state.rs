@@ -32,9 +32,9 @@ pub fn run(data: &[u8]) {
         }
         guest_ports::memory(&state, "w", &port);
         let place = GuestPort { bus: "xhci0.0".to_owned(), port: 1 };
-        let usual = LastPort { place, speed: Some(Speed::HIGH) };
+        let usual = LastPort { port: place, speed: Some(Speed::HIGH) };
         guest_ports::keep(&records, "w", &port, &usual).expect("it is written");
-        assert_eq!(guest_ports::memory(&state, "w", &port).own, Some(usual));
+        assert_eq!(guest_ports::memory(&state, "w", &port).last, Some(usual));
         history::append(root, &Report::new(None, Outcome::UnpluggedEarly));
         history::read(root);
     });

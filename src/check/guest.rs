@@ -79,7 +79,7 @@ fn controllers(name: &str, answer: &Answer) -> Vec<Finding> {
 
 fn ports(name: &str, bus: &GuestBus) -> Finding {
     let model = &bus.controller;
-    let takes = |speed| bus.ports.iter().filter(move |port| port.from <= speed && speed <= port.to);
+    let takes = |speed| bus.ports.iter().filter(move |port| port.min <= speed && speed <= port.max);
     let (usb2, usb3) = (takes(Speed::HIGH).count(), takes(Speed::SUPER).count());
     let what = format!("{} ({model}) has {usb2} USB 2 and {usb3} USB 3 ports", bus.name);
     if usb2.min(usb3) < MAX_PORTS {
@@ -128,7 +128,7 @@ mod tests {
             name: "xhci0.0".to_owned(),
             controller: controller.to_owned(),
             id: Some("xhci0".to_owned()),
-            ports: vec![SpeedRange { from: Speed::LOW, to: Speed::SUPER }; ports],
+            ports: vec![SpeedRange { min: Speed::LOW, max: Speed::SUPER }; ports],
             devices: Vec::new(),
         }
     }

@@ -12,15 +12,15 @@ use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::bus::{self, GuestBus};
-use crate::guest::{hmp, objects};
+use crate::guest::{load_usb_host, objects};
 use crate::host::session::Session;
 use crate::host::topology::{HubPort, Topology};
 use crate::host::{sysfs, users};
 use crate::libvirt;
 use crate::permissions::{PermissionIssue, PermissionKind, weakness_on_the_way};
-use crate::qmp::handover::Recipient;
 use crate::qmp::message::Version;
-use crate::qmp::{Error, Stage, UsbHostProblem};
+use crate::qmp::peer::{PeerError, PeerPolicy};
+use crate::qmp::{Error, Step, UsbHostProblem};
 use crate::root::Root;
 use crate::text::shell_word;
 use crate::usb_device::UsbDevice;
@@ -113,8 +113,8 @@ fn answer(look: &VmFacts) -> Option<Finding> {
         // Nothing is passed to QEMU here.
         Error::Lock(_)
         | Error::NoUsbHost(_)
-        | Error::NotHandedOver { .. }
-        | Error::NotOpened(_) => return None,
+        | Error::PeerRejected { .. }
+        | Error::OpenDevice(_) => return None,
         Error::Libvirt { domain, .. } => Finding::error("libvirt", name, error.to_string()).advice(
             format!("does `virsh -c qemu:///system domstate {}` work?", shell_word(domain)),
         ),
@@ -144,7 +144,7 @@ fn answer(look: &VmFacts) -> Option<Finding> {
         }
         Error::Socket { source, .. } => Finding::error("socket-not-qmp", place, source.to_string())
             .advice(format!("set `socket:` of `{name}` to QEMU's QMP socket")),
-        Error::Timeout { stage: Stage::Lock | Stage::Connect | Stage::Greeting, .. } => {
+        Error::Timeout { step: Step::Lock | Step::Connect | Step::Greeting, .. } => {
             busy(look, &own)
         }
         Error::Timeout { .. } => Finding::error("qemu-stuck", place, error.to_string())
@@ -180,7 +180,7 @@ pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topo
     let socket = root.path(&vm.socket);
     let answer = ask(root, vm);
     let users = match &answer {
-        Err(Error::Timeout { stage: Stage::Connect | Stage::Greeting, .. }) => {
+        Err(Error::Timeout { step: Step::Connect | Step::Greeting, .. }) => {
             socket_users::gather(root, &socket)
         }
         _ => SocketUsers::default(),
@@ -204,41 +204,27 @@ pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topo
 fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
     let mut session = Session::connect(root, &vm.socket, Deadline::after(vm.timeout), None)?;
     let qmp = &mut session;
-    let mut attached = Vec::new();
-    for id in objects::list(qmp)? {
-        if objects::is_attached(qmp, &id)? {
-            attached.push(id);
-        }
-    }
+    let objects = objects::list(qmp)?;
     Ok(Answer {
-        attached,
-        no_usb_host: match hmp::load_usb_host(qmp) {
+        attached: objects::attached(qmp, &objects)?,
+        no_usb_host: match load_usb_host(qmp) {
             Ok(()) => None,
             Err(Error::NoUsbHost(problem)) => Some(problem),
             Err(error) => return Err(error),
         },
         running: objects::is_running(qmp)?,
-        buses: bus::buses(qmp)?,
+        buses: bus::buses(qmp, &[])?,
         version: session.version(),
         pid: session.peer_pid(),
-        peer_error: session.check(&Configured { root, vm }).err().map(|error| error.to_string()),
+        peer_error: verify_peer(root, vm, &session).err().map(|error| error.to_string()),
     })
 }
 
-/// The policy for the peer process, from the config.
-struct Configured<'a> {
-    root: &'a Root,
-    vm: &'a VirtualMachine,
-}
-
-impl Recipient for Configured<'_> {
-    fn user(&self) -> io::Result<Option<u32>> {
-        self.vm.access.uid(|name| users::uid(self.root, name))
-    }
-
-    fn trusts_folder(&self) -> bool {
-        self.vm.access.trust_socket_directory
-    }
+fn verify_peer(root: &Root, vm: &VirtualMachine, session: &Session) -> Result<(), Error> {
+    let uid = vm.access.uid(|name| users::uid(root, name)).map_err(|error| {
+        Error::PeerRejected { socket: vm.socket.clone(), source: PeerError::Unknown(error) }
+    })?;
+    session.verify_peer(&PeerPolicy { uid, trust_directory: vm.access.trust_socket_directory })
 }
 
 /// What lets users other than root and the socket's owner replace the socket. In the directory
@@ -340,16 +326,16 @@ pub(in crate::check) mod tests {
     #[test]
     fn each_failure_to_answer_has_a_code() {
         let socket = || PathBuf::from("/run/q");
-        let timeout = |stage| Err(Error::Timeout { stage, budget: Duration::from_secs(5) });
+        let timeout = |step| Err(Error::Timeout { step, budget: Duration::from_secs(5) });
         let failed = |source| Err(Error::Socket { socket: socket(), source });
         assert_eq!(code(Ok(Answer::default())), "socket-answers");
         assert_eq!(code(Err(Error::NotRunning { socket: socket(), stale: false })), "vm-off");
         assert_eq!(code(Err(Error::NotRunning { socket: socket(), stale: true })), "socket-stale");
         assert_eq!(code(failed(io::ErrorKind::PermissionDenied.into())), "socket-denied");
         assert_eq!(code(failed(io::Error::other("this is not a socket"))), "socket-not-qmp");
-        assert_eq!(code(timeout(Stage::Greeting)), "socket-busy");
-        assert_eq!(code(timeout(Stage::Command("qom-list"))), "qemu-stuck");
-        assert_eq!(code(Err(Error::Closed(Stage::Greeting))), "qemu-refuses");
+        assert_eq!(code(timeout(Step::Greeting)), "socket-busy");
+        assert_eq!(code(timeout(Step::Command("qom-list"))), "qemu-stuck");
+        assert_eq!(code(Err(Error::Closed(Step::Greeting))), "qemu-refuses");
     }
 
     #[test]
@@ -363,8 +349,8 @@ pub(in crate::check) mod tests {
 
     #[test]
     fn process_that_uses_the_socket_is_named() {
-        let stage = Stage::Greeting;
-        let mut look = look(Err(Error::Timeout { stage, budget: Duration::from_secs(5) }));
+        let step = Step::Greeting;
+        let mut look = look(Err(Error::Timeout { step, budget: Duration::from_secs(5) }));
         let holder = |stopped| SocketUser { pid: 7, name: "virsh".to_owned(), stopped };
         look.users.clients.push(holder(false));
         assert!(check(&look)[0].what.starts_with("virsh (process 7) is connected to the socket"));

@@ -238,8 +238,11 @@ fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Rec
             machine.buses = buses
                 .into_iter()
                 .map(|bus| Bus {
-                    free_usb2: bus.free(Speed::HIGH).len().max(bus.free(Speed::FULL).len()),
-                    free_usb3: bus.free(Speed::SUPER).len(),
+                    free_usb2: bus
+                        .free_ports_for(Speed::HIGH)
+                        .len()
+                        .max(bus.free_ports_for(Speed::FULL).len()),
+                    free_usb3: bus.free_ports_for(Speed::SUPER).len(),
                     name: bus.name,
                     controller: bus.controller,
                 })
@@ -256,7 +259,7 @@ fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Rec
 
 fn ask(root: &Root, vm: &VirtualMachine) -> Result<(bool, Vec<GuestBus>), Error> {
     let mut qmp = Session::connect(root, &vm.socket, Deadline::after(vm.timeout), None)?;
-    Ok((objects::is_running(&mut qmp)?, buses(&mut qmp)?))
+    Ok((objects::is_running(&mut qmp)?, buses(&mut qmp, &[])?))
 }
 
 /// The devices of ours on a bus.

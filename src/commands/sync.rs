@@ -93,29 +93,33 @@ impl Sync {
             let result = if host.is_running(&vm.socket) {
                 let timeout = left().unwrap_or_default().max(vm.timeout);
                 job.run(timeout, &mut report).map_err(|error| match error {
-                    Error::NoUsbHost(UsbHostProblem::Upgraded) => upgraded(&vm.name),
-                    error => error.to_string(),
+                    Error::NoUsbHost(UsbHostProblem::Upgraded) => (upgraded(&vm.name), true),
+                    Error::NotRunning { .. } => (error.to_string(), false),
+                    error => (error.to_string(), true),
                 })
             } else {
                 if mem::take(&mut return_to_host) {
                     job.return_to_host(&mut report);
                 }
-                Err("not running".to_owned())
+                Err(("not running".to_owned(), false))
             };
             let now = host.socket_file(&vm.socket);
             let has_ended = self.if_started && now.is_none();
             // A VM that was started again in the meantime has nothing of what was attached.
             let is_new = now.is_some() && now != file;
             if result.is_ok() && !is_new || has_ended || left().is_none() {
-                break result.map_err(|why| (why, has_ended || self.wait.is_none()));
+                // A VM that has ended, or that nobody waits for, may be off.
+                let may_be_off = has_ended || self.wait.is_none();
+                break result.map_err(|(why, failed)| (why, failed && !has_ended, may_be_off));
             }
             thread::sleep(PAUSE);
         };
         let name = Line::from(format!("{}: ", vm.name));
         let (line, is_ok) = match result {
             Ok(good) => (name.with(Style::Good, count.summary(good)), count.failed == 0),
-            Err((why, true)) => (name.with(Style::Faint, why), count.failed == 0),
-            Err((why, false)) => {
+            Err((why, false, true)) => (name.with(Style::Faint, why), count.failed == 0),
+            Err((why, true, true)) => (name.with(Style::Bad, why), false),
+            Err((why, _, false)) => {
                 let waited = self.wait.unwrap_or_default().as_secs_f64();
                 (name.with(Style::Bad, format!("{why}; waited {waited} s")), false)
             }

@@ -1,155 +1,96 @@
-//! The guest's USB buses: their controllers, their ports, and what is in them.
+//! The guest's USB buses: their controllers, their ports, and the devices on them.
 
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::hmp::monitor;
-use super::objects::PERIPHERAL;
+use super::hmp;
+use super::objects::{PERIPHERAL, children};
 use crate::qmp::{Error, Qmp};
 use crate::speed::Speed;
 use crate::text::sanitize;
 
-/// A USB bus of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestBus {
-    /// Its name, as `hubs:` and `device_add` want it: `xhci0.0`.
+    /// Its name for `hubs:` and `device_add`, such as `xhci0.0`.
     pub name: String,
-    /// The type of its controller: `qemu-xhci`.
+    /// The type of its controller, such as `qemu-xhci`.
     pub controller: String,
-    /// The id of its controller, if it was given one.
     pub id: Option<String>,
-    /// What its ports take.
     pub ports: Vec<SpeedRange>,
-    /// What is in them.
     pub devices: Vec<GuestDevice>,
 }
 
-/// The speeds that a port takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpeedRange {
-    /// The slowest.
-    pub from: Speed,
-    /// The fastest.
-    pub to: Speed,
+    pub min: Speed,
+    pub max: Speed,
 }
 
-/// A device on a bus.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuestDevice {
-    /// Its id, if it has one.
     pub id: Option<String>,
-    /// Its port; `4.1` is behind a hub in port 4.
+    /// Its port. `4.1` is behind a hub in port 4.
     pub port: String,
-    /// The speed the guest was told.
     pub speed: Option<Speed>,
-    /// The name the guest was told.
     pub product: String,
-    /// Whether there is a device in it at all.
+    /// Whether the object has a device.
     pub attached: bool,
 }
 
 impl SpeedRange {
-    /// Whether a device of that speed is as fast there as it is.
+    /// Returns whether a device of that speed has it at this port.
     pub fn takes(self, speed: Speed) -> bool {
-        self.from <= speed && speed <= self.to
+        self.min <= speed && speed <= self.max
     }
 }
 
 impl GuestBus {
-    /// The numbers of the free ports that take a device of that speed.
-    pub fn free(&self, speed: Speed) -> Vec<usize> {
+    fn new(name: &str, controller: String, id: Option<String>) -> Self {
+        let name = sanitize(name, 64);
+        Self { name, controller, id, ports: Vec::new(), devices: Vec::new() }
+    }
+
+    /// Returns the numbers of the free ports at which a device of that speed has it.
+    pub fn free_ports_for(&self, speed: Speed) -> Vec<usize> {
         let speed = speed.min(Speed::SUPER);
-        self.vacant().filter(|(_, takes)| takes.takes(speed)).map(|(number, _)| number).collect()
+        let fits = self.free_ports().filter(|(_, range)| range.takes(speed));
+        fits.map(|(number, _)| number).collect()
     }
 
-    /// The numbers of the free ports, and what each takes.
-    pub fn vacant(&self) -> impl Iterator<Item = (usize, SpeedRange)> {
-        let taken = |number: usize| {
+    /// Returns the numbers of the free ports with their speeds.
+    pub fn free_ports(&self) -> impl Iterator<Item = (usize, SpeedRange)> {
+        let is_taken = |number: usize| {
             let number = number.to_string();
-            self.devices.iter().any(|occupant| occupant.port.split('.').next() == Some(&number))
+            self.devices.iter().any(|device| device.port.split('.').next() == Some(&number))
         };
-        (1..).zip(self.ports.iter().copied()).filter(move |(number, _)| !taken(*number))
+        (1..).zip(self.ports.iter().copied()).filter(move |(number, _)| !is_taken(*number))
     }
 }
 
-/// Reads the guest's USB buses, in the order in which they were created.
+/// Queries the guest's USB buses, in the order in which they were created, and only those that
+/// `hubs` name, if they name any.
 ///
-/// `info qtree` also shows what is plugged into them. Where QEMU refuses monitor commands, the buses
-/// of controllers that have an ID are read from QOM, without their devices.
-pub fn buses(qmp: &mut dyn Qmp) -> Result<Vec<GuestBus>, Error> {
-    buses_of(qmp, &[])
-}
-
-/// The same, but only the buses that `hubs` names, if it names any.
+/// HMP also shows which ports are taken. If QEMU refuses HMP, QOM shows the controllers, and all
+/// their ports count as free.
 ///
-/// This takes one command, and two more for each xHCI among them, because `info qtree` does not
-/// show its numbers of ports (`hw/usb/hcd-xhci-pci.c` has them as aliases).
-pub fn buses_of(qmp: &mut dyn Qmp, hubs: &[String]) -> Result<Vec<GuestBus>, Error> {
-    let text = monitor(qmp, "info qtree")?;
-    let mut buses = match &text {
-        Some(text) => parse_qtree(text),
-        None => buses_in_qom(qmp)?,
+/// It takes one command, and two more for each xHCI, because the tree lacks its numbers of ports.
+pub fn buses(qmp: &mut dyn Qmp, hubs: &[String]) -> Result<Vec<GuestBus>, Error> {
+    let (mut buses, companions) = match hmp::run(qmp, "info qtree")? {
+        Some(text) => (parse_qtree(&text), parse_companions(&text)),
+        None => buses_by_qom(qmp)?,
     };
-    // QEMU lists the newest first.
-    buses.reverse();
     buses.retain(|bus| hubs.is_empty() || hubs.contains(&bus.name));
-    fill(qmp, text.as_deref().unwrap_or_default(), buses)
-}
-
-/// A property or child of a QOM object.
-#[derive(Deserialize)]
-struct Property {
-    name: String,
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-fn qom_list(qmp: &mut dyn Qmp, path: &str) -> Result<Vec<Property>, Error> {
-    match qmp.execute("qom-list", json!({ "path": path })) {
-        Ok(list) => Ok(Vec::<Property>::deserialize(list).unwrap_or_default()),
-        Err(Error::Command { .. }) => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
-}
-
-/// The buses of the controllers that have an ID, newest first. Their devices are not known, so a taken
-/// port shows when `device_add` is refused.
-fn buses_in_qom(qmp: &mut dyn Qmp) -> Result<Vec<GuestBus>, Error> {
-    let mut buses = Vec::new();
-    for Property { name: id, kind } in qom_list(qmp, PERIPHERAL)? {
-        let controller = kind.strip_prefix("child<").and_then(|kind| kind.strip_suffix('>'));
-        let Some(controller) = controller.filter(|kind| kind.contains("hci")) else { continue };
-        for bus in qom_list(qmp, &format!("{PERIPHERAL}/{id}"))? {
-            if bus.kind == "child<usb-bus>" && buses.len() < MAX_BUSES {
-                buses.push(GuestBus {
-                    name: sanitize(&bus.name, 64),
-                    controller: sanitize(controller, 64),
-                    id: Some(sanitize(&id, 128)),
-                    ports: Vec::new(),
-                    devices: Vec::new(),
-                });
-            }
-        }
-    }
-    // QOM lists children in no useful order; IDs are numbered mostly.
-    buses.sort_by(|one, other| other.name.cmp(&one.name));
-    Ok(buses)
-}
-
-fn fill(qmp: &mut dyn Qmp, text: &str, mut buses: Vec<GuestBus>) -> Result<Vec<GuestBus>, Error> {
-    let companions = parse_companions(text);
     for bus in &mut buses {
         bus.ports = ports(qmp, bus)?;
         for companion in companions.iter().filter(|companion| companion.bus == bus.name) {
-            let its = bus.ports.iter_mut().skip(companion.first).take(companion.count);
-            its.for_each(|port| port.from = Speed::LOW);
+            let ports = bus.ports.iter_mut().skip(companion.first).take(companion.count);
+            ports.for_each(|port| port.min = Speed::LOW);
         }
     }
     Ok(buses)
 }
 
-/// A UHCI or OHCI without a bus of its own: it has ports of an EHCI's bus in common with it, which
-/// then take slow devices too (`hw/usb/hcd-ehci.c`: `ehci_register_companion`).
+/// A UHCI or OHCI that shares ports of an EHCI's bus, which then take slow devices too
+/// (`hw/usb/hcd-ehci.c`: `ehci_register_companion`).
 #[derive(Debug, PartialEq, Eq)]
 struct Companion {
     bus: String,
@@ -157,27 +98,58 @@ struct Companion {
     count: usize,
 }
 
-/// No guest has more controllers; each of them costs questions and comparisons.
+impl Companion {
+    fn new(bus: &str, controller: &str) -> Self {
+        let count = if controller.contains("uhci") { 2 } else { 3 };
+        Self { bus: sanitize(bus, 64), first: 0, count }
+    }
+}
+
+/// The most controllers that are read. Each one costs commands.
 const MAX_BUSES: usize = 128;
 
 /// The most devices on a bus (USB 2.0 specification, 4.1.1).
 const MAX_DEVICES: usize = 127;
 
-/// Reads the companions out of `info qtree`: the lines `masterbus = "usb.0"` and
-/// `firstport = 2 (0x2)` below a controller's.
+/// Finds the USB controllers and their buses by QOM, without the devices on them.
+fn buses_by_qom(qmp: &mut dyn Qmp) -> Result<(Vec<GuestBus>, Vec<Companion>), Error> {
+    let (mut buses, mut companions) = (Vec::new(), Vec::new());
+    for directory in [PERIPHERAL, ANONYMOUS] {
+        let mut controllers = children(qmp, directory)?;
+        controllers.retain(|(_, kind)| {
+            ["xhci", "ehci", "uhci", "ohci"].iter().any(|part| kind.contains(part))
+        });
+        controllers.sort();
+        controllers.truncate(MAX_BUSES);
+        for (name, controller) in controllers {
+            let path = format!("{directory}/{name}");
+            let bus = children(qmp, &path)?.into_iter().find(|(_, kind)| kind == "usb-bus");
+            if let Some((bus, _)) = bus {
+                let id = (directory == PERIPHERAL).then(|| sanitize(&name, 128));
+                buses.push(GuestBus::new(&bus, sanitize(&controller, 64), id));
+            } else if let Value::String(bus) = property(qmp, &path, "masterbus")? {
+                let first = property(qmp, &path, "firstport")?.as_u64().unwrap_or(0);
+                let first = usize::try_from(first).unwrap_or(usize::MAX);
+                companions.push(Companion { first, ..Companion::new(&bus, &controller) });
+            }
+        }
+    }
+    Ok((buses, companions))
+}
+
+/// Parses the lines `masterbus = "usb.0"` and `firstport = 2 (0x2)` of controllers in `info qtree`.
 fn parse_companions(text: &str) -> Vec<Companion> {
     let mut companions: Vec<Companion> = Vec::new();
-    let (mut kind, mut is_open) = (String::new(), false);
+    let (mut controller, mut is_open) = (String::new(), false);
     for line in text.lines() {
-        let word = line.trim();
-        if let Some((device, _)) = device(word) {
-            (kind, is_open) = (device, false);
-        } else if let Some(bus) = word.strip_prefix("masterbus = \"") {
-            let count = if kind.contains("uhci") { 2 } else { 3 };
-            let bus = sanitize(bus.trim_end_matches('"'), 64);
-            is_open = kind.contains("hci") && !bus.is_empty() && companions.len() < MAX_BUSES;
-            companions.extend(is_open.then_some(Companion { bus, first: 0, count }));
-        } else if let Some(first) = word.strip_prefix("firstport = ")
+        let line = line.trim();
+        if let Some((kind, _)) = parse_device(line) {
+            (controller, is_open) = (kind, false);
+        } else if let Some(bus) = line.strip_prefix("masterbus = \"") {
+            let bus = bus.trim_end_matches('"');
+            is_open = controller.contains("hci") && !bus.is_empty() && companions.len() < MAX_BUSES;
+            companions.extend(is_open.then(|| Companion::new(bus, &controller)));
+        } else if let Some(first) = line.strip_prefix("firstport = ")
             && is_open
             && let Some(companion) = companions.last_mut()
         {
@@ -188,109 +160,112 @@ fn parse_companions(text: &str) -> Vec<Companion> {
     companions
 }
 
-/// What each port of a controller takes, by its type (`hw/usb/hcd-*.c`).
+/// The speeds at each port of a controller (`hw/usb/hcd-*.c`).
 fn ports(qmp: &mut dyn Qmp, bus: &GuestBus) -> Result<Vec<SpeedRange>, Error> {
-    let (low, full, high) = (Speed::LOW, Speed::FULL, Speed::HIGH);
+    let (low, high) = (Speed::LOW, Speed::HIGH);
     let controller = bus.controller.as_str();
-    if controller.ends_with("xhci") {
-        let (usb2, usb3) = match path(qmp, bus)? {
-            Some(path) => (number(qmp, &path, "p2")?, number(qmp, &path, "p3")?),
-            None => (None, None),
+    if !controller.ends_with("xhci") {
+        let is = |kind| controller.contains(kind);
+        let (min, max, count) = match () {
+            () if is("ehci") => (high, high, 6),
+            () if is("uhci") => (low, Speed::FULL, 2),
+            () if is("ohci") => (low, Speed::FULL, 3),
+            () => (low, high, 0),
         };
-        // Four of each is the default (`hw/usb/hcd-xhci-pci.c`).
-        let (usb2, usb3) = (usb2.unwrap_or(4), usb3.unwrap_or(4));
-        let takes = (1..=usb2.max(usb3)).map(|port| SpeedRange {
-            from: if port <= usb2 { low } else { Speed::SUPER },
-            to: if port <= usb3 { Speed::SUPER } else { high },
-        });
-        Ok(takes.collect())
-    } else if controller.contains("ehci") {
-        Ok(vec![SpeedRange { from: high, to: high }; 6])
-    } else if controller.contains("uhci") {
-        Ok(vec![SpeedRange { from: low, to: full }; 2])
-    } else if controller.contains("ohci") {
-        Ok(vec![SpeedRange { from: low, to: full }; 3])
-    } else {
-        Ok(Vec::new())
+        return Ok(vec![SpeedRange { min, max }; count]);
     }
+    // Four of each is the default (`hw/usb/hcd-xhci-pci.c`), 15 the most.
+    let count = |value: Value| {
+        value.as_u64().map_or(4, |count| usize::try_from(count).unwrap_or(15).min(15))
+    };
+    let (usb2, usb3) = match controller_path(qmp, bus)? {
+        Some(path) => (count(property(qmp, &path, "p2")?), count(property(qmp, &path, "p3")?)),
+        None => (4, 4),
+    };
+    let range = |port| SpeedRange {
+        min: if port <= usb2 { low } else { Speed::SUPER },
+        max: if port <= usb3 { Speed::SUPER } else { high },
+    };
+    Ok((1..=usb2.max(usb3)).map(range).collect())
 }
 
-/// The QOM path of a bus' controller; none if it cannot be told from others.
-fn path(qmp: &mut dyn Qmp, bus: &GuestBus) -> Result<Option<String>, Error> {
+/// Returns the QOM path of a bus's controller, or `None` if several are like it.
+fn controller_path(qmp: &mut dyn Qmp, bus: &GuestBus) -> Result<Option<String>, Error> {
     if let Some(id) = &bus.id {
         return Ok(Some(format!("{PERIPHERAL}/{id}")));
     }
-    let anonymous = "/machine/peripheral-anon";
-    let kind = format!("child<{}>", bus.controller);
-    let mut like_it = qom_list(qmp, anonymous)?.into_iter().filter(|child| child.kind == kind);
-    match (like_it.next(), like_it.next()) {
-        (Some(child), None) => Ok(Some(format!("{anonymous}/{}", child.name))),
-        _ => Ok(None),
-    }
+    let mut alike = children(qmp, ANONYMOUS)?;
+    alike.retain(|(_, kind)| *kind == bus.controller);
+    Ok(match alike.as_slice() {
+        [(name, _)] => Some(format!("{ANONYMOUS}/{name}")),
+        _ => None,
+    })
 }
 
-fn number(qmp: &mut dyn Qmp, path: &str, property: &str) -> Result<Option<usize>, Error> {
+/// Where QEMU keeps the devices without an ID (`softmmu/qdev-monitor.c`: `qdev_set_id`).
+const ANONYMOUS: &str = "/machine/peripheral-anon";
+
+/// Returns a property's value, or null if the object has no such property.
+fn property(qmp: &mut dyn Qmp, path: &str, property: &str) -> Result<Value, Error> {
     match qmp.execute("qom-get", json!({ "path": path, "property": property })) {
-        Ok(value) => Ok(value.as_u64().and_then(|ports| usize::try_from(ports.min(15)).ok())),
-        Err(Error::Command { .. }) => Ok(None),
-        Err(error) => Err(error),
+        Err(Error::Command { .. }) => Ok(Value::Null),
+        answer => answer,
     }
 }
 
-/// Reads the USB buses out of `info qtree` (`softmmu/qdev-monitor.c`: `qdev_print`, `qbus_print`;
-/// `hw/usb/bus.c`: `usb_bus_dev_print`). A product's name is the last thing in its line, and only
-/// lines at a device's own depth are taken for it. Of more buses and devices than a guest can have
-/// the rest is left out.
+/// Parses the USB buses in `info qtree`, which lists the newest first, and returns the oldest first
+/// (`softmmu/qdev-monitor.c`: `qdev_print`, `qbus_print`; `hw/usb/bus.c`: `usb_bus_dev_print`).
+///
+/// A product name is at the end of its line. Only lines at the depth of a device's properties count,
+/// so a name cannot pose as another line.
 fn parse_qtree(text: &str) -> Vec<GuestBus> {
     let mut buses: Vec<GuestBus> = Vec::new();
-    // The devices around the line, outermost first: depth, type, id.
+    // The devices around the line, outermost first: depth, type, ID.
     let mut devices: Vec<(usize, String, Option<String>)> = Vec::new();
     let mut bus: Option<(usize, GuestBus)> = None;
-    let mut in_usb = false;
-    for line in text.lines() {
+    let mut is_usb = false;
+    // The empty line at the end closes the last bus.
+    for line in text.lines().chain([""]) {
         let line = line.trim_end_matches('\r');
         let depth = line.len() - line.trim_start_matches(' ').len();
-        let word = &line[depth..];
-        if bus.as_ref().is_some_and(|(of_bus, _)| depth <= *of_bus) {
-            let room = buses.len() < MAX_BUSES;
-            buses.extend(bus.take().filter(|_| in_usb && room).map(|(_, bus)| bus));
+        let line = &line[depth..];
+        if bus.as_ref().is_some_and(|(bus_depth, _)| depth <= *bus_depth) {
+            let has_room = buses.len() < MAX_BUSES;
+            buses.extend(bus.take().filter(|_| is_usb && has_room).map(|(_, bus)| bus));
         }
-        devices.retain(|(of_device, _, _)| *of_device < depth);
-        if let Some(name) = word.strip_prefix("bus: ") {
+        devices.retain(|(device_depth, ..)| *device_depth < depth);
+        if let Some(name) = line.strip_prefix("bus: ") {
             let (controller, id) =
                 devices.last().map(|(_, kind, id)| (kind.clone(), id.clone())).unwrap_or_default();
-            let name = sanitize(name, 64);
-            let (ports, devices) = (Vec::new(), Vec::new());
-            bus = Some((depth, GuestBus { name, controller, id, ports, devices }));
-            in_usb = false;
-        } else if word == "type usb-bus" {
-            in_usb = true;
-        } else if let Some((kind, id)) = device(word) {
+            bus = Some((depth, GuestBus::new(name, controller, id)));
+            is_usb = false;
+        } else if line == "type usb-bus" {
+            is_usb = true;
+        } else if let Some((kind, id)) = parse_device(line) {
             devices.push((depth, kind, id));
-        } else if let Some((of_bus, bus)) = &mut bus
-            && in_usb
-            && depth == *of_bus + 4
+        } else if let Some((bus_depth, bus)) = &mut bus
+            && is_usb
+            && depth == *bus_depth + 4
             && bus.devices.len() < MAX_DEVICES
             && let Some((_, _, id)) = devices.last()
         {
-            bus.devices.extend(occupant(word, id.clone()));
+            bus.devices.extend(parse_usb_device(line, id.clone()));
         }
     }
-    let room = buses.len() < MAX_BUSES;
-    buses.extend(bus.filter(|_| in_usb && room).map(|(_, bus)| bus));
+    buses.reverse();
     buses
 }
 
-/// Reads `dev: usb-host, id "hotplugger-1-1-2"`.
-fn device(word: &str) -> Option<(String, Option<String>)> {
-    let (kind, id) = word.strip_prefix("dev: ")?.split_once(", id \"")?;
+/// Parses `dev: usb-host, id "hotplugger-1-1-2"`.
+fn parse_device(line: &str) -> Option<(String, Option<String>)> {
+    let (kind, id) = line.strip_prefix("dev: ")?.split_once(", id \"")?;
     let id = id.strip_suffix('"')?;
     Some((sanitize(kind, 64), (!id.is_empty()).then(|| sanitize(id, 128))))
 }
 
-/// Reads `addr 0.1, port 3.2, speed 12, name QEMU USB Mouse, attached`.
-fn occupant(word: &str, id: Option<String>) -> Option<GuestDevice> {
-    let (_, rest) = word.strip_prefix("addr ")?.split_once(", port ")?;
+/// Parses `addr 0.1, port 3.2, speed 12, name QEMU USB Mouse, attached`.
+fn parse_usb_device(line: &str, id: Option<String>) -> Option<GuestDevice> {
+    let (_, rest) = line.strip_prefix("addr ")?.split_once(", port ")?;
     let (port, rest) = rest.split_once(", speed ")?;
     let (speed, name) = rest.split_once(", name ")?;
     let (name, attached) =

@@ -1,93 +1,106 @@
-//! Why a device was not attached, in words that say what to do. Pure.
+//! Why a device was not attached, and which action helps.
 
 use std::fmt;
 use std::path::PathBuf;
 
-use super::attach::Unavailable;
 use super::bus::GuestBus;
+use super::ports::PortCandidate;
 use crate::qmp::Error;
 use crate::speed::Speed;
 
 /// Why a device was not attached.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// The exchange failed.
-    Qmp(Error),
-    /// The device cannot be attached any more. Nothing of it is left in the guest.
-    Unavailable(Unavailable),
-    /// The guest has no USB controller.
+    #[error(transparent)]
+    Qmp(#[from] Error),
+    /// Nothing of the device stayed in the guest.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error(
+        "the guest has no USB controller; start QEMU with -device qemu-xhci,id=xhci0,p2=15,p3=15"
+    )]
     NoController,
-    /// QEMU does not see the device.
-    NotSeen {
-        /// Its node.
-        node: PathBuf,
-    },
-    /// This QEMU takes no descriptors.
-    TakesNoDescriptor,
-    /// The descriptor was taken away on its way to QEMU.
-    TakenAway,
-    /// Neither way worked.
-    Both {
-        /// Why QEMU did not open it.
-        node: Box<AttachError>,
-        /// Why it was not handed to it.
-        handover: Box<AttachError>,
-    },
-    /// No bus took it.
-    NoUsablePort {
-        /// Each bus, and why not.
-        refusals: Vec<BusError>,
-        /// The argument of QEMU's that would give it a place.
-        mend: String,
-    },
+    #[error(
+        "QEMU does not list the device; check that QEMU's /dev has {} (namespace, container) and that \
+         udev runs where QEMU runs",
+        node.display()
+    )]
+    NotSeen { node: PathBuf },
+    /// QEMU does not show which devices of the host it lists.
+    #[error(
+        "QEMU did not open {}; check that QEMU's user may access that node and that QEMU's /dev has it \
+         (namespace, container)",
+        node.display()
+    )]
+    NotOpened { node: PathBuf },
+    #[error("QEMU may not open {}; give QEMU's user access to that node", node.display())]
+    NoPermission { node: PathBuf },
+    #[error(
+        "this QEMU accepts no file descriptor of a USB device, QEMU 5.1 and later do; give QEMU's user \
+         access to the node and write `access: node`"
+    )]
+    FdUnsupported,
+    #[error(
+        "the file descriptor did not reach QEMU: a security module (AppArmor, SELinux) removed it; run \
+         `hotplugger check` for the fix"
+    )]
+    FdBlocked,
+    /// QEMU opened neither the node nor the file descriptor.
+    #[error("{node}; {fd}")]
+    Both { node: Box<AttachError>, fd: Box<AttachError> },
+    #[error("{}", describe(errors, suggestion))]
+    NoUsablePort { errors: Vec<BusError>, suggestion: String },
 }
 
-/// Why a bus did not take the device.
+/// Why the device on the host can no longer go to the guest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    #[error("it was unplugged")]
+    Unplugged,
+    /// The policy rejects it now.
+    #[error("{0}")]
+    Rejected(String),
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub struct BusError {
-    /// The bus, or QEMU's choice.
+    /// `None` if QEMU chose the bus.
     pub bus: Option<String>,
-    /// Why not.
-    pub why: BusErrorKind,
+    pub kind: BusErrorKind,
 }
 
-/// Reasons of a bus.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BusErrorKind {
-    /// It has no free port.
     Full,
-    /// The guest has no bus of that name.
     NoSuchBus,
-    /// It takes only what is faster than the device.
+    /// It takes only faster devices.
     TooFast(Speed),
-    /// It takes only what is slower, so fast at most, and the device does not work like that.
+    /// It takes this speed at most, at which the device does not work.
     TooSlow(Speed),
-    /// QEMU sees the device and may not open its node.
-    NoPermission(PathBuf),
-    /// QEMU sees the device and did not open it: the bus does not take its speed, or the kernel
-    /// refused.
+    /// QEMU lists the device and did not open it: the bus does not take its speed, or the kernel
+    /// returned an error.
     NotOpened(Option<Speed>),
 }
 
 impl BusErrorKind {
-    /// Whether another controller, or a larger one, would help.
-    fn is_for_want_of_ports(&self) -> bool {
+    fn is_port_shortage(&self) -> bool {
         matches!(self, Self::Full | Self::TooFast(_) | Self::TooSlow(_))
     }
 }
 
-/// Why a bus has not one place for a device of that speed.
-pub fn without_a_seat(bus: &GuestBus, speed: Speed) -> BusErrorKind {
-    if bus.ports.iter().any(|port| port.from <= speed) {
+/// Why a bus has no port for a device of that speed.
+pub fn no_port_reason(bus: &GuestBus, speed: Speed) -> BusErrorKind {
+    if bus.ports.iter().any(|port| port.min <= speed) {
         BusErrorKind::Full
     } else {
         BusErrorKind::TooFast(speed)
     }
 }
 
-/// QEMU's argument that gives a guest with these buses more ports: an xHCI with all that it can
-/// have in the place of a smaller one, else one more.
-pub fn mend(buses: &[GuestBus]) -> String {
+/// The QEMU argument that gives a guest with these buses more ports: the largest xHCI in place of a
+/// smaller one, else another one.
+pub fn suggest_controller(buses: &[GuestBus]) -> String {
+    let count = |bus: &GuestBus, speed| bus.ports.iter().filter(|port| port.takes(speed)).count();
     let small = buses.iter().find(|bus| {
         let (usb2, usb3) = (count(bus, Speed::HIGH), count(bus, Speed::SUPER));
         bus.controller.ends_with("xhci") && bus.id.is_some() && usb2.min(usb3) < 15
@@ -95,141 +108,67 @@ pub fn mend(buses: &[GuestBus]) -> String {
     if let Some(GuestBus { controller, id: Some(id), .. }) = small {
         return format!("-device {controller},id={id},p2=15,p3=15 in place of its {id}");
     }
-    let used = |id: &str| {
-        let of = |bus: &GuestBus| bus.id.as_deref() == Some(id) || bus.name == format!("{id}.0");
-        buses.iter().any(of)
+    let is_of = |bus: &GuestBus, id: &String| {
+        bus.id.as_ref() == Some(id) || bus.name.strip_suffix(".0") == Some(id)
     };
     let mut ids = (0..).map(|number| format!("xhci{number}"));
-    let id = ids.find(|id| !used(id)).unwrap_or_default();
+    let id = ids.find(|id| !buses.iter().any(|bus| is_of(bus, id))).unwrap_or_default();
     format!("-device qemu-xhci,id={id},p2=15,p3=15")
 }
 
-fn count(bus: &GuestBus, speed: Speed) -> usize {
-    bus.ports.iter().filter(|port| port.takes(speed)).count()
-}
-
 impl AttachError {
-    /// Whether QEMU would have the device if it were handed a descriptor: it does not see it, or
-    /// may not open it. Of a device without a name (`named`) QEMU does not say which of its
-    /// failures is for want of permission.
-    pub(super) fn is_for_want_of_access(&self, named: bool) -> bool {
-        match self {
-            Self::NotSeen { .. } => true,
-            Self::NoUsablePort { refusals, .. } => {
-                refusals.iter().any(|refusal| match refusal.why {
-                    BusErrorKind::NoPermission(_) => true,
-                    BusErrorKind::NotOpened(_) => !named,
-                    _ => false,
-                })
-            }
-            _ => false,
-        }
+    pub(super) fn of_bus(port: &PortCandidate, kind: BusErrorKind) -> Self {
+        let errors = vec![BusError { bus: port.bus.clone(), kind }];
+        Self::NoUsablePort { errors, suggestion: suggest_controller(&[]) }
     }
 
-    /// This, and then that.
-    pub(super) fn and_then(self, handover: Self) -> Self {
-        match handover {
-            Self::Unavailable(why) => Self::Unavailable(why),
-            handover => Self::Both { node: Box::new(self), handover: Box::new(handover) },
-        }
+    /// Returns whether a file descriptor may help: QEMU does not list the device, or may not open
+    /// it.
+    pub(super) fn is_access_error(&self) -> bool {
+        matches!(self, Self::NotSeen { .. } | Self::NotOpened { .. } | Self::NoPermission { .. })
     }
 }
-/// Of so many buses it is told why they do not take the device.
+
+/// The most buses that a message names.
 const MAX_REPORTED: usize = 8;
 
-impl From<Unavailable> for AttachError {
-    fn from(why: Unavailable) -> Self {
-        Self::Unavailable(why)
-    }
-}
-
-impl From<Error> for AttachError {
-    fn from(error: Error) -> Self {
-        Self::Qmp(error)
-    }
-}
-
-impl fmt::Display for AttachError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Qmp(error) => error.fmt(f),
-            Self::Unavailable(Unavailable::Unplugged) => f.write_str("it was unplugged"),
-            Self::Unavailable(Unavailable::Rejected(why)) => f.write_str(why),
-            Self::NoController => f.write_str(
-                "the guest has no USB controller; start QEMU with -device qemu-xhci,id=xhci0,p2=15,p3=15",
-            ),
-            Self::NotSeen { node } => write!(
-                f,
-                "QEMU does not see it; does QEMU's /dev have {} (namespace, container), and does udev \
-                 run where QEMU runs?",
-                node.display()
-            ),
-            Self::TakesNoDescriptor => f.write_str(
-                "this QEMU takes no descriptor of a USB device, 5.1 and later do; give the user it \
-                 runs as access to the node and write `access: node`",
-            ),
-            Self::TakenAway => f.write_str(
-                "the descriptor did not reach QEMU: a security module (AppArmor, SELinux) forbids \
-                 it the device; `hotplugger check` tells what mends it",
-            ),
-            Self::Both { node, handover } => {
-                let node = node.to_string();
-                write!(f, "{}; {handover}", node.trim_end_matches('?'))
-            }
-            Self::NoUsablePort { refusals, mend } => {
-                let (full, others): (Vec<&BusError>, Vec<&BusError>) =
-                    refusals.iter().take(MAX_REPORTED).partition(|refusal| refusal.why == BusErrorKind::Full);
-                let names: Vec<&str> = full.iter().map(|refusal| refusal.name()).collect();
-                let full = match names.as_slice() {
-                    [] => None,
-                    [one] => Some(format!("the guest's {one} has no free port")),
-                    [some @ .., last] => {
-                        let some = some.join(", ");
-                        Some(format!("the guest's {some} and {last} have no free port"))
-                    }
-                };
-                let mut parts: Vec<String> = others.iter().map(ToString::to_string).collect();
-                parts.splice(0..0, full);
-                let more = refusals.len().saturating_sub(MAX_REPORTED);
-                parts.extend((more > 0).then(|| format!("and {more} more")));
-                f.write_str(&parts.join("; "))?;
-                if refusals.iter().any(|refusal| refusal.why.is_for_want_of_ports()) {
-                    write!(f, "; start QEMU with {mend}")?;
-                }
-                Ok(())
-            }
+fn describe(errors: &[BusError], suggestion: &str) -> String {
+    let (full, others): (Vec<&BusError>, Vec<&BusError>) =
+        errors.iter().take(MAX_REPORTED).partition(|error| error.kind == BusErrorKind::Full);
+    let names: Vec<&str> =
+        full.iter().map(|error| error.bus.as_deref().unwrap_or("USB bus")).collect();
+    let full = match names.as_slice() {
+        [] => None,
+        [one] => Some(format!("the guest's {one} has no free port")),
+        [some @ .., last] => {
+            Some(format!("the guest's {} and {last} have no free port", some.join(", ")))
         }
+    };
+    let mut parts: Vec<String> =
+        full.into_iter().chain(others.iter().map(ToString::to_string)).collect();
+    let more = errors.len().saturating_sub(MAX_REPORTED);
+    parts.extend((more > 0).then(|| format!("and {more} more")));
+    if errors.iter().any(|error| error.kind.is_port_shortage()) {
+        parts.push(format!("start QEMU with {suggestion}"));
     }
-}
-
-impl std::error::Error for AttachError {}
-
-impl BusError {
-    fn name(&self) -> &str {
-        self.bus.as_deref().unwrap_or("USB bus")
-    }
+    parts.join("; ")
 }
 
 impl fmt::Display for BusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bus = self.bus.as_deref().unwrap_or("the guest's USB bus");
-        match &self.why {
+        match &self.kind {
             BusErrorKind::Full => write!(f, "{bus} has no free port"),
             BusErrorKind::NoSuchBus => write!(
                 f,
-                "the guest has no bus {bus}; `hubs:` wants a controller's id and `.0`, as in xhci0.0"
+                "the guest has no bus {bus}; write a controller's id and `.0` to `hubs:`, as in xhci0.0"
             ),
             BusErrorKind::TooFast(speed) => write!(f, "{bus} takes no devices of {speed}"),
-            BusErrorKind::TooSlow(at) => {
-                write!(f, "{bus} takes no more than {at}, and the device does not work at that")
+            BusErrorKind::TooSlow(max) => {
+                write!(f, "{bus} takes {max} at most, and the device does not work at that speed")
             }
-            BusErrorKind::NoPermission(node) => write!(
-                f,
-                "QEMU may not open {}; give the user it runs as access to that node",
-                node.display()
-            ),
             BusErrorKind::NotOpened(speed) => {
-                write!(f, "QEMU did not open it on {bus}")?;
+                write!(f, "QEMU did not open the device on {bus}")?;
                 if let Some(speed) = speed {
                     write!(f, "; does that bus take {speed}?")?;
                 }
@@ -249,30 +188,33 @@ mod tests {
             name: name.to_owned(),
             controller: controller.to_owned(),
             id: name.strip_suffix(".0").map(str::to_owned),
-            ports: vec![SpeedRange { from: Speed::LOW, to: Speed::SUPER }; ports],
+            ports: vec![SpeedRange { min: Speed::LOW, max: Speed::SUPER }; ports],
             devices: Vec::new(),
         }
     }
 
     #[test]
-    fn what_mends_it_is_a_larger_controller_or_one_more() {
-        assert_eq!(mend(&[]), "-device qemu-xhci,id=xhci0,p2=15,p3=15");
+    fn suggestion_is_a_larger_controller_or_another_one() {
+        assert_eq!(suggest_controller(&[]), "-device qemu-xhci,id=xhci0,p2=15,p3=15");
         let full = [bus("xhci0.0", "qemu-xhci", 15), bus("xhci1.0", "qemu-xhci", 15)];
-        assert_eq!(mend(&full), "-device qemu-xhci,id=xhci2,p2=15,p3=15");
+        assert_eq!(suggest_controller(&full), "-device qemu-xhci,id=xhci2,p2=15,p3=15");
         let small = [bus("xhci0.0", "qemu-xhci", 15), bus("usb.0", "nec-usb-xhci", 4)];
-        assert_eq!(mend(&small), "-device nec-usb-xhci,id=usb,p2=15,p3=15 in place of its usb");
+        assert_eq!(
+            suggest_controller(&small),
+            "-device nec-usb-xhci,id=usb,p2=15,p3=15 in place of its usb"
+        );
     }
 
     #[test]
-    fn full_buses_are_told_in_one_breath() {
-        let refusal = |bus: &str, why| BusError { bus: Some(bus.to_owned()), why };
+    fn message_names_full_buses_together() {
+        let error_of = |bus: &str, kind| BusError { bus: Some(bus.to_owned()), kind };
         let error = AttachError::NoUsablePort {
-            refusals: vec![
-                refusal("xhci0.0", BusErrorKind::Full),
-                refusal("ehci.0", BusErrorKind::TooFast(Speed::FULL)),
-                refusal("xhci1.0", BusErrorKind::Full),
+            errors: vec![
+                error_of("xhci0.0", BusErrorKind::Full),
+                error_of("ehci.0", BusErrorKind::TooFast(Speed::FULL)),
+                error_of("xhci1.0", BusErrorKind::Full),
             ],
-            mend: "-device qemu-xhci,id=xhci2".to_owned(),
+            suggestion: "-device qemu-xhci,id=xhci2".to_owned(),
         };
         assert_eq!(
             error.to_string(),

@@ -1,72 +1,53 @@
-//! What QEMU's monitor says of USB: `info usbhost`, the host's devices as it sees them, and
-//! `info usb`, the guest's devices.
+//! HMP, QEMU's monitor for people: `info usbhost` lists the host's devices as QEMU sees them, `info
+//! usb` the guest's devices.
 //!
-//! Both are text for people, with product names in it that the devices chose, line ends included:
-//! what is read here is believed only where it agrees with sysfs.
+//! Both are text with product names, which devices choose and which may contain line ends. The text
+//! is used only where it agrees with sysfs. HMP adds details; attaching works without it.
 
 use serde_json::{Value, json};
 
 use crate::device_id::DeviceId;
 use crate::port::{DevNum, Port};
-use crate::qmp::{Error, Qmp, UsbHostProblem};
+use crate::qmp::{Error, Qmp};
 use crate::speed::Speed;
 use crate::text::sanitize;
 
 /// A device of the host as QEMU sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostDevice {
-    /// The port.
     pub port: Port,
-    /// The device's number.
     pub devnum: DevNum,
-    /// Whether QEMU could read its name, for which it must open the device.
-    pub named: bool,
+    /// Whether QEMU could read its name. QEMU must open the device for that.
+    pub has_name: bool,
 }
 
-/// Where in the guest a device of ours is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuestDeviceInfo {
-    /// The guest's port, such as `2`, or `4.1` behind a hub of QEMU's.
+    /// The guest's port, such as `2`, or `4.1` behind QEMU's own hub.
     pub port: Option<String>,
-    /// The speed the guest was told.
     pub speed: Option<Speed>,
-    /// The name the guest was told.
     pub product: Option<String>,
 }
 
-/// Makes a modular QEMU load usb-host. This has no other effect.
+/// Returns the host's devices as QEMU sees them, or `None` if QEMU refuses HMP.
 ///
-/// # Errors
-///
-/// [`Error::NoUsbHost`] if it cannot.
-pub fn load_usb_host(qmp: &mut dyn Qmp) -> Result<(), Error> {
-    match qmp.execute("device-list-properties", json!({ "typename": "usb-host" })) {
-        Ok(_) => Ok(()),
-        Err(Error::Command { .. }) => Err(Error::NoUsbHost(UsbHostProblem::Missing)),
-        Err(error) => Err(error),
-    }
-}
-
-/// The host's devices as QEMU sees them; `None` if QEMU does not answer monitor commands.
-///
-/// `info usbhost` belongs to the module of usb-host.
+/// The command is part of the usb-host module, so the module must be loaded.
 pub fn host_devices(qmp: &mut dyn Qmp) -> Result<Option<Vec<HostDevice>>, Error> {
-    load_usb_host(qmp)?;
-    Ok(monitor(qmp, "info usbhost")?.map(|text| parse_info_usbhost(&text)))
+    super::load_usb_host(qmp)?;
+    Ok(run(qmp, "info usbhost")?.map(|text| parse_info_usbhost(&text)))
 }
 
-/// Where in the guest the object is, as far as QEMU says.
-pub fn place(qmp: &mut dyn Qmp, id: &DeviceId) -> Result<GuestDeviceInfo, Error> {
-    let text = monitor(qmp, "info usb")?;
-    Ok(text.map(|text| parse_info_usb(&text, id)).unwrap_or_default())
+/// Returns the details of our object that QEMU shows.
+pub fn guest_device(qmp: &mut dyn Qmp, id: &DeviceId) -> Result<GuestDeviceInfo, Error> {
+    Ok(run(qmp, "info usb")?.map(|text| parse_info_usb(&text, id)).unwrap_or_default())
 }
 
-/// Runs a monitor command. `None` if QEMU refuses it: the monitor only adds detail, and a QEMU may
-/// be built or confined without it. Only fixed commands: nothing is ever inserted into the text.
-pub(super) fn monitor(qmp: &mut dyn Qmp, command: &'static str) -> Result<Option<String>, Error> {
+/// Runs an HMP command, or returns `None` if QEMU refuses it. No text from outside becomes part of
+/// one.
+pub(super) fn run(qmp: &mut dyn Qmp, command: &'static str) -> Result<Option<String>, Error> {
     match qmp.execute("human-monitor-command", json!({ "command-line": command })) {
         Ok(Value::String(text)) => Ok(Some(text)),
-        Ok(_) => Err(Error::Protocol(format!("{command} is not answered with text"))),
+        Ok(_) => Err(Error::Protocol(format!("the reply to {command} is not text"))),
         Err(Error::Command { .. }) => Ok(None),
         Err(error) => Err(error),
     }
@@ -83,7 +64,7 @@ fn parse_info_usbhost(text: &str) -> Vec<HostDevice> {
         } else if line.starts_with("    Class ")
             && let Some(device) = devices.last_mut()
         {
-            device.named =
+            device.has_name =
                 line.split_once(": USB device ").is_some_and(|(_, rest)| rest.contains(", "));
         }
     }
@@ -98,7 +79,7 @@ fn host_device(line: &str) -> Option<HostDevice> {
     Some(HostDevice {
         port: format!("{bus}-{chain}").parse().ok()?,
         devnum: DevNum(addr.parse().ok()?),
-        named: false,
+        has_name: false,
     })
 }
 
@@ -107,11 +88,11 @@ fn host_device(line: &str) -> Option<HostDevice> {
 fn parse_info_usb(text: &str, id: &DeviceId) -> GuestDeviceInfo {
     let ending = format!(", ID: {id}");
     let mut lines = text.lines().filter_map(|line| line.trim_end().strip_suffix(&ending));
-    // Two lines that end with our id: one of them is a product name's doing.
+    // Of two lines that end with our ID, a product name contains one.
     let (Some(line), None) = (lines.next(), lines.next()) else {
         return GuestDeviceInfo::default();
     };
-    let place = || -> Option<GuestDeviceInfo> {
+    let info = || -> Option<GuestDeviceInfo> {
         let (_, rest) = line.split_once(", Port ")?;
         let (port, rest) = rest.split_once(", Speed ")?;
         let (speed, product) = rest.split_once(" Mb/s, Product ")?;
@@ -121,7 +102,7 @@ fn parse_info_usb(text: &str, id: &DeviceId) -> GuestDeviceInfo {
             product: Some(sanitize(product, 64)),
         })
     };
-    place().unwrap_or_default()
+    info().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -129,13 +110,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn device(port: &str, devnum: u8, named: bool) -> HostDevice {
-        HostDevice { port: port.parse().unwrap(), devnum: DevNum(devnum), named }
+    fn device(port: &str, devnum: u8, has_name: bool) -> HostDevice {
+        HostDevice { port: port.parse().unwrap(), devnum: DevNum(devnum), has_name }
     }
 
     /// As QEMU 7.2 and 10.0 printed them.
     #[test]
-    fn info_usbhost_is_read() {
+    fn info_usbhost_is_parsed() {
         let text = "  Bus 2, Addr 2, Port 2, Speed 5000 Mb/s\r\n    Class 00: USB device 46f4:0001, QEMU USB HARDDRIVE\r\n  \
             Bus 1, Addr 5, Port 1.4.2, Speed 12 Mb/s\r\n    Class 00: USB device 0627:0001, QEMU USB Keyboard\r\n  \
             Bus 1, Addr 3, Port 1.3, Speed 12 Mb/s\r\n    Class 00: USB device 0627:0001\r\n  \
@@ -152,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_without_devices_are_empty() {
+    fn text_without_devices_is_an_empty_list() {
         for text in [
             "",
             "USB host devices not supported\n",
@@ -164,21 +145,21 @@ mod tests {
     }
 
     #[test]
-    fn info_usb_is_read_by_the_id_at_the_end() {
+    fn info_usb_is_parsed_by_the_id_at_the_line_end() {
         let id: DeviceId = "hotplugger-1-3.1-16".parse().unwrap();
         let text = "  Device 0.1, Port 1, Speed 12 Mb/s, Product QEMU USB Tablet, ID: hotplugger-1-3.1-1\r\n  \
             Device 0.2, Port 2, Speed 480 Mb/s, Product Foo, ID: x, Port 9, ID: hotplugger-1-3.1-16\r\n";
-        let place = parse_info_usb(text, &id);
-        assert_eq!(place.port.as_deref(), Some("2"));
-        assert_eq!(place.speed.unwrap().to_string(), "480 Mb/s");
-        assert_eq!(place.product.as_deref(), Some("Foo, ID: x, Port 9"));
+        let info = parse_info_usb(text, &id);
+        assert_eq!(info.port.as_deref(), Some("2"));
+        assert_eq!(info.speed.unwrap().to_string(), "480 Mb/s");
+        assert_eq!(info.product.as_deref(), Some("Foo, ID: x, Port 9"));
         assert_eq!(parse_info_usb("USB support not enabled", &id), GuestDeviceInfo::default());
         assert_eq!(parse_info_usb(&text.repeat(2), &id), GuestDeviceInfo::default(), "forged");
     }
 
     proptest! {
         #[test]
-        fn any_text_is_survived(text in "( {2}Bus |, Addr |, Port |, Speed | Mb/s|[0-9.]|\\PC|\n){0,40}") {
+        fn parsers_survive_any_text(text in "( {2}Bus |, Addr |, Port |, Speed | Mb/s|[0-9.]|\\PC|\n){0,40}") {
             parse_info_usbhost(&text);
             parse_info_usb(&text, &"hotplugger-1-1-1".parse().unwrap());
         }

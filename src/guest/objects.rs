@@ -1,95 +1,122 @@
-//! The objects of ours in a guest: which there are, whether one has its device, deleting one.
+//! Our objects in a guest, and the sets of file descriptors from which QEMU opens devices.
 
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::fdset;
 use crate::device_id::DeviceId;
 use crate::port::{DevNum, Port};
-use crate::qmp::{Error, Qmp};
+use crate::qmp::peer::PeerPolicy;
+use crate::qmp::{Error, OpenDevice, Qmp};
 
-/// Where QEMU keeps the devices that were given an id (`softmmu/qdev-monitor.c`: `qdev_set_id`).
+/// Where QEMU keeps the devices with an ID (`softmmu/qdev-monitor.c`: `qdev_set_id`).
 pub(super) const PERIPHERAL: &str = "/machine/peripheral";
 
-/// The ids of the objects with our prefix, attached or not.
-pub fn list(qmp: &mut dyn Qmp) -> Result<Vec<DeviceId>, Error> {
+/// How long to wait before QEMU is queried again whether an object or its ID is still there.
+pub(super) const DELETE_POLL: Duration = Duration::from_millis(20);
+
+/// Returns the names and types of a QOM object's children.
+pub(super) fn children(qmp: &mut dyn Qmp, path: &str) -> Result<Vec<(String, String)>, Error> {
     #[derive(Deserialize)]
     struct Property {
         name: String,
+        #[serde(rename = "type")]
+        kind: String,
     }
 
-    let children = qmp.execute("qom-list", json!({ "path": PERIPHERAL }))?;
-    let children = Vec::<Property>::deserialize(children)
+    let properties = qmp.execute("qom-list", json!({ "path": path }))?;
+    let properties = Vec::<Property>::deserialize(properties)
         .map_err(|error| Error::Protocol(format!("qom-list: {error}")))?;
-    Ok(children.into_iter().filter_map(|child| child.name.parse().ok()).collect())
+    let child = |property: Property| {
+        let kind = property.kind.strip_prefix("child<")?.strip_suffix('>')?;
+        Some((property.name, kind.to_owned()))
+    };
+    Ok(properties.into_iter().filter_map(child).collect())
 }
 
-/// Whether the object has its host device open. `device_add` by `hostport` succeeds without it
-/// (`hw/usb/host-libusb.c`: `usb_host_realize`), so only this is proof.
+/// Returns the IDs of our objects, attached or not.
+pub fn list(qmp: &mut dyn Qmp) -> Result<Vec<DeviceId>, Error> {
+    let children = children(qmp, PERIPHERAL)?;
+    Ok(children.into_iter().filter_map(|(name, _)| name.parse().ok()).collect())
+}
+
+/// Returns whether the object has its host device open. A missing object has not.
 ///
-/// False too if there is no such object.
+/// This is the only proof: `device_add` by `hostport` succeeds without the device
+/// (`hw/usb/host-libusb.c`: `usb_host_realize`).
 pub fn is_attached(qmp: &mut dyn Qmp, id: &DeviceId) -> Result<bool, Error> {
     let path = format!("{PERIPHERAL}/{id}");
     match qmp.execute("qom-get", json!({ "path": path, "property": "attached" })) {
-        Ok(Value::Bool(attached)) => Ok(attached),
-        Ok(other) => Err(Error::Protocol(format!("`attached` is no bool, but {}", kind(&other)))),
+        Ok(value) => bool::deserialize(value)
+            .map_err(|error| Error::Protocol(format!("`attached`: {error}"))),
         Err(error) if error.is_not_found() => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Whether the guest runs. In a paused one QEMU opens no device until it goes on
+/// Returns those of the objects that have their host device open.
+pub fn attached(qmp: &mut dyn Qmp, objects: &[DeviceId]) -> Result<Vec<DeviceId>, Error> {
+    let mut attached = Vec::new();
+    for id in objects {
+        if is_attached(qmp, id)? {
+            attached.push(id.clone());
+        }
+    }
+    Ok(attached)
+}
+
+/// Returns whether the guest runs. While it is paused QEMU opens no device
 /// (`hw/usb/host-libusb.c`: `usb_host_auto_check`).
 pub fn is_running(qmp: &mut dyn Qmp) -> Result<bool, Error> {
     let status = qmp.execute("query-status", Value::Null)?;
     Ok(status.get("running").and_then(Value::as_bool).unwrap_or(true))
 }
 
-/// Deletes the object and waits until QEMU no longer lists it. Returns whether it was there.
+/// Deletes the object and waits until QEMU no longer lists it. Returns whether it existed.
 pub fn delete(qmp: &mut dyn Qmp, id: &DeviceId) -> Result<bool, Error> {
     match qmp.execute("device_del", json!({ "id": id })) {
         Ok(_) => {}
         Err(error) if error.is_not_found() => return Ok(false),
         Err(error) => return Err(error),
     }
-    // Gone with the reply in QEMU 7 and 10; older ones take until DEVICE_DELETED.
+    // QEMU 7 and 10 delete it before they reply. Older versions delete it before DEVICE_DELETED.
     while list(qmp)?.contains(id) {
-        qmp.pause(Duration::from_millis(20))?;
+        qmp.pause(DELETE_POLL)?;
     }
     Ok(true)
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a bool",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+/// Deletes the objects of other devices in the port, and this device's own object if it has not got
+/// the device. Returns whether the device is attached. If that `is_known`, it is not queried again.
+pub(super) fn clean_port(qmp: &mut dyn Qmp, id: &DeviceId, is_known: bool) -> Result<bool, Error> {
+    let objects = list(qmp)?;
+    for stale in objects.iter().filter(|object| object.port == id.port && *object != id) {
+        delete(qmp, stale)?;
     }
+    if is_known || !objects.contains(id) {
+        return Ok(is_known);
+    }
+    let attached = is_attached(qmp, id)?;
+    if !attached {
+        delete(qmp, id)?;
+    }
+    Ok(attached)
 }
 
-/// Deletes all objects of the port but that of the device which is there now, `present`, and waits
-/// until QEMU lists none of them. Returns those it deleted.
-///
-/// # Errors
-///
-/// The first error that kept one from being deleted; the others are tried all the same.
+/// Deletes all objects of the port except the one of the device that is `present` there now, and
+/// returns those that it deleted. After an error it still tries the others.
 pub fn detach(
     qmp: &mut dyn Qmp,
     port: &Port,
     present: Option<DevNum>,
 ) -> Result<Vec<DeviceId>, Error> {
-    let stale = list(qmp)?
-        .into_iter()
-        .filter(|id| id.port == *port && Some(id.devnum) != present)
-        .collect::<Vec<_>>();
-    let mut deleted = Vec::new();
-    let mut failed = None;
-    for id in stale {
+    let (mut deleted, mut failed) = (Vec::new(), None);
+    for id in list(qmp)? {
+        if id.port != *port || Some(id.devnum) == present {
+            continue;
+        }
         match delete(qmp, &id) {
             Ok(true) => deleted.push(id),
             Ok(false) => {}
@@ -97,17 +124,78 @@ pub fn detach(
         }
     }
     if !deleted.is_empty() {
-        // What is left of an exchange that was broken off keeps nobody from anything.
-        let _ = fdset::sweep(qmp);
+        // File descriptors that an interrupted session left do no harm, so an error does not count.
+        let _ = sweep_fd_sets(qmp);
     }
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(deleted),
+    failed.map_or(Ok(deleted), Err)
+}
+
+/// The number of our first set. QEMU and libvirt count up from 0 or from the largest number.
+const FIRST_SET: u64 = 0x6870_0000;
+
+/// How many sets, from [`FIRST_SET`] down, are ours. A paused QEMU keeps the file descriptors of a
+/// set until it resumes (`monitor/misc.c`: `monitor_fdset_cleanup`), so each device takes one set.
+const MAX_SETS: u64 = 256;
+
+/// A set of file descriptors in QEMU with one device.
+///
+/// `device_add` opens a copy of the file descriptor, so the set can be removed right after it. QEMU
+/// counts the copies but never uncounts them (`hw/usb/host-libusb.c` closes them with close(2)), so a
+/// used set stays listed without file descriptors. The same number is therefore used each time.
+#[derive(Debug)]
+pub(super) struct FdSet(u64);
+
+impl FdSet {
+    pub(super) fn add(
+        qmp: &mut dyn Qmp,
+        id: &DeviceId,
+        policy: &PeerPolicy,
+        open: &OpenDevice<'_>,
+    ) -> Result<Self, Error> {
+        let used = sweep_fd_sets(qmp)?;
+        let free = (FIRST_SET - MAX_SETS..=FIRST_SET).rev().find(|set| !used.contains(set));
+        let set = Self(free.unwrap_or(FIRST_SET));
+        let arguments = json!({ "fdset-id": set.0, "opaque": id });
+        qmp.execute_with_fd("add-fd", arguments, policy, open)?;
+        Ok(set)
+    }
+
+    /// The path by which QEMU opens the device.
+    pub(super) fn path(&self) -> String {
+        format!("/dev/fdset/{}", self.0)
+    }
+
+    /// Removes the file descriptor. A device that QEMU has opened stays open.
+    pub(super) fn remove(self, qmp: &mut dyn Qmp) -> Result<(), Error> {
+        qmp.execute("remove-fd", json!({ "fdset-id": self.0 })).map(drop)
     }
 }
 
+/// Removes the file descriptors that an interrupted session left. Returns our sets that had some.
+fn sweep_fd_sets(qmp: &mut dyn Qmp) -> Result<Vec<u64>, Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Set {
+        fdset_id: u64,
+        fds: Vec<IgnoredAny>,
+    }
+
+    let sets = qmp.execute("query-fdsets", Value::Null)?;
+    let sets = Vec::<Set>::deserialize(sets).unwrap_or_default();
+    let is_ours = |set: &Set| (FIRST_SET - MAX_SETS..=FIRST_SET).contains(&set.fdset_id);
+    let left = sets.into_iter().filter(|set| is_ours(set) && !set.fds.is_empty());
+    let left: Vec<u64> = left.map(|set| set.fdset_id).collect();
+    for set in &left {
+        match qmp.execute("remove-fd", json!({ "fdset-id": set })) {
+            Ok(_) | Err(Error::Command { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(left)
+}
+
 #[cfg(test)]
-mod detach_tests {
+mod tests {
     use super::*;
     use crate::guest::fake::FakeQemu;
 
@@ -116,7 +204,7 @@ mod detach_tests {
     }
 
     #[test]
-    fn only_what_is_ours_in_that_port_goes() {
+    fn detach_deletes_only_our_objects_of_that_port() {
         let mut qmp = FakeQemu::new(
             &[
                 "hotplugger-1-1-5",
@@ -129,8 +217,8 @@ mod detach_tests {
             Vec::new(),
         );
         let port = "1-1".parse().unwrap();
-        let gone = detach(&mut qmp, &port, None).unwrap();
-        assert_eq!(gone, ids(&["hotplugger-1-1-5", "hotplugger-1-1-7"]));
+        let deleted = detach(&mut qmp, &port, None).unwrap();
+        assert_eq!(deleted, ids(&["hotplugger-1-1-5", "hotplugger-1-1-7"]));
         assert_eq!(detach(&mut qmp, &port, None).unwrap(), []);
         assert_eq!(
             qmp.ids(),
@@ -139,9 +227,9 @@ mod detach_tests {
     }
 
     #[test]
-    fn the_device_that_came_after_stays() {
+    fn detach_keeps_the_object_of_the_device_that_is_present() {
         let mut qmp = FakeQemu::new(&["hotplugger-1-1-5", "hotplugger-1-1-6"], Vec::new());
-        let gone = detach(&mut qmp, &"1-1".parse().unwrap(), Some(DevNum(6))).unwrap();
-        assert_eq!(gone, ids(&["hotplugger-1-1-5"]));
+        let deleted = detach(&mut qmp, &"1-1".parse().unwrap(), Some(DevNum(6))).unwrap();
+        assert_eq!(deleted, ids(&["hotplugger-1-1-5"]));
     }
 }

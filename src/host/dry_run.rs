@@ -29,8 +29,8 @@ use crate::guest::fake::{Bus, FakeQemu, HostDevice};
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
 use crate::port::{BusNum, DevNum, Port};
-use crate::qmp::handover::Handover;
-use crate::qmp::{Error, Qmp};
+use crate::qmp::peer::PeerPolicy;
+use crate::qmp::{Error, OpenDevice, Qmp};
 use crate::root::Root;
 use crate::speed::Speed;
 use crate::state::dir::{self, StateDir, may_have_record};
@@ -141,7 +141,7 @@ impl<'a> DryRun<'a> {
         }
         let attached = dir::peek_all(self.root).into_iter().filter_map(|record| record.attached);
         for attached in attached.filter(|attached| attached.socket == socket) {
-            qemu.hold(&attached.id.to_string());
+            qemu.add_object(&attached.id.to_string());
         }
         qemu
     }
@@ -303,9 +303,9 @@ impl Host for DryRun<'_> {
             .unwrap_or_default();
         for (_, other, last) in self.state.borrow().guest_ports.iter().filter(|(of, ..)| of == vm) {
             if other == port {
-                history.own = Some(last.clone());
+                history.last = Some(last.clone());
             } else {
-                history.others.push(last.place.clone());
+                history.reserved.push(last.port.clone());
             }
         }
         history
@@ -326,7 +326,7 @@ impl Host for DryRun<'_> {
             state.guests.entry(socket.to_path_buf()).or_insert_with(|| self.fake_qemu(socket));
         qemu.host = devices;
         if let Some(id) = unplugged {
-            qemu.hold(&id.to_string());
+            qemu.add_object(&id.to_string());
         }
         Ok(Box::new(DryRunSession { state: &self.state, socket: socket.to_path_buf() }))
     }
@@ -363,9 +363,9 @@ impl DryRunSession<'_> {
         let Some(qemu) = guests.get_mut(&self.socket) else {
             return Err(Error::NotRunning { socket: self.socket.clone(), stale: false });
         };
-        let sent = qemu.said.len();
+        let sent = qemu.commands.len();
         let result = command(qemu);
-        steps.extend(qemu.said[sent..].iter().map(|(execute, arguments)| {
+        steps.extend(qemu.commands[sent..].iter().map(|(execute, arguments)| {
             Step::Qmp(QmpCommand { execute, arguments: arguments.clone() })
         }));
         result
@@ -377,13 +377,14 @@ impl Qmp for DryRunSession<'_> {
         self.run(|qemu| qemu.execute(command, arguments))
     }
 
-    fn hand_over(
+    fn execute_with_fd(
         &mut self,
         command: &'static str,
         arguments: Value,
-        handover: &dyn Handover,
+        policy: &PeerPolicy,
+        open: &OpenDevice<'_>,
     ) -> Result<Value, Error> {
-        self.run(|qemu| qemu.hand_over(command, arguments, handover))
+        self.run(|qemu| qemu.execute_with_fd(command, arguments, policy, open))
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {

@@ -22,8 +22,7 @@ use crate::devpath::DevPath;
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
 use crate::port::{BusNum, DevNum, Port};
-use crate::qmp::connection;
-use crate::qmp::{Error, Qmp, Stage};
+use crate::qmp::{Error, Qmp, Step};
 use crate::root::Root;
 use crate::state::dir::{self, StateDir, may_have_record};
 use crate::state::guest_ports;
@@ -127,7 +126,7 @@ impl Host for RealHost<'_> {
     }
 
     fn is_running(&self, socket: &Path) -> bool {
-        connection::runs(self.root, socket)
+        super::session::is_running(self.root, socket)
     }
 
     fn has_interfaces(&self, devpath: &DevPath) -> bool {
@@ -212,7 +211,7 @@ impl Host for RealHost<'_> {
             match Lock::acquire_in_queue(file, deadline) {
                 Ok((held, extended)) => (lock, deadline) = (Some(held), extended),
                 Err(LockError::Busy(budget)) => {
-                    return Err(Error::Timeout { stage: Stage::Lock, budget });
+                    return Err(Error::Timeout { step: Step::Lock, budget });
                 }
                 Err(LockError::Io(error)) => return Err(Error::Lock(error.into())),
             }

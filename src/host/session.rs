@@ -14,20 +14,22 @@ use serde_json::Value;
 
 use crate::deadline::Deadline;
 use crate::libvirt;
-use crate::qmp::connection::{self, Connection};
-use crate::qmp::handover::{Handover, Recipient};
+use crate::qmp::client::{self, QmpClient};
 use crate::qmp::message::Version;
-use crate::qmp::{Error, Qmp, UsbHostProblem};
+use crate::qmp::peer::{PeerError, PeerPolicy};
+use crate::qmp::virsh::Virsh;
+use crate::qmp::{Error, OpenDevice, Qmp, Step, UsbHostProblem};
 use crate::root::Root;
 use crate::state::lock::Lock;
 use crate::state::no_usb_host;
 
-/// A connection to QEMU, while no other hotplugger process has one if it has the lock.
+/// A connection to QEMU. With the lock, no other hotplugger process has one to the same socket.
 #[derive(Debug)]
-pub struct Session<'a> {
-    root: &'a Root,
+pub struct Session {
+    root: Root,
     socket: PathBuf,
-    connection: Connection,
+    deadline: Deadline,
+    channel: Channel,
     lock: Option<Lock>,
     /// Whether QEMU has answered every command so far.
     answers: bool,
@@ -35,40 +37,70 @@ pub struct Session<'a> {
     may_use_usb_host: bool,
 }
 
-impl<'a> Session<'a> {
-    /// Connects to the QEMU of the VM that has that socket in the config.
-    ///
-    /// # Errors
-    ///
-    /// As [`connection::connect`].
+#[derive(Debug)]
+enum Channel {
+    Socket(QmpClient),
+    Domain(Virsh),
+}
+
+/// Whether the VM with that socket in the config runs. QEMU is sent nothing.
+pub fn is_running(root: &Root, socket: &Path) -> bool {
+    let path = root.path(socket);
+    if libvirt::domain(socket).is_some() { path.exists() } else { client::is_listening(&path) }
+}
+
+impl Session {
+    /// Connects to the QEMU of the VM that has that socket in the config. The deadline covers all
+    /// later commands too.
     pub fn connect(
-        root: &'a Root,
+        root: &Root,
         socket: &Path,
         deadline: Deadline,
         lock: Option<Lock>,
     ) -> Result<Self, Error> {
-        let connection = connection::connect(root, socket, deadline)?;
-        let socket = socket.to_path_buf();
-        Ok(Self { root, socket, connection, lock, answers: true, may_use_usb_host: false })
+        let path = root.path(socket);
+        let channel = match libvirt::domain(socket) {
+            None => Channel::Socket(QmpClient::connect(&path, deadline)?),
+            Some(_) if !path.exists() => {
+                return Err(Error::NotRunning { socket: socket.to_path_buf(), stale: false });
+            }
+            Some(domain) => Channel::Domain(Virsh::new(root, domain, deadline)),
+        };
+        Ok(Self {
+            root: root.clone(),
+            socket: socket.to_path_buf(),
+            deadline,
+            channel,
+            lock,
+            answers: true,
+            may_use_usb_host: false,
+        })
     }
 
-    /// QEMU's version, where its greeting is seen.
+    fn client(&self) -> Option<&QmpClient> {
+        match &self.channel {
+            Channel::Socket(client) => Some(client),
+            Channel::Domain(_) => None,
+        }
+    }
+
+    /// QEMU's version. libvirt does not show QEMU's greeting.
     pub fn version(&self) -> Option<Version> {
-        self.connection.version()
+        self.client()?.version
     }
 
-    /// The process at the other end of the socket.
+    /// The process at the other end of the socket, if it is in a visible PID namespace.
     pub fn peer_pid(&self) -> Option<u32> {
-        self.connection.peer_pid()
+        u32::try_from(self.client()?.peer().ok()?.pid.as_raw_nonzero().get()).ok()
     }
 
-    /// Whether the peer process may be passed a file descriptor.
-    ///
-    /// # Errors
-    ///
-    /// Why it may not.
-    pub fn check(&self, recipient: &dyn Recipient) -> Result<(), Error> {
-        self.connection.check(recipient)
+    /// Checks that the peer may receive a file descriptor. libvirt may, because it runs as root.
+    pub fn verify_peer(&self, policy: &PeerPolicy) -> Result<(), Error> {
+        let Some(client) = self.client() else { return Ok(()) };
+        let path = self.root.path(&self.socket);
+        let peer = client.peer().map_err(PeerError::Unknown);
+        peer.and_then(|peer| policy.check(&path, peer.uid.as_raw()))
+            .map_err(|source| Error::PeerRejected { socket: path, source })
     }
 
     /// Checks that this QEMU can use usb-host, once in a session.
@@ -76,34 +108,31 @@ impl<'a> Session<'a> {
         if self.may_use_usb_host {
             return Ok(());
         }
-        if no_usb_host::is_noted(self.root, &self.socket) {
+        if no_usb_host::is_noted(&self.root, &self.socket) {
             return Err(Error::NoUsbHost(UsbHostProblem::Missing));
         }
-        let pid = match libvirt::domain(&self.socket) {
-            Some(_) => read_pid(&self.root.path(&self.socket)),
-            None => self.peer_pid(),
+        let pid = match self.channel {
+            Channel::Domain(_) => read_pid(&self.root.path(&self.socket)),
+            Channel::Socket(_) => self.peer_pid(),
         };
-        if pid.is_some_and(|pid| was_upgraded(self.root, pid)) {
+        if pid.is_some_and(|pid| was_upgraded(&self.root, pid)) {
             return Err(Error::NoUsbHost(UsbHostProblem::Upgraded));
         }
         self.may_use_usb_host = true;
         Ok(())
     }
 
-    fn before(&mut self, command: &str, arguments: &Value) -> Result<bool, Error> {
-        let touches = touches_usb_host(command, arguments);
-        if touches {
-            self.check_usb_host()?;
-        }
-        Ok(touches)
-    }
-
-    fn after(&mut self, touches: bool, result: Result<Value, Error>) -> Result<Value, Error> {
-        let Err(error) = result else { return result };
-        let reply = error.refusal();
-        self.answers &= reply.is_some();
-        if touches && reply.is_some_and(is_no_usb_host) {
-            no_usb_host::note(self.root, &self.socket);
+    /// Notes a QEMU without usb-host, so that it is never asked to load it again.
+    fn read_reply(
+        &mut self,
+        needs_usb_host: bool,
+        reply: Result<Value, Error>,
+    ) -> Result<Value, Error> {
+        let Err(error) = reply else { return reply };
+        let desc = error.desc();
+        self.answers &= desc.is_some();
+        if needs_usb_host && desc.is_some_and(is_no_usb_host) {
+            no_usb_host::note(&self.root, &self.socket);
             self.may_use_usb_host = false;
             return Err(Error::NoUsbHost(UsbHostProblem::Missing));
         }
@@ -111,32 +140,44 @@ impl<'a> Session<'a> {
     }
 }
 
-impl Qmp for Session<'_> {
+impl Qmp for Session {
     fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
-        let touches = self.before(command, &arguments)?;
-        let result = self.connection.execute(command, arguments);
-        self.after(touches, result)
+        let needs_usb_host = needs_usb_host(command, &arguments);
+        if needs_usb_host {
+            self.check_usb_host()?;
+        }
+        let reply = match &mut self.channel {
+            Channel::Socket(client) => client.send(command, arguments, None),
+            Channel::Domain(virsh) => virsh.send(command, &arguments, None),
+        };
+        self.read_reply(needs_usb_host, reply)
     }
 
-    fn hand_over(
+    fn execute_with_fd(
         &mut self,
         command: &'static str,
         arguments: Value,
-        handover: &dyn Handover,
+        policy: &PeerPolicy,
+        open: &OpenDevice<'_>,
     ) -> Result<Value, Error> {
-        let touches = self.before(command, &arguments)?;
-        let result = self.connection.hand_over(command, arguments, handover);
-        self.after(touches, result)
+        self.check_usb_host()?;
+        self.verify_peer(policy)?;
+        let fd = open().map_err(Error::OpenDevice)?;
+        let reply = match &mut self.channel {
+            Channel::Socket(client) => client.send(command, arguments, Some(&fd)),
+            Channel::Domain(virsh) => virsh.send(command, &arguments, Some(fd)),
+        };
+        self.read_reply(false, reply)
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {
-        let result = self.connection.pause(time);
+        let result = Step::Poll.sleep(&self.deadline, time);
         self.answers &= result.is_ok();
         result
     }
 }
 
-impl Drop for Session<'_> {
+impl Drop for Session {
     /// A session that went well extends the time of the processes that wait for the lock.
     fn drop(&mut self) {
         if let (Some(lock), true) = (&self.lock, self.answers) {
@@ -145,8 +186,8 @@ impl Drop for Session<'_> {
     }
 }
 
-/// Whether QEMU needs usb-host for the command, and loads it if it has not done so yet.
-fn touches_usb_host(command: &str, arguments: &Value) -> bool {
+/// Whether QEMU needs usb-host for the command, and loads it if it is not loaded.
+fn needs_usb_host(command: &str, arguments: &Value) -> bool {
     let is = |name: &str, value: &str| arguments.get(name).and_then(Value::as_str) == Some(value);
     match command {
         "device_add" => is("driver", "usb-host"),
@@ -208,14 +249,14 @@ mod tests {
             ("device-list-properties", json!({ "typename": "usb-host" })),
             ("human-monitor-command", json!({ "command-line": "info usbhost" })),
         ] {
-            assert!(touches_usb_host(command, &arguments), "{command}");
+            assert!(needs_usb_host(command, &arguments), "{command}");
         }
         for (command, arguments) in [
             ("device_del", json!({ "id": "hotplugger-1-1-2" })),
             ("human-monitor-command", json!({ "command-line": "info qtree" })),
             ("qom-list", json!({ "path": "/machine/peripheral" })),
         ] {
-            assert!(!touches_usb_host(command, &arguments), "{command}");
+            assert!(!needs_usb_host(command, &arguments), "{command}");
         }
     }
 

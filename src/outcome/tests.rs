@@ -12,13 +12,13 @@ fn report(outcome: Outcome) -> Report {
     Report::new(Some(context), outcome)
 }
 
-fn location(slow: bool) -> GuestLocation {
-    let place = GuestDeviceInfo {
+fn location(below_native_speed: bool) -> GuestLocation {
+    let device = GuestDeviceInfo {
         port: Some("2".to_owned()),
         speed: Some("480".parse().unwrap()),
         product: Some("Stick".to_owned()),
     };
-    GuestLocation { bus: Some("xhci0.0".to_owned()), place, slow, handed: false }
+    GuestLocation { bus: Some("xhci0.0".to_owned()), device, below_native_speed, via_fd: false }
 }
 
 fn times() -> Times {

@@ -37,9 +37,9 @@ pub fn memory(state: &StateDir, vm: &str, port: &Port) -> GuestPortHistory {
     for line in read(state).into_iter().filter(|line| line.vm == vm) {
         if line.host_port == *port {
             let speed = line.speed.and_then(|speed| speed.parse().ok());
-            memory.own = Some(LastPort { place: line.seat, speed });
+            memory.last = Some(LastPort { port: line.seat, speed });
         } else {
-            memory.others.push(line.seat);
+            memory.reserved.push(line.seat);
         }
     }
     memory
@@ -49,7 +49,7 @@ pub fn memory(state: &StateDir, vm: &str, port: &Port) -> GuestPortHistory {
 /// hold of the records may write.
 pub fn keep(records: &Records<'_>, vm: &str, port: &Port, usual: &LastPort) -> Result<()> {
     let state = records.dir();
-    let (seat, speed) = (&usual.place, usual.speed.map(Speed::number));
+    let (seat, speed) = (&usual.port, usual.speed.map(Speed::number));
     let mut lines = read(state);
     // A file that was damaged may say more of the port.
     let mut said = lines
@@ -98,14 +98,14 @@ mod tests {
         let keep = |vm: &str, port: &str, number: usize| {
             let records = state.records(&Deadline::after(Duration::from_secs(5))).unwrap();
             let place = GuestPort { bus: "xhci0.0".to_owned(), port: number };
-            let usual = LastPort { place, speed: Some(Speed::HIGH) };
+            let usual = LastPort { port: place, speed: Some(Speed::HIGH) };
             keep(&records, vm, &port.parse().unwrap(), &usual).unwrap();
         };
         let memory = |vm: &str, port: &str| {
             let memory = memory(&state, vm, &port.parse().unwrap());
-            let others: Vec<usize> = memory.others.iter().map(|seat| seat.port).collect();
-            assert!(memory.own.iter().all(|own| own.speed == Some(Speed::HIGH)));
-            (memory.own.map(|own| own.place.port), others)
+            let others: Vec<usize> = memory.reserved.iter().map(|seat| seat.port).collect();
+            assert!(memory.last.iter().all(|last| last.speed == Some(Speed::HIGH)));
+            (memory.last.map(|last| last.port.port), others)
         };
         assert_eq!(memory("windows", "1-3"), (None, vec![]));
         keep("windows", "1-3", 1);

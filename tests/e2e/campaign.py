@@ -232,7 +232,7 @@ class Campaign:
             'while pidwait -x hotplugger; do :; done; '
             'udevadm settle --timeout=120', timeout=200))
         # An event that gave its QEMU up has said so; `sync` is what mends that.
-        unanswered = self.rig.journal('-t', 'hotplugger').count('no answer within')
+        unanswered = self.rig.journal('-t', 'hotplugger').count('no reply within')
         lost, self.unanswered = lost or unanswered > self.unanswered, unanswered
         if lost:
             # What the start of a guest runs, and a person whose hotplugger was killed.

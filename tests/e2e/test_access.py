@@ -108,7 +108,7 @@ class ConfinedTest(AccessCase):
         self.install(delay=0, access='node')
         self.rig.plug('kbd', '1')
         line = self.line('not attached: ')
-        self.assertRegex(line, 'QEMU (does not see it; does QEMU\'s /dev have|may not open) '
+        self.assertRegex(line, 'QEMU (does not list the device; check that QEMU\'s /dev has|may not open) '
                                '/dev/bus/usb/001/')
         self.assertEqual(self.guest.ids(), [])
 
@@ -232,8 +232,8 @@ class PeerTest(AccessCase):
         self.install(delay=0, access='fd', user='daemon')
         self.rig.plug('kbd', '1')
         line = self.line('not attached: ')
-        self.assertIn('no descriptor for who listens at /run/vm/windows/qmp-sock: it is user 65534,'
-                      ' and must be user 1', line)
+        self.assertIn('no file descriptor is passed to the process at /run/vm/windows/qmp-sock: it runs as user 65534'
+                      ' and must run as user 1', line)
         self.rig.settle()
         self.assertEqual(self.got(), [])
         self.assertEqual(len(self.lines()), 1)

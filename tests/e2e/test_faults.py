@@ -48,7 +48,7 @@ class FaultsTest(AttachCase):
         self.install(delay=0)
         self.plug_and_settle()
         line, = self.lines()
-        self.assertIn('nobody listens at /run/vm/windows/qmp-sock', line)
+        self.assertIn('no process listens at /run/vm/windows/qmp-sock', line)
         self.assertEqual(self.exits(), '')
 
     def test_a_stuck_vm_costs_the_deadline_and_no_more(self):
@@ -59,7 +59,7 @@ class FaultsTest(AttachCase):
         self.rig.wait_for(lambda: self.rig.exec('test -S /run/vm/windows/qmp-sock').rc == 0)
         self.plug_and_settle()
         line, = self.lines()
-        self.assertIn("no answer within 2 s: waiting for QEMU's greeting", line)
+        self.assertIn("no reply within 2 s: waiting for QEMU's greeting", line)
         self.assertIn("failed with exit code 1", self.exits())
         with self.rig.monitor() as monitor:
             self.rig.unplug('1')

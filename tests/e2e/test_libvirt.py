@@ -95,7 +95,7 @@ class DomainTest(LibvirtCase):
     def test_a_domain_that_is_off_or_unknown_is_told(self):
         self.install_with(domain='windows', delay=0)
         self.rig.plug('kbd', '1')
-        self.rig.wait_for(lambda: "libvirt's domain windows is off" in
+        self.rig.wait_for(lambda: "libvirt domain windows is off" in
                           self.rig.journal('-t', 'hotplugger'), 60)
 
 

@@ -182,7 +182,7 @@ class OtherWaysTest(StartCase):
         self.assertIn(f'write   {HOOK}', said)
         self.assertRegex(said, 'skip .*@.service')
         self.assertNotIn('systemctl', said)
-        # A socket that nobody listens at yet: the sync has something to wait for.
+        # A socket that no process listens at yet: the sync has something to wait for.
         self.rig.sh(['python3', '-c', f'import socket; socket.socket(1).bind("{SOCKET}")'])
         status, output, took = json.loads(self.rig.sh([*hidden, 'python3', '-c', LIBVIRT]))
         print(f'    libvirt\'s hook returned after {took:.2f} s')

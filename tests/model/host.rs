@@ -19,8 +19,8 @@ use hotplugger::host::settle::{Settle, Settled};
 use hotplugger::host::topology::Topology;
 use hotplugger::location::{PortLocation, UsbLocation};
 use hotplugger::port::{BusNum, DevNum, Port};
-use hotplugger::qmp::handover::Handover;
-use hotplugger::qmp::{Error, Qmp};
+use hotplugger::qmp::peer::PeerPolicy;
+use hotplugger::qmp::{Error, OpenDevice, Qmp};
 use hotplugger::state::lock::Lock;
 use hotplugger::state::record::{Record, UeventMark};
 use hotplugger::state::socket_file::SocketFile;
@@ -235,14 +235,15 @@ impl Qmp for Connection<'_> {
         self.with(|guest| guest.execute(command, arguments))
     }
 
-    fn hand_over(
+    fn execute_with_fd(
         &mut self,
         command: &'static str,
         arguments: Value,
-        handover: &dyn Handover,
+        policy: &PeerPolicy,
+        open: &OpenDevice<'_>,
     ) -> Result<Value, Error> {
         self.host.moment();
-        self.with(|guest| guest.hand_over(command, arguments, handover))
+        self.with(|guest| guest.execute_with_fd(command, arguments, policy, open))
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {

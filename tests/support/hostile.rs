@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ pub(crate) struct Session {
 pub(crate) struct Command {
     pub(crate) name: String,
     pub(crate) id: Value,
+    pub(crate) arguments: Value,
 }
 
 /// What QEMU 7.2 says to who connects.
@@ -62,7 +63,8 @@ impl Session {
         }
         let command: Value = serde_json::from_str(&line)?;
         let name = command["execute"].as_str().unwrap_or_default().to_owned();
-        Ok(Command { name, id: command["id"].clone() })
+        let (id, arguments) = (command["id"].clone(), command["arguments"].clone());
+        Ok(Command { name, id, arguments })
     }
 
     /// Replies as QEMU does.
@@ -78,14 +80,18 @@ impl Session {
             if command.name == name {
                 return Ok(command);
             }
-            let value = match command.name.as_str() {
-                "qom-list" | "device-list-properties" => json!([]),
-                "qom-get" => json!(true),
-                "query-status" => json!({ "running": true }),
-                "human-monitor-command" => json!(""),
-                _ => json!({}),
-            };
-            self.reply(&command, &value)?;
+            self.reply(&command, &polite_reply(&command.name))?;
+        }
+    }
+
+    /// Greets and answers all commands. Each one is appended to the list first, with its
+    /// arguments.
+    pub(crate) fn accept_and_record(&mut self, commands: &Mutex<Vec<String>>) -> io::Result<()> {
+        self.greet()?;
+        loop {
+            let command = self.command()?;
+            commands.lock().unwrap().push(format!("{} {}", command.name, command.arguments));
+            self.reply(&command, &polite_reply(&command.name))?;
         }
     }
 
@@ -98,5 +104,16 @@ impl Session {
     /// Keeps the connection, says nothing more, and waits until the client leaves.
     pub(crate) fn fall_silent(&mut self) -> io::Result<()> {
         self.lines.read_to_end(&mut Vec::new()).map(drop)
+    }
+}
+
+/// The reply of a QEMU whose guest accepts any device.
+fn polite_reply(command: &str) -> Value {
+    match command {
+        "qom-list" | "device-list-properties" | "query-fdsets" => json!([]),
+        "qom-get" => json!(true),
+        "query-status" => json!({ "running": true }),
+        "human-monitor-command" => json!(""),
+        _ => json!({}),
     }
 }

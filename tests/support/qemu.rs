@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use hotplugger::deadline::Deadline;
-use hotplugger::qmp::client::QmpClient;
+use hotplugger::host::session::Session;
 use hotplugger::qmp::{Error, Qmp};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ impl Qemu {
             });
         let mut qemu = Self { child, socket, control };
         let deadline = Deadline::after(PATIENCE);
-        while let Err(error) = QmpClient::connect(&qemu.control, deadline) {
+        while let Err(error) = connect(&qemu.control, deadline) {
             let ended = qemu.child.try_wait().unwrap().is_some();
             if ended || deadline.remaining().is_none() {
                 let messages = fs::read_to_string(&messages).unwrap_or_default();
@@ -103,13 +103,13 @@ impl Qemu {
     }
 
     /// Connects to the program's socket, as the program does.
-    pub(crate) fn connect(&self) -> QmpClient {
-        QmpClient::connect(&self.socket, Deadline::after(PATIENCE)).unwrap()
+    pub(crate) fn connect(&self) -> Session {
+        connect(&self.socket, Deadline::after(PATIENCE)).unwrap()
     }
 
     /// Executes a command on the tests' socket.
     pub(crate) fn execute(&self, command: &'static str, arguments: Value) -> Result<Value, Error> {
-        QmpClient::connect(&self.control, Deadline::after(PATIENCE))?.execute(command, arguments)
+        connect(&self.control, Deadline::after(PATIENCE))?.execute(command, arguments)
     }
 
     /// Gives a command to the monitor for people, and returns what it says.
@@ -157,6 +157,11 @@ impl Qemu {
             thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Connects to a socket of this machine.
+pub(crate) fn connect(socket: &Path, deadline: Deadline) -> Result<Session, Error> {
+    Session::connect(&hotplugger::root::Root::at("/"), socket, deadline, None)
 }
 
 impl Drop for Qemu {

@@ -1,20 +1,28 @@
-use serde_json::json;
+use std::cell::Cell;
+
+use serde_json::{Value, json};
 
 use super::*;
-use crate::guest::fake::{Bus, FakeQemu, HostDevice};
-use crate::guest::objects::detach;
-use crate::qmp::handover::Recipient;
+use crate::guest::detach;
+use crate::guest::fake::{Bus, FakeQemu, Hmp, HostDevice};
 
 const ID: &str = "hotplugger-1-3-16";
 
-static FRESH: GuestPortHistory = GuestPortHistory { own: None, others: Vec::new() };
+static FRESH: GuestPortHistory = GuestPortHistory { last: None, reserved: Vec::new() };
 
-/// A device that is in its port as long as the function says so.
-struct Device<'a>(&'a dyn Fn() -> bool);
+/// A device that stays in its port.
+struct Present;
 
-impl UsbSource for Device<'_> {
+/// A device that is unplugged after so many rechecks.
+struct UnpluggedAfter(Cell<u32>);
+
+impl UsbSource for Present {
     fn recheck(&self) -> Result<(), Unavailable> {
-        if (self.0)() { Ok(()) } else { Err(Unavailable::Unplugged) }
+        Ok(())
+    }
+
+    fn open_node(&self) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn may_be_listed(&self) -> bool {
@@ -22,33 +30,34 @@ impl UsbSource for Device<'_> {
     }
 }
 
-impl Recipient for Device<'_> {
-    fn user(&self) -> std::io::Result<Option<u32>> {
-        Ok(None)
+impl UsbSource for UnpluggedAfter {
+    fn recheck(&self) -> Result<(), Unavailable> {
+        let left = self.0.get().checked_sub(1).ok_or(Unavailable::Unplugged)?;
+        self.0.set(left);
+        Ok(())
     }
 
-    fn trusts_folder(&self) -> bool {
+    fn open_node(&self) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn may_be_listed(&self) -> bool {
         true
     }
 }
 
-impl Handover for Device<'_> {
-    fn open(&self) -> std::io::Result<std::os::fd::OwnedFd> {
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
-}
-
-fn request<'a>(hubs: &'a [String], source: &'a dyn UsbSource) -> AttachRequest<'a> {
+fn request<'a>(hubs: &'a [String], device: &'a dyn UsbSource) -> AttachRequest<'a> {
     AttachRequest {
         id: ID.parse().unwrap(),
         speed: Some("5000".parse().unwrap()),
         hubs,
-        memory: &FRESH,
-        named: true,
+        history: &FRESH,
+        has_product_name: true,
         node: "/dev/bus/usb/001/016".into(),
         access: AccessMode::Node,
+        peer_policy: PeerPolicy::default(),
         expected_attached: false,
-        source,
+        device,
     }
 }
 
@@ -71,24 +80,24 @@ fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Bus, port and whether it is slow there.
+/// Bus, port, and whether the device is below its native speed there.
 fn attached_on(qmp: &mut FakeQemu, hubs: &[String]) -> (String, String, bool) {
-    place_of(&attach(qmp, &request(hubs, &Device(&|| true))).unwrap())
+    place_of(&attach(qmp, &request(hubs, &Present)).unwrap())
 }
 
 fn place_of(attached: &Attached) -> (String, String, bool) {
     match attached {
-        Attached::Now(GuestLocation { bus, place, slow, .. }) => {
-            (bus.clone().unwrap_or_default(), place.port.clone().unwrap(), *slow)
+        Attached::Now(GuestLocation { bus, device, below_native_speed, .. }) => {
+            (bus.clone().unwrap_or_default(), device.port.clone().unwrap(), *below_native_speed)
         }
         other => panic!("{other:?}"),
     }
 }
 
-/// What is remembered of a port whose last device was in that place.
+/// The history of a host port with that last guest port.
 fn had(bus: &str, port: usize, speed: Option<Speed>) -> GuestPortHistory {
     let place = GuestPort { bus: bus.to_owned(), port };
-    GuestPortHistory { own: Some(LastPort { place, speed }), others: Vec::new() }
+    GuestPortHistory { last: Some(LastPort { port: place, speed }), reserved: Vec::new() }
 }
 
 fn on(bus: &str, port: &str) -> (String, String, bool) {
@@ -96,96 +105,89 @@ fn on(bus: &str, port: &str) -> (String, String, bool) {
 }
 
 #[test]
-fn a_device_is_attached_by_bus_port_and_number_and_proved() {
+fn attach_names_bus_port_and_device_number_and_proves_it() {
     let mut qmp = guest(&[]);
     assert_eq!(attached_on(&mut qmp, &[]), on("xhci0.0", "1"));
     assert_eq!(qmp.ids(), [ID]);
-    let added = qmp.added()[0].clone();
-    assert_eq!(added["hostbus"], json!(1));
-    assert_eq!(added["hostport"], json!("3"));
-    assert_eq!(added["hostaddr"], json!(16));
-    assert_eq!((&added["bus"], &added["port"]), (&json!("xhci0.0"), &json!("1")));
-    assert!(matches!(attach(&mut qmp, &request(&[], &Device(&|| true))), Ok(Attached::Before)));
-    assert_eq!(qmp.added().len(), 1);
+    let arguments = added(&qmp)[0].clone();
+    assert_eq!(arguments["hostbus"], json!(1));
+    assert_eq!(arguments["hostport"], json!("3"));
+    assert_eq!(arguments["hostaddr"], json!(16));
+    assert_eq!((&arguments["bus"], &arguments["port"]), (&json!("xhci0.0"), &json!("1")));
+    assert!(matches!(attach(&mut qmp, &request(&[], &Present)), Ok(Attached::Before)));
+    assert_eq!(added(&qmp).len(), 1);
 }
 
-/// Each is a round trip: what is ours, the guest's buses and the ports of each speed of the
-/// controller, the object, the proof, and where it is.
+/// Each command is a round trip: our objects, the guest's buses, the controller's ports of each
+/// speed, the new object, the proof, and the details.
 #[test]
-fn an_attach_takes_seven_commands_and_a_look_at_one_that_is_attached_two() {
+fn attach_takes_seven_commands_and_two_if_already_attached() {
     let mut qmp = guest(&[]);
     attached_on(&mut qmp, &[]);
     let monitor = "human-monitor-command";
     let all = ["qom-list", monitor, "qom-get", "qom-get", "device_add", "qom-get", monitor];
     assert_eq!(commands(&qmp), all);
-    qmp.said.clear();
-    assert!(matches!(attach(&mut qmp, &request(&[], &Device(&|| true))), Ok(Attached::Before)));
+    qmp.commands.clear();
+    assert!(matches!(attach(&mut qmp, &request(&[], &Present)), Ok(Attached::Before)));
     assert_eq!(commands(&qmp), ["qom-list", "qom-get"]);
 }
 
 #[test]
-fn what_stood_for_earlier_devices_in_the_port_goes_first() {
+fn attach_deletes_objects_of_earlier_devices_first() {
     let mut qmp = guest(&["hotplugger-1-3-9", "hotplugger-1-3.1-9", "kbd0"]);
-    // And its port is free again.
+    // Its port is free again.
     assert_eq!(attached_on(&mut qmp, &[]), on("xhci0.0", "1"));
     assert_eq!(qmp.ids(), [ID, "hotplugger-1-3.1-9", "kbd0"]);
 }
 
 #[test]
-fn the_port_it_had_last_is_asked_for() {
-    let memory = had("xhci0.0", 9, None);
-    let attached = attach(
-        &mut guest(&[]),
-        &AttachRequest { memory: &memory, ..request(&[], &Device(&|| true)) },
-    )
-    .unwrap();
+fn attach_prefers_the_last_port() {
+    let history = had("xhci0.0", 9, None);
+    let attached =
+        attach(&mut guest(&[]), &AttachRequest { history: &history, ..request(&[], &Present) })
+            .unwrap();
     assert_eq!(place_of(&attached), on("xhci0.0", "9"));
-    assert_eq!(attached.usual(Some(Speed::SUPER)), had("xhci0.0", 9, Some(Speed::SUPER)).own);
+    assert_eq!(attached.last_port(Some(Speed::SUPER)), had("xhci0.0", 9, Some(Speed::SUPER)).last);
 }
 
-/// Where a device of that speed was last, the guest's buses are not asked for.
+/// At the last port of a device of that speed the guest's buses are not queried.
 #[test]
-fn an_attach_in_the_usual_seat_takes_four_commands() {
-    let memory = had("xhci0.0", 9, Some(Speed::SUPER));
+fn attach_in_the_last_port_takes_four_commands() {
+    let history = had("xhci0.0", 9, Some(Speed::SUPER));
     let mut qmp = guest(&[]);
     let attached =
-        attach(&mut qmp, &AttachRequest { memory: &memory, ..request(&[], &Device(&|| true)) })
-            .unwrap();
+        attach(&mut qmp, &AttachRequest { history: &history, ..request(&[], &Present) }).unwrap();
     assert_eq!(place_of(&attached), on("xhci0.0", "9"));
     let all = ["device_add", "qom-get", "human-monitor-command", "qom-list"];
     assert_eq!(commands(&qmp), all);
-    assert_eq!(qmp.said[2].1, json!({ "command-line": "info usb" }));
-    // So it is where the device is handed over, but for the descriptor.
+    assert_eq!(qmp.commands[2].1, json!({ "command-line": "info usb" }));
+    // The same with a file descriptor, except for the commands about it.
     let mut qmp = guest(&[]);
-    attach(
-        &mut qmp,
-        &AttachRequest { memory: &memory, ..handed(AccessMode::Fd, &Device(&|| true)) },
-    )
-    .unwrap();
+    attach(&mut qmp, &AttachRequest { history: &history, ..with_access(AccessMode::Fd, &Present) })
+        .unwrap();
     let without_fds = |command: &&str| !command.contains("-fd");
     assert_eq!(commands(&qmp).into_iter().filter(without_fds).collect::<Vec<_>>(), all);
-    // A device of another speed may have a better one.
+    // A device of another speed may have a better port.
     let mut qmp = guest(&[]);
-    let memory = had("xhci0.0", 9, Some(Speed::HIGH));
-    attach(&mut qmp, &AttachRequest { memory: &memory, ..request(&[], &Device(&|| true)) })
-        .unwrap();
+    let history = had("xhci0.0", 9, Some(Speed::HIGH));
+    attach(&mut qmp, &AttachRequest { history: &history, ..request(&[], &Present) }).unwrap();
     assert_eq!(commands(&qmp).len(), 7);
 }
 
 #[test]
-fn in_the_usual_seat_too_nothing_else_of_ours_stays_in_the_port() {
-    let memory = had("xhci0.0", 9, Some(Speed::SUPER));
-    let usual = || AttachRequest { memory: &memory, ..request(&[], &Device(&|| true)) };
+fn attach_in_the_last_port_deletes_stale_objects_afterwards() {
+    let history = had("xhci0.0", 9, Some(Speed::SUPER));
+    let last_request = || AttachRequest { history: &history, ..request(&[], &Present) };
     let mut qmp = guest(&["hotplugger-1-3-9", "hotplugger-1-3.1-9", "kbd0"]);
-    assert_eq!(place_of(&attach(&mut qmp, &usual()).unwrap()), on("xhci0.0", "9"));
+    assert_eq!(place_of(&attach(&mut qmp, &last_request()).unwrap()), on("xhci0.0", "9"));
     assert_eq!(qmp.ids(), [ID, "hotplugger-1-3.1-9", "kbd0"]);
-    // It is there already, though nobody remembers it.
-    assert!(matches!(attach(&mut qmp, &usual()), Ok(Attached::Before)));
-    qmp.said.clear();
-    let known = AttachRequest { expected_attached: true, ..usual() };
+    // It is attached already, and no record says so.
+    assert!(matches!(attach(&mut qmp, &last_request()), Ok(Attached::Before)));
+    qmp.commands.clear();
+    let known = AttachRequest { expected_attached: true, ..last_request() };
     assert!(matches!(attach(&mut qmp, &known), Ok(Attached::Before)));
     assert_eq!(commands(&qmp), ["qom-list", "qom-get"]);
-    // Of one that has not got the device a new one is made.
+    // An object without the device is replaced.
     let mut qmp = guest(&[ID]);
     let host = qmp.host.clone();
     qmp.running = false;
@@ -193,83 +195,82 @@ fn in_the_usual_seat_too_nothing_else_of_ours_stays_in_the_port() {
     qmp.host_changed(host);
     assert_eq!(qmp.open(), [""; 0]);
     qmp.running = true;
-    assert_eq!(place_of(&attach(&mut qmp, &usual()).unwrap()), on("xhci0.0", "9"));
-    // One of an earlier device that has the seat gives it up.
+    assert_eq!(place_of(&attach(&mut qmp, &last_request()).unwrap()), on("xhci0.0", "9"));
+    // An object of an earlier device frees the last port.
     let (first, mut qmp) = (had("xhci0.0", 1, Some(Speed::SUPER)), guest(&["hotplugger-1-3-9"]));
-    let attached = attach(&mut qmp, &AttachRequest { memory: &first, ..usual() }).unwrap();
+    let attached = attach(&mut qmp, &AttachRequest { history: &first, ..last_request() }).unwrap();
     assert_eq!((place_of(&attached), qmp.ids()), (on("xhci0.0", "1"), vec![ID]));
-    // Also where the device cannot be had.
+    // Stale objects are deleted also if QEMU cannot open the device.
     let mut qmp = guest(&["hotplugger-1-3-9"]);
     qmp.may_open = false;
-    attach(&mut qmp, &usual()).unwrap_err();
+    attach(&mut qmp, &last_request()).unwrap_err();
     assert_eq!(qmp.ids(), [""; 0]);
 }
 
 #[test]
-fn a_usual_seat_that_is_taken_gone_or_slow_now_is_no_seat() {
-    let usual = |bus| had(bus, 1, Some(Speed::SUPER));
+fn attach_passes_over_a_last_port_that_is_taken_missing_or_slow() {
+    let last_request = |bus| had(bus, 1, Some(Speed::SUPER));
     let mut taken = with(&[("a.0", Bus::Full), ("b.0", Bus::Good)]);
     let mut gone = with(&[("b.0", Bus::Good)]);
     let mut slow = with(&[("a.0", Bus::Ehci), ("b.0", Bus::Good)]);
     let mut refuses = with(&[("a.0", Bus::Refuses), ("b.0", Bus::Good)]);
     for qmp in [&mut taken, &mut gone, &mut slow, &mut refuses] {
-        let memory = usual("a.0");
+        let history = last_request("a.0");
         let attached =
-            attach(qmp, &AttachRequest { memory: &memory, ..request(&[], &Device(&|| true)) })
-                .unwrap();
+            attach(qmp, &AttachRequest { history: &history, ..request(&[], &Present) }).unwrap();
         assert_eq!(place_of(&attached), on("b.0", "1"));
         assert_eq!(qmp.ids(), [ID]);
     }
-    // Nor is one that `hubs` no longer names.
+    // `hubs` no longer names the bus of the last port.
     let (mut qmp, hubs) = (with(&[("a.0", Bus::Good), ("b.0", Bus::Good)]), names(&["b.0"]));
-    let memory = usual("a.0");
+    let history = last_request("a.0");
     let attached =
-        attach(&mut qmp, &AttachRequest { memory: &memory, ..request(&hubs, &Device(&|| true)) });
+        attach(&mut qmp, &AttachRequest { history: &history, ..request(&hubs, &Present) });
     assert_eq!(place_of(&attached.unwrap()), on("b.0", "1"));
-    assert_eq!(qmp.added().len(), 1);
-    // When none takes it, what is said is as if there were no usual one.
-    let (memory, hubs) = (usual("a.0"), names(&["a.0", "c.0"]));
-    let said = |memory| {
+    assert_eq!(added(&qmp).len(), 1);
+    // If no port takes the device, the error is the same as without a last port.
+    let (history, hubs) = (last_request("a.0"), names(&["a.0", "c.0"]));
+    let said = |history| {
         let mut qmp = with(&[("a.0", Bus::Full)]);
-        attach(&mut qmp, &AttachRequest { memory, ..request(&hubs, &Device(&|| true)) })
+        attach(&mut qmp, &AttachRequest { history, ..request(&hubs, &Present) })
             .unwrap_err()
             .to_string()
     };
-    assert_eq!(said(&memory), said(&FRESH));
+    assert_eq!(said(&history), said(&FRESH));
 }
 
-/// The usual seat is asked for once by each way, and nothing else: access is wanting everywhere.
+/// No other port is tried, because access is missing at every port.
 #[test]
-fn what_may_not_be_opened_in_the_usual_seat_is_handed_over_there() {
-    let memory = had("xhci0.0", 9, Some(Speed::SUPER));
+fn attach_passes_the_fd_in_the_last_port_if_qemu_may_not_open_the_node() {
+    let history = had("xhci0.0", 9, Some(Speed::SUPER));
     let mut qmp = guest(&[]);
     qmp.may_open = false;
     let attached = attach(
         &mut qmp,
-        &AttachRequest { memory: &memory, ..handed(AccessMode::Auto, &Device(&|| true)) },
+        &AttachRequest { history: &history, ..with_access(AccessMode::Auto, &Present) },
     )
     .unwrap();
-    assert!(was_handed(&attached));
+    assert!(is_via_fd(&attached));
     assert_eq!(place_of(&attached), on("xhci0.0", "9"));
-    assert!(!qmp.said.iter().any(|(_, said)| *said == json!({ "command-line": "info qtree" })));
-    let said = |memory| {
+    assert!(!qmp.commands.iter().any(|(_, said)| *said == json!({ "command-line": "info qtree" })));
+    let said = |history| {
         let mut qmp = guest(&[]);
         qmp.may_open = false;
-        attach(&mut qmp, &AttachRequest { memory, ..request(&[], &Device(&|| true)) })
+        attach(&mut qmp, &AttachRequest { history, ..request(&[], &Present) })
             .unwrap_err()
             .to_string()
     };
-    assert_eq!(said(&memory), said(&FRESH));
+    assert_eq!(said(&history), said(&FRESH));
 }
 
 #[test]
-fn a_port_that_another_client_takes_meanwhile_is_passed_over() {
+fn attach_passes_over_a_port_that_another_client_takes() {
     let mut qmp = guest(&[]);
-    qmp.raced = vec![("xhci0.0".to_owned(), 1), ("xhci0.0".to_owned(), 2)];
+    qmp.taken_by_other = vec![("xhci0.0".to_owned(), 1), ("xhci0.0".to_owned(), 2)];
     assert_eq!(attached_on(&mut qmp, &[]), on("xhci0.0", "3"));
     qmp = guest(&[]);
-    qmp.raced = (1..=15).map(|port| ("xhci0.0".to_owned(), port)).collect();
-    let said = attach(&mut qmp, &request(&[], &Device(&|| true))).unwrap_err().to_string();
+    qmp.taken_by_other = (1..=15).map(|port| ("xhci0.0".to_owned(), port)).collect();
+    let said = attach(&mut qmp, &request(&[], &Present)).unwrap_err().to_string();
     assert_eq!(
         said,
         "the guest's xhci0.0 has no free port; start QEMU with -device \
@@ -278,49 +279,49 @@ fn a_port_that_another_client_takes_meanwhile_is_passed_over() {
 }
 
 #[test]
-fn full_missing_and_slow_buses_are_passed_over() {
+fn attach_passes_over_full_missing_and_slow_buses() {
     let mut qmp = with(&[("a.0", Bus::Full), ("uhci.0", Bus::Uhci), ("xhci.0", Bus::Good)]);
     let hubs = names(&["a.0", "nowhere.0", "uhci.0", "xhci.0"]);
     assert_eq!(attached_on(&mut qmp, &hubs), on("xhci.0", "1"));
     assert_eq!(qmp.ids(), [ID]);
-    assert_eq!(qmp.added().len(), 1, "the first place is the right one");
+    assert_eq!(added(&qmp).len(), 1, "the first place is the right one");
 }
 
 #[test]
-fn a_slow_bus_is_better_than_none_and_the_fastest_of_them_is_taken() {
+fn attach_takes_the_fastest_of_slow_buses() {
     let mut qmp = with(&[("ehci.0", Bus::Ehci), ("uhci.0", Bus::Uhci)]);
     let slow = ("ehci.0".to_owned(), "1".to_owned(), true);
     assert_eq!(attached_on(&mut qmp, &names(&["uhci.0", "ehci.0"])), slow);
-    assert_eq!(qmp.added().len(), 1);
-    // Where nothing is known beforehand, it is tried.
+    assert_eq!(added(&qmp).len(), 1);
+    // Unknown buses are tried.
     let mut qmp = with(&[("a.0", Bus::Unknown), ("b.0", Bus::Ehci), ("c.0", Bus::Uhci)]);
-    qmp.tells = false;
+    qmp.hmp = Hmp::WithoutBuses;
     let slow = ("b.0".to_owned(), "1".to_owned(), true);
     assert_eq!(attached_on(&mut qmp, &names(&["a.0", "b.0", "c.0"])), slow);
     assert_eq!(qmp.ids(), [ID]);
 }
 
 #[test]
-fn what_qemu_does_not_tell_is_left_to_it() {
+fn qemu_chooses_where_buses_or_ports_are_unknown() {
     let mut qmp = guest(&["kbd0"]);
-    qmp.tells = false;
+    qmp.hmp = Hmp::WithoutBuses;
     assert_eq!(attached_on(&mut qmp, &[]), on("", "2"));
-    assert_eq!(qmp.added()[0].get("bus"), None);
+    assert_eq!(added(&qmp)[0].get("bus"), None);
     let mut qmp = with(&[("odd.0", Bus::Unknown)]);
     let slow = ("odd.0".to_owned(), "1".to_owned(), true);
     assert_eq!(attached_on(&mut qmp, &[]), slow);
-    assert_eq!(qmp.added()[0].get("port"), None);
+    assert_eq!(added(&qmp)[0].get("port"), None);
 }
 
 #[test]
-fn when_no_bus_takes_it_each_one_says_why_and_nothing_stays() {
+fn error_names_the_cause_of_each_bus_and_no_object_stays() {
     let mut qmp = with(&[("a.0", Bus::Full), ("b.0", Bus::Refuses)]);
     let hubs = names(&["a.0", "b.0", "c.0"]);
-    let said = attach(&mut qmp, &request(&hubs, &Device(&|| true))).unwrap_err().to_string();
+    let said = attach(&mut qmp, &request(&hubs, &Present)).unwrap_err().to_string();
     for hint in [
         "a.0 has no free port",
         "p2=15,p3=15",
-        "did not open it on b.0; does that bus take 5000 Mb/s?",
+        "did not open the device on b.0; does that bus take 5000 Mb/s?",
         "no bus c.0",
     ] {
         assert!(said.contains(hint), "{said}");
@@ -329,230 +330,248 @@ fn when_no_bus_takes_it_each_one_says_why_and_nothing_stays() {
 }
 
 #[test]
-fn a_node_that_qemu_may_not_open_is_told() {
+fn error_names_a_node_that_qemu_may_not_open() {
     let mut qmp = guest(&[]);
     qmp.may_open = false;
-    let said = attach(&mut qmp, &request(&[], &Device(&|| true))).unwrap_err().to_string();
+    let said = attach(&mut qmp, &request(&[], &Present)).unwrap_err().to_string();
     assert!(said.contains("may not open /dev/bus/usb/001/016"), "{said}");
     assert_eq!(qmp.ids(), [""; 0]);
 }
 
 #[test]
-fn a_device_that_qemu_never_sees_is_told() {
+fn error_says_that_qemu_does_not_list_the_device() {
     let mut qmp = guest(&[]);
-    qmp.sees_after = u32::MAX;
-    let said = attach(&mut qmp, &request(&[], &Device(&|| true))).unwrap_err().to_string();
-    assert!(said.contains("does not see it"), "{said}");
+    qmp.sees_after_polls = u32::MAX;
+    let said = attach(&mut qmp, &request(&[], &Present)).unwrap_err().to_string();
+    assert!(said.contains("does not list the device"), "{said}");
     assert_eq!(qmp.ids(), [""; 0]);
 }
 
 #[test]
-fn a_device_that_qemu_sees_late_is_attached_at_once_then() {
+fn device_that_qemu_lists_late_is_attached_at_once() {
     let mut qmp = guest(&[]);
-    qmp.sees_after = 3;
+    qmp.sees_after_polls = 3;
     attached_on(&mut qmp, &[]);
-    assert_eq!(qmp.added().len(), 2);
+    assert_eq!(added(&qmp).len(), 2);
 }
 
 #[test]
-fn a_device_that_leaves_meanwhile_leaves_nothing() {
+fn device_that_is_unplugged_meanwhile_leaves_no_object() {
     let mut qmp = guest(&[]);
     assert!(matches!(
-        attach(&mut qmp, &request(&[], &Device(&|| false))),
+        attach(&mut qmp, &request(&[], &UnpluggedAfter(Cell::new(0)))),
         Err(AttachError::Unavailable(Unavailable::Unplugged))
     ));
-    assert!(qmp.added().is_empty());
-    qmp.sees_after = u32::MAX;
-    let looks = std::cell::Cell::new(0);
-    let leaves = || looks.replace(looks.get() + 1) < 3;
+    assert!(added(&qmp).is_empty());
+    qmp.sees_after_polls = u32::MAX;
+    let device = UnpluggedAfter(Cell::new(3));
     assert!(matches!(
-        attach(&mut qmp, &request(&[], &Device(&leaves))),
+        attach(&mut qmp, &request(&[], &device)),
         Err(AttachError::Unavailable(Unavailable::Unplugged))
     ));
     assert_eq!(qmp.ids(), [""; 0]);
 }
 
 #[test]
-fn a_paused_guest_gets_it_when_it_goes_on() {
+fn paused_guest_gets_the_device_when_it_resumes() {
     let mut qmp = guest(&[]);
     qmp.running = false;
-    assert!(matches!(
-        attach(&mut qmp, &request(&[], &Device(&|| true))),
-        Ok(Attached::PendingResume(_))
-    ));
+    assert!(matches!(attach(&mut qmp, &request(&[], &Present)), Ok(Attached::PendingResume(_))));
     assert_eq!(qmp.ids(), [ID]);
 }
 
-/// A request to pass a file descriptor, always or if QEMU cannot open the device.
-fn handed(access: AccessMode, source: &dyn UsbSource) -> AttachRequest<'_> {
-    AttachRequest { access, ..request(&[], source) }
-}
-
 fn commands(qmp: &FakeQemu) -> Vec<&'static str> {
-    qmp.said.iter().map(|(command, _)| *command).collect()
+    qmp.commands.iter().map(|(command, _)| *command).collect()
 }
 
-fn was_handed(attached: &Attached) -> bool {
-    matches!(attached, Attached::Now(GuestLocation { handed: true, .. }))
+/// The arguments of each `device_add`.
+fn added(qmp: &FakeQemu) -> Vec<&Value> {
+    let added = qmp.commands.iter().filter(|(command, _)| *command == "device_add");
+    added.map(|(_, arguments)| arguments).collect()
+}
+
+fn with_access(access: AccessMode, device: &dyn UsbSource) -> AttachRequest<'_> {
+    AttachRequest { access, ..request(&[], device) }
+}
+
+fn is_via_fd(attached: &Attached) -> bool {
+    matches!(attached, Attached::Now(GuestLocation { via_fd: true, .. }))
 }
 
 #[test]
-fn a_device_that_is_handed_over_is_proved_and_its_descriptor_taken_away() {
+fn device_via_fd_is_proved_and_its_fd_removed() {
     let mut qmp = guest(&[]);
-    // QEMU need not have heard of it, nor may it open anything.
-    (qmp.sees_after, qmp.may_open) = (u32::MAX, false);
-    let attached = attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))).unwrap();
-    assert!(was_handed(&attached), "{attached:?}");
+    // QEMU neither lists the device nor may open it.
+    (qmp.sees_after_polls, qmp.may_open) = (u32::MAX, false);
+    let attached = attach(&mut qmp, &with_access(AccessMode::Fd, &Present)).unwrap();
+    assert!(is_via_fd(&attached), "{attached:?}");
     assert_eq!(place_of(&attached), on("xhci0.0", "1"));
-    let added = qmp.added()[0].clone();
-    assert_eq!(added["hostdevice"], json!("/dev/fdset/1752170496"));
-    assert_eq!((added.get("hostbus"), &added["port"]), (None, &json!("1")));
-    assert!(!qmp.said.iter().any(|(_, said)| *said == json!({"command-line": "info usbhost"})));
+    let arguments = added(&qmp)[0].clone();
+    assert_eq!(arguments["hostdevice"], json!("/dev/fdset/1752170496"));
+    assert_eq!((arguments.get("hostbus"), &arguments["port"]), (None, &json!("1")));
+    assert!(!qmp.commands.iter().any(|(_, said)| *said == json!({"command-line": "info usbhost"})));
     let position = |name| commands(&qmp).iter().position(|command| *command == name).unwrap();
     assert!(position("add-fd") < position("device_add"));
     assert!(position("device_add") < position("remove-fd"));
-    assert_eq!((qmp.sets.left(), qmp.ids()), (0, vec![ID]));
+    assert_eq!((qmp.fd_count(), qmp.ids()), (0, vec![ID]));
     assert!(matches!(
-        attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))),
+        attach(&mut qmp, &with_access(AccessMode::Fd, &Present)),
         Ok(Attached::Before)
     ));
 }
 
 #[test]
-fn auto_hands_over_what_qemu_does_not_see_or_may_not_open_and_nothing_else() {
+fn auto_passes_the_fd_only_if_qemu_does_not_list_or_may_not_open_the_device() {
     let mut qmp = guest(&[]);
-    let attached = attach(&mut qmp, &handed(AccessMode::Auto, &Device(&|| true))).unwrap();
-    assert!(!was_handed(&attached) && !commands(&qmp).contains(&"add-fd"));
-    let unseen = |qmp: &mut FakeQemu| qmp.sees_after = u32::MAX;
+    let attached = attach(&mut qmp, &with_access(AccessMode::Auto, &Present)).unwrap();
+    assert!(!is_via_fd(&attached) && !commands(&qmp).contains(&"add-fd"));
+    let unseen = |qmp: &mut FakeQemu| qmp.sees_after_polls = u32::MAX;
     let forbidden = |qmp: &mut FakeQemu| qmp.may_open = false;
     for obstacle in [unseen as fn(&mut FakeQemu), forbidden] {
         let mut qmp = guest(&[]);
         obstacle(&mut qmp);
-        let attached = attach(&mut qmp, &handed(AccessMode::Auto, &Device(&|| true))).unwrap();
-        assert!(was_handed(&attached), "{attached:?}");
-        assert_eq!((qmp.sets.left(), qmp.ids()), (0, vec![ID]));
+        let attached = attach(&mut qmp, &with_access(AccessMode::Auto, &Present)).unwrap();
+        assert!(is_via_fd(&attached), "{attached:?}");
+        assert_eq!((qmp.fd_count(), qmp.ids()), (0, vec![ID]));
     }
-    // One without a name does not show whether QEMU may open it.
+    // Without a product name QEMU does not show whether it may open the device.
     let mut qmp = guest(&[]);
     qmp.may_open = false;
-    let nameless = AttachRequest { named: false, ..handed(AccessMode::Auto, &Device(&|| true)) };
-    assert!(was_handed(&attach(&mut qmp, &nameless).unwrap()));
-    // For want of a port no descriptor helps.
+    let nameless =
+        AttachRequest { has_product_name: false, ..with_access(AccessMode::Auto, &Present) };
+    assert!(is_via_fd(&attach(&mut qmp, &nameless).unwrap()));
+    // A file descriptor does not help against a full bus.
     let mut qmp = with(&[("a.0", Bus::Full)]);
-    let said =
-        attach(&mut qmp, &handed(AccessMode::Auto, &Device(&|| true))).unwrap_err().to_string();
+    let said = attach(&mut qmp, &with_access(AccessMode::Auto, &Present)).unwrap_err().to_string();
     assert!(said.starts_with("the guest's a.0 has no free port; start"), "{said}");
     assert!(!commands(&qmp).contains(&"add-fd"));
 }
 
 #[test]
-fn when_handing_over_fails_nothing_stays_and_both_reasons_are_told() {
+fn error_names_both_causes_if_passing_the_fd_fails_too() {
     let mut qmp = with(&[("a.0", Bus::Refuses), ("b.0", Bus::Refuses)]);
-    let said =
-        attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))).unwrap_err().to_string();
-    assert!(said.starts_with("QEMU did not open it on a.0; does that bus take 5000"), "{said}");
-    assert_eq!((qmp.added().len(), qmp.sets.left(), qmp.ids().len()), (2, 0, 0));
+    let said = attach(&mut qmp, &with_access(AccessMode::Fd, &Present)).unwrap_err().to_string();
+    assert!(
+        said.starts_with("QEMU did not open the device on a.0; does that bus take 5000"),
+        "{said}"
+    );
+    assert_eq!((added(&qmp).len(), qmp.fd_count(), qmp.ids().len()), (2, 0, 0));
     let mut qmp = guest(&[]);
-    (qmp.may_open, qmp.sets.are_taken) = (false, false);
-    let said =
-        attach(&mut qmp, &handed(AccessMode::Auto, &Device(&|| true))).unwrap_err().to_string();
-    for hint in ["QEMU may not open /dev/bus/usb/001/016", "takes no descriptor"] {
+    (qmp.may_open, qmp.opens_fds) = (false, false);
+    let said = attach(&mut qmp, &with_access(AccessMode::Auto, &Present)).unwrap_err().to_string();
+    for hint in ["QEMU may not open /dev/bus/usb/001/016", "accepts no file descriptor"] {
         assert!(said.contains(hint), "{said}");
     }
-    assert_eq!((qmp.sets.left(), qmp.ids().len()), (0, 0));
+    assert_eq!((qmp.fd_count(), qmp.ids().len()), (0, 0));
 }
 
 #[test]
-fn a_bus_that_takes_it_is_found_with_one_descriptor() {
+fn one_fd_serves_all_ports() {
     let mut qmp = with(&[("a.0", Bus::Refuses), ("b.0", Bus::Good)]);
-    let attached = attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))).unwrap();
+    let attached = attach(&mut qmp, &with_access(AccessMode::Fd, &Present)).unwrap();
     assert_eq!(place_of(&attached), on("b.0", "1"));
     assert_eq!(commands(&qmp).iter().filter(|command| **command == "add-fd").count(), 1);
-    // And the fastest of slow ones, which takes it away from the first again.
+    // The device moves from the first slow bus to the fastest one.
     let mut qmp = with(&[("a.0", Bus::Unknown), ("b.0", Bus::Ehci)]);
-    qmp.tells = false;
+    qmp.hmp = Hmp::WithoutBuses;
     let hubs = names(&["a.0", "b.0"]);
-    let attached = attach(
-        &mut qmp,
-        &AttachRequest { hubs: &hubs, ..handed(AccessMode::Fd, &Device(&|| true)) },
-    )
-    .unwrap();
+    let attached =
+        attach(&mut qmp, &AttachRequest { hubs: &hubs, ..with_access(AccessMode::Fd, &Present) })
+            .unwrap();
     assert!(
-        matches!(&attached, Attached::Now(GuestLocation { slow: true, bus: Some(bus), .. }) if bus == "b.0")
+        matches!(&attached, Attached::Now(GuestLocation { below_native_speed: true, bus: Some(bus), .. }) if bus == "b.0")
     );
-    assert_eq!((qmp.sets.left(), qmp.ids()), (0, vec![ID]));
+    assert_eq!((qmp.fd_count(), qmp.ids()), (0, vec![ID]));
 }
 
 #[test]
-fn what_a_broken_exchange_left_is_taken_away_and_never_mistaken_for_the_device() {
+fn fds_of_an_interrupted_session_are_removed_and_never_used() {
     let mut qmp = guest(&[]);
-    qmp.sets.put(1_752_170_496);
-    qmp.sets.put(3);
-    attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))).unwrap();
-    assert_eq!(qmp.added()[0]["hostdevice"], json!("/dev/fdset/1752170495"));
-    assert_eq!(qmp.sets.left(), 1, "and what is not ours stays");
-    qmp.sets.put(1_752_170_496);
+    qmp.fds.insert(1_752_170_496, 1);
+    qmp.fds.insert(3, 1);
+    attach(&mut qmp, &with_access(AccessMode::Fd, &Present)).unwrap();
+    assert_eq!(added(&qmp)[0]["hostdevice"], json!("/dev/fdset/1752170495"));
+    assert_eq!(qmp.fd_count(), 1, "sets of other clients stay");
+    qmp.fds.insert(1_752_170_496, 1);
     detach(&mut qmp, &"1-3".parse().unwrap(), None).unwrap();
-    assert_eq!(qmp.sets.left(), 1);
+    assert_eq!(qmp.fd_count(), 1);
 }
 
-/// QEMU opens it at once, unlike what it is to open itself.
+/// QEMU opens a file descriptor at once, unlike a node.
 #[test]
-fn a_paused_guest_is_handed_it_at_once_and_each_device_in_a_set_of_its_own() {
+fn paused_guest_gets_an_fd_at_once_each_in_a_set_of_its_own() {
     let mut qmp = guest(&[]);
     qmp.running = false;
-    let attached = attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))).unwrap();
-    assert!(was_handed(&attached), "{attached:?}");
+    let attached = attach(&mut qmp, &with_access(AccessMode::Fd, &Present)).unwrap();
+    assert!(is_via_fd(&attached), "{attached:?}");
     detach(&mut qmp, &"1-3".parse().unwrap(), None).unwrap();
-    attach(&mut qmp, &handed(AccessMode::Fd, &Device(&|| true))).unwrap();
-    let sets: Vec<_> = qmp.added().iter().map(|added| added["hostdevice"].clone()).collect();
+    attach(&mut qmp, &with_access(AccessMode::Fd, &Present)).unwrap();
+    let sets: Vec<_> = added(&qmp).iter().map(|added| added["hostdevice"].clone()).collect();
     assert_ne!(sets[0], sets[1]);
     qmp.running = true;
     attach(
         &mut qmp,
         &AttachRequest {
             id: "hotplugger-1-3-17".parse().unwrap(),
-            ..handed(AccessMode::Fd, &Device(&|| true))
+            ..with_access(AccessMode::Fd, &Present)
         },
     )
     .unwrap_err();
-    assert_eq!(qmp.sets.left(), 0);
+    assert_eq!(qmp.fd_count(), 0);
+}
+
+/// As QEMU 5.2 does.
+#[test]
+fn attach_waits_for_an_id_that_lingers_without_an_object() {
+    // After the deletion of an object that has not got the device.
+    let mut qmp = guest(&[ID]);
+    let host = qmp.host.clone();
+    qmp.running = false;
+    qmp.host_changed(Vec::new());
+    qmp.host_changed(host);
+    qmp.running = true;
+    qmp.ids_linger = 3;
+    assert_eq!(attached_on(&mut qmp, &[]), on("xhci0.0", "1"));
+    assert_eq!((qmp.ids(), qmp.open()), (vec![ID], vec![ID]));
+    // After a rejected `device_add`, also in a paused guest.
+    for running in [true, false] {
+        let mut qmp = guest(&[]);
+        (qmp.running, qmp.ids_linger) = (running, 3);
+        qmp.taken_by_other = vec![("xhci0.0".to_owned(), 1)];
+        let attached = attach(&mut qmp, &request(&[], &Present)).unwrap();
+        assert_eq!(matches!(attached, Attached::PendingResume(_)), !running, "{attached:?}");
+        assert_eq!(attached.last_port(None).unwrap().port.port, 2);
+        assert_eq!(qmp.ids(), [ID]);
+    }
 }
 
 #[test]
-fn a_device_that_leaves_while_it_is_handed_over_leaves_nothing() {
-    let mut qmp = with(&[("a.0", Bus::Refuses)]);
-    let looks = std::cell::Cell::new(0);
-    let leaves = || looks.replace(looks.get() + 1) < 1;
-    assert!(matches!(
-        attach(&mut qmp, &handed(AccessMode::Fd, &Device(&leaves))),
-        Err(AttachError::Unavailable(Unavailable::Unplugged))
-    ));
-    assert_eq!((qmp.sets.left(), qmp.ids().len()), (0, 0));
-}
-
-#[test]
-fn busy_id_without_an_object_is_waited_for() {
+fn attach_without_hmp_finds_a_port_by_qom_and_reports_the_one_that_was_requested() {
+    let mut qmp = with(&[("a.0", Bus::Uhci), ("b.0", Bus::Good)]);
+    qmp.hmp = Hmp::Refused;
+    // QOM does not show that the port is taken.
+    qmp.taken_by_other = vec![("b.0".to_owned(), 1)];
+    assert_eq!(attached_on(&mut qmp, &[]), on("b.0", "2"));
+    let last = had("b.0", 9, Some(Speed::SUPER));
+    let mut qmp = with(&[("b.0", Bus::Good)]);
+    qmp.hmp = Hmp::Refused;
+    let again = AttachRequest { history: &last, ..request(&[], &Present) };
+    assert_eq!(place_of(&attach(&mut qmp, &again).unwrap()), on("b.0", "9"));
     let mut qmp = guest(&[]);
-    qmp.busy_ids = 3;
-    let attached = attach(&mut qmp, &request(&[], &Device(&|| true))).unwrap();
-    assert!(matches!(attached, Attached::Now(_)), "{attached:?}");
-    assert_eq!(qmp.ids(), [ID]);
-}
-
-#[test]
-fn device_is_attached_without_the_monitor() {
-    let mut qmp = with(&[("xhci0.0", Bus::Full), ("xhci1.0", Bus::Good)]);
-    qmp.has_monitor = false;
-    let attached = attach(&mut qmp, &request(&[], &Device(&|| true))).unwrap();
+    (qmp.hmp, qmp.buses) = (Hmp::Refused, [("odd.0".to_owned(), Bus::Unknown)].into());
+    let attached = attach(&mut qmp, &request(&[], &Present)).unwrap();
     let Attached::Now(location) = attached else { panic!("{attached:?}") };
-    assert_eq!(location.bus.as_deref(), Some("xhci1.0"));
-    assert_eq!(location.place.port.as_deref(), Some("1"));
-    // QEMU learns of the device late, and its list cannot be read.
+    assert_eq!((location.bus, location.device.port), (None, None), "QEMU chooses");
+}
+
+#[test]
+fn attach_without_hmp_says_that_the_cause_is_hidden_or_passes_the_fd() {
     let mut qmp = guest(&[]);
-    (qmp.has_monitor, qmp.sees_after) = (false, 2);
-    let attached = attach(&mut qmp, &request(&[], &Device(&|| true))).unwrap();
-    assert!(matches!(attached, Attached::Now(_)), "{attached:?}");
+    (qmp.hmp, qmp.may_open) = (Hmp::Refused, false);
+    let said = attach(&mut qmp, &request(&[], &Present)).unwrap_err().to_string();
+    assert!(said.starts_with("QEMU did not open /dev/bus/usb/001/016; check that"), "{said}");
+    assert_eq!(qmp.ids(), [""; 0]);
+    assert!(is_via_fd(&attach(&mut qmp, &with_access(AccessMode::Auto, &Present)).unwrap()));
 }
 
 /// A device on a host that also has one of 20 Gb/s.
@@ -563,31 +582,32 @@ impl UsbSource for BesideFastDevice {
         Ok(())
     }
 
+    fn open_node(&self) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn may_be_listed(&self) -> bool {
         false
     }
 }
 
-impl Recipient for BesideFastDevice {
-    fn user(&self) -> std::io::Result<Option<u32>> {
-        Ok(None)
-    }
-
-    fn trusts_folder(&self) -> bool {
-        true
-    }
-}
-
-impl Handover for BesideFastDevice {
-    fn open(&self) -> std::io::Result<std::os::fd::OwnedFd> {
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
-}
-
+/// QEMU would read past a table.
 #[test]
 fn qemu_is_not_made_to_list_a_host_with_a_20_gb_device() {
     let mut qmp = guest(&[]);
     qmp.may_open = false;
     assert!(attach(&mut qmp, &request(&[], &BesideFastDevice)).is_err());
-    assert!(!qmp.said.iter().any(|(_, said)| *said == json!({"command-line": "info usbhost"})));
+    let list = json!({ "command-line": "info usbhost" });
+    assert!(!qmp.commands.iter().any(|(_, arguments)| *arguments == list));
+}
+
+#[test]
+fn device_that_is_unplugged_while_its_fd_is_passed_leaves_nothing() {
+    let mut qmp = with(&[("a.0", Bus::Refuses)]);
+    let device = UnpluggedAfter(Cell::new(1));
+    assert!(matches!(
+        attach(&mut qmp, &with_access(AccessMode::Fd, &device)),
+        Err(AttachError::Unavailable(Unavailable::Unplugged))
+    ));
+    assert_eq!((qmp.fd_count(), qmp.ids().len()), (0, 0));
 }

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// As QEMU 10.0 printed it, but for properties.
+/// As QEMU 10.0 printed it, without properties.
 const QTREE: &str = "bus: main-system-bus\r\n  type System\r\n  dev: q35-pcihost, id \"\"\r\n    \
     bypass-iommu = false\r\n    bus: pcie.0\r\n      type PCIE\r\n      dev: nec-usb-xhci, id \"\"\r\n        \
     msi = \"auto\"\r\n        bus: usb-bus.0\r\n          type usb-bus\r\n      dev: piix3-usb-uhci, id \"uhci\"\r\n        \
@@ -13,26 +13,26 @@ const QTREE: &str = "bus: main-system-bus\r\n  type System\r\n  dev: q35-pcihost
     bus: ide.5\r\n          type IDE\r\n  dev: kvmvapic, id \"\"\r\n\r\n";
 
 #[test]
-fn buses_and_what_is_in_them_are_read() {
+fn buses_and_devices_are_parsed() {
     let buses = parse_qtree(QTREE);
     let names: Vec<_> =
         buses.iter().map(|bus| (bus.name.as_str(), bus.controller.as_str())).collect();
     assert_eq!(
         names,
-        [("usb-bus.0", "nec-usb-xhci"), ("uhci.0", "piix3-usb-uhci"), ("xhci0.0", "qemu-xhci")]
+        [("xhci0.0", "qemu-xhci"), ("uhci.0", "piix3-usb-uhci"), ("usb-bus.0", "nec-usb-xhci")]
     );
-    let xhci = &buses[2];
+    let xhci = &buses[0];
     assert_eq!(xhci.id.as_deref(), Some("xhci0"));
-    let ports: Vec<_> = xhci.devices.iter().map(|occupant| occupant.port.as_str()).collect();
+    let ports: Vec<_> = xhci.devices.iter().map(|device| device.port.as_str()).collect();
     assert_eq!(ports, ["3.2", "3", "1"]);
     let ours = &xhci.devices[2];
     assert_eq!(ours.id.as_deref(), Some("hotplugger-1-1-2"));
     assert_eq!((ours.product.as_str(), ours.attached), ("Foo, port 9", true));
 }
 
-/// As QEMU 7.2 printed it, but for other properties.
+/// As QEMU 7.2 printed it, with fewer properties.
 #[test]
-fn companions_are_read() {
+fn companions_are_parsed() {
     let text = "      dev: ich9-usb-uhci2, id \"u2\"\r\n        masterbus = \"usb.0\"\r\n        \
         firstport = 2 (0x2)\r\n      dev: piix3-usb-uhci, id \"\"\r\n        masterbus = \"\"\r\n        \
         firstport = 0 (0x0)\r\n";
@@ -41,18 +41,18 @@ fn companions_are_read() {
 }
 
 #[test]
-fn free_ports_fit_the_speed() {
-    let mut bus = parse_qtree(QTREE).remove(2);
-    let usb2 = SpeedRange { from: Speed::LOW, to: Speed::HIGH };
-    let both = SpeedRange { from: Speed::LOW, to: Speed::SUPER };
+fn free_ports_take_the_speed() {
+    let mut bus = parse_qtree(QTREE).remove(0);
+    let usb2 = SpeedRange { min: Speed::LOW, max: Speed::HIGH };
+    let both = SpeedRange { min: Speed::LOW, max: Speed::SUPER };
     bus.ports = vec![both, both, both, usb2];
-    assert_eq!(bus.free(Speed::HIGH), [2, 4]);
-    assert_eq!(bus.free("10000".parse().unwrap()), [2]);
+    assert_eq!(bus.free_ports_for(Speed::HIGH), [2, 4]);
+    assert_eq!(bus.free_ports_for("10000".parse().unwrap()), [2]);
 }
 
 proptest! {
     #[test]
-    fn any_text_is_survived(text in "( {0,12}(bus: |dev: |type usb-bus|, id \"|addr |, port |, name |\\PC){0,4}\n){0,30}") {
+    fn parsers_survive_any_text(text in "( {0,12}(bus: |dev: |type usb-bus|, id \"|addr |, port |, name |\\PC){0,4}\n){0,30}") {
         parse_qtree(&text);
         parse_companions(&text);
     }
