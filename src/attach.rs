@@ -54,16 +54,37 @@ pub enum Trigger {
 }
 
 /// Attaches the device and reports what came of it.
+///
+/// A device that stays with the host is returned to the host's drivers.
 pub fn attach(job: &AttachJob<'_>) -> Report {
     let mut context = EventContext::new(job.port, job.devpath(), job.devnum);
     context.vm = Some(job.vm().name.clone());
-    match job.host.usb_device(job.devpath()) {
-        Ok(Some(device)) if job.devnum.is_none_or(|devnum| devnum == device.devnum) => {
-            Attempt::new(job, &device).run(context)
+    let device = match job.host.usb_device(job.devpath()) {
+        Ok(Some(device)) if job.devnum.is_none_or(|devnum| devnum == device.devnum) => device,
+        Ok(_) => return Report::new(Some(context), job.unplugged()),
+        Err(error) => {
+            let why = format!("not attached: {error}");
+            return Report::new(Some(context), Outcome::Failed(why));
         }
-        Ok(_) => Report::new(Some(context), job.unplugged()),
-        Err(error) => Report::new(Some(context), Outcome::Failed(format!("not attached: {error}"))),
+    };
+    let mut attempt = Attempt::new(job, &device);
+    let mut drivers = DriverGuard::new(job.host, job.assignment, device.devnum);
+    let outcome = attempt.attach(&mut drivers).unwrap_or_else(|ended_early| ended_early);
+    let was_attached = job.record.as_ref().is_some_and(|record| record.has_attached(device.devnum));
+    let stays_with_host = match outcome {
+        Outcome::Rejected(_) | Outcome::NotRunning(_) | Outcome::Failed(_) => !was_attached,
+        _ => false,
+    };
+    let Attempt { id, vm, mut warnings, .. } = attempt;
+    if stays_with_host {
+        warnings.extend(drivers.return_to_host());
+    } else {
+        drivers.keep();
     }
+    context.vm = Some(vm.name.clone());
+    context.id = Some(id);
+    context.device = Some(device.label());
+    Report { warnings, ..Report::new(Some(context), outcome) }
 }
 
 impl<'a> AttachJob<'a> {
@@ -98,27 +119,6 @@ impl<'a> Attempt<'a> {
     fn new(job: &'a AttachJob<'a>, device: &'a UsbDevice) -> Self {
         let id = DeviceId { port: job.port.clone(), devnum: device.devnum };
         Self { job, device, id, vm: job.vm(), warnings: Vec::new() }
-    }
-
-    fn run(mut self, mut context: EventContext) -> Report {
-        let job = self.job;
-        let mut drivers = DriverGuard::new(job.host, job.assignment, self.id.devnum);
-        let outcome = self.attach(&mut drivers).unwrap_or_else(|ended_early| ended_early);
-        let was_attached =
-            job.record.as_ref().is_some_and(|record| record.has_attached(self.id.devnum));
-        let stays_with_host = match outcome {
-            Outcome::Rejected(_) | Outcome::NotRunning(_) | Outcome::Failed(_) => !was_attached,
-            _ => false,
-        };
-        if stays_with_host {
-            self.warnings.extend(drivers.return_to_host());
-        } else {
-            drivers.keep();
-        }
-        context.vm = Some(self.vm.name.clone());
-        context.id = Some(self.id);
-        context.device = Some(self.device.label());
-        Report { warnings: self.warnings, ..Report::new(Some(context), outcome) }
     }
 
     /// The steps. An outcome that ends them early is the error.
@@ -284,21 +284,23 @@ impl<'a> Attempt<'a> {
             expected_attached,
             device: self,
         };
-        let attached = host
-            .connect(&vm.socket, vm.timeout)
-            .map_err(AttachError::from)
-            .and_then(|mut session| guest::attach::attach(session.as_mut(), &request));
-        attached.map_err(|error| match error {
+        let mut session =
+            host.connect(&vm.socket, vm.timeout).map_err(|error| self.outcome_of(error.into()))?;
+        guest::attach(session.as_mut(), &request).map_err(|error| self.outcome_of(error))
+    }
+
+    fn outcome_of(&self, error: AttachError) -> Outcome {
+        match error {
             AttachError::Unavailable(Unavailable::Unplugged) => self.job.unplugged(),
             AttachError::Unavailable(Unavailable::Rejected(why)) => Outcome::Rejected(why),
             AttachError::Qmp(error @ Error::NotRunning { .. }) => {
                 Outcome::NotRunning(error.to_string())
             }
             AttachError::Qmp(Error::NoUsbHost(UsbHostProblem::Upgraded)) => {
-                Outcome::Failed(format!("not attached: {}", upgraded(&vm.name)))
+                Outcome::Failed(format!("not attached: {}", upgraded(&self.vm.name)))
             }
             error => Outcome::Failed(format!("not attached: {error}")),
-        })
+        }
     }
 
     /// How QEMU gets the device, and which peer process may receive its file descriptor.

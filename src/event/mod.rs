@@ -109,7 +109,7 @@ impl UsbCall<'_> {
                 let candidate = first_running(candidates, self.host);
                 if *early && candidate.attaches_on_add() && self.host.has_interfaces(self.device())
                 {
-                    let report = self.attach(candidate, false, record);
+                    let report = attach::attach(&self.attach_job(candidate, false, record));
                     if report.outcome.is_attached() {
                         return report;
                     }
@@ -134,15 +134,16 @@ impl UsbCall<'_> {
         record: Option<&Record>,
     ) -> Report {
         if let [only] = candidates {
-            return self.attach(only, unless_newer, record);
+            return attach::attach(&self.attach_job(only, unless_newer, record));
         }
         let mut reasons: Vec<String> = Vec::new();
         for candidate in candidates.iter().filter(|one| self.host.is_running(&one.vm.socket)) {
-            let report = self.attach(candidate, unless_newer, record);
+            let report = attach::attach(&self.attach_job(candidate, unless_newer, record));
             let Outcome::NotRunning(why) = &report.outcome else { return report };
             reasons.push(why.clone());
         }
-        let mut report = self.attach(first_running(candidates, self.host), unless_newer, record);
+        let first = first_running(candidates, self.host);
+        let mut report = attach::attach(&self.attach_job(first, unless_newer, record));
         if let Outcome::NotRunning(why) = &report.outcome {
             if !reasons.contains(why) {
                 reasons.push(why.clone());
@@ -152,13 +153,13 @@ impl UsbCall<'_> {
         report
     }
 
-    fn attach(
-        &self,
-        candidate: &Candidate<'_>,
+    fn attach_job<'b>(
+        &'b self,
+        candidate: &Candidate<'b>,
         unless_newer: bool,
         record: Option<&Record>,
-    ) -> Report {
-        attach::attach(&AttachJob {
+    ) -> AttachJob<'b> {
+        AttachJob {
             host: self.host,
             assignment: self.assignment(candidate),
             port: &self.event.port,
@@ -169,7 +170,7 @@ impl UsbCall<'_> {
             },
             record: record.cloned(),
             udev: self.udev_properties(),
-        })
+        }
     }
 
     /// Saves a record of the device, and unbinds the host's drivers: a later event attaches it.
