@@ -173,11 +173,11 @@ impl<'a> Attempt<'a> {
 
     /// A VM without a socket file does not run. The device is not kept from the host for it.
     fn check_vm_runs(&self) -> Result<(), Outcome> {
-        let socket = &self.vm.socket;
-        if self.job.host.socket_file(socket).is_some() {
+        let monitor = &self.vm.monitor;
+        if self.job.host.socket_file(monitor).is_some() {
             return Ok(());
         }
-        let error = Error::NotRunning { socket: socket.clone(), stale: false };
+        let error = Error::NotRunning { monitor: monitor.clone(), stale: false };
         Err(Outcome::NotRunning(error.to_string()))
     }
 
@@ -230,8 +230,8 @@ impl<'a> Attempt<'a> {
             _ if record.detached_manual => Some(SkipReason::DetachedManually),
             Trigger::Udev { .. } | Trigger::Sync => {
                 let attached = record.attached.as_ref()?;
-                let elsewhere = attached.socket != self.vm.socket;
-                (elsewhere && self.job.host.is_running(&attached.socket))
+                let elsewhere = attached.monitor != self.vm.monitor;
+                (elsewhere && self.job.host.is_running(&attached.monitor))
                     .then_some(SkipReason::AttachedElsewhere)
             }
         }
@@ -246,7 +246,7 @@ impl<'a> Attempt<'a> {
         }
         let Assignment { config, location, .. } = self.job.assignment;
         let mut owners = config.owners(location);
-        owners.retain(|vm| vm.socket != self.vm.socket && self.job.host.is_running(&vm.socket));
+        owners.retain(|vm| vm.monitor != self.vm.monitor && self.job.host.is_running(&vm.monitor));
         owners.into_iter().find(|vm| self.has_device(vm).unwrap_or(false))
     }
 
@@ -256,7 +256,7 @@ impl<'a> Attempt<'a> {
     /// device, for example while udevd restarts, and could open it later beside the QEMU
     /// that gets it now.
     fn has_device(&self, vm: &VirtualMachine) -> Result<bool, Error> {
-        let mut session = self.job.host.connect(&vm.socket, vm.timeout)?;
+        let mut session = self.job.host.connect(&vm.monitor, vm.timeout)?;
         let qmp = session.as_mut();
         if !objects::list(qmp)?.contains(&self.id) {
             return Ok(false);
@@ -285,7 +285,7 @@ impl<'a> Attempt<'a> {
             device: self,
         };
         let mut session =
-            host.connect(&vm.socket, vm.timeout).map_err(|error| self.outcome_of(error.into()))?;
+            host.connect(&vm.monitor, vm.timeout).map_err(|error| self.outcome_of(error.into()))?;
         guest::attach(session.as_mut(), &request).map_err(|error| self.outcome_of(error))
     }
 
@@ -358,8 +358,8 @@ impl<'a> Attempt<'a> {
         let host = self.job.host;
         let attached = Attachment {
             vm: self.vm.name.clone(),
-            socket: self.vm.socket.clone(),
-            socket_file: host.socket_file(&self.vm.socket),
+            monitor: self.vm.monitor.clone(),
+            socket_file: host.socket_file(&self.vm.monitor),
             id: self.id.clone(),
             device: self.device.label(),
             at: host.now(),

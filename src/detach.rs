@@ -1,6 +1,5 @@
 //! Detaches a device: deletes its objects in the guest.
 
-use std::path::Path;
 use std::time::Duration;
 
 use crate::config::VirtualMachine;
@@ -8,6 +7,7 @@ use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest;
 use crate::host::Host;
+use crate::monitor::Monitor;
 use crate::outcome::{EventContext, Outcome, Report};
 use crate::port::{DevNum, Port};
 use crate::qmp::Error;
@@ -20,14 +20,14 @@ pub struct Target<'a> {
     /// The VM's name.
     pub vm: &'a str,
     /// The VM's QMP socket.
-    pub socket: &'a Path,
+    pub monitor: &'a Monitor,
     /// The time limit of the session.
     pub timeout: Duration,
 }
 
 impl<'a> Target<'a> {
     pub fn of(vm: &'a VirtualMachine) -> Self {
-        Self { vm: &vm.name, socket: &vm.socket, timeout: vm.timeout }
+        Self { vm: &vm.name, monitor: &vm.monitor, timeout: vm.timeout }
     }
 }
 
@@ -84,7 +84,7 @@ pub fn detach_port(
     devpath: &DevPath,
     devnum: Option<DevNum>,
 ) -> Result<Vec<DeviceId>, Error> {
-    let mut session = host.connect(target.socket, target.timeout)?;
+    let mut session = host.connect(target.monitor, target.timeout)?;
     let present = host.usb_device(devpath).ok().flatten().map(|device| device.devnum);
     let present = present.filter(|present| Some(*present) != devnum);
     guest::detach(session.as_mut(), port, present)

@@ -47,7 +47,7 @@ impl<'a> DriverGuard<'a> {
     /// kernel's `bind`.
     pub fn unbind_if_allowed(&mut self) -> Option<String> {
         let Assignment { vm, .. } = self.assignment;
-        if !vm.unbind_host_drivers || self.host.socket_file(&vm.socket).is_none() {
+        if !vm.unbind_host_drivers || self.host.socket_file(&vm.monitor).is_none() {
             return None;
         }
         let device = self.host.usb_device(self.assignment.devpath()).ok().flatten()?;

@@ -101,7 +101,7 @@ impl SyncJob<'_> {
     }
 
     fn delete_stale_objects(&self, timeout: Duration) -> Result<GuestState, Error> {
-        let mut session = self.host.connect(&self.vm.socket, timeout)?;
+        let mut session = self.host.connect(&self.vm.monitor, timeout)?;
         let qmp = session.as_mut();
         let objects = objects::list(qmp)?;
         let good = objects_with_device(qmp, &objects)?;
@@ -154,7 +154,7 @@ impl SyncJob<'_> {
             let own = candidates.iter().position(|one| one.vm.name == self.vm.name)?;
             // This VM has answered, or is known not to run.
             let is_assigned =
-                !candidates[..own].iter().any(|one| self.host.is_running(&one.vm.socket));
+                !candidates[..own].iter().any(|one| self.host.is_running(&one.vm.monitor));
             is_assigned.then_some(AssignedDevice { port, device, location, record })
         })
     }

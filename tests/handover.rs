@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use hotplugger::deadline::Deadline;
 use hotplugger::host::session::Session;
+use hotplugger::monitor::Monitor;
 use hotplugger::qmp::peer::PeerPolicy;
 use hotplugger::qmp::{Error, Qmp};
 use hotplugger::root::Root;
@@ -78,7 +79,9 @@ impl Peer {
         let policy = PeerPolicy { uid: user, trust_directory };
         let open = || File::open(&file).map(OwnedFd::from);
         let deadline = Deadline::after(Duration::from_secs(30));
-        let mut qmp = Session::connect(&Root::at("/"), &self.socket, deadline, None).unwrap();
+        let mut qmp =
+            Session::connect(&Root::at("/"), &Monitor::Socket(self.socket.clone()), deadline, None)
+                .unwrap();
         let answer = qmp.execute_with_fd("add-fd", json!({"opaque": "x"}), &policy, &open);
         let refused = matches!(answer, Err(Error::PeerRejected { .. }));
         assert_eq!(refused, answer.is_err());

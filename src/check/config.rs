@@ -195,7 +195,7 @@ fn unparsed(file: &ConfigFileFacts, error: &ConfigError) -> Finding {
 pub fn check_sockets(config: &Config, path: &Path) -> Vec<Finding> {
     let vms = &config.virtual_machines;
     let shared = vms.iter().enumerate().filter_map(|(index, second)| {
-        let first = vms[..index].iter().find(|first| first.socket == second.socket)?;
+        let first = vms[..index].iter().find(|first| first.monitor == second.monitor)?;
         Some(
             Finding::warning(
                 "socket-shared",
@@ -203,9 +203,7 @@ pub fn check_sockets(config: &Config, path: &Path) -> Vec<Finding> {
                 format!(
                     "`{}` and `{}` have the same socket {}; the devices of both go to the one \
                      guest behind it",
-                    first.name,
-                    second.name,
-                    second.socket.display()
+                    first.name, second.name, second.monitor
                 ),
             )
             .advice(format!(

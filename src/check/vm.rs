@@ -16,7 +16,7 @@ use crate::guest::{load_usb_host, objects};
 use crate::host::session::Session;
 use crate::host::topology::{HubPort, Topology};
 use crate::host::{sysfs, users};
-use crate::libvirt;
+use crate::monitor::Monitor;
 use crate::permissions::{PermissionIssue, PermissionKind, weakness_on_the_way};
 use crate::qmp::message::Version;
 use crate::qmp::peer::{PeerError, PeerPolicy};
@@ -118,7 +118,7 @@ fn answer(look: &VmFacts) -> Option<Finding> {
         Error::Libvirt { domain, .. } => Finding::error("libvirt", name, error.to_string()).advice(
             format!("does `virsh -c qemu:///system domstate {}` work?", shell_word(domain)),
         ),
-        Error::NotRunning { stale: false, .. } if libvirt::domain(&look.vm.socket).is_some() => {
+        Error::NotRunning { stale: false, .. } if look.vm.monitor.is_domain() => {
             Finding::note("vm-off", name, format!("`{name}` is {error}"))
         }
         Error::NotRunning { stale: false, .. } => {
@@ -177,7 +177,7 @@ fn busy(look: &VmFacts, own: &str) -> Finding {
 }
 
 pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topology) -> VmFacts {
-    let socket = root.path(&vm.socket);
+    let socket = root.path(vm.monitor.file());
     let answer = ask(root, vm);
     let users = match &answer {
         Err(Error::Timeout { step: Step::Connect | Step::Greeting, .. }) => {
@@ -187,9 +187,9 @@ pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topo
     };
     let pid = answer.as_ref().ok().and_then(|answer| answer.pid);
     VmFacts {
-        weakness: match libvirt::domain(&vm.socket) {
-            Some(_) => None,
-            None => weakness(root, &socket).unwrap_or_default(),
+        weakness: match vm.monitor {
+            Monitor::Domain(_) => None,
+            Monitor::Socket(_) => weakness(root, &socket).unwrap_or_default(),
         },
         process: pid.and_then(|pid| process::gather(root, pid)),
         nodes: nodes(root, config, vm, topology, pid),
@@ -202,7 +202,7 @@ pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topo
 }
 
 fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
-    let mut session = Session::connect(root, &vm.socket, Deadline::after(vm.timeout), None)?;
+    let mut session = Session::connect(root, &vm.monitor, Deadline::after(vm.timeout), None)?;
     let qmp = &mut session;
     let objects = objects::list(qmp)?;
     Ok(Answer {
@@ -221,9 +221,11 @@ fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
 }
 
 fn verify_peer(root: &Root, vm: &VirtualMachine, session: &Session) -> Result<(), Error> {
-    let uid = vm.access.uid(|name| users::uid(root, name)).map_err(|error| {
-        Error::PeerRejected { socket: vm.socket.clone(), source: PeerError::Unknown(error) }
-    })?;
+    let uid =
+        vm.access.uid(|name| users::uid(root, name)).map_err(|error| Error::PeerRejected {
+            socket: vm.monitor.file().into_owned(),
+            source: PeerError::Unknown(error),
+        })?;
     session.verify_peer(&PeerPolicy { uid, trust_directory: vm.access.trust_socket_directory })
 }
 
@@ -298,7 +300,7 @@ pub(in crate::check) mod tests {
         VmFacts {
             vm: VirtualMachine {
                 name: "windows".to_owned(),
-                socket: "/run/q".into(),
+                monitor: Monitor::Socket("/run/q".into()),
                 delay: VirtualMachine::DEFAULT_DELAY,
                 timeout: VirtualMachine::DEFAULT_TIMEOUT,
                 hubs: Vec::new(),
@@ -329,8 +331,14 @@ pub(in crate::check) mod tests {
         let timeout = |step| Err(Error::Timeout { step, budget: Duration::from_secs(5) });
         let failed = |source| Err(Error::Socket { socket: socket(), source });
         assert_eq!(code(Ok(Answer::default())), "socket-answers");
-        assert_eq!(code(Err(Error::NotRunning { socket: socket(), stale: false })), "vm-off");
-        assert_eq!(code(Err(Error::NotRunning { socket: socket(), stale: true })), "socket-stale");
+        assert_eq!(
+            code(Err(Error::NotRunning { monitor: Monitor::Socket(socket()), stale: false })),
+            "vm-off"
+        );
+        assert_eq!(
+            code(Err(Error::NotRunning { monitor: Monitor::Socket(socket()), stale: true })),
+            "socket-stale"
+        );
         assert_eq!(code(failed(io::ErrorKind::PermissionDenied.into())), "socket-denied");
         assert_eq!(code(failed(io::Error::other("this is not a socket"))), "socket-not-qmp");
         assert_eq!(code(timeout(Step::Greeting)), "socket-busy");

@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::{CommandStatus, Context};
 use crate::config::VirtualMachine;
-use crate::libvirt;
+use crate::monitor::Monitor;
 use crate::output::Output;
 use crate::text::shell_word;
 
@@ -62,14 +62,15 @@ impl LibvirtXml {
 
 /// The options and their values, by turns.
 fn arguments(vm: &VirtualMachine) -> Result<Vec<String>> {
-    if let Some(domain) = libvirt::domain(&vm.socket) {
+    let Monitor::Socket(socket) = &vm.monitor else {
         bail!(
-            "`{}` is libvirt's domain {domain} and needs no socket; give it ports in its XML: \
+            "`{}` is {} and needs no socket; give it ports in its XML: \
              <controller type='usb' model='qemu-xhci' ports='15'/>",
-            vm.name
+            vm.name,
+            vm.monitor
         );
-    }
-    let Some(socket) = vm.socket.to_str() else { bail!("the socket's path is not UTF-8") };
+    };
+    let Some(socket) = socket.to_str() else { bail!("the socket's path is not UTF-8") };
     let mut arguments = vec![
         "-qmp".to_owned(),
         // A comma in a value is written twice (qemu(1)).
@@ -108,7 +109,7 @@ mod tests {
     fn vm(socket: &str, hubs: &[&str]) -> VirtualMachine {
         VirtualMachine {
             name: "windows".to_owned(),
-            socket: socket.into(),
+            monitor: Monitor::Socket(socket.into()),
             delay: VirtualMachine::DEFAULT_DELAY,
             timeout: VirtualMachine::DEFAULT_TIMEOUT,
             hubs: hubs.iter().map(|hub| (*hub).to_owned()).collect(),

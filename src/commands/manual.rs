@@ -248,7 +248,7 @@ impl<'a> ManualJob<'a> {
             return Ok(Report::new(Some(context), Outcome::AlreadyAttached));
         }
         let not_moved = |why: String| self.failed(device, &format!("not moved: {why}"));
-        if !self.host.is_running(&to.socket) {
+        if !self.host.is_running(&to.monitor) {
             let (to, from) = (&to.name, &from.name);
             return Err(not_moved(format!("`{to}` does not run; `{from}` keeps the device")));
         }
@@ -269,11 +269,11 @@ impl<'a> ManualJob<'a> {
     fn current_vm(&self, device: &UsbDevice) -> Result<Option<&'a VirtualMachine>, Report> {
         let recorded = self.load_record(device).and_then(|record| record.attached);
         let is_recorded = |vm: &VirtualMachine| {
-            recorded.as_ref().is_some_and(|attached| attached.socket == vm.socket)
+            recorded.as_ref().is_some_and(|attached| attached.monitor == vm.monitor)
         };
         let mut vms: Vec<&VirtualMachine> = self.config.virtual_machines.iter().collect();
         vms.sort_by_key(|vm| !is_recorded(vm));
-        for vm in vms.into_iter().filter(|vm| self.host.is_running(&vm.socket)) {
+        for vm in vms.into_iter().filter(|vm| self.host.is_running(&vm.monitor)) {
             match self.has_object(vm, device) {
                 Ok(true) => return Ok(Some(vm)),
                 Err(error) if is_recorded(vm) => {
@@ -288,7 +288,7 @@ impl<'a> ManualJob<'a> {
 
     fn has_object(&self, vm: &VirtualMachine, device: &UsbDevice) -> Result<bool, Error> {
         let id = DeviceId { port: self.port.clone(), devnum: device.devnum };
-        let mut session = self.host.connect(&vm.socket, vm.timeout)?;
+        let mut session = self.host.connect(&vm.monitor, vm.timeout)?;
         Ok(objects::list(session.as_mut())?.contains(&id))
     }
 
@@ -316,7 +316,7 @@ impl<'a> ManualJob<'a> {
         let start = owners.iter().position(|vm| vm.name == from.name).map_or(0, |at| at + 1);
         let others = owners[start..].iter().chain(&owners[..start]);
         let mut others = others.filter(|vm| vm.name != from.name);
-        others.find(|vm| self.host.is_running(&vm.socket)).copied().ok_or_else(|| {
+        others.find(|vm| self.host.is_running(&vm.monitor)).copied().ok_or_else(|| {
             let why = format!(
                 "not moved: `{}` has it, and no other VM that lists the port runs; name one with \
                  --vm",

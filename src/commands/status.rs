@@ -224,7 +224,7 @@ fn machines(root: &Root, config: &Config) -> Vec<Machine> {
 fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Record]) -> Machine {
     let mut machine = Machine {
         name: vm.name.clone(),
-        socket: vm.socket.display().to_string(),
+        socket: vm.monitor.file().display().to_string(),
         state: "running",
         problem: None,
         buses: Vec::new(),
@@ -258,7 +258,7 @@ fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Rec
 }
 
 fn ask(root: &Root, vm: &VirtualMachine) -> Result<(bool, Vec<GuestBus>), Error> {
-    let mut qmp = Session::connect(root, &vm.socket, Deadline::after(vm.timeout), None)?;
+    let mut qmp = Session::connect(root, &vm.monitor, Deadline::after(vm.timeout), None)?;
     Ok((objects::is_running(&mut qmp)?, buses(&mut qmp, &[])?))
 }
 

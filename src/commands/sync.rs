@@ -89,8 +89,8 @@ impl Sync {
         };
         let mut return_to_host = vm.return_to_host;
         let result = loop {
-            let file = host.socket_file(&vm.socket);
-            let result = if host.is_running(&vm.socket) {
+            let file = host.socket_file(&vm.monitor);
+            let result = if host.is_running(&vm.monitor) {
                 let timeout = left().unwrap_or_default().max(vm.timeout);
                 job.run(timeout, &mut report).map_err(|error| match error {
                     Error::NoUsbHost(UsbHostProblem::Upgraded) => (upgraded(&vm.name), true),
@@ -103,7 +103,7 @@ impl Sync {
                 }
                 Err(("not running".to_owned(), false))
             };
-            let now = host.socket_file(&vm.socket);
+            let now = host.socket_file(&vm.monitor);
             let has_ended = self.if_started && now.is_none();
             // A VM that was started again in the meantime has nothing of what was attached.
             let is_new = now.is_some() && now != file;

@@ -13,13 +13,13 @@ pub mod parse;
 pub mod port;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use self::access::Access;
 use self::exclude::Exclusion;
 use self::port::{PortMatch, PortName};
 use crate::location::{PortLocation, UsbLocation};
+use crate::monitor::Monitor;
 use crate::usb_device::UsbDevice;
 
 /// The whole configuration.
@@ -37,7 +37,7 @@ pub struct VirtualMachine {
     /// Its name in the config.
     pub name: String,
     /// The path of its QMP socket, absolute.
-    pub socket: PathBuf,
+    pub monitor: Monitor,
     /// How long a device must be quiet before it is attached: 0 to 120 s.
     pub delay: Duration,
     /// The most one exchange with QEMU may take, lock and connect included: 0.1 to 60 s.

@@ -14,7 +14,7 @@ use super::{Config, VirtualMachine};
 use crate::config::access::{Access, AccessMode, User};
 use crate::config::exclude::{CLASS_NAMES, Exclusion};
 use crate::config::port::PortName;
-use crate::libvirt;
+use crate::monitor::Monitor;
 
 /// What is wrong with a config, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,9 +123,9 @@ impl Fields {
             AccessMode::Auto if self.domain.is_some() => AccessMode::Fd,
             way => way,
         };
-        let socket = match (self.socket, self.domain) {
-            (Some(socket), None) => socket.0,
-            (None, Some(domain)) => libvirt::running(&domain.0),
+        let monitor = match (self.socket, self.domain) {
+            (Some(socket), None) => Monitor::Socket(socket.0),
+            (None, Some(domain)) => Monitor::Domain(domain.0),
             (None, None) => return Err(E::missing_field("socket")),
             (Some(_), Some(_)) => {
                 return Err(E::custom("both `socket:` and `domain:`: leave one out"));
@@ -133,7 +133,7 @@ impl Fields {
         };
         Ok(VirtualMachine {
             name: String::new(),
-            socket,
+            monitor,
             delay: self.delay.map_or(VirtualMachine::DEFAULT_DELAY, |seconds| seconds.0),
             timeout: self.timeout.map_or(VirtualMachine::DEFAULT_TIMEOUT, |seconds| seconds.0),
             hubs: self
@@ -822,7 +822,7 @@ mod limits_tests {
 mod domain_tests {
     use crate::config::access::AccessMode;
     use crate::config::parse::parse;
-    use crate::libvirt;
+    use crate::monitor::Monitor;
 
     fn text(keys: &str) -> String {
         format!("virtual_machines:\n  w:\n    ports: [/devices/x/usb1/1-1]\n{keys}")
@@ -831,7 +831,7 @@ mod domain_tests {
     #[test]
     fn a_domain_takes_the_place_of_the_socket() {
         let config = parse(&text("    domain: windows 11\n")).unwrap();
-        assert_eq!(config.virtual_machines[0].socket, libvirt::running("windows 11"));
+        assert_eq!(config.virtual_machines[0].monitor, Monitor::Domain("windows 11".to_owned()));
         assert_eq!(config.virtual_machines[0].access.way, AccessMode::Fd);
         for (keys, hint) in [
             ("", "missing field `socket`"),

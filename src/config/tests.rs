@@ -7,7 +7,7 @@ const PCI: &str = "/devices/pci0000:00/0000:00:14.0";
 fn vm(name: &str, ports: &[&str]) -> VirtualMachine {
     VirtualMachine {
         name: name.to_owned(),
-        socket: "/run/qmp".into(),
+        monitor: crate::monitor::Monitor::Socket("/run/qmp".into()),
         delay: VirtualMachine::DEFAULT_DELAY,
         timeout: VirtualMachine::DEFAULT_TIMEOUT,
         hubs: Vec::new(),

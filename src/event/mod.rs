@@ -137,7 +137,7 @@ impl UsbCall<'_> {
             return attach::attach(&self.attach_job(only, unless_newer, record));
         }
         let mut reasons: Vec<String> = Vec::new();
-        for candidate in candidates.iter().filter(|one| self.host.is_running(&one.vm.socket)) {
+        for candidate in candidates.iter().filter(|one| self.host.is_running(&one.vm.monitor)) {
             let report = attach::attach(&self.attach_job(candidate, unless_newer, record));
             let Outcome::NotRunning(why) = &report.outcome else { return report };
             reasons.push(why.clone());
@@ -223,7 +223,7 @@ pub fn first_running<'c, 'a>(
         [only] => only,
         _ => candidates
             .iter()
-            .find(|candidate| host.is_running(&candidate.vm.socket))
+            .find(|candidate| host.is_running(&candidate.vm.monitor))
             .unwrap_or(&candidates[0]),
     }
 }

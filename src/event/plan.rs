@@ -89,7 +89,7 @@ pub fn candidates<'a>(
     }
     let attached = record.and_then(|record| record.attached.as_ref());
     let has_device = |vm: &VirtualMachine| {
-        attached.is_some_and(|attached| attached.vm == vm.name && attached.socket == vm.socket)
+        attached.is_some_and(|attached| attached.vm == vm.name && attached.monitor == vm.monitor)
     };
     let current = config.virtual_machines.iter().find(|vm| has_device(vm));
     let others = owners.into_iter().filter(|vm| !has_device(vm));
@@ -115,10 +115,10 @@ fn targets<'a>(
     record: Option<&'a Record>,
 ) -> Vec<Target<'a>> {
     if let Some(attachment) = record.and_then(|record| record.attached.as_ref()) {
-        let configured = config.virtual_machines.iter().find(|vm| vm.socket == attachment.socket);
+        let configured = config.virtual_machines.iter().find(|vm| vm.monitor == attachment.monitor);
         return vec![Target {
             vm: &attachment.vm,
-            socket: &attachment.socket,
+            monitor: &attachment.monitor,
             timeout: configured.map_or(VirtualMachine::DEFAULT_TIMEOUT, |vm| vm.timeout),
         }];
     }

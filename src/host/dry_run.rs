@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -28,6 +28,7 @@ use crate::devpath::DevPath;
 use crate::guest::fake::{Bus, FakeQemu, HostDevice};
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
+use crate::monitor::Monitor;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::peer::PeerPolicy;
 use crate::qmp::{Error, OpenDevice, Qmp};
@@ -76,7 +77,7 @@ pub struct DryRun<'a> {
     /// Whether VMs count as running although their sockets are missing.
     assume_running: bool,
     /// The guest buses that the config names, by socket.
-    hubs: BTreeMap<PathBuf, Vec<String>>,
+    hubs: BTreeMap<Monitor, Vec<String>>,
     state: RefCell<Simulation>,
 }
 
@@ -91,14 +92,14 @@ struct Simulation {
     records: BTreeMap<String, Option<Record>>,
     /// Interfaces whose host driver was unbound.
     unbound: BTreeSet<String>,
-    guests: BTreeMap<PathBuf, FakeQemu>,
+    guests: BTreeMap<Monitor, FakeQemu>,
     guest_ports: Vec<(String, Port, LastPort)>,
     steps: Vec<Step>,
 }
 
 impl<'a> DryRun<'a> {
     pub fn new(root: &'a Root, config: &Config, assume_running: bool) -> Self {
-        let hubs = config.virtual_machines.iter().map(|vm| (vm.socket.clone(), vm.hubs.clone()));
+        let hubs = config.virtual_machines.iter().map(|vm| (vm.monitor.clone(), vm.hubs.clone()));
         let state = Simulation {
             now: Monotonic::now(),
             devices: BTreeMap::new(),
@@ -134,13 +135,13 @@ impl<'a> DryRun<'a> {
     }
 
     /// A QEMU that has the buses of the config, and the devices that are recorded as attached.
-    fn fake_qemu(&self, socket: &Path) -> FakeQemu {
+    fn fake_qemu(&self, monitor: &Monitor) -> FakeQemu {
         let mut qemu = FakeQemu::new(&[], Vec::new());
-        if let Some(hubs) = self.hubs.get(socket).filter(|hubs| !hubs.is_empty()) {
+        if let Some(hubs) = self.hubs.get(monitor).filter(|hubs| !hubs.is_empty()) {
             qemu.buses = hubs.iter().map(|hub| (hub.clone(), Bus::Good)).collect();
         }
         let attached = dir::peek_all(self.root).into_iter().filter_map(|record| record.attached);
-        for attached in attached.filter(|attached| attached.socket == socket) {
+        for attached in attached.filter(|attached| attached.monitor == *monitor) {
             qemu.add_object(&attached.id.to_string());
         }
         qemu
@@ -192,14 +193,14 @@ impl Host for DryRun<'_> {
         ""
     }
 
-    fn socket_file(&self, socket: &Path) -> Option<SocketFile> {
-        let file = SocketFile::at(self.root, socket);
+    fn socket_file(&self, monitor: &Monitor) -> Option<SocketFile> {
+        let file = SocketFile::at(self.root, &monitor.file());
         file.or_else(|| self.assume_running.then(SocketFile::default))
     }
 
     /// Does not connect.
-    fn is_running(&self, socket: &Path) -> bool {
-        self.socket_file(socket).is_some()
+    fn is_running(&self, monitor: &Monitor) -> bool {
+        self.socket_file(monitor).is_some()
     }
 
     fn has_interfaces(&self, devpath: &DevPath) -> bool {
@@ -317,18 +318,17 @@ impl Host for DryRun<'_> {
         Ok(())
     }
 
-    fn connect(&self, socket: &Path, _: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
-        self.step(Step::Connect { socket: socket.to_path_buf() });
+    fn connect(&self, monitor: &Monitor, _: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
+        self.step(Step::Connect { socket: monitor.file().into_owned() });
         let mut state = self.state.borrow_mut();
         let devices = state.host_devices();
         let unplugged = state.unplugged.take();
-        let qemu =
-            state.guests.entry(socket.to_path_buf()).or_insert_with(|| self.fake_qemu(socket));
+        let qemu = state.guests.entry(monitor.clone()).or_insert_with(|| self.fake_qemu(monitor));
         qemu.host = devices;
         if let Some(id) = unplugged {
             qemu.add_object(&id.to_string());
         }
-        Ok(Box::new(DryRunSession { state: &self.state, socket: socket.to_path_buf() }))
+        Ok(Box::new(DryRunSession { state: &self.state, monitor: monitor.clone() }))
     }
 }
 
@@ -351,7 +351,7 @@ impl Simulation {
 /// A session with a fake QEMU. Its commands are steps.
 struct DryRunSession<'a> {
     state: &'a RefCell<Simulation>,
-    socket: PathBuf,
+    monitor: Monitor,
 }
 
 impl DryRunSession<'_> {
@@ -360,8 +360,8 @@ impl DryRunSession<'_> {
         command: impl FnOnce(&mut FakeQemu) -> Result<Value, Error>,
     ) -> Result<Value, Error> {
         let Simulation { guests, steps, .. } = &mut *self.state.borrow_mut();
-        let Some(qemu) = guests.get_mut(&self.socket) else {
-            return Err(Error::NotRunning { socket: self.socket.clone(), stale: false });
+        let Some(qemu) = guests.get_mut(&self.monitor) else {
+            return Err(Error::NotRunning { monitor: self.monitor.clone(), stale: false });
         };
         let sent = qemu.commands.len();
         let result = command(qemu);

@@ -18,7 +18,6 @@ pub mod users;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::Duration;
 
 use self::disks::Disks;
@@ -29,6 +28,7 @@ use crate::clock::Monotonic;
 use crate::devpath::DevPath;
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
+use crate::monitor::Monitor;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp};
 use crate::state::lock::Lock;
@@ -68,11 +68,11 @@ pub trait Host {
     fn boot_id(&self) -> &str;
 
     /// The identity of the file at the socket's path; `None` means that the VM does not run.
-    fn socket_file(&self, socket: &Path) -> Option<SocketFile>;
+    fn socket_file(&self, monitor: &Monitor) -> Option<SocketFile>;
 
     /// Whether a process listens at the socket. This costs QEMU a connection,
     /// [`socket_file`](Self::socket_file) costs it nothing.
-    fn is_running(&self, socket: &Path) -> bool;
+    fn is_running(&self, monitor: &Monitor) -> bool;
 
     /// Whether the kernel has created all interfaces of the device. Waits for them for a moment.
     fn has_interfaces(&self, devpath: &DevPath) -> bool;
@@ -128,7 +128,7 @@ pub trait Host {
 
     /// Locks the socket against other hotplugger processes and connects to the QEMU behind it.
     /// `timeout` is the limit for the whole session, including the wait for the lock.
-    fn connect(&self, socket: &Path, timeout: Duration) -> Result<Box<dyn Qmp + '_>, Error>;
+    fn connect(&self, monitor: &Monitor, timeout: Duration) -> Result<Box<dyn Qmp + '_>, Error>;
 }
 
 /// What udev knows of a device.
@@ -154,7 +154,7 @@ impl dyn Host + '_ {
         let mut record = self.record(port).filter(|record| record.devpath == *devpath)?;
         // A QEMU that was started again has nothing of what the one before it had.
         let is_current =
-            |attached: &Attachment| self.socket_file(&attached.socket) == attached.socket_file;
+            |attached: &Attachment| self.socket_file(&attached.monitor) == attached.socket_file;
         record.attached = record.attached.filter(is_current);
         Some(record)
     }

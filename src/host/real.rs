@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use crate::deadline::Deadline;
 use crate::devpath::DevPath;
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
+use crate::monitor::Monitor;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp, Step};
 use crate::root::Root;
@@ -121,12 +121,12 @@ impl Host for RealHost<'_> {
         self.state().map_or("", StateDir::boot_id)
     }
 
-    fn socket_file(&self, socket: &Path) -> Option<SocketFile> {
-        SocketFile::at(self.root, socket)
+    fn socket_file(&self, monitor: &Monitor) -> Option<SocketFile> {
+        SocketFile::at(self.root, &monitor.file())
     }
 
-    fn is_running(&self, socket: &Path) -> bool {
-        super::session::is_running(self.root, socket)
+    fn is_running(&self, monitor: &Monitor) -> bool {
+        super::session::is_running(self.root, monitor)
     }
 
     fn has_interfaces(&self, devpath: &DevPath) -> bool {
@@ -203,11 +203,11 @@ impl Host for RealHost<'_> {
         guest_ports::keep(&state.records(&Deadline::after(STATE_TIMEOUT))?, vm, port, last)
     }
 
-    fn connect(&self, socket: &Path, timeout: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
+    fn connect(&self, monitor: &Monitor, timeout: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
         let mut deadline = Deadline::after(timeout);
         let mut lock = None;
         if let Some(state) = self.state() {
-            let file = state.qmp_lock(socket).map_err(Error::Lock)?;
+            let file = state.qmp_lock(&monitor.file()).map_err(Error::Lock)?;
             match Lock::acquire_in_queue(file, deadline) {
                 Ok((held, extended)) => (lock, deadline) = (Some(held), extended),
                 Err(LockError::Busy(budget)) => {
@@ -216,6 +216,6 @@ impl Host for RealHost<'_> {
                 Err(LockError::Io(error)) => return Err(Error::Lock(error.into())),
             }
         }
-        Ok(Box::new(Session::connect(self.root, socket, deadline, lock)?))
+        Ok(Box::new(Session::connect(self.root, monitor, deadline, lock)?))
     }
 }

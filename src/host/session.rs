@@ -7,13 +7,13 @@
 //! QEMU, and with it the guest (`util/module.c`: `module_load`, an assertion).
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::deadline::Deadline;
-use crate::libvirt;
+use crate::monitor::Monitor;
 use crate::qmp::client::{self, QmpClient};
 use crate::qmp::message::Version;
 use crate::qmp::peer::{PeerError, PeerPolicy};
@@ -27,7 +27,7 @@ use crate::state::no_usb_host;
 #[derive(Debug)]
 pub struct Session {
     root: Root,
-    socket: PathBuf,
+    monitor: Monitor,
     deadline: Deadline,
     channel: Channel,
     lock: Option<Lock>,
@@ -43,32 +43,32 @@ enum Channel {
     Domain(Virsh),
 }
 
-/// Whether the VM with that socket in the config runs. QEMU is sent nothing.
-pub fn is_running(root: &Root, socket: &Path) -> bool {
-    let path = root.path(socket);
-    if libvirt::domain(socket).is_some() { path.exists() } else { client::is_listening(&path) }
+/// Whether the VM with that monitor runs. QEMU is sent nothing.
+pub fn is_running(root: &Root, monitor: &Monitor) -> bool {
+    let path = root.path(monitor.file());
+    if monitor.is_domain() { path.exists() } else { client::is_listening(&path) }
 }
 
 impl Session {
-    /// Connects to the QEMU of the VM that has that socket in the config. The deadline covers all
+    /// Connects to the QEMU of the VM behind that monitor. The deadline covers all
     /// later commands too.
     pub fn connect(
         root: &Root,
-        socket: &Path,
+        monitor: &Monitor,
         deadline: Deadline,
         lock: Option<Lock>,
     ) -> Result<Self, Error> {
-        let path = root.path(socket);
-        let channel = match libvirt::domain(socket) {
-            None => Channel::Socket(QmpClient::connect(&path, deadline)?),
-            Some(_) if !path.exists() => {
-                return Err(Error::NotRunning { socket: socket.to_path_buf(), stale: false });
+        let path = root.path(monitor.file());
+        let channel = match monitor {
+            Monitor::Socket(_) => Channel::Socket(QmpClient::connect(&path, deadline)?),
+            Monitor::Domain(_) if !path.exists() => {
+                return Err(Error::NotRunning { monitor: monitor.clone(), stale: false });
             }
-            Some(domain) => Channel::Domain(Virsh::new(root, domain, deadline)),
+            Monitor::Domain(name) => Channel::Domain(Virsh::new(root, name, deadline)),
         };
         Ok(Self {
             root: root.clone(),
-            socket: socket.to_path_buf(),
+            monitor: monitor.clone(),
             deadline,
             channel,
             lock,
@@ -97,7 +97,7 @@ impl Session {
     /// Checks that the peer may receive a file descriptor. libvirt may, because it runs as root.
     pub fn verify_peer(&self, policy: &PeerPolicy) -> Result<(), Error> {
         let Some(client) = self.client() else { return Ok(()) };
-        let path = self.root.path(&self.socket);
+        let path = self.root.path(self.monitor.file());
         let peer = client.peer().map_err(PeerError::Unknown);
         peer.and_then(|peer| policy.check(&path, peer.uid.as_raw()))
             .map_err(|source| Error::PeerRejected { socket: path, source })
@@ -108,11 +108,11 @@ impl Session {
         if self.may_use_usb_host {
             return Ok(());
         }
-        if no_usb_host::is_noted(&self.root, &self.socket) {
+        if no_usb_host::is_noted(&self.root, &self.monitor.file()) {
             return Err(Error::NoUsbHost(UsbHostProblem::Missing));
         }
         let pid = match self.channel {
-            Channel::Domain(_) => read_pid(&self.root.path(&self.socket)),
+            Channel::Domain(_) => read_pid(&self.root.path(self.monitor.file())),
             Channel::Socket(_) => self.peer_pid(),
         };
         if pid.is_some_and(|pid| was_upgraded(&self.root, pid)) {
@@ -132,7 +132,7 @@ impl Session {
         let desc = error.desc();
         self.answers &= desc.is_some();
         if needs_usb_host && desc.is_some_and(is_no_usb_host) {
-            no_usb_host::note(&self.root, &self.socket);
+            no_usb_host::note(&self.root, &self.monitor.file());
             self.may_use_usb_host = false;
             return Err(Error::NoUsbHost(UsbHostProblem::Missing));
         }

@@ -36,7 +36,8 @@ impl PathUnit {
     /// The unit of this virtual machine.
     pub fn of(vm: &VirtualMachine) -> Result<Self, UnitNameError> {
         let name = format!("{PREFIX}{}{SUFFIX}", escape(&vm.name));
-        let Some(socket) = vm.socket.to_str() else { return Err(UnitNameError::Socket) };
+        let file = vm.monitor.file();
+        let Some(socket) = file.to_str() else { return Err(UnitNameError::Socket) };
         // A line ends, goes on (`\`) or is trimmed there; and `..` is refused (systemd.path(5)).
         let strange = socket.contains(char::is_control)
             || socket.ends_with(|last: char| last.is_whitespace() || last == '\\')

@@ -24,6 +24,7 @@ use super::framing::Framer;
 use super::message::{Command, Message, Version};
 use super::{Error, Step};
 use crate::deadline::Deadline;
+use crate::monitor::Monitor;
 
 #[derive(Debug)]
 pub struct QmpClient {
@@ -88,9 +89,13 @@ impl QmpClient {
             };
             let is_socket = || self.path.metadata().is_ok_and(|data| data.file_type().is_socket());
             return Err(match error {
-                Errno::NOENT => Error::NotRunning { socket, stale: false },
+                Errno::NOENT => {
+                    Error::NotRunning { monitor: Monitor::Socket(socket), stale: false }
+                }
                 // The kernel answers the same for a file of another kind.
-                Errno::CONNREFUSED if is_socket() => Error::NotRunning { socket, stale: true },
+                Errno::CONNREFUSED if is_socket() => {
+                    Error::NotRunning { monitor: Monitor::Socket(socket), stale: true }
+                }
                 Errno::CONNREFUSED | Errno::NOTSOCK => unusable("it is not a socket"),
                 Errno::PROTOTYPE => unusable("it is a datagram socket"),
                 other => Error::Socket { socket, source: other.into() },
@@ -110,7 +115,7 @@ impl QmpClient {
                 // The kernel accepted the connection while QEMU was ending.
                 Err(Error::Closed(_)) if !is_listening(&self.path) => {
                     let (socket, stale) = (self.path.clone(), self.path.exists());
-                    return Err(Error::NotRunning { socket, stale });
+                    return Err(Error::NotRunning { monitor: Monitor::Socket(socket), stale });
                 }
                 Err(error) => return Err(error),
             }

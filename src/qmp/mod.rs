@@ -22,7 +22,7 @@ use serde_json::Value;
 use self::message::ErrorReply;
 use self::peer::{PeerError, PeerPolicy};
 use crate::deadline::Deadline;
-use crate::libvirt;
+use crate::monitor::Monitor;
 use crate::text::sanitize;
 
 /// Opens the file descriptor that goes with a command.
@@ -51,8 +51,8 @@ pub trait Qmp {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// QEMU does not listen. `stale`: a socket is there, which a killed QEMU left behind.
-    #[error("not running: {}", not_running(socket, *stale))]
-    NotRunning { socket: PathBuf, stale: bool },
+    #[error("not running: {}", not_running(monitor, *stale))]
+    NotRunning { monitor: Monitor, stale: bool },
     /// The lock of the socket cannot be used.
     #[error("{0:#}")]
     Lock(anyhow::Error),
@@ -79,11 +79,11 @@ pub enum Error {
     Command { command: &'static str, class: String, desc: String },
 }
 
-fn not_running(socket: &Path, stale: bool) -> String {
-    match libvirt::domain(socket) {
-        Some(domain) => format!("libvirt domain {domain} is off"),
-        None if stale => format!("no process listens at {}", socket.display()),
-        None => format!("there is no socket {}", socket.display()),
+fn not_running(monitor: &Monitor, stale: bool) -> String {
+    match monitor {
+        Monitor::Domain(_) => format!("{monitor} is off"),
+        Monitor::Socket(_) if stale => format!("no process listens at {monitor}"),
+        Monitor::Socket(_) => format!("there is no socket {monitor}"),
     }
 }
 

@@ -16,7 +16,7 @@ use super::framing::Framer;
 use super::message::Message;
 use super::{Error, Step};
 use crate::deadline::Deadline;
-use crate::libvirt;
+use crate::monitor::Monitor;
 use crate::root::Root;
 use crate::text::sanitize;
 
@@ -114,7 +114,10 @@ impl Virsh {
     fn failure(&self, output: &str) -> Error {
         let off = ["domain is not running", "failed to get domain"];
         if off.iter().any(|words| output.contains(words)) {
-            return Error::NotRunning { socket: libvirt::running(&self.domain), stale: false };
+            return Error::NotRunning {
+                monitor: Monitor::Domain(self.domain.clone()),
+                stale: false,
+            };
         }
         let text = output.trim().replace("error: ", "").replace('\n', "; ");
         self.failed(io::Error::other(sanitize(&text, 300)))

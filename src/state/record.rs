@@ -1,13 +1,13 @@
 //! The state file of one port: what udev said of its device, and where it is attached. Pure.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Monotonic;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
+use crate::monitor::Monitor;
 use crate::port::{DevNum, Port};
 use crate::state::socket_file::SocketFile;
 
@@ -57,7 +57,7 @@ pub struct Attachment {
     /// The virtual machine's name.
     pub vm: String,
     /// Its QMP socket, so that `remove` finds it when the config has changed.
-    pub socket: PathBuf,
+    pub monitor: Monitor,
     /// That socket's file: a QEMU that was started anew has made another one.
     #[serde(default)]
     pub socket_file: Option<SocketFile>,
@@ -72,8 +72,8 @@ pub struct Attachment {
 impl Attachment {
     /// Whether this is the same device in the same guest.
     pub fn is_same(&self, other: &Self) -> bool {
-        (&self.vm, &self.socket, &self.id, self.socket_file)
-            == (&other.vm, &other.socket, &other.id, other.socket_file)
+        (&self.vm, &self.monitor, &self.id, self.socket_file)
+            == (&other.vm, &other.monitor, &other.id, other.socket_file)
     }
 }
 

@@ -18,6 +18,7 @@ use hotplugger::host::drivers::Interface;
 use hotplugger::host::settle::{Settle, Settled};
 use hotplugger::host::topology::Topology;
 use hotplugger::location::{PortLocation, UsbLocation};
+use hotplugger::monitor::Monitor;
 use hotplugger::port::{BusNum, DevNum, Port};
 use hotplugger::qmp::peer::PeerPolicy;
 use hotplugger::qmp::{Error, OpenDevice, Qmp};
@@ -55,9 +56,9 @@ impl ModelHost {
         (self.host.into_inner(), self.moments.get())
     }
 
-    pub(crate) fn is_up(&self, socket: &Path) -> bool {
+    pub(crate) fn is_up(&self, monitor: &Monitor) -> bool {
         let host = self.host.borrow();
-        number(socket).is_some_and(|number| host.guests[number].is_some())
+        number(monitor).is_some_and(|number| host.guests[number].is_some())
     }
 
     /// A moment at which something may happen.
@@ -71,8 +72,8 @@ impl ModelHost {
     }
 }
 
-fn number(socket: &Path) -> Option<usize> {
-    SOCKETS.iter().position(|known| Path::new(known) == socket)
+fn number(monitor: &Monitor) -> Option<usize> {
+    SOCKETS.iter().position(|known| Path::new(known) == monitor.file())
 }
 
 impl Host for ModelHost {
@@ -120,15 +121,15 @@ impl Host for ModelHost {
         "boot"
     }
 
-    fn socket_file(&self, socket: &Path) -> Option<SocketFile> {
+    fn socket_file(&self, monitor: &Monitor) -> Option<SocketFile> {
         let host = self.host.borrow();
-        let guest = host.guests[number(socket)?].as_ref()?;
+        let guest = host.guests[number(monitor)?].as_ref()?;
         Some(SocketFile { inode: guest.start, made: 0 })
     }
 
-    fn is_running(&self, socket: &Path) -> bool {
+    fn is_running(&self, monitor: &Monitor) -> bool {
         self.moment();
-        self.is_up(socket)
+        self.is_up(monitor)
     }
 
     fn interfaces(&self, _: &DevPath) -> Vec<Interface> {
@@ -201,10 +202,10 @@ impl Host for ModelHost {
         Ok(())
     }
 
-    fn connect(&self, socket: &Path, _: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
+    fn connect(&self, monitor: &Monitor, _: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
         self.moment();
-        let not_running = || Error::NotRunning { socket: socket.to_path_buf(), stale: false };
-        let number = number(socket).ok_or_else(not_running)?;
+        let not_running = || Error::NotRunning { monitor: monitor.clone(), stale: false };
+        let number = number(monitor).ok_or_else(not_running)?;
         let start = self.host.borrow().guests[number].as_ref().map(|guest| guest.start);
         let start = start.ok_or_else(not_running)?;
         Ok(Box::new(Connection { host: self, number, start }))

@@ -146,8 +146,9 @@ impl PortState {
             .collect();
         let record = self.record.as_ref().map(|record| {
             let attached = record.attached.as_ref().map(|attached| {
-                let number =
-                    SOCKETS.iter().position(|socket| attached.socket.ends_with(&socket[1..]));
+                let number = SOCKETS
+                    .iter()
+                    .position(|socket| attached.monitor.file().ends_with(&socket[1..]));
                 let start = self.guests[number.expect("a socket of the config")]
                     .as_ref()
                     .map(|guest| guest.start);
@@ -341,7 +342,7 @@ impl Model {
             vms.reverse();
         }
         for vm in vms {
-            if host.is_up(&vm.socket) {
+            if host.is_up(&vm.monitor) {
                 let job = sync::SyncJob { host, config: &self.config, vm };
                 let _ = job.run(Duration::from_secs(5), &mut |_| {});
             }

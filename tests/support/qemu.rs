@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use hotplugger::deadline::Deadline;
 use hotplugger::host::session::Session;
+use hotplugger::monitor::Monitor;
 use hotplugger::qmp::{Error, Qmp};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -161,7 +162,8 @@ impl Qemu {
 
 /// Connects to a socket of this machine.
 pub(crate) fn connect(socket: &Path, deadline: Deadline) -> Result<Session, Error> {
-    Session::connect(&hotplugger::root::Root::at("/"), socket, deadline, None)
+    let monitor = Monitor::Socket(socket.to_path_buf());
+    Session::connect(&hotplugger::root::Root::at("/"), &monitor, deadline, None)
 }
 
 impl Drop for Qemu {

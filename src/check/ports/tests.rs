@@ -62,7 +62,7 @@ fn found(vms: &[(&str, &[&str])]) -> Vec<Finding> {
             .iter()
             .map(|(vm, ports)| VirtualMachine {
                 name: (*vm).to_owned(),
-                socket: "/run/q".into(),
+                monitor: crate::monitor::Monitor::Socket("/run/q".into()),
                 delay: VirtualMachine::DEFAULT_DELAY,
                 timeout: VirtualMachine::DEFAULT_TIMEOUT,
                 hubs: Vec::new(),
@@ -142,7 +142,7 @@ fn what_the_host_does_not_have_is_a_fault_and_a_hubs_port_is_not() {
     let config = Config {
         virtual_machines: vec![VirtualMachine {
             name: "w".to_owned(),
-            socket: "/run/q".into(),
+            monitor: crate::monitor::Monitor::Socket("/run/q".into()),
             delay: VirtualMachine::DEFAULT_DELAY,
             timeout: VirtualMachine::DEFAULT_TIMEOUT,
             hubs: Vec::new(),

@@ -40,7 +40,7 @@ fn attached(vm: &str, socket: &str) -> Record {
     let mut record = record("1-1", 5);
     record.attached = Some(Attachment {
         vm: vm.to_owned(),
-        socket: socket.into(),
+        monitor: crate::monitor::Monitor::Socket(socket.into()),
         socket_file: None,
         id: "hotplugger-1-1-5".parse().unwrap(),
         device: "Stick (46f4:0001)".to_owned(),
