@@ -30,7 +30,7 @@ impl Monotonic {
     }
 
     /// The moment at which CLOCK_REALTIME showed `realtime` microseconds since 1970, as far as
-    /// that clock has not been set meanwhile; none for the future.
+    /// that clock has not been set in the meantime. `None` for the future.
     pub fn at_realtime(realtime: u64) -> Option<Self> {
         let age = micros(ClockId::Realtime).checked_sub(realtime)?;
         Self::now().0.checked_sub(age).map(Self)

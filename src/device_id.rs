@@ -1,7 +1,7 @@
 //! The qdev id of a device in a guest: `hotplugger-3-1.4-25`.
 //!
 //! It is computed from the event alone (port and device number), so that `remove` needs no memory,
-//! and its prefix marks what is ours: an id that is not of this form is never deleted. Pure.
+//! and its prefix marks our objects: an object with an ID of another form is never deleted. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ pub struct DeviceId {
     pub devnum: DevNum,
 }
 
-/// The text is no id of ours.
+/// The text is not one of our IDs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotOurs;
 

@@ -58,13 +58,13 @@ impl DevPath {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// The port that a device with this path is plugged into; none for root hubs, interfaces and
+    /// The port that a device with this path is plugged into. `None` for root hubs, interfaces and
     /// all that is no USB device.
     pub fn port(&self) -> Option<Port> {
         self.sysname().parse().ok()
     }
 
-    /// The root hub that it is or is below; none if the path is on no USB bus.
+    /// The root hub that it is or is below. `None` if the path is not on a USB bus.
     pub fn root_hub(&self) -> Option<Self> {
         let mut ends = self.0.match_indices('/').map(|(end, _)| end).chain([self.0.len()]).rev();
         let path = ends.find_map(|end| {
@@ -74,7 +74,7 @@ impl DevPath {
         path.map(|path| Self(path.to_owned()))
     }
 
-    /// The sysname of the host controller that it is below; none if the path is on no USB bus.
+    /// The sysname of the host controller that it is below. `None` if the path is not on a USB bus.
     pub fn controller(&self) -> Option<&str> {
         let above = self.0.strip_suffix(self.from_root_hub()?)?;
         above.strip_suffix('/')?.rsplit('/').next()
@@ -84,7 +84,7 @@ impl DevPath {
     /// `3-1`.
     pub fn ports_up(&self) -> impl Iterator<Item = Self> {
         let first = self.port().map(|port| (self.clone(), port));
-        // No longer than a chain may be, whatever somebody gives for a DEVPATH.
+        // Not longer than a chain may be, even for an invented DEVPATH.
         let above = iter::successors(first, |(path, port)| {
             let (path, port) = (path.parent()?, port.parent()?);
             (path.port().as_ref() == Some(&port)).then_some((path, port))

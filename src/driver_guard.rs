@@ -4,7 +4,7 @@ use crate::host::Host;
 use crate::policy::{self, Assignment};
 use crate::port::DevNum;
 
-/// A device whose host drivers may be unbound. Unless it is told to keep them unbound, it returns
+/// A device whose host drivers may be unbound. Unless [`keep`](Self::keep) is called, it returns
 /// the device to them when it is dropped.
 ///
 /// Without it usb-storage would read a disk one second after the plug (`delay_use`), and the

@@ -1,6 +1,6 @@
 //! Where the line about an event goes: the journal, else syslog, else standard error.
 //!
-//! Under udev, standard error is a pipe that udevd shows only when it debugs, and that nobody may
+//! Under udev, standard error is a pipe that udevd shows only when it debugs, and that no process may
 //! be emptying: writing there never waits and never fails.
 
 use std::io::{IsTerminal, stderr};
@@ -49,7 +49,7 @@ fn write(logger: &dyn Log, outcome: &Report) {
     logger.log(&record.args(format_args!("{outcome}")).build());
 }
 
-/// The system's logs are not for a program that was put below another root.
+/// A program below another root does not write to the system's logs.
 fn system_log(root: &Root, outcome: &Report) -> Option<Box<dyn Log>> {
     if root.is_moved() {
         return None;
@@ -103,7 +103,7 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// Writes a line to standard error, with the program's name before it; what nobody takes is lost.
+/// Writes a line to standard error, with the program's name before it. A line that cannot be written is lost.
 pub fn write_stderr(line: &str) {
     let stderr = stderr();
     // A pipe that poll(2) calls writable takes a page at once (pipe(7)), be it blocking or not.

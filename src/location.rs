@@ -1,4 +1,4 @@
-//! Where a device is, told without its bus number too: the host controller, which of its root hubs,
+//! Where a device is, also without its bus number: the host controller, which of its root hubs,
 //! the chain of ports. Pure.
 //!
 //! Bus numbers are given out in the order in which controllers appear, so that they change from boot
@@ -39,9 +39,9 @@ pub enum Generation {
 pub struct PortLocation {
     /// The DEVPATH that a device there has.
     pub devpath: DevPath,
-    /// The host controller; none if nobody looked or it cannot be told.
+    /// The host controller. `None` if it was not read or is not known.
     pub controller: Option<ControllerName>,
-    /// The root hub's generation; none if the root hub is gone, and then it may be any.
+    /// The root hub's generation. `None` if the root hub no longer exists: then it may be any.
     pub generation: Option<Generation>,
 }
 
@@ -56,7 +56,7 @@ pub struct UsbLocation {
 }
 
 impl ControllerName {
-    /// The name of a controller in that subsystem. Without one the form of a PCI address tells:
+    /// The name of a controller in that subsystem. Without a subsystem the form of a PCI address decides:
     /// the device may be gone, and with it what links to its subsystem. Others have `device`.
     pub fn new(subsystem: Option<&str>, sysname: &str) -> Option<Self> {
         let other = if is_pci_address(sysname) { "pci" } else { "device" };
@@ -132,19 +132,19 @@ impl PortLocation {
         Self { devpath, controller: None, generation: None }
     }
 
-    /// The chain of ports; none for a root hub.
+    /// The chain of ports. `None` for a root hub.
     pub fn chain(&self) -> Option<Chain> {
         self.devpath.port().map(|port| port.chain().clone())
     }
 }
 
 impl UsbLocation {
-    /// The place of a device of whose connector nothing is known.
+    /// The location of a device with an unknown connector.
     pub fn of(own: PortLocation) -> Self {
         Self { own, peers: Vec::new() }
     }
 
-    /// Gathers the places: `place` tells of a DEVPATH, `peer` the other half of a port.
+    /// Gathers the places: `place` locates a DEVPATH, `peer` the other half of a port.
     pub fn gather(
         devpath: &DevPath,
         place: impl Fn(&DevPath) -> PortLocation,

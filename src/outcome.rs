@@ -13,7 +13,7 @@ use crate::port::{DevNum, Port};
 use crate::text::sanitize;
 use crate::uevent::UsbEvent;
 
-/// An outcome, and what it is about.
+/// An outcome with its context.
 #[derive(Debug)]
 pub struct Report {
     /// `None` for an event that is not about a USB device.

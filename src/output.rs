@@ -69,7 +69,7 @@ impl Output {
         writeln!(self.stream, "{}", if cut { "…" } else { "" })
     }
 
-    /// Writes a line in its colours and whole, for what is no listing: nothing of it may be lost.
+    /// Writes a line in its colours without truncating it, because it is not part of a listing.
     pub fn whole_line(&mut self, line: &Line) -> io::Result<()> {
         for (tone, text) in &line.0 {
             let style = tone.style();
@@ -78,7 +78,7 @@ impl Output {
         writeln!(self.stream)
     }
 
-    /// Writes a line of plain text as it is, for what is to be copied.
+    /// Writes a line of plain text as it is, so that it can be copied.
     pub fn text(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.stream, "{text}")
     }

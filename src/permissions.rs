@@ -27,8 +27,8 @@ pub enum PermissionKind {
 
 const STICKY: u32 = 0o1000;
 
-/// The weakness of one file or folder. In a folder with the sticky bit nobody can replace what
-/// belongs to another.
+/// The weakness of one file or folder. In a directory with the sticky bit no user can replace files that
+/// belong to another.
 pub fn weakness(metadata: &Metadata, path: &Path, owners: &[u32]) -> Option<PermissionIssue> {
     let (owner, mode) = (metadata.uid(), metadata.mode());
     let door = if !owners.contains(&owner) {
@@ -45,7 +45,7 @@ pub fn weakness(metadata: &Metadata, path: &Path, owners: &[u32]) -> Option<Perm
 ///
 /// # Errors
 ///
-/// What cannot be looked at.
+/// A file or directory on the way cannot be read.
 pub fn weakness_on_the_way(path: &Path, owners: &[u32]) -> io::Result<Option<PermissionIssue>> {
     let real = path.canonicalize()?;
     match weakness(&fs::metadata(&real)?, &real, owners) {
@@ -58,17 +58,17 @@ pub fn weakness_on_the_way(path: &Path, owners: &[u32]) -> io::Result<Option<Per
 ///
 /// # Errors
 ///
-/// What cannot be looked at.
+/// A file or directory on the way cannot be read.
 pub fn weakness_of_folders(path: &Path, owners: &[u32]) -> io::Result<Option<PermissionIssue>> {
     open_folder(path, owners, true)
 }
 
 /// The same; unless `sticky_is_safe`, a folder in which others can make new files counts as well,
-/// though they cannot take away what is there.
+/// though they cannot delete the existing ones.
 ///
 /// # Errors
 ///
-/// What cannot be looked at.
+/// A file or directory on the way cannot be read.
 pub fn open_folder(
     path: &Path,
     owners: &[u32],

@@ -121,7 +121,7 @@ impl fmt::Display for Port {
 impl FromStr for Port {
     type Err = NotAPort;
 
-    /// Reads what the kernel writes (`drivers/usb/core/usb.c`: `usb_alloc_dev`), and nothing else:
+    /// Reads the kernel's form (`drivers/usb/core/usb.c`: `usb_alloc_dev`), and nothing else:
     /// no leading zeros, no signs.
     fn from_str(name: &str) -> Result<Self, NotAPort> {
         let (bus, chain) = name.split_once('-').ok_or(NotAPort)?;

@@ -1,7 +1,7 @@
 //! Where absolute paths begin.
 //!
 //! Every absolute path the program uses (`/sys`, `/dev`, `/etc`, `/tmp`, `/run`, the sockets of the
-//! config) goes through [`Root::path`], so that a test or a packager can put the whole program
+//! config) goes through [`Root::path`], so that a test or a packager can run the whole program
 //! below a folder with `HOTPLUGGER_ROOT`. This file joins paths; it opens nothing.
 
 use std::env;

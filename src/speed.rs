@@ -21,7 +21,7 @@ impl Speed {
     pub const FULL: Self = Self { tenths: 120 };
     /// 480 Mb/s.
     pub const HIGH: Self = Self { tenths: 4800 };
-    /// 5000 Mb/s, the fastest that a guest of QEMU's can be told (`hw/usb/bus.c`: `usb_speed`).
+    /// 5000 Mb/s, the highest speed of a device in a QEMU guest (`hw/usb/bus.c`: `usb_speed`).
     pub const SUPER: Self = Self { tenths: 50_000 };
 
     /// 20000 Mb/s: USB 3.2 on two lanes.

@@ -1,4 +1,4 @@
-//! Brings a guest in line with what is plugged in: stale objects are deleted, missing devices are
+//! Brings a guest in line with the devices that are plugged in: stale objects are deleted, missing devices are
 //! attached.
 //!
 //! Safe at any time. The guest is queried, not its records, and each device is attached the way an
@@ -122,7 +122,7 @@ impl SyncJob<'_> {
                 }
             }
         }
-        // QEMU loads the module of usb-host when its VM starts. After an upgrade of QEMU's package
+        // QEMU loads the module of usb-host when its VM starts. After an upgrade of the QEMU package
         // it could not load it any more.
         if let (None, Err(error)) = (&state.error, load_usb_host(qmp)) {
             state.error = Some(error);
@@ -141,7 +141,7 @@ impl SyncJob<'_> {
         Report::new(Some(context), Outcome::Detached(vec![id]))
     }
 
-    /// The devices that go to this VM now. Each is looked up when its turn comes.
+    /// The devices that go to this VM now. Each is read when its turn comes.
     fn assigned_devices<'t>(
         &'t self,
         topology: &'t Topology,

@@ -1,6 +1,6 @@
-//! Uevents: what the kernel says of a device, as udev's environment or as a netlink packet has it.
+//! Uevents: the kernel's messages about a device, from udev's environment or a netlink packet.
 //!
-//! Pure. The meaning of a uevent for a port is [`UsbEvent`]; what is done about it is `plan`'s
+//! Pure. The meaning of a uevent for a port is [`UsbEvent`]; the reaction to it is `plan`'s
 //! matter.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::devpath::{DevPath, DevPathError, is_root_hub};
 use crate::port::{BusNum, DevNum, Port};
 
-/// One uevent, as far as hotplugger looks at it.
+/// One uevent, as far as hotplugger reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uevent {
     /// What happened.
@@ -95,7 +95,7 @@ pub enum UeventError {
 const CLASS_HUB: u8 = 9;
 
 impl Uevent {
-    /// Reads a uevent whose variables `get` looks up, be it in the environment or in a packet.
+    /// Reads a uevent. `get` returns its variables, from the environment or from a packet.
     pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Self, UeventError> {
         let action = get("ACTION").ok_or(UeventError::Missing("ACTION"))?;
         let devpath = get("DEVPATH").ok_or(UeventError::Missing("DEVPATH"))?;
@@ -130,7 +130,7 @@ impl Uevent {
         Self::from_variables(|name| variables.get(name).map(|value| (*value).to_owned())).ok()
     }
 
-    /// The meaning of this uevent for a port; none if it can have no meaning for any: another
+    /// The meaning of this uevent for a port. `None` if it has no meaning for any port: another
     /// subsystem or action, a hub, a root hub.
     pub fn usb(&self) -> Option<UsbEvent> {
         if self.subsystem != "usb" || self.class == Some(CLASS_HUB) {

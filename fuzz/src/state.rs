@@ -27,7 +27,7 @@ pub fn run(data: &[u8]) {
         assert_eq!(record, peek(root, &port));
         assert_eq!(peek_all(root).len(), usize::from(record.is_some()));
         if let Some(record) = record {
-            records.put(&record).expect("it is written");
+            records.save(&record).expect("it is written");
             assert_eq!(records.get(&port).as_ref(), Some(&record));
         }
         guest_ports::memory(&state, "w", &port);

@@ -9,22 +9,22 @@ use super::vm::{Answer, VmFacts};
 use crate::config::access::AccessMode;
 
 /// Judges what QEMU may open, if its process is visible, and whether it is passed file descriptors.
-pub fn check(look: &VmFacts) -> Vec<Finding> {
-    let Ok(answer) = &look.answer else { return Vec::new() };
-    let access = look.vm.access.way;
-    let name = &look.vm.name;
+pub fn check(facts: &VmFacts) -> Vec<Finding> {
+    let Ok(answer) = &facts.answer else { return Vec::new() };
+    let access = facts.vm.access.way;
+    let name = &facts.vm.name;
     match &answer.peer_error {
-        _ if access == AccessMode::Node => without_fd(look, answer),
+        _ if access == AccessMode::Node => without_fd(facts, answer),
         None => {
             let what = format!("QEMU of `{name}` is passed the devices that it may not open");
             vec![Finding::ok("fd-passed", name, what)]
         }
-        Some(why) if access == AccessMode::Fd => vec![peer_error(Finding::error, look, why)],
+        Some(why) if access == AccessMode::Fd => vec![peer_error(Finding::error, facts, why)],
         Some(why) => {
-            let mut findings = without_fd(look, answer);
+            let mut findings = without_fd(facts, answer);
             // A device that QEMU can open need not be passed.
             if findings.iter().any(|finding| finding.code != "node-open") {
-                findings.insert(0, peer_error(Finding::warning, look, why));
+                findings.insert(0, peer_error(Finding::warning, facts, why));
             }
             findings
         }
@@ -33,22 +33,22 @@ pub fn check(look: &VmFacts) -> Vec<Finding> {
 
 fn peer_error(
     level: fn(&'static str, String, String) -> Finding,
-    look: &VmFacts,
+    facts: &VmFacts,
     why: &str,
 ) -> Finding {
-    level("fd-not-passed", look.socket.display().to_string(), why.to_owned()).advice(
+    level("fd-not-passed", facts.socket.display().to_string(), why.to_owned()).advice(
         "let QEMU create the socket in a directory that belongs to root or to QEMU's user, and set \
          `user:` to the user that QEMU runs as",
     )
 }
 
 /// Judges what QEMU may open by itself.
-fn without_fd(look: &VmFacts, answer: &Answer) -> Vec<Finding> {
-    let Some(process) = &look.process else { return Vec::new() };
-    let name = &look.vm.name;
+fn without_fd(facts: &VmFacts, answer: &Answer) -> Vec<Finding> {
+    let Some(process) = &facts.process else { return Vec::new() };
+    let name = &facts.vm.name;
     // A device that QEMU has open needs no further proof.
     let closed: Vec<&Node> =
-        look.nodes.iter().filter(|node| !answer.attached.contains(&node.id)).collect();
+        facts.nodes.iter().filter(|node| !answer.attached.contains(&node.id)).collect();
     let mut findings: Vec<Finding> =
         closed.iter().map(|node| check_node(name, process, node)).collect();
     if let Some(profile) = process.profile.as_ref().filter(|_| answer.attached.is_empty()) {
@@ -65,7 +65,7 @@ fn without_fd(look: &VmFacts, answer: &Answer) -> Vec<Finding> {
                 .advice(format!("add this line to the profile: {rule}")),
         });
     }
-    if look.nodes.is_empty() && process.user != 0 && !process.opens_all {
+    if facts.nodes.is_empty() && process.user != 0 && !process.opens_all {
         let what = format!(
             "QEMU runs as user {}; whether it may open devices is known once one is in its ports",
             process.user
@@ -109,16 +109,16 @@ fn check_node(name: &str, process: &Process, node: &Node) -> Finding {
 mod tests {
     use super::*;
     use crate::check::process::tests::{node, qemu};
-    use crate::check::vm::tests::look;
+    use crate::check::vm::tests::facts;
 
     #[test]
     fn each_obstacle_has_a_code() {
         let codes = |process: Process, nodes: Vec<Node>, attached: &[&str]| {
             let attached = attached.iter().map(|id| id.parse().unwrap()).collect();
-            let mut look = look(Ok(Answer { attached, ..Answer::default() }));
-            (look.process, look.nodes) = (Some(process), nodes);
-            look.vm.access.way = AccessMode::Node;
-            check(&look).iter().map(|finding| finding.code).collect::<Vec<_>>()
+            let mut facts = facts(Ok(Answer { attached, ..Answer::default() }));
+            (facts.process, facts.nodes) = (Some(process), nodes);
+            facts.vm.access.way = AccessMode::Node;
+            check(&facts).iter().map(|finding| finding.code).collect::<Vec<_>>()
         };
         assert_eq!(codes(qemu(), vec![node(0, 0, 0o664)], &[]), ["node-denied"]);
         assert_eq!(codes(qemu(), vec![node(0, 0, 0o666)], &[]), ["node-open"]);
@@ -135,9 +135,9 @@ mod tests {
     fn device_passed_as_fd_need_not_be_opened() {
         let codes = |way, nodes: Vec<Node>, peer_error: Option<&str>| {
             let peer_error = peer_error.map(str::to_owned);
-            let mut look = look(Ok(Answer { peer_error, ..Answer::default() }));
-            (look.process, look.nodes, look.vm.access.way) = (Some(qemu()), nodes, way);
-            check(&look).iter().map(|finding| finding.code).collect::<Vec<_>>()
+            let mut facts = facts(Ok(Answer { peer_error, ..Answer::default() }));
+            (facts.process, facts.nodes, facts.vm.access.way) = (Some(qemu()), nodes, way);
+            check(&facts).iter().map(|finding| finding.code).collect::<Vec<_>>()
         };
         let denied = || vec![node(0, 0, 0o664)];
         assert_eq!(codes(AccessMode::Auto, denied(), None), ["fd-passed"]);

@@ -99,7 +99,7 @@ pub fn gather(root: &Root, given: Option<&Path>, rules: &RulesFacts) -> ConfigFa
         unknown_to_udev: named.is_some_and(|named| {
             root.path(&named) != root.path(ConfigFile::SYSTEM) && !rules.mentions(&named)
         }),
-        // A file whose owner cannot be read is reported when it is opened.
+        // If the owner of a file cannot be read, the failure to open it is reported.
         weakness: file.weakness(&trusted_owners(root)).unwrap_or_default(),
         path: file.path,
         text,
@@ -108,8 +108,8 @@ pub fn gather(root: &Root, given: Option<&Path>, rules: &RulesFacts) -> ConfigFa
 }
 
 /// Judges the file.
-pub fn check(look: &ConfigFacts) -> Vec<Finding> {
-    match look {
+pub fn check(facts: &ConfigFacts) -> Vec<Finding> {
+    match facts {
         ConfigFacts::None { path } => vec![
             Finding::error(
                 "config-none",
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
     use crate::config::parse::parse;
 
-    fn look(text: &str) -> ConfigFacts {
+    fn facts(text: &str) -> ConfigFacts {
         ConfigFacts::File(Box::new(ConfigFileFacts {
             path: "/etc/hotplugger/config.yaml".into(),
             text: text.to_owned(),
@@ -232,22 +232,22 @@ mod tests {
 
     #[test]
     fn an_error_shows_its_line() {
-        let look = look(
+        let facts = facts(
             "virtual_machines:\n  win:\n    socket: run/q\n    ports: [/devices/x/usb1/1-1]\n",
         );
-        let found = &check(&look)[0];
+        let found = &check(&facts)[0];
         assert_eq!((found.code, found.excerpt.as_ref().unwrap().line), ("config-syntax", 3));
         assert_eq!(found.place, "/etc/hotplugger/config.yaml:3:13");
-        assert_eq!(look.config(), &Config::default());
+        assert_eq!(facts.config(), &Config::default());
     }
 
     #[test]
     fn two_with_one_socket_are_told() {
-        let look = look(
+        let facts = facts(
             "virtual_machines:\n  a: {socket: /run/q, ports: [/devices/x/usb1/1-1]}\n  \
              b: {socket: /run/q, ports: [/devices/x/usb1/1-2]}\n",
         );
-        let found = check_sockets(look.config(), look.path());
+        let found = check_sockets(facts.config(), facts.path());
         assert_eq!(found.len(), 1);
         assert!(found[0].what.contains("`a` and `b`"), "{}", found[0].what);
     }

@@ -65,12 +65,12 @@ pub fn running_programs(root: &Root) -> RunningPrograms {
 /// Judges the devices in configured ports.
 pub fn check(devices: &[DeviceFacts], daemons: &RunningPrograms) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for look in devices {
-        if !look.device.authorized {
+    for facts in devices {
+        if !facts.device.authorized {
             let what =
-                format!("{} is not authorized, so no program can use it", look.device.label());
-            let finding = Finding::warning("not-authorized", &look.devpath, what);
-            let authorized = look.folder.join("authorized");
+                format!("{} is not authorized, so no program can use it", facts.device.label());
+            let finding = Finding::warning("not-authorized", &facts.devpath, what);
+            let authorized = facts.folder.join("authorized");
             findings.push(if daemons.usbguard {
                 finding.advice(
                     "USBGuard blocks it: `usbguard list-devices --blocked` prints its number, \
@@ -81,10 +81,12 @@ pub fn check(devices: &[DeviceFacts], daemons: &RunningPrograms) -> Vec<Finding>
                 finding.run(format!("echo 1 > {authorized}"))
             });
         }
-        if look.storage && daemons.udisks {
-            let what =
-                format!("udisks2 runs and may mount {} before it is attached", look.device.label());
-            let port = &look.devpath;
+        if facts.storage && daemons.udisks {
+            let what = format!(
+                "udisks2 runs and may mount {} before it is attached",
+                facts.device.label()
+            );
+            let port = &facts.devpath;
             findings.push(Finding::note("udisks", port, what).add_line(
                 "/etc/udev/rules.d/70-hotplugger-udisks.rules",
                 format!("DEVPATH==\"{port}/*\", SUBSYSTEM==\"block\", ENV{{UDISKS_IGNORE}}=\"1\""),
@@ -102,7 +104,7 @@ pub(in crate::check) mod tests {
 
     #[test]
     fn only_affected_devices_are_reported() {
-        let look = |authorized, storage| DeviceFacts {
+        let facts = |authorized, storage| DeviceFacts {
             devpath: "/devices/x/usb1/1-1".parse().unwrap(),
             folder: "/sys/devices/x/usb1/1-1".into(),
             device: UsbDevice {
@@ -122,9 +124,9 @@ pub(in crate::check) mod tests {
             let daemons = RunningPrograms { udisks, usbguard: false };
             check(devices, &daemons).iter().map(|finding| finding.code).collect::<Vec<_>>()
         };
-        assert!(codes(&[look(true, false)], true).is_empty());
-        assert!(codes(&[look(true, true)], false).is_empty());
-        assert_eq!(codes(&[look(true, true)], true), ["udisks"]);
-        assert_eq!(codes(&[look(false, false)], true), ["not-authorized"]);
+        assert!(codes(&[facts(true, false)], true).is_empty());
+        assert!(codes(&[facts(true, true)], false).is_empty());
+        assert_eq!(codes(&[facts(true, true)], true), ["udisks"]);
+        assert_eq!(codes(&[facts(false, false)], true), ["not-authorized"]);
     }
 }

@@ -49,7 +49,7 @@ pub enum Remedy {
     /// A line of a file to add, to remove, or to replace.
     Edit {
         file: PathBuf,
-        /// The VM in whose `ports:` the line is; `None` in a file that is not the config.
+        /// The VM that has the line in its `ports:`. `None` in a file that is not the config.
         vm: Option<String>,
         remove: Option<String>,
         add: Option<String>,

@@ -10,19 +10,19 @@ use crate::speed::Speed;
 /// The oldest supported QEMU.
 const OLDEST: Version = Version { major: 5, minor: 0, micro: 0 };
 
-/// The largest number of ports of one speed of QEMU's xHCI.
+/// The largest number of ports of one speed that QEMU's xHCI has.
 const MAX_PORTS: usize = 15;
 
 /// The argument that gives a guest enough ports.
 const DEVICE: &str = "-device qemu-xhci,id=xhci0,p2=15,p3=15";
 
 /// Judges what QEMU replied, if it did.
-pub fn check(look: &VmFacts) -> Vec<Finding> {
-    let Ok(answer) = &look.answer else { return Vec::new() };
-    let name = &look.vm.name;
+pub fn check(facts: &VmFacts) -> Vec<Finding> {
+    let Ok(answer) = &facts.answer else { return Vec::new() };
+    let name = &facts.vm.name;
     let mut findings = version(name, answer);
     findings.extend(controllers(name, answer));
-    findings.extend(buses(look, answer));
+    findings.extend(buses(facts, answer));
     if !answer.running {
         let what = "the guest is paused; QEMU opens devices when it resumes";
         findings.push(Finding::note("guest-paused", name, what));
@@ -91,18 +91,18 @@ fn ports(name: &str, bus: &GuestBus) -> Finding {
     }
 }
 
-fn buses(look: &VmFacts, answer: &Answer) -> Vec<Finding> {
+fn buses(facts: &VmFacts, answer: &Answer) -> Vec<Finding> {
     let has: Vec<&str> = answer.buses.iter().map(|bus| bus.name.as_str()).collect();
     let check = |hub: &String| {
         if has.contains(&hub.as_str()) {
             return Finding::ok(
                 "guest-bus",
-                &look.vm.name,
+                &facts.vm.name,
                 format!("the guest has {hub} of `hubs:`"),
             );
         }
         let what = format!("the guest has no bus {hub}, which `hubs:` names");
-        let finding = Finding::error("guest-no-bus", &look.vm.name, what);
+        let finding = Finding::error("guest-no-bus", &facts.vm.name, what);
         match (has.as_slice(), hub.strip_suffix(".0")) {
             ([], None) => finding.advice(format!("start QEMU with {DEVICE} and write xhci0.0")),
             ([], Some(id)) => {
@@ -113,14 +113,14 @@ fn buses(look: &VmFacts, answer: &Answer) -> Vec<Finding> {
             }
         }
     };
-    look.vm.hubs.iter().map(check).collect()
+    facts.vm.hubs.iter().map(check).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::check::finding::Level;
-    use crate::check::vm::tests::look;
+    use crate::check::vm::tests::facts;
     use crate::guest::bus::SpeedRange;
 
     fn bus(controller: &str, ports: usize) -> GuestBus {
@@ -141,9 +141,9 @@ mod tests {
             ..Answer::default()
         };
         change(&mut answer);
-        let mut look = look(Ok(answer));
-        look.vm.hubs = hubs.iter().map(|hub| (*hub).to_owned()).collect();
-        let findings = check(&look).into_iter().filter(|finding| finding.level > Level::Ok);
+        let mut facts = facts(Ok(answer));
+        facts.vm.hubs = hubs.iter().map(|hub| (*hub).to_owned()).collect();
+        let findings = check(&facts).into_iter().filter(|finding| finding.level > Level::Ok);
         findings.map(|finding| finding.code).collect()
     }
 

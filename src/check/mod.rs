@@ -1,4 +1,4 @@
-//! `check`: what is wrong with an installation, where, and how to fix it.
+//! `check`: the problems of an installation, their places, and how to fix them.
 //!
 //! Each file is about one thing: it reads the facts and judges them. Nothing is changed, with one
 //! exception: a QEMU without usb-host is noted, because a second try would abort it.

@@ -50,7 +50,7 @@ pub struct Node {
     pub mode: u32,
     /// Its access list beyond the mode; empty if it has none.
     pub list: Vec<Entry>,
-    /// Whether QEMU's own /dev has it; none if that cannot be seen.
+    /// Whether QEMU's own /dev has it. `None` if that cannot be seen.
     pub visible: Option<bool>,
 }
 
@@ -146,7 +146,7 @@ pub fn gather(root: &Root, pid: u32) -> Option<Process> {
     Some(Process { pid, profile, libvirt_rules, ..parse(&status)? })
 }
 
-/// The file for rules of libvirt's QEMUs, by what the abstraction on this machine includes.
+/// The file for local rules of libvirt's QEMUs, from the includes of the abstraction on this machine.
 fn libvirt_rules(root: &Root) -> &'static str {
     let abstraction = root.path("/etc/apparmor.d/abstractions/libvirt-qemu");
     let includes = fs::read_to_string(&abstraction).unwrap_or_default();

@@ -40,11 +40,11 @@ pub fn check(programs: &[ProgramFacts]) -> Vec<Finding> {
     programs.iter().flat_map(check_one).collect()
 }
 
-fn check_one(look: &ProgramFacts) -> Vec<Finding> {
-    let place = look.path.display();
+fn check_one(facts: &ProgramFacts) -> Vec<Finding> {
+    let place = facts.path.display();
     let word = |path: &PathBuf| shell_word(&path.to_string_lossy());
-    let install = || format!("install -D -m 755 {} {}", word(&look.this), word(&look.path));
-    let (weakness, same) = match &look.found {
+    let install = || format!("install -D -m 755 {} {}", word(&facts.this), word(&facts.path));
+    let (weakness, same) = match &facts.found {
         ProgramFound::Missing => {
             let what = "the rule runs it, but it does not exist";
             return vec![Finding::error("program-missing", place, what).run(install())];
@@ -53,13 +53,13 @@ fn check_one(look: &ProgramFacts) -> Vec<Finding> {
             let what = "the rule runs it, but it is not an executable file";
             return vec![
                 Finding::error("program-not-executable", place, what)
-                    .run(format!("chmod 755 {}", word(&look.path))),
+                    .run(format!("chmod 755 {}", word(&facts.path))),
             ];
         }
         ProgramFound::Program { weakness, same } => (weakness, same),
     };
     let trusted = match weakness {
-        None => Finding::ok("program-safe", look.path.display(), "only root can change it"),
+        None => Finding::ok("program-safe", facts.path.display(), "only root can change it"),
         Some(weakness) => {
             let weak = weakness.path.display();
             let what = match weakness.door {
@@ -70,7 +70,7 @@ fn check_one(look: &ProgramFacts) -> Vec<Finding> {
                     format!("other users can write to {weak} (mode {mode:o}) and become root")
                 }
             };
-            Finding::error("program-writable", look.path.display(), what).run(weakness.remedy())
+            Finding::error("program-writable", facts.path.display(), what).run(weakness.remedy())
         }
     };
     let other = (*same == Some(false)).then(|| {
@@ -79,7 +79,7 @@ fn check_one(look: &ProgramFacts) -> Vec<Finding> {
             place,
             format!(
                 "the rule runs it, but this check runs another program, {}",
-                look.this.display()
+                facts.this.display()
             ),
         )
         .run(install())
@@ -131,12 +131,12 @@ pub(in crate::check) mod tests {
     use super::*;
 
     fn codes(found: ProgramFound) -> Vec<&'static str> {
-        let look = ProgramFacts {
+        let facts = ProgramFacts {
             path: "/usr/bin/hotplugger".into(),
             this: "/opt/hotplugger".into(),
             found,
         };
-        check(&[look]).iter().map(|finding| finding.code).collect()
+        check(&[facts]).iter().map(|finding| finding.code).collect()
     }
 
     #[test]

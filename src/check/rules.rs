@@ -115,16 +115,17 @@ fn program(command: &str) -> Option<String> {
 }
 
 /// Judges the rules.
-pub fn check(look: &RulesFacts) -> Vec<Finding> {
-    let mut findings = vec![if look.udevd {
+pub fn check(facts: &RulesFacts) -> Vec<Finding> {
+    let mut findings = vec![if facts.udevd {
         Finding::ok("udevd-running", "udevd", "it runs")
     } else {
         Finding::error("udevd-stopped", "udevd", "it does not run, so no rule is applied")
             .run("systemctl start systemd-udevd-control.socket systemd-udevd.service")
     }];
-    let [add, bind, remove, interface] = [ADD, BIND, REMOVE, INTERFACE].map(|kind| look.runs(kind));
+    let [add, bind, remove, interface] =
+        [ADD, BIND, REMOVE, INTERFACE].map(|kind| facts.runs(kind));
     if add.is_empty() && bind.is_empty() && remove.is_empty() && interface.is_empty() {
-        findings.push(none(look));
+        findings.push(none(facts));
         return findings;
     }
     let first = |runs: &[Run<'_>]| runs.first().map(|run| run.file.display().to_string());
@@ -165,11 +166,11 @@ pub fn check(look: &RulesFacts) -> Vec<Finding> {
     findings
 }
 
-fn none(look: &RulesFacts) -> Finding {
-    let masked = look.files.iter().find_map(|file| {
+fn none(facts: &RulesFacts) -> Finding {
+    let masked = facts.files.iter().find_map(|file| {
         let runs_us =
             [BIND, INTERFACE].iter().any(|kind| !starting_us(&file.text, *kind).is_empty());
-        Some((file, look.mask(file)?)).filter(|_| runs_us)
+        Some((file, facts.mask(file)?)).filter(|_| runs_us)
     });
     match masked {
         Some((file, mask)) => Finding::error(
@@ -183,7 +184,7 @@ fn none(look: &RulesFacts) -> Finding {
         .run(format!("rm {}", shell_word(&mask.path.to_string_lossy()))),
         None => Finding::error(
             "rule-none",
-            look.folder.display(),
+            facts.folder.display(),
             "no rule runs hotplugger, so plugged-in devices are not attached",
         )
         .run("hotplugger install"),
@@ -269,7 +270,7 @@ pub(in crate::check) mod tests {
 
     const OURS: &str = include_str!("../../rules/99-hotplugger.rules");
 
-    fn look(files: &[(&str, &str)]) -> RulesFacts {
+    fn facts(files: &[(&str, &str)]) -> RulesFacts {
         let file =
             |(path, text): &(&str, &str)| RulesFile { path: path.into(), text: (*text).to_owned() };
         RulesFacts {
@@ -280,7 +281,7 @@ pub(in crate::check) mod tests {
     }
 
     fn codes(files: &[(&str, &str)]) -> Vec<&'static str> {
-        let findings = check(&look(files));
+        let findings = check(&facts(files));
         findings
             .iter()
             .filter(|finding| finding.level > Level::Ok)
@@ -296,7 +297,7 @@ pub(in crate::check) mod tests {
             ("/usr/lib/udev/rules.d/99-hotplugger.rules", OURS),
         ];
         assert!(codes(&both).is_empty());
-        assert_eq!(look(&both).programs(), ["/usr/bin/hotplugger"]);
+        assert_eq!(facts(&both).programs(), ["/usr/bin/hotplugger"]);
     }
 
     #[test]
@@ -329,10 +330,10 @@ pub(in crate::check) mod tests {
             SUBSYSTEM==\"usb\", ACTION==\"remove\", RUN+=\"/bin/bash -c 'python3 -u \
             /home/u/hotplugger/hotplugger.py >> /tmp/hotplugger.log' &\"\n";
         assert_eq!(codes(&[("/a/1.rules", original)]), ["rule-old"]);
-        assert!(look(&[("/a/1.rules", original)]).programs().is_empty());
+        assert!(facts(&[("/a/1.rules", original)]).programs().is_empty());
         let both = [("/a/1.rules", original), ("/a/2.rules", OURS)];
         assert_eq!(codes(&both), ["rule-twice"]);
-        let findings = check(&look(&both));
+        let findings = check(&facts(&both));
         let twice = findings.iter().find(|finding| finding.code == "rule-twice").unwrap();
         assert_eq!(twice.place, "/a/1.rules:1");
     }

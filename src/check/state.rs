@@ -1,4 +1,4 @@
-//! The state directory: whether it can be used, and what is in it.
+//! The state directory: whether it can be used, and its files.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

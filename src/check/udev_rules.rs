@@ -150,7 +150,7 @@ impl Token {
         self.key == "RUN" && matches!(self.attribute.as_str(), "" | "program")
     }
 
-    /// Whether the key lets the event pass; none if that depends on more than its kind.
+    /// Whether the key lets the event pass. `None` if that depends on more than its kind.
     fn matches(&self, kind: Kind) -> Option<bool> {
         let negated = match self.operator.as_str() {
             "==" => false,
@@ -176,7 +176,7 @@ pub(crate) fn matches(patterns: &str, text: &str) -> bool {
 
 /// fnmatch(3) with `*`, `?` and `[…]`.
 fn glob(mut pattern: &[u8], text: &[u8]) -> bool {
-    // Whether what was read of the pattern matches so many bytes of the text: with many stars there
+    // Whether the pattern so far matches so many bytes of the text: with many stars there
     // are more ways than could be tried one after the other.
     let mut reached = vec![false; text.len() + 1];
     reached[0] = true;
@@ -204,7 +204,7 @@ fn glob(mut pattern: &[u8], text: &[u8]) -> bool {
     reached[text.len()]
 }
 
-/// What is between brackets, and what comes after; none if they are not closed.
+/// The text between brackets and the text after them. `None` if they are not closed.
 fn class(pattern: &[u8]) -> Option<(&[u8], &[u8])> {
     let first = 1 + usize::from(pattern.first() == Some(&b'!'));
     let end = first + pattern.get(first..)?.iter().position(|byte| *byte == b']')?;

@@ -14,7 +14,7 @@ use crate::text::shell_word;
 /// The facts about the units and hooks of `install`.
 #[derive(Debug, Default)]
 pub struct UnitsFacts {
-    /// Each unit or hook for this config, and what is installed.
+    /// Each unit or hook for this config, with its installed state.
     pub items: Vec<UnitFacts>,
     /// Path units and links of VMs that the config does not have; empty if the config cannot be
     /// read.
@@ -23,7 +23,7 @@ pub struct UnitsFacts {
     pub unsupported: Vec<(String, UnitNameError)>,
 }
 
-/// A unit or hook, and what is installed.
+/// A unit or hook, with its installed state.
 #[derive(Debug)]
 pub struct UnitFacts {
     pub item: InstallItem,
@@ -33,10 +33,10 @@ pub struct UnitFacts {
 }
 
 /// Judges them, group by group.
-pub fn check(look: &UnitsFacts) -> Vec<Finding> {
+pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for group in [Group::Systemd, Group::Sleep, Group::Libvirt] {
-        let items: Vec<&UnitFacts> = look
+        let items: Vec<&UnitFacts> = facts
             .items
             .iter()
             .filter(|one| one.item.group == group)
@@ -54,10 +54,10 @@ pub fn check(look: &UnitsFacts) -> Vec<Finding> {
         }
         findings.extend(wrong);
         if group == Group::Systemd {
-            findings.extend(look.unsupported.iter().map(|(vm, why)| unsupported(vm, *why)));
+            findings.extend(facts.unsupported.iter().map(|(vm, why)| unsupported(vm, *why)));
         }
     }
-    findings.extend(look.left_over.iter().map(|path| {
+    findings.extend(facts.left_over.iter().map(|path| {
         Finding::warning(
             "unit-left-over",
             path,
@@ -85,9 +85,9 @@ fn none(group: Group, first: &UnitFacts) -> Finding {
     Finding::note("unit-none", &first.item.path, what).run(INSTALL)
 }
 
-fn check_one(look: &UnitFacts) -> Option<Finding> {
-    let path = &look.item.path;
-    let there = match &look.installed {
+fn check_one(facts: &UnitFacts) -> Option<Finding> {
+    let path = &facts.item.path;
+    let there = match &facts.installed {
         Installed::UpToDate => return None,
         Installed::Missing => {
             let what =
@@ -96,7 +96,7 @@ fn check_one(look: &UnitFacts) -> Option<Finding> {
         }
         Installed::Modified(there) => there,
     };
-    let wanted = match &look.item.content {
+    let wanted = match &facts.item.content {
         Content::File { text, .. } => unit::watched(text),
         _ => None,
     };
@@ -122,17 +122,17 @@ pub fn gather(root: &Root, rules: &RulesFacts, config: Option<&Config>) -> Units
     let program = named.or_else(|| this().ok()).unwrap_or_default();
     let items: Vec<_> =
         items(&program, config).into_iter().filter(|item| item.group != Group::Base).collect();
-    let look = |item| UnitFacts {
+    let facts = |item| UnitFacts {
         is_applicable: is_applicable(root, &item),
         installed: installed(root, &item),
         item,
     };
-    let items: Vec<UnitFacts> = items.iter().map(|item| in_use(root, item)).map(look).collect();
+    let items: Vec<UnitFacts> = items.iter().map(|item| in_use(root, item)).map(facts).collect();
     let machines = config.map_or(&[][..], |config| &config.virtual_machines);
     let unsupported =
         machines.iter().filter_map(|vm| Some((vm.name.clone(), PathUnit::of(vm).err()?)));
     let mut left_over = if config.is_some() { path_units(root) } else { Vec::new() };
-    left_over.retain(|path| !items.iter().any(|look| look.item.path == *path));
+    left_over.retain(|path| !items.iter().any(|facts| facts.item.path == *path));
     UnitsFacts { unsupported: unsupported.collect(), left_over, items }
 }
 
@@ -147,29 +147,29 @@ pub(in crate::check) mod tests {
         let text = "virtual_machines:\n  a: {socket: /run/a, ports: [/devices/usb1/1-1]}\n  \
                     b: {socket: /run/b, ports: [/devices/usb1/1-2]}\n";
         let config = parse(text).unwrap();
-        let looks = items("/usr/bin/hotplugger", Some(&config)).into_iter().map(|item| {
+        let facts = items("/usr/bin/hotplugger", Some(&config)).into_iter().map(|item| {
             let is_applicable = item.group == Group::Systemd;
             let installed = if is_applicable { Installed::UpToDate } else { Installed::Missing };
-            let mut look = UnitFacts { item, is_applicable, installed };
-            change(&mut look);
-            look
+            let mut facts = UnitFacts { item, is_applicable, installed };
+            change(&mut facts);
+            facts
         });
-        let look = UnitsFacts { items: looks.collect(), ..UnitsFacts::default() };
-        check(&look).iter().map(|finding| finding.code).collect()
+        let facts = UnitsFacts { items: facts.collect(), ..UnitsFacts::default() };
+        check(&facts).iter().map(|finding| finding.code).collect()
     }
 
     #[test]
     fn each_group_is_complete_missing_or_incomplete() {
         assert_eq!(codes(|_| {}), ["unit-installed"]);
-        assert_eq!(codes(|look| look.installed = Installed::Missing), ["unit-none"]);
+        assert_eq!(codes(|facts| facts.installed = Installed::Missing), ["unit-none"]);
         assert!(
-            codes(|look| (look.installed, look.is_applicable) = (Installed::Missing, false))
+            codes(|facts| (facts.installed, facts.is_applicable) = (Installed::Missing, false))
                 .is_empty()
         );
         let lose = |end: &'static str| {
-            move |look: &mut UnitFacts| {
-                if look.item.path.ends_with(end) {
-                    look.installed = Installed::Missing;
+            move |facts: &mut UnitFacts| {
+                if facts.item.path.ends_with(end) {
+                    facts.installed = Installed::Missing;
                 }
             }
         };

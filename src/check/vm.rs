@@ -76,12 +76,12 @@ fn is_denied(answer: &Result<Answer, Error>) -> bool {
 }
 
 /// Judges the socket.
-pub fn check(look: &VmFacts) -> Vec<Finding> {
-    directory(look).into_iter().chain(answer(look)).collect()
+pub fn check(facts: &VmFacts) -> Vec<Finding> {
+    directory(facts).into_iter().chain(answer(facts)).collect()
 }
 
-fn directory(look: &VmFacts) -> Option<Finding> {
-    let weakness = look.weakness.as_ref()?;
+fn directory(facts: &VmFacts) -> Option<Finding> {
+    let weakness = facts.weakness.as_ref()?;
     let folder = weakness.path.display();
     let who = match weakness.door {
         PermissionKind::Owner(user) => format!("user {user} can"),
@@ -89,8 +89,8 @@ fn directory(look: &VmFacts) -> Option<Finding> {
     };
     let finding = Finding::warning(
         "socket-directory-writable",
-        look.socket.display(),
-        format!("{who} replace the socket in {folder} and get the devices of `{}`", look.vm.name),
+        facts.socket.display(),
+        format!("{who} replace the socket in {folder} and get the devices of `{}`", facts.vm.name),
     );
     Some(match weakness.door {
         // A directory that is meant for all users stays so.
@@ -101,12 +101,12 @@ fn directory(look: &VmFacts) -> Option<Finding> {
     })
 }
 
-fn answer(look: &VmFacts) -> Option<Finding> {
-    let place = look.socket.display();
-    let name = &look.vm.name;
-    let rm = || format!("rm {}", shell_word(&look.socket.to_string_lossy()));
+fn answer(facts: &VmFacts) -> Option<Finding> {
+    let place = facts.socket.display();
+    let name = &facts.vm.name;
+    let rm = || format!("rm {}", shell_word(&facts.socket.to_string_lossy()));
     let own = format!("give hotplugger a QMP socket of its own: `hotplugger qemu-args {name}`");
-    let Err(error) = &look.answer else {
+    let Err(error) = &facts.answer else {
         return Some(Finding::ok("socket-answers", place, format!("`{name}` answers")));
     };
     Some(match error {
@@ -118,7 +118,7 @@ fn answer(look: &VmFacts) -> Option<Finding> {
         Error::Libvirt { domain, .. } => Finding::error("libvirt", name, error.to_string()).advice(
             format!("does `virsh -c qemu:///system domstate {}` work?", shell_word(domain)),
         ),
-        Error::NotRunning { stale: false, .. } if look.vm.monitor.is_domain() => {
+        Error::NotRunning { stale: false, .. } if facts.vm.monitor.is_domain() => {
             Finding::note("vm-off", name, format!("`{name}` is {error}"))
         }
         Error::NotRunning { stale: false, .. } => {
@@ -132,9 +132,9 @@ fn answer(look: &VmFacts) -> Option<Finding> {
             ),
         )
         .run(rm()),
-        Error::Socket { .. } if is_denied(&look.answer) => {
+        Error::Socket { .. } if is_denied(&facts.answer) => {
             // Other users need not be able to connect.
-            look.root.then_some(())?;
+            facts.root.then_some(())?;
             Finding::error(
                 "socket-denied",
                 place,
@@ -145,7 +145,7 @@ fn answer(look: &VmFacts) -> Option<Finding> {
         Error::Socket { source, .. } => Finding::error("socket-not-qmp", place, source.to_string())
             .advice(format!("set `socket:` of `{name}` to QEMU's QMP socket")),
         Error::Timeout { step: Step::Lock | Step::Connect | Step::Greeting, .. } => {
-            busy(look, &own)
+            busy(facts, &own)
         }
         Error::Timeout { .. } => Finding::error("qemu-stuck", place, error.to_string())
             .advice("QEMU hangs; its log and the kernel log (`journalctl -k`) may say why"),
@@ -158,13 +158,13 @@ fn answer(look: &VmFacts) -> Option<Finding> {
     })
 }
 
-fn busy(look: &VmFacts, own: &str) -> Finding {
-    let place = look.socket.display();
-    if let Some(qemu) = look.users.listener.as_ref().filter(|qemu| qemu.stopped) {
+fn busy(facts: &VmFacts, own: &str) -> Finding {
+    let place = facts.socket.display();
+    if let Some(qemu) = facts.users.listener.as_ref().filter(|qemu| qemu.stopped) {
         let what = format!("{qemu} is stopped and does not answer");
         return Finding::error("qemu-stopped", place, what).run(format!("kill -CONT {}", qemu.pid));
     }
-    let clients: Vec<String> = look.users.clients.iter().map(ToString::to_string).collect();
+    let clients: Vec<String> = facts.users.clients.iter().map(ToString::to_string).collect();
     let what = if clients.is_empty() {
         "QEMU does not answer: another client holds the socket, or QEMU is stuck".to_owned()
     } else {
@@ -295,8 +295,8 @@ pub(in crate::check) mod tests {
     use crate::config::access::Access;
     use std::time::Duration;
 
-    /// A VM whose QEMU replied this.
-    pub(in crate::check) fn look(answer: Result<Answer, Error>) -> VmFacts {
+    /// A VM with this reply of its QEMU.
+    pub(in crate::check) fn facts(answer: Result<Answer, Error>) -> VmFacts {
         VmFacts {
             vm: VirtualMachine {
                 name: "windows".to_owned(),
@@ -322,7 +322,7 @@ pub(in crate::check) mod tests {
     }
 
     fn code(answer: Result<Answer, Error>) -> &'static str {
-        check(&look(answer))[0].code
+        check(&facts(answer))[0].code
     }
 
     #[test]
@@ -349,20 +349,20 @@ pub(in crate::check) mod tests {
     #[test]
     fn denied_socket_is_not_a_finding_without_root() {
         let denied = io::ErrorKind::PermissionDenied.into();
-        let mut look = look(Err(Error::Socket { socket: "/run/q".into(), source: denied }));
-        look.root = false;
-        assert_eq!(check(&look), []);
-        assert!(look.is_hidden());
+        let mut facts = facts(Err(Error::Socket { socket: "/run/q".into(), source: denied }));
+        facts.root = false;
+        assert_eq!(check(&facts), []);
+        assert!(facts.is_hidden());
     }
 
     #[test]
     fn process_that_uses_the_socket_is_named() {
         let step = Step::Greeting;
-        let mut look = look(Err(Error::Timeout { step, budget: Duration::from_secs(5) }));
+        let mut facts = facts(Err(Error::Timeout { step, budget: Duration::from_secs(5) }));
         let holder = |stopped| SocketUser { pid: 7, name: "virsh".to_owned(), stopped };
-        look.users.clients.push(holder(false));
-        assert!(check(&look)[0].what.starts_with("virsh (process 7) is connected to the socket"));
-        look.users.listener = Some(holder(true));
-        assert_eq!(check(&look)[0].code, "qemu-stopped");
+        facts.users.clients.push(holder(false));
+        assert!(check(&facts)[0].what.starts_with("virsh (process 7) is connected to the socket"));
+        facts.users.listener = Some(holder(true));
+        assert_eq!(check(&facts)[0].code, "qemu-stopped");
     }
 }

@@ -1,4 +1,4 @@
-//! `check`: what is wrong with the installation, and how to fix it.
+//! `check`: finds problems of the installation, and says how to fix them.
 
 use std::io;
 

@@ -87,12 +87,12 @@ fn arguments(vm: &VirtualMachine) -> Result<Vec<String>> {
     Ok(arguments)
 }
 
-/// The controller whose bus this is: QEMU names the bus after its id, with `.0`.
+/// The controller of this bus: QEMU names the bus after its id, with `.0`.
 fn controller(hub: &str) -> Result<String> {
     match hub.strip_suffix(".0") {
         Some(id) if !id.is_empty() => Ok(id.to_owned()),
         _ => bail!(
-            "`hubs:` has {hub}, which is no bus of a controller's; write its id and `.0`, as in xhci0.0"
+            "`hubs:` has {hub}, which is not a controller's bus; write its id and `.0`, as in xhci0.0"
         ),
     }
 }

@@ -1,6 +1,6 @@
 //! `identify`: which port is this? Plug or pull a device in it and see.
 //!
-//! The core is pure: `watch` makes sightings of what happens, `report` tells one, `found` makes the
+//! The core is pure: `watch` makes sightings of events, `report` formats one, `found` makes the
 //! lines for the config of all. `live` is this machine, `write` its config file.
 
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub struct Identify {
     /// Ends after this time; with exit status 1 if nothing was seen, or less than --count.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
-    /// Adds the ports to this virtual machine in the config file, whose old text is kept in
+    /// Adds the ports to this virtual machine in the config file. The old text is kept in
     /// config.yaml.bak.
     #[arg(long, value_name = "VM")]
     write: Option<String>,
@@ -109,12 +109,12 @@ impl Identify {
         Ok(if short { CommandStatus::Problems } else { CommandStatus::Ok })
     }
 
-    /// The config: to write to it, it must be there and right; else it only tells who has what.
+    /// The config. It must be there and parse if ports are written to it; otherwise it only names owners.
     fn config(&self, context: &Context<'_>) -> Result<Config> {
         match &self.write {
             Some(vm) => write::check(context, vm),
             None => Ok(context.config().unwrap_or_else(|error| {
-                journal::write_stderr(&format!("{error:#}; so nobody is told to have a port"));
+                journal::write_stderr(&format!("{error:#}; so no port is shown with its VM"));
                 Config::default()
             })),
         }
@@ -199,7 +199,7 @@ impl Identify {
 }
 
 /// The occupied ports that one of the words names; without words all but those behind hubs, which
-/// are told with their hub.
+/// are reported with their hub.
 fn plugged(topology: &Topology, words: &[String]) -> Vec<PortEvent> {
     let meant = |port: &&HubPort| match words {
         [] => port.port.parent().is_none(),
@@ -214,7 +214,7 @@ fn plugged(topology: &Topology, words: &[String]) -> Vec<PortEvent> {
     topology.ports().into_iter().filter(is_occupied).filter(meant).map(sighting).collect()
 }
 
-/// Whether the word is the port's name or DEVPATH, or names what is in it.
+/// Whether the word is the port's name or DEVPATH, or names the device in it.
 fn is_meant(port: &HubPort, word: &str) -> bool {
     let word = word.to_lowercase();
     port.port.to_string() == word

@@ -40,7 +40,7 @@ pub struct Install {
     choices: Choices,
 }
 
-/// What is installed besides the rule. By default: what this host can use, and what is already
+/// The items besides the rule. By default: those that this host can use, and those that are already
 /// installed.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "they are flags of the command line")]
@@ -255,7 +255,7 @@ impl Uninstall {
 struct Installer<'a> {
     root: Root,
     dry_run: bool,
-    /// Whether this is the running host, whose udev and systemd must reload.
+    /// Whether this is the running host, where udev and systemd must reload.
     runs: bool,
     /// Whether systemd must reload its units.
     units_changed: bool,

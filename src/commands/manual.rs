@@ -117,7 +117,7 @@ impl Target {
             let is_done = report.outcome.is_attached()
                 || matches!(report.outcome, Outcome::DetachedManually(_));
             let style = if is_done { Style::Plain } else { Style::Bad };
-            context.tell(&report, style, output)?;
+            context.report(&report, style, output)?;
             if !is_done {
                 status = CommandStatus::Problems;
             }

@@ -1,4 +1,4 @@
-//! The commands for people, one file each: its arguments and what it does with them.
+//! The commands for people, one file each.
 
 pub mod check;
 pub mod guest_args;
@@ -36,14 +36,14 @@ pub struct Context<'a> {
 pub enum CommandStatus {
     /// Done, or nothing to do.
     Ok,
-    /// Done, and what it found is not as it should be.
+    /// Done, and it found problems.
     Problems,
 }
 
 impl Context<'_> {
-    /// Tells what was done to a device by hand: on standard output, in the journal and for
+    /// Reports a manual change of a device: on standard output, in the journal and for
     /// `status`.
-    pub fn tell(&self, outcome: &Report, tone: Style, output: &mut Output) -> io::Result<()> {
+    pub fn report(&self, outcome: &Report, tone: Style, output: &mut Output) -> io::Result<()> {
         output.whole_line(&Line::from((tone, outcome.to_string())))?;
         journal::report_manual(self.root, outcome);
         history::append(self.root, outcome);
@@ -66,7 +66,7 @@ impl Context<'_> {
     ///
     /// # Errors
     ///
-    /// Others than root can change it, or what is wrong with it.
+    /// Users other than root can change it, or it does not parse.
     pub fn trusted_config(&self) -> Result<Config> {
         match ConfigFile::find(self.root, self.config)? {
             Some(file) => file.parse_trusted(),

@@ -1,4 +1,4 @@
-//! `ports`: the host's USB ports as a tree, with what is in them and whose they are.
+//! `ports`: the host's USB ports as a tree, with their devices and their VMs.
 
 use anyhow::Result;
 use clap::Args;
@@ -50,13 +50,13 @@ struct ListedHub {
 struct ListedPort {
     port: String,
     devpath: String,
-    /// Without a bus number: what the config should have.
+    /// The name without a bus number, for the config.
     name: String,
     peer: Option<String>,
     peer_guessed: bool,
     connect_type: Option<String>,
     position: Option<String>,
-    /// The virtual machines whose port it is; the first that runs gets what is plugged in.
+    /// The VMs that own the port. The first that runs gets a device that is plugged in.
     vms: Vec<String>,
     device: Option<ListedDevice>,
     hub: Option<ListedHub>,
@@ -84,7 +84,7 @@ struct Missing {
 /// What the listing is made from.
 struct Knowledge {
     config: Config,
-    /// Port, number and virtual machine of what is remembered as attached.
+    /// Port, number and VM of the devices that are recorded as attached.
     attached: Vec<(DevPath, u8, String)>,
 }
 

@@ -212,7 +212,7 @@ fn assume_device(event: &Variables, host: &DryRun<'_>) {
     }
 }
 
-/// The device, from what the event contains.
+/// The device, from the event's variables.
 fn recorded_device(event: &Variables, uevent: &Uevent) -> Option<UsbDevice> {
     let mut ids = event.get("PRODUCT").unwrap_or_default().split('/');
     let mut id = || ids.next().and_then(|id| u16::from_str_radix(id, 16).ok()).unwrap_or(0);

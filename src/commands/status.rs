@@ -1,4 +1,4 @@
-//! `status`: each virtual machine, what is in its ports and in its guest, and what happened last.
+//! `status`: each VM, the devices in its ports and in its guest, and the last events.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -66,7 +66,7 @@ struct Bus {
     free_usb3: usize,
 }
 
-/// A device of ours in the guest.
+/// A device that hotplugger attached to the guest.
 #[derive(Debug, Serialize)]
 struct Object {
     id: String,
@@ -262,7 +262,7 @@ fn ask(root: &Root, vm: &VirtualMachine) -> Result<(bool, Vec<GuestBus>), Error>
     Ok((objects::is_running(&mut qmp)?, buses(&mut qmp, &[])?))
 }
 
-/// The devices of ours on a bus.
+/// The devices on a bus that hotplugger attached.
 fn attached(bus: &GuestBus, records: &[Record]) -> Vec<Object> {
     let ours = bus.devices.iter().filter_map(|occupant| {
         let id: DeviceId = occupant.id.as_deref()?.parse().ok()?;
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn times_are_told_in_the_greatest_unit() {
-        let told: Vec<String> = [5, 119, 120, 7200, 200_000].into_iter().map(duration).collect();
-        assert_eq!(told, ["5 s", "119 s", "2 min", "2 h", "2 d"]);
+        let texts: Vec<String> = [5, 119, 120, 7200, 200_000].into_iter().map(duration).collect();
+        assert_eq!(texts, ["5 s", "119 s", "2 min", "2 h", "2 d"]);
     }
 }

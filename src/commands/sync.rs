@@ -1,4 +1,4 @@
-//! `sync`: brings guests in line with what is plugged in.
+//! `sync`: brings guests in line with the devices that are plugged in.
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
@@ -105,10 +105,10 @@ impl Sync {
             };
             let now = host.socket_file(&vm.monitor);
             let has_ended = self.if_started && now.is_none();
-            // A VM that was started again in the meantime has nothing of what was attached.
+            // A VM that was started again in the meantime has none of the attached devices.
             let is_new = now.is_some() && now != file;
             if result.is_ok() && !is_new || has_ended || left().is_none() {
-                // A VM that has ended, or that nobody waits for, may be off.
+                // A VM that has ended may be off, and without `--wait` so may any.
                 let may_be_off = has_ended || self.wait.is_none();
                 break result.map_err(|(why, failed)| (why, failed && !has_ended, may_be_off));
             }
@@ -127,7 +127,7 @@ impl Sync {
         let _ = sender.send(Message::Done(line, is_ok));
     }
 
-    /// Prints what the threads send, until all of them have ended.
+    /// Prints the threads' messages, until all of them have ended.
     fn print_results(
         &self,
         context: &Context<'_>,
@@ -147,7 +147,7 @@ impl Sync {
                         Outcome::Rejected(_) => Style::Warning,
                         _ => Style::Plain,
                     };
-                    context.tell(&report, style, output)?;
+                    context.report(&report, style, output)?;
                 }
                 Ok(Message::Done(line, is_ok)) => {
                     running -= 1;

@@ -8,7 +8,7 @@ use std::io;
 pub struct Access {
     /// How.
     pub way: AccessMode,
-    /// The user that must listen at the socket; none for the one whom the socket belongs to.
+    /// The user that must listen at the socket. `None`: the socket's owner.
     pub user: Option<User>,
     /// Whether it does not matter who else can write to the socket's folder.
     pub trust_socket_directory: bool,

@@ -18,7 +18,7 @@ pub struct NewPort {
     pub comment: String,
 }
 
-/// A change of a text: something is put in, nothing taken away.
+/// An insertion into a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Insertion {
     /// The byte before which the text goes.
@@ -40,7 +40,7 @@ pub enum EditError {
     Layout(String),
 }
 
-/// Where and how to put the ports behind those that the virtual machine has.
+/// Where and how to insert the ports behind those that the VM has.
 pub fn add_ports(text: &str, vm: &str, ports: &[NewPort]) -> Result<Insertion, EditError> {
     let mut wanted = parse(text).map_err(EditError::Config)?;
     for port in ports {
@@ -62,7 +62,7 @@ pub fn add_ports(text: &str, vm: &str, ports: &[NewPort]) -> Result<Insertion, E
 }
 
 impl Insertion {
-    /// The text with this put in.
+    /// The text with the insertion.
     pub fn apply(&self, text: &str) -> String {
         let (before, after) = text.split_at(self.at);
         [before, &self.text, after].concat()
@@ -207,7 +207,7 @@ fn key(line: usize, content: &str) -> Option<Key<'_>> {
             && (!quoted || is_quoted(content[..*index].trim_end()))
     })?;
     let (written, rest) = (content[..colon].trim_end(), &content[colon + 1..]);
-    // A comment, or a node with properties: no key that could be told by its text.
+    // A comment, or a node with properties: not a key that its text identifies.
     if written.contains(" #") && !is_quoted(written) || written.starts_with(['&', '*', '!', '?']) {
         return None;
     }
@@ -261,7 +261,7 @@ enum List {
 }
 
 impl List {
-    /// Finds the list; else says what is in the way.
+    /// Finds the list, or says why it cannot be extended.
     fn find(text: &str, vm: &str) -> Result<Self, String> {
         let lines = lines(text);
         let whole = document(&lines)..lines.len();
@@ -289,7 +289,7 @@ impl List {
         let (mut last, mut prefix) = (key, format!("{}- ", " ".repeat(indent + 2)));
         if let Some(first) = first {
             if !is_entry(first) {
-                return Err(format!("line {} is no entry of a list", first + 1));
+                return Err(format!("line {} is not an entry of a list", first + 1));
             }
             let indent = lines[first].indent();
             let belongs = |line: &usize| {
@@ -363,7 +363,7 @@ fn document(lines: &[Line<'_>]) -> usize {
     lines.iter().position(mark).map_or(0, |mark| mark + 1)
 }
 
-/// The key of that name, whose value stands in the lines below it.
+/// The key of that name with its value in the lines below it.
 fn plain_key<'a>(
     lines: &[Line<'a>],
     range: std::ops::Range<usize>,

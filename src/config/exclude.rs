@@ -38,7 +38,7 @@ pub(super) const CLASS_NAMES: [(&str, u8); 8] = [
 ];
 
 impl Exclusion {
-    /// Whether a device in these places is meant, whose active configuration has interfaces of these
+    /// Whether it excludes a device at this location whose active configuration has interfaces of these
     /// classes.
     pub fn is_of(&self, places: &UsbLocation, device: &UsbDevice, interfaces: &[u8]) -> bool {
         match self {

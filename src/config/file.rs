@@ -31,13 +31,13 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Where the config is looked for first, if nobody names one.
+    /// The first place that is searched for the config, unless a path is given.
     pub const SYSTEM: &str = "/etc/hotplugger/config.yaml";
 
     /// Finds and reads the config: `given`, else `$HOTPLUGGER_CONFIG`, else
     /// `/etc/hotplugger/config.yaml`, else `config.yaml` beside the program.
     ///
-    /// None if nobody named a file and there is none in the last two places: then nothing is
+    /// `None` if no path is given and the last two places have no file: then nothing is
     /// configured.
     pub fn find(root: &Root, given: Option<&Path>) -> Result<Option<Self>> {
         let named = given.map(Path::to_path_buf);
@@ -59,7 +59,7 @@ impl ConfigFile {
         }
     }
 
-    /// Reads the file at `path`; none if there is none.
+    /// Reads the file at `path`. `None` if it does not exist.
     fn read(path: &Path) -> Result<Option<Self>> {
         let read = || -> io::Result<(Vec<u8>, Metadata)> {
             // Not blocking, so that a FIFO in its place cannot hold udev.
@@ -67,7 +67,7 @@ impl ConfigFile {
             let file = File::options().read(true).custom_flags(nonblock).open(path)?;
             let metadata = file.metadata()?;
             if !metadata.is_file() {
-                return Err(io::Error::other("this is no regular file"));
+                return Err(io::Error::other("this is not a regular file"));
             }
             // With room for all of it and a byte more, two reads take it and find its end.
             let size = metadata.len().min(MAX_BYTES) + 1;
@@ -92,12 +92,12 @@ impl ConfigFile {
         parse(text).map_err(|error| anyhow::anyhow!("{}:{error}", self.path.display()))
     }
 
-    /// Parses the text of a file that nobody but root could change, for whoever hands devices to
+    /// Parses the text of a file that only root can change, because it decides which devices go to
     /// virtual machines by it.
     ///
     /// # Errors
     ///
-    /// Others can change it, or what is wrong with it.
+    /// Others can change the file, or it does not parse.
     pub fn parse_trusted(&self) -> Result<Config> {
         self.refuse_if_others_can_write()?;
         self.parse()
@@ -123,12 +123,12 @@ impl ConfigFile {
 
     /// What lets others than these users change the file that was read, or replace it.
     pub fn weakness(&self, owners: &[u32]) -> Result<Option<PermissionIssue>> {
-        let look =
+        let read =
             || match permissions::weakness(&self.metadata, &self.path.canonicalize()?, owners) {
                 None => permissions::weakness_of_folders(&self.path, owners),
                 found => Ok(found),
             };
-        look().with_context(|| format!("config {}", self.path.display()))
+        read().with_context(|| format!("config {}", self.path.display()))
     }
 }
 
@@ -152,7 +152,7 @@ pub fn replace(file: &ConfigFile, text: &str) -> Result<PathBuf> {
     let saved = copy(&file.text, &path, &folder).with_context(name)?;
     let new = copy(text.as_bytes(), &path, &folder).with_context(name)?;
     if fs::read(&path).with_context(name)? != file.text {
-        bail!("{}: somebody changed it meanwhile; nothing was written", path.display());
+        bail!("{}: it was changed in the meantime; nothing was written", path.display());
     }
     saved.persist(&backup).map_err(|error| error.error).with_context(name)?;
     new.persist(&path).map_err(|error| error.error).with_context(name)?;
@@ -270,7 +270,7 @@ mod write_tests {
         let file = open(&path);
         fs::write(&path, "theirs").unwrap();
         let said = replace(&file, "ours").unwrap_err().to_string();
-        assert!(said.contains("changed it meanwhile"), "{said}");
+        assert!(said.contains("changed in the meantime"), "{said}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

@@ -1,7 +1,7 @@
 //! The configuration: which ports belong to which virtual machine.
 //!
-//! These are the values and what they mean, [`port`] the names of ports, [`exclude`](mod@exclude)
-//! what stays with the host, [`access`] how QEMU gets at a device. [`parse`] makes them from YAML
+//! This file has the values, [`port`] the names of ports, [`exclude`](mod@exclude)
+//! which devices stay with the host, [`access`] how QEMU gets a device. [`parse`] makes them from YAML
 //! text, [`edit`] adds ports to that text, and [`file`](mod@file) finds, checks, reads and replaces
 //! it. `event::prefilter` searches the raw text first.
 
@@ -44,7 +44,7 @@ pub struct VirtualMachine {
     pub timeout: Duration,
     /// The guest's USB buses to use, in this order (`xhci0.0`); empty for QEMU's choice.
     pub hubs: Vec<String>,
-    /// What does not go to it, beside what goes to none.
+    /// The devices that do not go to this VM, in addition to those that go to none.
     pub exclude: Vec<Exclusion>,
     /// Whether the host's drivers are kept off a device while it settles.
     pub unbind_host_drivers: bool,
@@ -84,7 +84,7 @@ impl Config {
     /// the others.
     ///
     /// Of all ports at or above it the longest wins, and of equally long ones those of its own half
-    /// of the connector; whoever lists one of these is in. A name of that half alone comes before
+    /// of the connector. A VM that lists one of these owns it. A name of that half alone comes before
     /// one of both halves, and of equal ones the first in the file.
     pub fn owners(&self, places: &UsbLocation) -> Vec<&VirtualMachine> {
         let claims = self.virtual_machines.iter().filter_map(|vm| Some((vm.claim(places)?, vm)));

@@ -1,4 +1,4 @@
-//! YAML text to [`Config`], with one located error for what is wrong in it. Pure.
+//! YAML text to [`Config`], with one error that has its place. Pure.
 //!
 //! What is wrong is refused while it is read, so that the YAML reader knows the line and column.
 
@@ -19,7 +19,7 @@ use crate::monitor::Monitor;
 /// What is wrong with a config, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The line, from 1; none if the error is of the whole text.
+    /// The line, from 1. `None` if the error concerns the whole text.
     pub line: Option<usize>,
     /// The column, from 1.
     pub column: Option<usize>,
@@ -76,7 +76,7 @@ impl ConfigError {
 }
 
 impl fmt::Display for ConfigError {
-    /// `LINE:COLUMN: MESSAGE`, to be put after the file's name and a colon.
+    /// `LINE:COLUMN: MESSAGE`, to follow the file's name and a colon.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let (Some(line), Some(column)) = (self.line, self.column) {
             write!(f, "{line}:{column}: ")?;
@@ -247,7 +247,7 @@ fn too_many<E: de::Error>() -> E {
 }
 
 /// Whether far more brackets are open somewhere than any config has: for each further one the YAML
-/// reader looks at all that are, so that 1 MiB of them would take it minutes. Those in comments and
+/// reader visits all that are, so that 1 MiB of them would take it minutes. Those in comments and
 /// strings count as well, they are few.
 fn is_deeply_nested(text: &str) -> bool {
     let mut open = 0_usize;
@@ -363,7 +363,8 @@ impl<T: Scalar> Visitor<'_> for NewEntry<'_, T> {
 struct Socket(pub(super) PathBuf);
 
 impl Scalar for Socket {
-    const EXPECTED: &str = "the absolute path of QEMU's QMP socket, such as /run/vm/windows.qmp";
+    const EXPECTED: &str =
+        "the absolute path of the QMP socket of QEMU, such as /run/vm/windows.qmp";
 
     fn read(text: &str) -> Result<Self, String> {
         // The kernel's sun_path has 108 bytes, the last one NUL (unix(7)).
@@ -402,7 +403,7 @@ impl Scalar for Bus {
         if text.is_empty()
             || text.chars().any(|character| character.is_whitespace() || character.is_control())
         {
-            return Err("is no name of a bus".to_owned());
+            return Err("is not the name of a bus".to_owned());
         }
         Ok(Self(text.to_owned()))
     }
@@ -516,12 +517,12 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Seconds<MIN, MAX>
     }
 }
 
-/// The name of a machine of libvirt's.
+/// The name of a libvirt domain.
 #[derive(PartialEq)]
 struct Domain(pub(super) String);
 
 impl Scalar for Domain {
-    const EXPECTED: &str = "the name of a domain of libvirt's, as `virsh list --all` has it";
+    const EXPECTED: &str = "the name of a libvirt domain, as `virsh list --all` prints it";
 
     fn read(text: &str) -> Result<Self, String> {
         if text.is_empty()
@@ -529,7 +530,7 @@ impl Scalar for Domain {
             || text.contains('/')
             || text.contains(char::is_control)
         {
-            return Err("is no name of a domain".to_owned());
+            return Err("is not the name of a domain".to_owned());
         }
         Ok(Self(text.to_owned()))
     }
@@ -836,7 +837,7 @@ mod domain_tests {
         for (keys, hint) in [
             ("", "missing field `socket`"),
             ("    domain: a/b\n", "4:13: "),
-            ("    domain: ''\n", "is no name of a domain"),
+            ("    domain: ''\n", "is not the name of a domain"),
             ("    domain: w\n    socket: /run/w\n", "leave one out"),
         ] {
             let said = parse(&text(keys)).unwrap_err().to_string();
@@ -906,12 +907,12 @@ mod exclude_tests {
              - class: 03\n      - serial: 0012\n      - 1234:ABCD\n      - class: 10\n"
         );
         let config = parse(&text).unwrap();
-        let told = |list: &[super::Exclusion]| {
+        let shown = |list: &[super::Exclusion]| {
             list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")
         };
-        assert_eq!(told(&config.exclude), "0627:0001 | class: 08 | /devices/x/usb1/1-1/1-1.2");
+        assert_eq!(shown(&config.exclude), "0627:0001 | class: 08 | /devices/x/usb1/1-1/1-1.2");
         let own = "class: 03 | serial: 0012 | 1234:abcd | class: 10";
-        assert_eq!(told(&config.virtual_machines[0].exclude), own);
+        assert_eq!(shown(&config.virtual_machines[0].exclude), own);
         assert!(parse(&format!("exclude:\n{VM}")).unwrap().exclude.is_empty());
     }
 
@@ -935,8 +936,8 @@ mod exclude_tests {
         ] {
             let said =
                 parse(&format!("{VM}    exclude:\n      - {entry}\n")).unwrap_err().to_string();
-            let told = said.starts_with(&format!("{place}: ")) && said.lines().count() == 1;
-            assert!(told && hints.iter().all(|hint| said.contains(hint)), "{entry}: {said}");
+            let has_place = said.starts_with(&format!("{place}: ")) && said.lines().count() == 1;
+            assert!(has_place && hints.iter().all(|hint| said.contains(hint)), "{entry}: {said}");
         }
         let said = parse(&format!("{VM}    exclude: 0627:0001\n")).unwrap_err().to_string();
         assert!(said.starts_with("5:14: ") && said.contains("a list"), "{said}");

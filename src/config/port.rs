@@ -1,7 +1,7 @@
 //! The names of ports in the config: a DEVPATH, or controller, root hub and chain of ports. Pure.
 //!
 //! Each has one form that it is printed in; udev's `ID_PATH` is read too. Which port of this boot a
-//! name means is told by comparing it with a [`PortLocation`], component by component, never as text.
+//! name means results from comparing it with a [`PortLocation`], component by component, never as text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,9 +21,9 @@ pub enum PortName {
     Stable {
         /// The host controller.
         controller: ControllerName,
-        /// Its root hub; none for those of every generation.
+        /// Its root hub. `None`: the root hubs of every generation.
         generation: Option<Generation>,
-        /// The chain of ports; none for the whole root hub.
+        /// The chain of ports. `None`: the whole root hub.
         chain: Option<Chain>,
     },
 }
@@ -55,7 +55,7 @@ impl PortName {
         }
     }
 
-    /// How this port, or a port above it, is the place's; none if it is not.
+    /// How this port, or a port above it, matches the location. `None` if it does not.
     pub fn fit(&self, place: &PortLocation) -> Option<PortMatch> {
         match self {
             Self::DevPath(port) => place
@@ -77,7 +77,7 @@ impl PortName {
         }
     }
 
-    /// Whether the port has what is there, in its own half of the connector or, with `peers`,
+    /// Whether the port contains the location, in its own half of the connector or, with `peers`,
     /// in another.
     pub fn has(&self, places: &UsbLocation, peers: bool) -> bool {
         let fits = |place: &PortLocation| self.fit(place).is_some();
@@ -90,8 +90,8 @@ impl PortName {
         self.fit(place).is_some_and(|fit| fit.length == length)
     }
 
-    /// Whether both are the same port, or one is a half of the other, as far as the names tell:
-    /// the generation of a DEVPATH's bus they do not tell.
+    /// Whether both are the same port, or one is a half of the other, as far as the names show:
+    /// they do not show the generation of a DEVPATH's bus.
     pub fn is_same(&self, other: &Self) -> bool {
         let controllers = |one: &Self, other: &Self| match (one, other) {
             (Self::DevPath(path), Self::Stable { controller, generation: None, .. }) => {
@@ -161,7 +161,7 @@ fn devpath(text: &str) -> Result<PortName, String> {
     let above = port.parent().map_or_else(|| format!("usb{}", port.bus().0), |hub| hub.to_string());
     match devpath.parent() {
         Some(parent) if parent.sysname() == above => Ok(PortName::DevPath(devpath)),
-        _ => Err(format!("can be no device's path: what stands before {port} must be {above}")),
+        _ => Err(format!("cannot be a device's path: the part before {port} must be {above}")),
     }
 }
 
@@ -171,7 +171,7 @@ fn devpath(text: &str) -> Result<PortName, String> {
 fn stable(text: &str) -> Result<PortName, String> {
     if text.parse::<Port>().is_ok() {
         return Err(
-            "is the kernel's short name, whose bus number changes from boot to boot".to_owned()
+            "is the kernel's short name, and its bus number changes from boot to boot".to_owned()
         );
     }
     let no_port = || "names no port".to_owned();
@@ -199,7 +199,7 @@ fn stable(text: &str) -> Result<PortName, String> {
         None if rest.is_empty() => None,
         None => return Err(no_port()),
         Some(chain) if chain.contains(':') => {
-            return Err("names an interface: leave out what is behind the last colon".to_owned());
+            return Err("names an interface: leave out the part after the last colon".to_owned());
         }
         Some(chain) => Some(chain.parse().map_err(|_| {
             format!("does not end with the numbers of ports such as 1.4, but `{chain}`")

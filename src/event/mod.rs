@@ -34,7 +34,7 @@ use crate::uevent::{EventKind, Uevent, UsbEvent, properties};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Variables(BTreeMap<String, String>);
 
-/// A uevent of a USB device, and what is needed to handle it.
+/// A uevent of a USB device, with everything that is needed to handle it.
 struct UsbCall<'a> {
     host: &'a dyn Host,
     variables: &'a Variables,

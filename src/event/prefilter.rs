@@ -1,6 +1,6 @@
-//! A look at the raw config that tells, before anything is parsed, that no port in it can match.
+//! A search of the raw config that shows, before anything is parsed, that no port in it can match.
 //!
-//! Most events are of ports nobody configured; for them this scan is all that happens. Sound, not
+//! Most events concern unconfigured ports, and for them this search is all that happens. Sound, not
 //! exact: it may say yes in vain, never no. Pure.
 
 use std::fmt::Write as _;
@@ -12,20 +12,20 @@ use crate::devpath::{DevPath, is_root_hub};
 use crate::port::Port;
 
 /// Returns whether some port in the config `text` may be at or above `device`, or one of `peers`,
-/// the other halves of the connectors it is behind, which have to be looked up for it. They are not
+/// the other halves of the connectors it is behind, which have to be found for it. They are not
 /// where the text leaves out their controller, which is the device's own.
 ///
 /// A port at or above a device stands in the text in one of two ways, and as it is: YAML can spell
 /// a word otherwise only with a backslash. A DEVPATH ends with one of the device's own components
 /// from the root hub down. Names without a bus number have the controller, its root hub, whichever
 /// it may be, and a chain that the device's begins with, or no chain. Ports that are written wrong
-/// but were meant for the device are not ruled out, so that somebody hears of the mistake.
+/// but were meant for the device are not ruled out, so that the mistake is reported.
 pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> Vec<Port>) -> bool {
     if memchr::memchr(b'\\', text).is_some() {
         return true;
     }
     let controller = device.controller().unwrap_or_default();
-    // What the text may spell with a quote more, or break, is not looked for.
+    // Text that may have one more quote, or a break, is not searched for.
     let plain = controller.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\'');
     let controller = if plain { controller.as_bytes() } else { b"" };
     let on_it = memmem::find(text, controller).is_some();

@@ -1,6 +1,6 @@
 //! Whether the host uses a disk of a USB device: mounted, swapped on, or part of a set that is.
 //!
-//! Decided from what [`read`] gathers from sysfs and proc. What the kernel tells nobody there is
+//! Decided from the facts that [`read`] gathers from sysfs and proc. A use that the kernel does not show there is
 //! not seen: a member of an imported ZFS pool (it has no `holders`), and mounts that only a
 //! container's mount namespace has.
 
@@ -14,12 +14,12 @@ use crate::host::sysfs::attribute;
 use crate::root::Root;
 use crate::text::sanitize;
 
-/// What the host's block devices are, and what it uses.
+/// The host's block devices, and those that it uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disks {
     /// All block devices, partitions too.
     pub blocks: Vec<Block>,
-    /// What is mounted; none if that cannot be read.
+    /// The mounts. `None` if they cannot be read.
     pub mounts: Option<Vec<Mount>>,
     /// What is swapped on.
     pub swaps: Vec<Source>,
@@ -77,7 +77,7 @@ pub enum Use {
         /// The block device, the device's own.
         block: String,
     },
-    /// It has disks and nobody can tell what is mounted.
+    /// It has disks, and the mounts cannot be read.
     Unknown,
 }
 
@@ -111,7 +111,7 @@ fn dependents<'a>(block: &'a Block, disks: &'a Disks) -> Vec<&'a Block> {
         let names: Vec<&String> = one.holders.iter().chain(with_it).collect();
         let upper = disks.blocks.iter().filter(|upper| {
             // Partitions of a device that is made of the block are part of it; those of the disk
-            // itself are looked at one by one.
+            // itself are read one by one.
             let is_partition = next > 1 && upper.devpath.is_at_or_below(&one.devpath);
             names.contains(&&upper.name) || is_partition
         });
@@ -126,7 +126,7 @@ fn dependents<'a>(block: &'a Block, disks: &'a Disks) -> Vec<&'a Block> {
 
 impl Block {
     /// Whether the file names this block device. Its name is enough where the file is not to be
-    /// looked at, as in another mount namespace's `/dev`.
+    /// read, as in another mount namespace's `/dev`.
     fn is_at(&self, source: &Source) -> bool {
         if let Some(number) = &source.number {
             return *number == self.number;
@@ -152,7 +152,7 @@ impl fmt::Display for Use {
                 sanitize(block, 32)
             ),
             Self::Unknown => f.write_str(
-                "it has a disk, and whether the host uses it cannot be told: /proc/self/mountinfo \
+                "it has a disk, and it is unknown whether the host uses it: /proc/self/mountinfo \
                  is not to be read",
             ),
         }
@@ -163,8 +163,8 @@ impl fmt::Display for Use {
 ///
 /// A file system is in use as long as any mount namespace has it mounted. udevd has one of its own
 /// (systemd.exec(5), `PrivateMounts`), so the host's is read by way of process 1 and our own
-/// besides: what is left mounted there keeps the disk busy as well. Without the right to read that
-/// of process 1 (only root has it) our own is the host's, as nobody but udevd starts us elsewhere.
+/// besides: a mount that is left there keeps the disk busy as well. Without the right to read that
+/// of process 1 (only root has it) our own counts as the host's, because only udevd starts us elsewhere.
 pub fn read(root: &Root, devpath: &DevPath) -> Disks {
     // Of most devices that is all: a host may have dozens of disks, loop devices of snaps above all.
     let places = places(root);
@@ -373,8 +373,8 @@ mod tests {
     #[test]
     fn a_mount_point_cannot_steer_the_terminal() {
         let at = "/media/\u{1b}[2J\n".to_owned();
-        let told = Use::Mounted { block: "sda1".to_owned(), at }.to_string();
-        assert!(told.contains("sda1 is mounted at /media/\u{fffd}[2J"), "{told}");
+        let message = Use::Mounted { block: "sda1".to_owned(), at }.to_string();
+        assert!(message.contains("sda1 is mounted at /media/\u{fffd}[2J"), "{message}");
     }
 
     proptest! {
@@ -440,22 +440,22 @@ mod read_tests {
         write("/proc/1/mountinfo", "22 1 8:16 / / rw - ext4 /dev/sdb rw\n");
         write("/proc/swaps", "Filename Type Size Used Priority\n");
         assert_eq!(in_use(&stick, &read(&root, &stick)), None);
-        // In udevd's own namespace only, and on what is made of the stick.
+        // In udevd's own namespace only, and on a device made of the stick.
         write("/sys/class/block/sda1/holders/dm-0", "");
         write(
             "/proc/self/mountinfo",
             "22 1 8:16 / / rw - ext4 /dev/sdb rw\n\
              36 22 253:0 / /mnt/my\\040stick rw,noatime master:1 - ext4 /dev/mapper/x rw\n",
         );
-        let told = in_use(&stick, &read(&root, &stick)).unwrap().to_string();
-        assert!(told.contains("sda1 is mounted at /mnt/my stick;"), "{told}");
+        let message = in_use(&stick, &read(&root, &stick)).unwrap().to_string();
+        assert!(message.contains("sda1 is mounted at /mnt/my stick;"), "{message}");
         fs::remove_file(root.path("/proc/self/mountinfo")).unwrap();
         write(
             "/proc/swaps",
             "Filename Type\n/dev/sda1\\040(deleted) partition\n/dev/sda1 partition\n",
         );
-        let told = in_use(&stick, &read(&root, &stick)).unwrap().to_string();
-        assert!(told.contains("swaps on its disk, sda1"), "{told}");
+        let message = in_use(&stick, &read(&root, &stick)).unwrap().to_string();
+        assert!(message.contains("swaps on its disk, sda1"), "{message}");
     }
 
     proptest! {

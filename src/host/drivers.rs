@@ -73,7 +73,7 @@ pub fn has_interfaces(root: &Root, devpath: &DevPath) -> bool {
 
 /// Takes the device from the host's drivers; returns which lost an interface.
 ///
-/// One that goes away meanwhile is none; a driver may let go of several interfaces at once.
+/// One that disappears in the meantime does not count. A driver may release several interfaces at once.
 ///
 /// # Errors
 ///
@@ -83,20 +83,20 @@ pub fn unbind(root: &Root, devpath: &DevPath) -> io::Result<Vec<Interface>> {
     let mut failed = Ok(());
     for interface in interfaces(root, devpath).into_iter().filter(Interface::has_kernel_driver) {
         let file = folder(root, devpath).join(&interface.name).join("driver/unbind");
-        match put(&file, &interface.name) {
+        match write(&file, &interface.name) {
             Ok(()) => unbound.push(interface),
             Err(error) if is_gone(&error) => {}
             Err(error) => {
                 let of = interface.driver.unwrap_or_default();
-                let told = format!("{of} keeps {}: {error}", interface.name);
-                failed = failed.and(Err(io::Error::new(error.kind(), told)));
+                let message = format!("{of} keeps {}: {error}", interface.name);
+                failed = failed.and(Err(io::Error::new(error.kind(), message)));
             }
         }
     }
     failed.map(|()| unbound)
 }
 
-/// Lets the kernel look for drivers for the interfaces that have none.
+/// Lets the kernel find drivers for the interfaces that have none.
 ///
 /// # Errors
 ///
@@ -105,7 +105,7 @@ pub fn probe(root: &Root, devpath: &DevPath) -> io::Result<()> {
     let idle = interfaces(root, devpath);
     for interface in idle.iter().filter(|interface| interface.driver.is_none()) {
         // `drivers/base/bus.c`: `drivers_probe_store` answers EINVAL for a device that is gone.
-        match put(&root.path("/sys/bus/usb/drivers_probe"), &interface.name) {
+        match write(&root.path("/sys/bus/usb/drivers_probe"), &interface.name) {
             Err(error) if !is_gone(&error) && error.kind() != io::ErrorKind::InvalidInput => {
                 return Err(error);
             }
@@ -115,7 +115,7 @@ pub fn probe(root: &Root, devpath: &DevPath) -> io::Result<()> {
     Ok(())
 }
 
-fn put(file: &std::path::Path, text: &str) -> io::Result<()> {
+fn write(file: &std::path::Path, text: &str) -> io::Result<()> {
     File::options().append(true).open(file)?.write_all(format!("{text}\n").as_bytes())
 }
 

@@ -90,7 +90,7 @@ struct Simulation {
     /// A device that was unplugged. The guest that is asked first had it.
     unplugged: Option<DeviceId>,
     records: BTreeMap<String, Option<Record>>,
-    /// Interfaces whose host driver was unbound.
+    /// Interfaces without their host driver, which was unbound.
     unbound: BTreeSet<String>,
     guests: BTreeMap<Monitor, FakeQemu>,
     guest_ports: Vec<(String, Port, LastPort)>,
@@ -299,7 +299,7 @@ impl Host for DryRun<'_> {
     }
 
     fn guest_port_history(&self, vm: &str, port: &Port) -> GuestPortHistory {
-        let mut history = StateDir::look(self.root)
+        let mut history = StateDir::open_read_only(self.root)
             .map(|state| guest_ports::memory(&state, vm, port))
             .unwrap_or_default();
         for (_, other, last) in self.state.borrow().guest_ports.iter().filter(|(of, ..)| of == vm) {

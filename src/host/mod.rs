@@ -152,7 +152,7 @@ impl dyn Host + '_ {
     /// The record of the device at `devpath`, without what no longer holds.
     pub fn load_record(&self, port: &Port, devpath: &DevPath) -> Option<Record> {
         let mut record = self.record(port).filter(|record| record.devpath == *devpath)?;
-        // A QEMU that was started again has nothing of what the one before it had.
+        // A QEMU that was started again has none of the devices of the one before it.
         let is_current =
             |attached: &Attachment| self.socket_file(&attached.monitor) == attached.socket_file;
         record.attached = record.attached.filter(is_current);

@@ -19,7 +19,7 @@ pub struct UeventSocket(OwnedFd);
 /// What the socket had.
 #[derive(Debug)]
 pub enum Received {
-    /// A uevent of the kernel's.
+    /// A kernel uevent.
     Uevent(Box<Uevent>),
     /// Uevents were lost: more came than the socket's buffer holds.
     Lost,

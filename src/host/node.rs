@@ -14,7 +14,7 @@ use crate::usb_device::UsbDevice;
 
 /// Opens the node of the device at `devpath` for reading and writing.
 ///
-/// The path is made of the numbers that sysfs says and no part of it may be a link; what is open
+/// The path is made of the numbers in sysfs, and no part of it may be a link. The open file
 /// then must have the device number of sysfs' `dev`, read after the opening. The kernel gives each
 /// pair of bus and device number a device number of its own (`drivers/usb/core/hub.c`:
 /// `usb_new_device`), and a descriptor stays with the device that it was opened for.
@@ -24,16 +24,16 @@ use crate::usb_device::UsbDevice;
 /// The node is not there, is not to be opened, or is another device's.
 pub fn open(root: &Root, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd> {
     let path = sysfs::node(device.busnum, device.devnum);
-    let told =
+    let with_path =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let node = open_unlinked(root, &path).map_err(|error| told(error.into()))?;
-    let stat = fstat(&node).map_err(|error| told(error.into()))?;
+    let node = open_unlinked(root, &path).map_err(|error| with_path(error.into()))?;
+    let stat = fstat(&node).map_err(|error| with_path(error.into()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice {
-        return Err(told(io::Error::other("it is no device node")));
+        return Err(with_path(io::Error::other("it is not a device node")));
     }
-    let number = sysfs::device_number(root, devpath).map_err(told)?;
+    let number = sysfs::device_number(root, devpath).map_err(with_path)?;
     if number != Some((major(stat.st_rdev), minor(stat.st_rdev))) {
-        return Err(told(io::Error::other("it is the node of another device")));
+        return Err(with_path(io::Error::other("it is the node of another device")));
     }
     Ok(node)
 }
@@ -156,6 +156,6 @@ mod tests {
         let host = Host::new();
         assert!(host.open().unwrap_err().starts_with("/dev/bus/usb/001/016: "), "nothing there");
         fs::write(host.path(NODE), "").unwrap();
-        assert_eq!(host.open().unwrap_err(), "/dev/bus/usb/001/016: it is no device node");
+        assert_eq!(host.open().unwrap_err(), "/dev/bus/usb/001/016: it is not a device node");
     }
 }

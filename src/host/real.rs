@@ -175,7 +175,7 @@ impl Host for RealHost<'_> {
         let before = records.get(port);
         match change(before.clone()) {
             Some(record) if before.as_ref() == Some(&record) => Ok(()),
-            Some(record) => records.put(&record),
+            Some(record) => records.save(&record),
             None => records.forget(port),
         }
     }

@@ -204,10 +204,10 @@ fn is_no_usb_host(reply: &str) -> bool {
         || reply.starts_with("Device 'usb-host' not found")
 }
 
-/// Whether the process is a QEMU whose executable was replaced, and which has not loaded usb-host.
+/// Whether the process is a QEMU that has not loaded usb-host, and its executable was replaced.
 ///
 /// The kernel appends " (deleted)" to the link once the file has lost its name (`fs/d_path.c`), as
-/// when dpkg or rpm puts a new one in its place. libusb is mapped exactly when usb-host is loaded
+/// when dpkg or rpm installs a new one. libusb is mapped exactly when usb-host is loaded
 /// or built in. A QEMU that is linked statically maps no library and loads no modules.
 ///
 /// A process that cannot be read counts as not upgraded.

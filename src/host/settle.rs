@@ -37,7 +37,7 @@ pub enum Settled {
 pub enum UeventEffect {
     /// No more than quiet or unrest.
     Noted,
-    /// A driver of the host's has come to one of its interfaces.
+    /// A host driver was bound to one of its interfaces.
     Driver,
     /// The device is gone.
     Removed,
@@ -60,7 +60,7 @@ impl<'a> Settle<'a> {
         Self { device, delay, quiet_since, unbind_host_drivers: false, cap }
     }
 
-    /// With the host's drivers kept off, what they make of the device is no unrest of its own.
+    /// If host drivers are unbound, the events that they cause do not count as activity of the device.
     #[must_use]
     pub fn unbind_host_drivers(self, unbind_host_drivers: bool) -> Self {
         Self { unbind_host_drivers, ..self }
@@ -71,8 +71,8 @@ impl<'a> Settle<'a> {
         self.quiet_since.after(self.delay).min(self.cap)
     }
 
-    /// Takes note of what the kernel sent at `now`: an event of the device or of what is below it
-    /// starts the clock anew.
+    /// Handles an event that the kernel sent at `now`: one of the device or of its descendants
+    /// starts the wait again.
     ///
     /// What is unbound or removed below it does not: that is the end of something, our own
     /// unbinding for one, and whatever takes its place is heard.
@@ -104,7 +104,7 @@ impl<'a> Settle<'a> {
 }
 
 /// Waits until the device has settled. Ends on the clock, not on a poll; returns at once when
-/// nothing is left to wait for. `driver_came` is called whenever a driver of the host's may have
+/// nothing is left to wait for. `on_driver_bound` is called whenever a host driver may have
 /// come.
 pub fn wait(mut settle: Settle<'_>, driver_came: &mut dyn FnMut()) -> io::Result<Settled> {
     if settle.due() <= Monotonic::now() {

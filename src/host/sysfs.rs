@@ -15,11 +15,11 @@ use crate::root::Root;
 use crate::text::sanitize;
 use crate::usb_device::UsbDevice;
 
-/// Reads the USB device at `devpath`; none if there is none, or it is going away while it is read.
+/// Reads the USB device at `devpath`. `None` if there is none, or it disappears while it is read.
 ///
 /// # Errors
 ///
-/// Anything else that keeps its files from being read: then nobody knows whether it is there.
+/// Its files cannot be read for another reason: then it is unknown whether it is there.
 pub fn usb_device(root: &Root, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
     let folder = folder(root, devpath);
     let text = |name: &str| match attribute(folder.join(name)) {
@@ -79,7 +79,7 @@ pub fn node(busnum: BusNum, devnum: DevNum) -> PathBuf {
     format!("/dev/bus/usb/{:03}/{:03}", busnum.0, devnum.0).into()
 }
 
-/// The device's number, major and minor, as `dev` has it; none if it is gone.
+/// The device's number, major and minor, from `dev`. `None` if it was unplugged.
 ///
 /// # Errors
 ///
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(usb_device(&root, &devpath).unwrap(), None);
     }
 
-    /// A file system that keeps 64 bits of seconds, as /dev is, keeps whatever it is told.
+    /// A file system that keeps 64 bits of seconds, as /dev is, keeps every value.
     #[test]
     fn a_node_of_the_end_of_time_says_nothing() {
         use rustix::fs::{Timespec, Timestamps, futimens};

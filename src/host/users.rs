@@ -11,7 +11,7 @@ use crate::root::Root;
 /// The most that is read of the file.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// The number of the user of that name; none if there is none.
+/// The number of the user of that name. `None` if there is none.
 ///
 /// # Errors
 ///

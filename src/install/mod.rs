@@ -1,5 +1,5 @@
-//! What `install` puts on a machine, as data: paths, texts, modes, and which machines have a use
-//! for them. [`installed`] compares an item with what is on the disk.
+//! The items that `install` installs, as data: paths, texts, modes, and which machines have a use
+//! for them. [`installed`] compares an item with the disk.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ pub struct InstallItem {
     pub content: Content,
     /// The folder without which a machine has no use for it.
     pub requires_dir: Option<&'static str>,
-    /// Whether it is left out without the sign even when somebody asks for the group.
+    /// Whether it is left out without that directory even if the group was requested.
     pub only_if_present: bool,
 }
 
@@ -52,7 +52,7 @@ pub enum Content {
     },
     /// A file that is the administrator's once it is there.
     ConfigTemplate(String),
-    /// A symbolic link, and what it points to.
+    /// A symbolic link, and its target.
     Link(String),
 }
 
@@ -114,7 +114,7 @@ pub fn items(program: &str, config: Option<&Config>) -> Vec<InstallItem> {
             0o644,
             Some(SYSTEMD_RUNS),
         ),
-        // systemd looks nowhere else (systemd-sleep(8)).
+        // systemd searches no other directory (systemd-sleep(8)).
         script(Group::Sleep, "/usr/lib/systemd/system-sleep/hotplugger", SLEEP_TEXT, SYSTEMD_RUNS),
         // Its folder below /usr has another name in each distribution; this one is read in all.
         InstallItem {
@@ -146,7 +146,7 @@ pub fn items(program: &str, config: Option<&Config>) -> Vec<InstallItem> {
     items
 }
 
-/// The example with nothing configured: its ports are somebody else's.
+/// The example with nothing configured, because its ports are those of another machine.
 fn example() -> String {
     let mut in_machines = false;
     let lines = CONFIG_TEXT.lines().map(|line| {
@@ -169,11 +169,11 @@ const PACKAGE_DIRS: [(&str, &str); 3] = [
     ("/etc/systemd/system", "/usr/lib/systemd/system"),
 ];
 
-/// The rule of a package, which tells that there is one.
+/// The rule of a package. It shows that a package is installed.
 pub const PACKAGE_RULE: &str = "/usr/lib/udev/rules.d/99-hotplugger.rules";
 
 impl InstallItem {
-    /// The piece as a package has it; none if it depends on the machine or its config.
+    /// The item as a package has it. `None` if it depends on the machine or its config.
     pub fn in_package(&self) -> Option<Self> {
         let name = Path::new(&self.path).file_name()?.to_str()?;
         let is_file = matches!(self.content, Content::File { .. });
@@ -182,7 +182,7 @@ impl InstallItem {
         }
         let folder = Path::new(&self.path).parent()?.to_str()?;
         let path = PACKAGE_DIRS.iter().find(|(own, _)| *own == folder).map_or_else(
-            // The hooks, which are looked for in one folder only.
+            // The hooks, which are searched for in one directory only.
             || self.path.clone(),
             |(_, packages)| format!("{packages}/{name}"),
         );
@@ -197,11 +197,11 @@ pub enum Installed {
     Missing,
     /// The piece.
     UpToDate,
-    /// Something else: its text, or what the link points to.
+    /// Something else: its text, or the link's target.
     Modified(String),
 }
 
-/// Looks what is in a piece's place.
+/// Compares the item with the file at its path.
 pub fn installed(root: &Root, item: &InstallItem) -> Installed {
     let path = root.path(&item.path);
     if path.symlink_metadata().is_err() {
@@ -241,7 +241,7 @@ pub fn in_use(root: &Root, item: &InstallItem) -> InstallItem {
     }
 }
 
-/// Whether a package put the piece where `install` would put it too.
+/// Whether a package has installed the item where `install` would install it too.
 pub fn is_of_package(root: &Root, item: &InstallItem) -> bool {
     root.path(PACKAGE_RULE).exists()
         && item.in_package().is_some_and(|packaged| packaged.path == item.path)
@@ -252,7 +252,7 @@ pub fn is_applicable(root: &Root, item: &InstallItem) -> bool {
     item.requires_dir.is_none_or(|folder| root.path(folder).is_dir())
 }
 
-/// The paths of all path units of ours, and of their links.
+/// The paths of all our path units, and of their links.
 pub fn path_units(root: &Root) -> Vec<String> {
     let mut paths = Vec::new();
     for folder in FOLDERS {

@@ -97,7 +97,7 @@ pub fn watched(text: &str) -> Option<String> {
 /// The folders in which path units and their links are.
 pub const FOLDERS: [&str; 2] = [FOLDER, WANTS];
 
-/// Whether a file of that name is a path unit of ours.
+/// Whether a file of that name is one of our path units.
 pub fn is_path_unit(file_name: &str) -> bool {
     file_name.starts_with(PREFIX) && file_name.ends_with(SUFFIX)
 }

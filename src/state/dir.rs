@@ -34,7 +34,7 @@ const MAX_BYTES: u64 = 1 << 20;
 pub struct StateDir {
     folder: OwnedFd,
     boot_id: String,
-    /// Why `/tmp/hotplugger` is not what is used, if it is not.
+    /// Why `/tmp/hotplugger` is not used, if it is not.
     pub fallback: Option<String>,
 }
 
@@ -59,8 +59,8 @@ impl StateDir {
         Ok(Self { folder, boot_id: boot_id(root), fallback })
     }
 
-    /// Opens the folder to look into it; none if there is none, or we may not.
-    pub(crate) fn look(root: &Root) -> Option<Self> {
+    /// Opens the directory to read in it. `None` if it does not exist or this user may not read it.
+    pub(crate) fn open_read_only(root: &Root) -> Option<Self> {
         let folder = open_in(root, "/tmp", Missing::Leave)
             .or_else(|_| open_in(root, "/run", Missing::Leave))
             .ok()?;
@@ -84,7 +84,7 @@ impl StateDir {
         self.open_lock(&format!("qmp-{}.lock", name_of_socket(path)))
     }
 
-    /// The lock file for what is done about the device in the port.
+    /// The lock file of the port's device.
     pub fn port_lock(&self, port: &Port) -> Result<File> {
         self.open_lock(&format!("hold-{port}.lock"))
     }
@@ -105,7 +105,7 @@ impl StateDir {
         self.open_file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)
     }
 
-    /// Writes a file anew: whole or, when it fails, not at all.
+    /// Replaces a file: whole, or not at all if it fails.
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let temporary = format!("{name}.new");
         let write = || -> io::Result<()> {
@@ -125,7 +125,7 @@ impl StateDir {
         self.open_file(name, flags).with_context(|| format!("lock file {name}"))
     }
 
-    /// Opens a plain file of ours and nothing else.
+    /// Opens a regular file that belongs to this user, and nothing else.
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = openat(&self.folder, name, flags, Mode::RUSR | Mode::WUSR)?;
@@ -155,7 +155,7 @@ impl Records<'_> {
     }
 
     /// Stores the record: whole or, when it fails, not at all.
-    pub fn put(&self, record: &Record) -> Result<()> {
+    pub fn save(&self, record: &Record) -> Result<()> {
         let name = file_name(&record.port);
         let bytes = serde_json::to_vec_pretty(record)?;
         self.dir.replace(&name, &bytes).with_context(|| format!("state file {name}"))
@@ -171,7 +171,7 @@ impl Records<'_> {
     }
 }
 
-/// Whether `/tmp/hotplugger` or its stand-in seems to have a record of the port: a cheap look,
+/// Whether `/tmp/hotplugger` or its stand-in seems to have a record of the port: a cheap test,
 /// before anything is opened or believed.
 pub fn may_have_record(root: &Root, device: &DevPath) -> bool {
     ["/tmp/", "/run/"].iter().any(|parent| {
@@ -182,12 +182,12 @@ pub fn may_have_record(root: &Root, device: &DevPath) -> bool {
 
 /// The record of the port, read without changing or waiting for anything.
 pub fn peek(root: &Root, port: &Port) -> Option<Record> {
-    StateDir::look(root)?.read(&file_name(port)).filter(|record| record.port == *port)
+    StateDir::open_read_only(root)?.read(&file_name(port)).filter(|record| record.port == *port)
 }
 
 /// All records, read without changing or waiting for anything, in the order of their ports.
 pub fn peek_all(root: &Root) -> Vec<Record> {
-    let Some(state) = StateDir::look(root) else { return Vec::new() };
+    let Some(state) = StateDir::open_read_only(root) else { return Vec::new() };
     let Ok(entries) = rustix::fs::Dir::read_from(&state.folder) else { return Vec::new() };
     let names = entries.filter_map(Result::ok);
     let names = names.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
@@ -195,7 +195,7 @@ pub fn peek_all(root: &Root) -> Vec<Record> {
         let port = name.strip_prefix("port-").and_then(|rest| rest.strip_suffix(".json"));
         port.is_some_and(|port| port.parse::<Port>().is_ok())
     };
-    // As for one port: what is in another's file is nobody's.
+    // As for one port: a record in another port's file does not count.
     let of_its_own =
         |name: &str, record: Record| (file_name(&record.port) == name).then_some(record);
     let mut records: Vec<Record> =
@@ -204,10 +204,10 @@ pub fn peek_all(root: &Root) -> Vec<Record> {
     records
 }
 
-/// Whether there is a state folder that we may not look into.
+/// Whether there is a state directory that this user may not read.
 pub fn hidden(root: &Root) -> bool {
     let folder = root.path(format!("/tmp/{NAME}"));
-    folder.symlink_metadata().is_ok() && StateDir::look(root).is_none()
+    folder.symlink_metadata().is_ok() && StateDir::open_read_only(root).is_none()
 }
 
 fn boot_id(root: &Root) -> String {
@@ -239,7 +239,7 @@ fn open_in(root: &Root, parent: &str, missing: Missing) -> Result<OwnedFd> {
     let stat = fstat(&at_parent).with_context(|| parent.to_owned())?;
     let sticky = stat.st_mode & Mode::SVTX.bits() != 0;
     if !(owned(&stat, true) && (sticky || stat.st_mode & 0o022 == 0)) {
-        bail!("{parent} is not root's, or others may rename what is in it");
+        bail!("{parent} does not belong to root, or others may rename files in it");
     }
     if missing == Missing::Make {
         match mkdirat(&at_parent, NAME, Mode::RWXU) {

@@ -1,5 +1,5 @@
 //! Which port of its guest each port of the host had last: a device that comes again gets the same
-//! one, so that the guest's drivers stay put.
+//! one, because a guest's drivers and settings belong to a port.
 //!
 //! One file of JSON lines for all, oldest first. It outlives the devices and, as a wrong line costs
 //! nothing but a choice, the boot too.
@@ -45,7 +45,7 @@ pub fn memory(state: &StateDir, vm: &str, port: &Port) -> GuestPortHistory {
     memory
 }
 
-/// Remembers that the VM's port is the host's `port`'s, and nobody else's any more. Only who has
+/// Records that the VM's port belongs to the host's `port`, and to no other. Only the process that has
 /// hold of the records may write.
 pub fn keep(records: &Records<'_>, vm: &str, port: &Port, usual: &LastPort) -> Result<()> {
     let state = records.dir();

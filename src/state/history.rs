@@ -63,9 +63,9 @@ fn newer_half(text: &str) -> &str {
     end.map_or("", |end| &text[middle + end + 1..])
 }
 
-/// The entries, oldest first; empty where there are none, or we may not look.
+/// The entries, oldest first. Empty if this user may not read them.
 pub fn read(root: &Root) -> Vec<Entry> {
-    let Some(state) = StateDir::look(root) else { return Vec::new() };
+    let Some(state) = StateDir::open_read_only(root) else { return Vec::new() };
     let text = state.read_text(NAME).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }

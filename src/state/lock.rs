@@ -26,10 +26,10 @@ pub enum LockError {
     Io(io::Error),
 }
 
-/// How long between two looks at a lock that is held.
+/// The pause between two tries to take a lock that is held.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// However long the queue and however well it moves, nobody waits longer: udevd's patience is 180 s.
+/// The longest wait in a queue, however fast it moves, because udevd waits for 180 s.
 const LONGEST: Duration = Duration::from_secs(60);
 
 impl Lock {
@@ -39,7 +39,7 @@ impl Lock {
     }
 
     /// Takes the lock, waiting for it as long as those before us get on: each exchange that ends
-    /// well ([`Lock::progress`]) gives those who wait their whole budget anew. Returns the deadline
+    /// well ([`Lock::progress`]) gives the waiting processes their whole budget again. Returns the deadline
     /// that is then in force, so that a partner who is stuck costs one budget however many wait.
     pub fn acquire_in_queue(file: File, deadline: Deadline) -> Result<(Self, Deadline), LockError> {
         let mut seen = mark(&file);
@@ -64,8 +64,8 @@ impl Lock {
                 Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
                 Err(TryLockError::WouldBlock) => {}
             }
-            if let Some(anew) = progress(&file) {
-                deadline = anew;
+            if let Some(extended) = progress(&file) {
+                deadline = extended;
             }
             if deadline.remaining().is_none() || longest.remaining().is_none() {
                 return Err(LockError::Busy(deadline.budget()));
@@ -76,7 +76,7 @@ impl Lock {
 
     /// Tells those who wait that an exchange under this lock ended well.
     pub fn progress(&self) {
-        // The mark only ever lengthens somebody's patience: a failure to write it may be ignored.
+        // The mark only makes other processes wait longer, so a failure to write it is ignored.
         let _ = self.0.write_all_at(&Monotonic::now().0.to_ne_bytes(), 0);
     }
 }

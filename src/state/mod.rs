@@ -3,7 +3,7 @@
 //! All of it is disposable: with the whole folder deleted, devices are still attached and detached
 //! rightly. [`dir`] keeps the folder safe, [`lock`] is the waiting, [`record`] is what is
 //! written; [`history`] is what was, [`guest_ports`] where in the guests, and [`socket_file`]
-//! tells a guest from the one before it.
+//! distinguishes a guest from the one before it.
 
 pub mod dir;
 pub mod guest_ports;

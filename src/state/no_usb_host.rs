@@ -24,7 +24,7 @@ pub fn note(root: &Root, socket: &Path) {
 }
 
 fn read(root: &Root, socket: &Path) -> Option<SocketFile> {
-    let file = StateDir::look(root)?.open_to_read(&file_name(socket)).ok()?;
+    let file = StateDir::open_read_only(root)?.open_to_read(&file_name(socket)).ok()?;
     let mut text = Vec::new();
     file.take(1024).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()

@@ -27,11 +27,11 @@ pub struct Record {
     pub devpath: DevPath,
     /// The device's number.
     pub devnum: DevNum,
-    /// When the kernel added the device, as near as it can be told.
+    /// When the kernel added the device, as exactly as it is known.
     pub plugged: Monotonic,
     /// What had been heard of the kernel when the record was made.
     pub seen: UeventMark,
-    /// The newest of the device's interfaces whose `add` reached us.
+    /// The newest of the device's interfaces whose `add` was handled.
     pub newest_interface: Option<u64>,
     /// Where it is attached.
     pub attached: Option<Attachment>,
@@ -58,12 +58,12 @@ pub struct Attachment {
     pub vm: String,
     /// Its QMP socket, so that `remove` finds it when the config has changed.
     pub monitor: Monitor,
-    /// That socket's file: a QEMU that was started anew has made another one.
+    /// The socket's file. A QEMU that was started again has created another one.
     #[serde(default)]
     pub socket_file: Option<SocketFile>,
     /// The object's id there.
     pub id: DeviceId,
-    /// What to call the device, since sysfs no longer tells when it is gone.
+    /// The device's label, because sysfs has no device after an unplug.
     pub device: String,
     /// When it was proved attached.
     pub at: Monotonic,

@@ -1,5 +1,5 @@
-//! What tells one file at a socket's path from the next one there: a QEMU that is started anew
-//! makes another one.
+//! The identity of the file at a socket's path. A QEMU that is started again
+//! creates another file there.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::root::Root;
 pub struct SocketFile {
     /// Its inode.
     pub inode: u64,
-    /// When it was made, in nanoseconds since 1970: nobody ever writes to a socket's file.
+    /// When it was created, in nanoseconds since 1970. No process writes to a socket's file.
     pub made: i64,
 }
 

@@ -56,7 +56,7 @@ impl<'a> Live<'a> {
         self.input == Some(Stdin::Terminal)
     }
 
-    /// Reads what is available on standard input.
+    /// Reads the available bytes of standard input.
     fn read_input(&mut self, input: Stdin) -> io::Result<Input> {
         let mut bytes = [0; 4096];
         let read = match rustix::io::read(stdin(), &mut bytes) {
@@ -88,7 +88,7 @@ impl EventSource for Live<'_> {
         }
         let time = time.and_then(|time| Timespec::try_from(time).ok());
         match poll(&mut fds, time.as_ref()) {
-            // After a signal its byte is there at the next look.
+            // After a signal its byte is there at the next read.
             Ok(0) | Err(Errno::INTR) => return Ok(Input::Nothing),
             Ok(_) => {}
             Err(error) => return Err(error.into()),
@@ -96,7 +96,7 @@ impl EventSource for Live<'_> {
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         match (ready.as_slice(), self.input) {
             ([_, true, ..], _) => Ok(Input::End(End::Signal)),
-            // What happened before Enter is told before Enter ends it.
+            // Events before Enter are reported before Enter ends the command.
             ([true, ..], _) => Ok(match self.uevents.next(Duration::ZERO)? {
                 Received::Uevent(uevent) => Input::Uevent(uevent),
                 Received::Lost => Input::Lost,

@@ -1,4 +1,4 @@
-//! What is told of a port: the facts, as lines for people and as an object for programs. Pure.
+//! The report about a port: the facts, as lines for people and as an object for programs. Pure.
 //!
 //! docs/json.md is the promise of the object's shape.
 
@@ -32,7 +32,7 @@ pub(super) struct Report {
     pub(super) behind: Vec<Behind>,
 }
 
-/// A port, and what is known without looking into it.
+/// A port, with the facts that need no device in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Place {
     pub(super) devpath: DevPath,
@@ -43,7 +43,7 @@ pub(super) struct Place {
     pub(super) port: Option<Port>,
     /// The USB version of its root hub: 1, 2 or 3.
     pub(super) usb: Option<u8>,
-    /// The virtual machines whose port it is.
+    /// The VMs that own the port.
     pub(super) vms: Vec<String>,
 }
 
@@ -194,7 +194,7 @@ impl Report {
 }
 
 impl Place {
-    /// Adds what is known of it to the line that shows it.
+    /// Adds its facts to the line that shows it.
     fn describe(&self, line: Line) -> Line {
         let line = match self.usb {
             Some(usb) => line.with(Style::Faint, format!("  USB {usb}")),
@@ -247,14 +247,14 @@ impl FoundPort {
     }
 }
 
-/// The comment, and the DEVPATH where the name does not tell it.
+/// The comment, and the DEVPATH where the name does not contain it.
 fn commented(name: &PortName, place: &Place, comment: &str) -> String {
     if name.is_devpath() { comment.to_owned() } else { format!("{comment}; {}", place.devpath) }
 }
 
 impl Found {
     /// Adds the port and its other half, if this is a connector that was not seen yet. What is
-    /// behind a hub whose port was found belongs to that port.
+    /// behind a hub belongs to the hub's port, if that was found.
     pub(super) fn add(&mut self, report: &Report) {
         let devpath = &report.place.devpath;
         let peer = report.peer.as_ref().map(|peer| &peer.place.devpath);

@@ -25,7 +25,7 @@ pub(super) enum Event {
     Plugged,
 }
 
-/// A port in which something happened: with what is or was in it.
+/// A port in which something happened, with the device that is or was in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PortEvent {
     pub(super) event: Event,
@@ -35,7 +35,7 @@ pub(super) struct PortEvent {
 }
 
 /// How long a pulled device behind a hub waits for the news that its hub was pulled: the kernel
-/// tells of what is behind a hub first (`drivers/usb/core/hub.c`: `usb_disconnect`).
+/// reports the devices behind a hub first (`drivers/usb/core/hub.c`: `usb_disconnect`).
 const HUB: Duration = Duration::from_millis(300);
 
 /// Shows each sighting to `see` until that says it is enough, `until` has come, or the user ends.
@@ -75,7 +75,7 @@ pub(super) fn watch(
     }
 }
 
-/// The occupied ports as they were last seen, and what is still to be told.
+/// The occupied ports as they were last seen, and the pending reports.
 struct Watch {
     occupied: BTreeMap<DevPath, HubPort>,
     pending: Vec<Pending>,
@@ -92,7 +92,7 @@ impl Watch {
         Self { occupied: occupied(topology), pending: Vec::new() }
     }
 
-    /// When the next sighting can be told.
+    /// When the next sighting can be reported.
     fn due(&self) -> Option<Monotonic> {
         self.pending.iter().map(|pending| pending.due).min()
     }
@@ -110,11 +110,11 @@ impl Watch {
         let Some(port) = devpath.port().filter(|_| is_device && !uevent.synthetic) else { return };
         let now = source.now();
         match uevent.action {
-            // All that is told is in sysfs by now, and reading the name waits for the probing of
+            // Everything that is reported is in sysfs by now, and reading the name waits for the probing of
             // drivers to end (`drivers/usb/core/sysfs.c`: `usb_string_attr` takes the device's
             // lock). What is behind a hub will come with events of its own.
             Action::Add => {
-                self.look(devpath, source);
+                self.read_port(devpath, source);
                 self.later(devpath, Event::Plug, now);
             }
             Action::Remove => {
@@ -126,7 +126,7 @@ impl Watch {
         }
     }
 
-    /// Finds out what was missed.
+    /// Finds the events that were missed.
     fn compare(&mut self, source: &impl EventSource) {
         let (now, new) = (source.now(), occupied(&source.topology()));
         let devnum = |port: &HubPort| port.device().map(|device| device.devnum);
@@ -153,20 +153,20 @@ impl Watch {
         self.pending.push(Pending { devpath: devpath.clone(), event, due });
     }
 
-    /// Takes note of what is in the port, if it is still there.
-    fn look(&mut self, devpath: &DevPath, source: &impl EventSource) {
+    /// Reads the device in the port, if it is still there.
+    fn read_port(&mut self, devpath: &DevPath, source: &impl EventSource) {
         if let Some(port) = source.port(devpath).filter(|port| port.plugged.is_some()) {
             self.occupied.insert(devpath.clone(), port);
         }
     }
 
-    /// The next sighting whose time has come.
+    /// The next sighting that is due.
     fn take(&mut self, source: &impl EventSource) -> Option<PortEvent> {
         let now = source.now();
         let index = self.pending.iter().position(|pending| pending.due <= now)?;
         let Pending { devpath, event, .. } = self.pending.remove(index);
         if event == Event::Plug {
-            self.look(&devpath, source);
+            self.read_port(&devpath, source);
             let port = self.occupied.get(&devpath).cloned().or_else(|| bare(&devpath))?;
             let behind = port.behind().into_iter().filter(|port| port.plugged.is_some());
             return Some(PortEvent { event, behind: behind.cloned().collect(), port });
@@ -197,7 +197,7 @@ fn bare(devpath: &DevPath) -> Option<HubPort> {
     Some(HubPort { port: devpath.port()?, devpath, connector, plugged: None })
 }
 
-/// Where happenings come from, and where one looks for what they mean.
+/// The source of events, and of the facts about the ports.
 pub(super) trait EventSource {
     /// Waits for the next happening, at most for `time`.
     fn next(&mut self, time: Option<Duration>) -> io::Result<Input>;
@@ -212,7 +212,7 @@ pub(super) trait EventSource {
 /// What may happen.
 #[derive(Debug)]
 pub(super) enum Input {
-    /// A uevent of the kernel's.
+    /// A kernel uevent.
     Uevent(Box<Uevent>),
     /// Uevents were lost.
     Lost,

@@ -1,4 +1,4 @@
-//! Adds what was found to the config file.
+//! Adds the found ports to the config file.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use crate::devpath::DevPath;
 pub(super) struct Written {
     vm: String,
     file: PathBuf,
-    /// Where the old text is; none if nothing had to be written.
+    /// The backup of the old text. `None` if nothing had to be written.
     backup: Option<PathBuf>,
     added: Vec<DevPath>,
     /// What was written for those.
@@ -27,7 +27,7 @@ pub(super) struct Written {
     had: Vec<DevPath>,
 }
 
-/// The config, if ports can be added to that virtual machine: better told before the user has
+/// The config, if ports can be added to that virtual machine: better reported before the user has
 /// plugged and pulled.
 pub(super) fn check(context: &Context<'_>, vm: &str) -> Result<Config> {
     let file = find(context)?;
@@ -40,9 +40,9 @@ pub(super) fn check(context: &Context<'_>, vm: &str) -> Result<Config> {
     Ok(config)
 }
 
-/// Adds the ports to the virtual machine, but for those that it has already.
+/// Adds the ports to the VM, except those that it has already.
 pub(super) fn add(context: &Context<'_>, vm: &str, found: &Found) -> Result<Written> {
-    // Read anew: while the user was plugging, it may have been edited.
+    // Read again, because it may have been edited while the user plugged devices.
     let file = find(context)?;
     let text = text(&file)?;
     let at = |error: EditError| match error {

@@ -1,6 +1,6 @@
 //! Reads where a device is, and which other ports are the same connector, from a few links of sysfs.
 //!
-//! Works on `remove` too: what is asked belongs to the controller and to the hubs above the device,
+//! Works on `remove` too: it reads only files of the controller and of the hubs above the device,
 //! and those are mostly still there.
 
 use std::fs;
@@ -48,7 +48,7 @@ pub fn place(root: &Root, devpath: &DevPath) -> PortLocation {
 }
 
 /// The other half of the connector of a port. Both are on the same controller
-/// (`drivers/usb/core/port.c`: `find_and_link_peer`), so that the link's name tells all.
+/// (`drivers/usb/core/port.c`: `find_and_link_peer`), so that the link's name is sufficient.
 fn peer(root: &Root, port: &DevPath) -> Option<DevPath> {
     port.root_hub()?.parent()?.controllers_port(&peer_port(root, port)?)
 }
@@ -70,7 +70,7 @@ fn peer_port(root: &Root, devpath: &DevPath) -> Option<Port> {
             let hub = devpath.parent()?;
             if !sysfs::folder(root, &hub).exists() {
                 // The hub is gone with the device. Hubs' ports are paired by equal numbers if their
-                // hubs are a pair (the same function), so what was the other half can still be told.
+                // hubs are a pair (the same function), so the other half is still known.
                 return format!("{}.{number}", peer_port(root, &hub)?).parse().ok();
             }
             // A hub in another than its first configuration.
@@ -109,7 +109,7 @@ impl Topology {
     }
 
     /// The DEVPATHs that a device in that port, or the root hub, has today; whether there is such a
-    /// port is not looked at. None if the controller is not there.
+    /// port is not read. `None` if the controller is not there.
     pub fn devpaths(&self, name: &PortName) -> Vec<DevPath> {
         let (controller, generation, chain) = match name {
             PortName::DevPath(devpath) => return vec![devpath.clone()],

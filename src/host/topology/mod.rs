@@ -1,4 +1,4 @@
-//! The host's USB ports as a tree: controllers, their root hubs, ports, and what is plugged.
+//! The host's USB ports as a tree: controllers, their root hubs, ports, and the devices in them.
 //!
 //! [`location`] reads where one device is.
 
@@ -50,7 +50,7 @@ pub struct Hub {
 pub struct HubPort {
     /// Its name, which a device in it has too.
     pub port: Port,
-    /// The DEVPATH that a device in it has: what the config wants.
+    /// The DEVPATH that a device in it has, for the config.
     pub devpath: DevPath,
     /// What the kernel and the firmware say of its socket.
     pub connector: Connector,
@@ -66,7 +66,7 @@ pub struct Connector {
     pub peer: Option<DevPath>,
     /// Whether the kernel only guessed the pair by equal numbers, the firmware having said nothing.
     pub peer_guessed: bool,
-    /// `hotplug`, `hardwired`, `not used`; none if unknown.
+    /// `hotplug`, `hardwired`, `not used`; `None` if unknown.
     pub connect_type: Option<String>,
     /// Where it is on the case, in words (`back, upper left`), if the firmware says.
     pub position: Option<String>,
@@ -169,7 +169,7 @@ pub fn read_topology(root: &Root) -> Topology {
     topology
 }
 
-/// Reads one port by the DEVPATH that a device in it has; none if the host has no such port now.
+/// Reads one port by the DEVPATH that a device in it has. `None` if the host has no such port now.
 pub fn port(root: &Root, devpath: &DevPath) -> Option<HubPort> {
     let hub = devpath.parent()?;
     let number = devpath.port()?.number();
@@ -212,7 +212,7 @@ fn read_port(root: &Root, hub: &DevPath, number: u8, folder: &Path) -> Option<Hu
     Some(HubPort { port: devpath.port()?, devpath, connector: connector(root, folder), plugged })
 }
 
-/// The DEVPATH of what is in port `number` of a hub.
+/// The DEVPATH of a device in port `number` of a hub.
 fn below(hub: &DevPath, number: u8) -> Option<DevPath> {
     let name = match hub.sysname().strip_prefix("usb") {
         Some(bus) => format!("{bus}-{number}"),

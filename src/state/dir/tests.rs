@@ -28,8 +28,8 @@ fn a_record_is_kept_and_forgotten() {
     assert_eq!(records.get(&port), None);
     let device = "/devices/x/usb1/1-1".parse().unwrap();
     assert!(!may_have_record(&root, &device));
-    records.put(&record("1-1", 5)).unwrap();
-    records.put(&record("1-1", 6)).unwrap();
+    records.save(&record("1-1", 5)).unwrap();
+    records.save(&record("1-1", 6)).unwrap();
     assert!(may_have_record(&root, &device));
     assert_eq!(records.get(&port), Some(record("1-1", 6)));
     records.forget(&port).unwrap();
@@ -47,11 +47,11 @@ fn what_is_damaged_or_of_another_boot_counts_as_absent() {
     let port = "1-1".parse().unwrap();
     let mut other = record("1-1", 5);
     other.boot_id = "another".to_owned();
-    records.put(&other).unwrap();
+    records.save(&other).unwrap();
     assert_eq!(records.get(&port), None);
     let mut other = record("1-1", 5);
     other.version += 1;
-    records.put(&other).unwrap();
+    records.save(&other).unwrap();
     assert_eq!(records.get(&port), None);
     for damaged in ["", "{", "[]", "{\"version\":1}"] {
         fs::write(root.path("/tmp/hotplugger/port-1-1.json"), damaged).unwrap();
@@ -81,7 +81,7 @@ fn a_folder_that_is_not_ours_alone_is_not_used() {
         let before = root.path("/tmp/hotplugger").symlink_metadata().unwrap();
         let state = StateDir::open(&root).unwrap();
         assert!(state.fallback.as_ref().unwrap().contains("delete it"), "{:?}", state.fallback);
-        state.records(&deadline()).unwrap().put(&record("1-1", 5)).unwrap();
+        state.records(&deadline()).unwrap().save(&record("1-1", 5)).unwrap();
         assert!(root.path("/run/hotplugger/port-1-1.json").exists());
         let after = root.path("/tmp/hotplugger").symlink_metadata().unwrap();
         assert_eq!(before.permissions(), after.permissions());
@@ -98,7 +98,7 @@ fn links_inside_the_folder_are_not_followed() {
     symlink(&target, root.path("/tmp/hotplugger/port-1-1.json.new")).unwrap();
     let records = state.records(&deadline()).unwrap();
     assert_eq!(records.get(&"1-1".parse().unwrap()), None);
-    records.put(&record("1-1", 6)).unwrap();
+    records.save(&record("1-1", 6)).unwrap();
     assert_eq!(records.get(&"1-1".parse().unwrap()), Some(record("1-1", 6)));
     assert!(fs::read_to_string(&target).unwrap().contains("\"devnum\":5"));
 }
@@ -114,7 +114,7 @@ fn a_tmp_that_others_may_rename_in_is_not_used() {
 fn a_record_in_the_file_of_another_port_is_nobodys() {
     let (_dir, root) = root();
     let state = StateDir::open(&root).unwrap();
-    state.records(&deadline()).unwrap().put(&record("1-1", 5)).unwrap();
+    state.records(&deadline()).unwrap().save(&record("1-1", 5)).unwrap();
     let folder = root.path("/tmp/hotplugger");
     fs::copy(folder.join("port-1-1.json"), folder.join("port-1-2.json")).unwrap();
     assert_eq!(peek_all(&root), [record("1-1", 5)]);
