@@ -104,7 +104,7 @@ complete -c hotplugger -n "__fish_hotplugger_using_subcommand check" -s v -l ver
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l count -d 'Ends when this many connectors were seen' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l timeout -d 'Ends after this time; with exit status 1 if nothing was seen, or less than --count' -r
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l write -d 'Adds the ports to this virtual machine in the config file, whose old text is kept in config.yaml.bak' -r
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l write -d 'Adds the ports to this VM in the config file. The old text is kept in config.yaml.bak' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l config -d 'The config file [default: $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program]' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l plugged -d 'Shows the devices that are plugged now, and does not wait'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand identify" -l json -d 'Prints a JSON object a line'

@@ -310,7 +310,7 @@ impl<'a> Attempt<'a> {
     fn access(&self) -> Result<(AccessMode, PeerPolicy), Outcome> {
         let config = &self.vm.access;
         let is_20g = self.device.speed.is_some_and(|speed| speed >= Speed::SUPER_PLUS_X2);
-        let mode = match config.way {
+        let mode = match config.mode {
             AccessMode::Auto if is_20g => AccessMode::Fd,
             AccessMode::Node if is_20g => {
                 return Err(Outcome::Failed(

@@ -2,14 +2,14 @@
 //!
 //! Every absolute path the program uses (`/sys`, `/dev`, `/etc`, `/tmp`, `/run`, the sockets of the
 //! config) goes through [`Root::path`], so that a test or a packager can run the whole program
-//! below a folder with `HOTPLUGGER_ROOT`. This file joins paths; it opens nothing.
+//! below a directory with `HOTPLUGGER_ROOT`. This file joins paths; it opens nothing.
 
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// The folder that stands for `/`.
+/// The directory that stands for `/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root(PathBuf);
 
@@ -47,7 +47,7 @@ impl Root {
         moved.into()
     }
 
-    /// Returns whether this is another folder than `/`.
+    /// Returns whether this is another directory than `/`.
     pub fn is_moved(&self) -> bool {
         self.0.as_os_str() != "/"
     }

@@ -410,8 +410,8 @@ fn whatever_is_in_the_state_folder_the_device_is_attached() {
 #[test]
 fn whatever_is_at_the_configs_path_is_one_line() {
     let plants: [(&str, Plant); 5] = [
-        ("this is no regular file", |path| folder(path, 0o755)),
-        ("this is no regular file", |path| {
+        ("this is not a regular file", |path| folder(path, 0o755)),
+        ("this is not a regular file", |path| {
             mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).unwrap();
         }),
         ("Too many levels of symbolic links", |path| symlink(path, path).unwrap()),

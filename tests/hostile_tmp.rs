@@ -169,7 +169,7 @@ fn a_tmp_of_others_is_not_used() {
         let taken = look(&root.path("/tmp"));
         let run = root.event("bind", "1-3").run(&root);
         let rest = assert_attached(&run);
-        let why = "; state is kept in /run/hotplugger: /tmp is not root's, or others may rename";
+        let why = "; state is kept in /run/hotplugger: /tmp does not belong to root, or others may";
         assert!(rest.starts_with(why), "{what}: {rest}");
         assert!(has_record(&root, "/run"), "{what}");
         assert_eq!(look(&root.path("/tmp")), taken, "{what}");

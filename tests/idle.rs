@@ -159,11 +159,11 @@ fn a_configured_port_costs_one_connection_and_no_program() {
     assert!(told.contains(disk) && !told.contains(&format!("{disk}/")), "{told}");
     // Each command is one message; of eight with qmp_capabilities none is sent in parts.
     assert!(calls("sendto(") <= 8, "{told}");
-    assert!(all <= MOST_CALLS, "{all} system calls: {told}");
+    assert!(all <= MAX_CALLS, "{all} system calls: {told}");
 }
 
 /// The most system calls that attaching may take.
-const MOST_CALLS: usize = 200;
+const MAX_CALLS: usize = 200;
 
 #[test]
 fn it_looks_at_the_config_and_the_other_half_and_nothing_else() {

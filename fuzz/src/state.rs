@@ -7,7 +7,7 @@ use hotplugger::guest::ports::{GuestPort, LastPort};
 use hotplugger::outcome::{Outcome, Report};
 use hotplugger::port::Port;
 use hotplugger::speed::Speed;
-use hotplugger::state::dir::{StateDir, peek, peek_all};
+use hotplugger::state::dir::{StateDir, read_all_unlocked, read_unlocked};
 use hotplugger::state::{guest_ports, history};
 
 use super::host::Host;
@@ -24,8 +24,8 @@ pub fn run(data: &[u8]) {
         let port: Port = "1-3".parse().expect("a port");
         let records = state.records(&Deadline::after(Duration::from_secs(60))).expect("the lock");
         let record = records.get(&port);
-        assert_eq!(record, peek(root, &port));
-        assert_eq!(peek_all(root).len(), usize::from(record.is_some()));
+        assert_eq!(record, read_unlocked(root, &port));
+        assert_eq!(read_all_unlocked(root).len(), usize::from(record.is_some()));
         if let Some(record) = record {
             records.save(&record).expect("it is written");
             assert_eq!(records.get(&port).as_ref(), Some(&record));

@@ -11,7 +11,7 @@ use crate::config::access::AccessMode;
 /// Judges what QEMU may open, if its process is visible, and whether it is passed file descriptors.
 pub fn check(facts: &VmFacts) -> Vec<Finding> {
     let Ok(answer) = &facts.answer else { return Vec::new() };
-    let access = facts.vm.access.way;
+    let access = facts.vm.access.mode;
     let name = &facts.vm.name;
     match &answer.peer_error {
         _ if access == AccessMode::Node => without_fd(facts, answer),
@@ -117,7 +117,7 @@ mod tests {
             let attached = attached.iter().map(|id| id.parse().unwrap()).collect();
             let mut facts = facts(Ok(Answer { attached, ..Answer::default() }));
             (facts.process, facts.nodes) = (Some(process), nodes);
-            facts.vm.access.way = AccessMode::Node;
+            facts.vm.access.mode = AccessMode::Node;
             check(&facts).iter().map(|finding| finding.code).collect::<Vec<_>>()
         };
         assert_eq!(codes(qemu(), vec![node(0, 0, 0o664)], &[]), ["node-denied"]);
@@ -133,10 +133,10 @@ mod tests {
 
     #[test]
     fn device_passed_as_fd_need_not_be_opened() {
-        let codes = |way, nodes: Vec<Node>, peer_error: Option<&str>| {
+        let codes = |mode, nodes: Vec<Node>, peer_error: Option<&str>| {
             let peer_error = peer_error.map(str::to_owned);
             let mut facts = facts(Ok(Answer { peer_error, ..Answer::default() }));
-            (facts.process, facts.nodes, facts.vm.access.way) = (Some(qemu()), nodes, way);
+            (facts.process, facts.nodes, facts.vm.access.mode) = (Some(qemu()), nodes, mode);
             check(&facts).iter().map(|finding| finding.code).collect::<Vec<_>>()
         };
         let denied = || vec![node(0, 0, 0o664)];

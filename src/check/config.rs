@@ -41,7 +41,7 @@ pub struct ConfigFileFacts {
     pub text: String,
     pub parsed: Result<Config, ConfigError>,
     /// What lets other users change it.
-    pub weakness: Option<PermissionIssue>,
+    pub issue: Option<PermissionIssue>,
     /// Whether it was named for this run only, and no rule names it.
     pub unknown_to_udev: bool,
 }
@@ -100,7 +100,7 @@ pub fn gather(root: &Root, given: Option<&Path>, rules: &RulesFacts) -> ConfigFa
             root.path(&named) != root.path(ConfigFile::SYSTEM) && !rules.mentions(&named)
         }),
         // If the owner of a file cannot be read, the failure to open it is reported.
-        weakness: file.weakness(&trusted_owners(root)).unwrap_or_default(),
+        issue: file.issue(&trusted_owners(root)).unwrap_or_default(),
         path: file.path,
         text,
         parsed,
@@ -142,22 +142,22 @@ fn judge_file(file: &ConfigFileFacts) -> Vec<Finding> {
             format!("{} configured", plural(config.virtual_machines.len(), "VM")),
         ),
     }];
-    findings.push(match &file.weakness {
+    findings.push(match &file.issue {
         None => Finding::ok("config-safe", file.path.display(), "only root can change it"),
-        Some(weakness) => {
-            let what = match weakness.door {
+        Some(issue) => {
+            let what = match issue.kind {
                 PermissionKind::Owner(user) => format!("belongs to user {user}"),
                 PermissionKind::Mode(mode) => {
                     format!("can be written by other users (mode {mode:o})")
                 }
             };
-            let weak = weakness.path.display();
+            let weak = issue.path.display();
             Finding::error(
                 "config-writable",
                 file.path.display(),
                 format!("{weak} {what}; hotplugger rejects the config"),
             )
-            .run(weakness.remedy())
+            .run(issue.remedy())
         }
     });
     let machines = file.parsed.as_ref().map_or(&[][..], |config| &config.virtual_machines);
@@ -225,7 +225,7 @@ mod tests {
             path: "/etc/hotplugger/config.yaml".into(),
             text: text.to_owned(),
             parsed: parse(text),
-            weakness: None,
+            issue: None,
             unknown_to_udev: false,
         }))
     }

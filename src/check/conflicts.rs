@@ -18,7 +18,7 @@ use crate::usb_device::UsbDevice;
 pub struct DeviceFacts {
     pub devpath: DevPath,
     /// Its directory in sysfs.
-    pub folder: PathBuf,
+    pub directory: PathBuf,
     pub device: UsbDevice,
     /// Whether it has an interface of the mass storage class.
     pub storage: bool,
@@ -39,12 +39,17 @@ pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFa
         if !config.is_configured(&topology.places(&port.devpath)) {
             return None;
         }
-        let folder = sysfs::folder(root, &port.devpath);
-        let interfaces = fs::read_dir(&folder).into_iter().flatten().filter_map(Result::ok);
+        let directory = sysfs::directory(root, &port.devpath);
+        let interfaces = fs::read_dir(&directory).into_iter().flatten().filter_map(Result::ok);
         let storage = interfaces
             .filter_map(|entry| attribute(entry.path().join("bInterfaceClass")).ok())
             .any(|class| class == "08");
-        Some(DeviceFacts { devpath: port.devpath.clone(), folder, device: device.clone(), storage })
+        Some(DeviceFacts {
+            devpath: port.devpath.clone(),
+            directory,
+            device: device.clone(),
+            storage,
+        })
     });
     devices.collect()
 }
@@ -70,7 +75,7 @@ pub fn check(devices: &[DeviceFacts], daemons: &RunningPrograms) -> Vec<Finding>
             let what =
                 format!("{} is not authorized, so no program can use it", facts.device.label());
             let finding = Finding::warning("not-authorized", &facts.devpath, what);
-            let authorized = facts.folder.join("authorized");
+            let authorized = facts.directory.join("authorized");
             findings.push(if daemons.usbguard {
                 finding.advice(
                     "USBGuard blocks it: `usbguard list-devices --blocked` prints its number, \
@@ -106,7 +111,7 @@ pub(in crate::check) mod tests {
     fn only_affected_devices_are_reported() {
         let facts = |authorized, storage| DeviceFacts {
             devpath: "/devices/x/usb1/1-1".parse().unwrap(),
-            folder: "/sys/devices/x/usb1/1-1".into(),
+            directory: "/sys/devices/x/usb1/1-1".into(),
             device: UsbDevice {
                 busnum: BusNum(1),
                 devnum: DevNum(5),

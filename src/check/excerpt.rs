@@ -17,12 +17,12 @@ pub struct Excerpt {
 
 impl Excerpt {
     /// The longest part of a line that is shown, in characters.
-    const LONGEST: usize = 200;
+    const MAX_CHARS: usize = 200;
 
     /// `None` if the text has no such line.
     pub fn of(text: &str, line: usize, column: usize) -> Option<Self> {
         let found = text.lines().nth(line.checked_sub(1)?)?;
-        let shown: String = found.chars().take(Self::LONGEST).collect();
+        let shown: String = found.chars().take(Self::MAX_CHARS).collect();
         let column = column.clamp(1, shown.chars().count() + 1);
         Some(Self { line, column, text: sanitize_line(&shown) })
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::finding::Finding;
 use super::trusted_owners;
-use crate::permissions::{PermissionIssue, PermissionKind, weakness_on_the_way};
+use crate::permissions::{PermissionIssue, PermissionKind, path_issue};
 use crate::root::Root;
 use crate::text::shell_word;
 
@@ -29,7 +29,7 @@ pub enum ProgramFound {
     NotExecutable,
     Program {
         /// What lets other users change it.
-        weakness: Option<PermissionIssue>,
+        issue: Option<PermissionIssue>,
         /// Whether it is the program that runs this check, or a copy; `None` if it cannot be read.
         same: Option<bool>,
     },
@@ -44,7 +44,7 @@ fn check_one(facts: &ProgramFacts) -> Vec<Finding> {
     let place = facts.path.display();
     let word = |path: &PathBuf| shell_word(&path.to_string_lossy());
     let install = || format!("install -D -m 755 {} {}", word(&facts.this), word(&facts.path));
-    let (weakness, same) = match &facts.found {
+    let (issue, same) = match &facts.found {
         ProgramFound::Missing => {
             let what = "the rule runs it, but it does not exist";
             return vec![Finding::error("program-missing", place, what).run(install())];
@@ -56,13 +56,13 @@ fn check_one(facts: &ProgramFacts) -> Vec<Finding> {
                     .run(format!("chmod 755 {}", word(&facts.path))),
             ];
         }
-        ProgramFound::Program { weakness, same } => (weakness, same),
+        ProgramFound::Program { issue, same } => (issue, same),
     };
-    let trusted = match weakness {
+    let trusted = match issue {
         None => Finding::ok("program-safe", facts.path.display(), "only root can change it"),
-        Some(weakness) => {
-            let weak = weakness.path.display();
-            let what = match weakness.door {
+        Some(issue) => {
+            let weak = issue.path.display();
+            let what = match issue.kind {
                 PermissionKind::Owner(user) => {
                     format!("{weak} belongs to user {user}, who can become root")
                 }
@@ -70,7 +70,7 @@ fn check_one(facts: &ProgramFacts) -> Vec<Finding> {
                     format!("other users can write to {weak} (mode {mode:o}) and become root")
                 }
             };
-            Finding::error("program-writable", facts.path.display(), what).run(weakness.remedy())
+            Finding::error("program-writable", facts.path.display(), what).run(issue.remedy())
         }
     };
     let other = (*same == Some(false)).then(|| {
@@ -94,7 +94,7 @@ pub fn gather(root: &Root, named: &str) -> ProgramFacts {
     let found = match fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() && metadata.mode() & 0o111 != 0 => {
             ProgramFound::Program {
-                weakness: weakness_on_the_way(&path, &trusted_owners(root)).unwrap_or_default(),
+                issue: path_issue(&path, &trusted_owners(root)).unwrap_or_default(),
                 same: same(&path, &this).ok(),
             }
         }
@@ -141,13 +141,12 @@ pub(in crate::check) mod tests {
 
     #[test]
     fn program_exists_is_safe_and_is_this_one() {
-        let weakness =
-            PermissionIssue { path: "/usr/bin".into(), door: PermissionKind::Mode(0o777) };
+        let issue = PermissionIssue { path: "/usr/bin".into(), kind: PermissionKind::Mode(0o777) };
         assert_eq!(codes(ProgramFound::Missing), ["program-missing"]);
         assert_eq!(codes(ProgramFound::NotExecutable), ["program-not-executable"]);
-        let program = |weakness, same| codes(ProgramFound::Program { weakness, same });
+        let program = |issue, same| codes(ProgramFound::Program { issue, same });
         assert_eq!(program(None, Some(true)), ["program-safe"]);
-        assert_eq!(program(Some(weakness), None), ["program-writable"]);
+        assert_eq!(program(Some(issue), None), ["program-writable"]);
         assert_eq!(program(None, Some(false)), ["program-safe", "program-other"]);
     }
 }

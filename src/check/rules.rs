@@ -19,7 +19,7 @@ pub struct RulesFacts {
     /// Whether udevd's control socket exists.
     pub udevd: bool,
     /// The directory for the rules of this host.
-    pub folder: PathBuf,
+    pub directory: PathBuf,
 }
 
 /// A rules file.
@@ -184,7 +184,7 @@ fn none(facts: &RulesFacts) -> Finding {
         .run(format!("rm {}", shell_word(&mask.path.to_string_lossy()))),
         None => Finding::error(
             "rule-none",
-            facts.folder.display(),
+            facts.directory.display(),
             "no rule runs hotplugger, so plugged-in devices are not attached",
         )
         .run("hotplugger install"),
@@ -233,17 +233,17 @@ const FOLDERS: [&str; 5] = [
 const MAX_BYTES: u64 = 1 << 20;
 
 pub fn gather(root: &Root) -> RulesFacts {
-    let files = FOLDERS.iter().flat_map(|folder| files(&root.path(folder))).collect();
+    let files = FOLDERS.iter().flat_map(|directory| files(&root.path(directory))).collect();
     let control = fs::metadata(root.path(UDEVD_RUNS));
     RulesFacts {
         files,
         udevd: control.is_ok_and(|control| control.file_type().is_socket()),
-        folder: root.path(FOLDERS[0]),
+        directory: root.path(FOLDERS[0]),
     }
 }
 
-fn files(folder: &Path) -> Vec<RulesFile> {
-    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+fn files(directory: &Path) -> Vec<RulesFile> {
+    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
     let mut files: Vec<RulesFile> = entries
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "rules"))
@@ -276,7 +276,7 @@ pub(in crate::check) mod tests {
         RulesFacts {
             files: files.iter().map(file).collect(),
             udevd: true,
-            folder: "/etc/udev/rules.d".into(),
+            directory: "/etc/udev/rules.d".into(),
         }
     }
 

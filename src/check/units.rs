@@ -142,7 +142,7 @@ pub(in crate::check) mod tests {
     use crate::config::parse::parse;
     use crate::install::items;
 
-    /// Those of a machine with systemd and two virtual machines; `change` plants a fault.
+    /// Those of a machine with systemd and two VMs; `change` plants a fault.
     fn codes(change: impl Fn(&mut UnitFacts)) -> Vec<&'static str> {
         let text = "virtual_machines:\n  a: {socket: /run/a, ports: [/devices/usb1/1-1]}\n  \
                     b: {socket: /run/b, ports: [/devices/usb1/1-2]}\n";

@@ -17,7 +17,7 @@ use crate::host::session::Session;
 use crate::host::topology::{HubPort, Topology};
 use crate::host::{sysfs, users};
 use crate::monitor::Monitor;
-use crate::permissions::{PermissionIssue, PermissionKind, weakness_on_the_way};
+use crate::permissions::{PermissionIssue, PermissionKind, path_issue};
 use crate::qmp::message::Version;
 use crate::qmp::peer::{PeerError, PeerPolicy};
 use crate::qmp::{Error, Step, UsbHostProblem};
@@ -32,7 +32,7 @@ pub struct VmFacts {
     /// The path of its socket, below the root.
     pub socket: PathBuf,
     /// What lets users other than root and the socket's owner replace the socket.
-    pub weakness: Option<PermissionIssue>,
+    pub issue: Option<PermissionIssue>,
     /// What QEMU replied, or why it did not.
     pub answer: Result<Answer, Error>,
     /// The processes that use the socket; read only if QEMU did not answer.
@@ -81,23 +81,26 @@ pub fn check(facts: &VmFacts) -> Vec<Finding> {
 }
 
 fn directory(facts: &VmFacts) -> Option<Finding> {
-    let weakness = facts.weakness.as_ref()?;
-    let folder = weakness.path.display();
-    let who = match weakness.door {
+    let issue = facts.issue.as_ref()?;
+    let directory = issue.path.display();
+    let who = match issue.kind {
         PermissionKind::Owner(user) => format!("user {user} can"),
         PermissionKind::Mode(mode) => format!("others can (mode {mode:o})"),
     };
     let finding = Finding::warning(
         "socket-directory-writable",
         facts.socket.display(),
-        format!("{who} replace the socket in {folder} and get the devices of `{}`", facts.vm.name),
+        format!(
+            "{who} replace the socket in {directory} and get the devices of `{}`",
+            facts.vm.name
+        ),
     );
-    Some(match weakness.door {
+    Some(match issue.kind {
         // A directory that is meant for all users stays so.
         PermissionKind::Mode(mode) if mode & 0o1000 != 0 => {
             finding.advice("let QEMU create the socket in a directory of its own, such as /run/vm")
         }
-        _ => finding.run(weakness.remedy()),
+        _ => finding.run(issue.remedy()),
     })
 }
 
@@ -187,9 +190,9 @@ pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topo
     };
     let pid = answer.as_ref().ok().and_then(|answer| answer.pid);
     VmFacts {
-        weakness: match vm.monitor {
+        issue: match vm.monitor {
             Monitor::Domain(_) => None,
-            Monitor::Socket(_) => weakness(root, &socket).unwrap_or_default(),
+            Monitor::Socket(_) => issue(root, &socket).unwrap_or_default(),
         },
         process: pid.and_then(|pid| process::gather(root, pid)),
         nodes: nodes(root, config, vm, topology, pid),
@@ -231,20 +234,20 @@ fn verify_peer(root: &Root, vm: &VirtualMachine, session: &Session) -> Result<()
 
 /// What lets users other than root and the socket's owner replace the socket. In the directory
 /// itself the sticky bit does not help: while the VM does not run the name is free.
-fn weakness(root: &Root, socket: &Path) -> io::Result<Option<PermissionIssue>> {
+fn issue(root: &Root, socket: &Path) -> io::Result<Option<PermissionIssue>> {
     let mut trusted = trusted_owners(root);
     let own = fs::symlink_metadata(socket).ok().filter(|own| own.file_type().is_socket());
-    let folder = socket.parent().unwrap_or(socket);
-    let metadata = fs::metadata(folder)?;
+    let directory = socket.parent().unwrap_or(socket);
+    let metadata = fs::metadata(directory)?;
     match own {
         Some(own) => trusted.push(own.uid()),
         None => trusted.push(metadata.uid()),
     }
     if metadata.mode() & 0o022 != 0 {
-        let door = PermissionKind::Mode(metadata.mode() & 0o7777);
-        return Ok(Some(PermissionIssue { path: folder.to_path_buf(), door }));
+        let kind = PermissionKind::Mode(metadata.mode() & 0o7777);
+        return Ok(Some(PermissionIssue { path: directory.to_path_buf(), kind }));
     }
-    weakness_on_the_way(folder, &trusted)
+    path_issue(directory, &trusted)
 }
 
 /// Reads the nodes of the devices in the VM's ports, and what decides who may open them.
@@ -312,7 +315,7 @@ pub(in crate::check) mod tests {
                 peer_ports: true,
             },
             socket: "/run/q".into(),
-            weakness: None,
+            issue: None,
             answer,
             users: SocketUsers::default(),
             root: true,

@@ -1,4 +1,4 @@
-//! `qemu-args` and `libvirt-xml`: the lines that a virtual machine needs to be hotplugger's.
+//! `qemu-args` and `libvirt-xml`: the lines that a VM needs to be hotplugger's.
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -12,7 +12,7 @@ use crate::text::shell_word;
 /// Arguments of `qemu-args`.
 #[derive(Debug, Args)]
 pub struct QemuArgs {
-    /// The virtual machine's name in the config.
+    /// The VM's name in the config.
     vm: String,
     /// Prints a JSON array of the arguments.
     #[arg(long)]
@@ -22,7 +22,7 @@ pub struct QemuArgs {
 /// Arguments of `libvirt-xml`.
 #[derive(Debug, Args)]
 pub struct LibvirtXml {
-    /// The virtual machine's name in the config.
+    /// The VM's name in the config.
     vm: String,
 }
 

@@ -41,7 +41,7 @@ pub struct Identify {
     /// Ends after this time; with exit status 1 if nothing was seen, or less than --count.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
-    /// Adds the ports to this virtual machine in the config file. The old text is kept in
+    /// Adds the ports to this VM in the config file. The old text is kept in
     /// config.yaml.bak.
     #[arg(long, value_name = "VM")]
     write: Option<String>,
@@ -67,12 +67,14 @@ enum Notice<'a> {
 }
 
 /// The longest that can be waited: a week.
-const LONGEST: f64 = 604_800.0;
+const MAX_TIMEOUT: f64 = 604_800.0;
 
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
-        Ok(seconds) if (0.0..=LONGEST).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err(format!("a number of seconds from 0 to {LONGEST}")),
+        Ok(seconds) if (0.0..=MAX_TIMEOUT).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err(format!("a number of seconds from 0 to {MAX_TIMEOUT}")),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::install::{
 };
 use crate::install::{Installed, in_use, installed, is_applicable, is_of_package, path_units};
 use crate::output::{Line, Output, Style};
-use crate::permissions::weakness_on_the_way;
+use crate::permissions::path_issue;
 use crate::root::Root;
 use crate::text::shell_word;
 
@@ -398,8 +398,8 @@ impl<'a> Installer<'a> {
 
 fn write(target: &Path, content: &Content) -> io::Result<()> {
     // Independent of the umask: hotplugger rejects a config that other users can write to.
-    if let Some(folder) = target.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+    if let Some(directory) = target.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
     }
     let mut temporary = target.to_path_buf().into_os_string();
     temporary.push(".new");
@@ -430,8 +430,8 @@ fn usable(program: &Path, must_exist: bool) -> Result<String> {
         );
     }
     if must_exist {
-        let weakness = weakness_on_the_way(program, &[0]).with_context(|| format!("{shown}"))?;
-        if weakness.is_some() {
+        let issue = path_issue(program, &[0]).with_context(|| format!("{shown}"))?;
+        if issue.is_some() {
             let word = shell_word(text);
             bail!(
                 "other users than root can change {shown}, which root would run; move it where they cannot:\n  \

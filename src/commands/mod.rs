@@ -62,7 +62,7 @@ impl Context<'_> {
         }
     }
 
-    /// The config, for what hands devices to virtual machines.
+    /// The config, for what hands devices to VMs.
     ///
     /// # Errors
     ///

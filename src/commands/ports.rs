@@ -69,7 +69,7 @@ struct ListedDevice {
     product_id: String,
     speed: Option<String>,
     devnum: u8,
-    /// The virtual machine that has it, as far as is remembered.
+    /// The VM that has it, as far as is remembered.
     attached: Option<String>,
 }
 
@@ -82,7 +82,7 @@ struct Missing {
 }
 
 /// What the listing is made from.
-struct Knowledge {
+struct ListingInput {
     config: Config,
     /// Port, number and VM of the devices that are recorded as attached.
     attached: Vec<(DevPath, u8, String)>,
@@ -91,9 +91,9 @@ struct Knowledge {
 impl Ports {
     /// Prints the tree.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        let knowledge = Knowledge {
+        let knowledge = ListingInput {
             config: context.config()?,
-            attached: dir::peek_all(context.root)
+            attached: dir::read_all_unlocked(context.root)
                 .into_iter()
                 .filter_map(|record| Some((record.devpath, record.devnum.0, record.attached?.vm)))
                 .collect(),
@@ -104,7 +104,7 @@ impl Ports {
             output.json(&listing)?;
         } else {
             output.table(&rows(&listing))?;
-            if dir::hidden(context.root) {
+            if dir::is_unreadable(context.root) {
                 let note = "What is attached only root can see: sudo hotplugger ports";
                 output.line(&Line::from((Style::Faint, note)))?;
             }
@@ -113,7 +113,7 @@ impl Ports {
     }
 }
 
-impl Knowledge {
+impl ListingInput {
     fn listing(&self, topology: &Topology) -> Listing {
         let controllers = topology.controllers.iter().map(|controller| ListedController {
             devpath: controller.devpath.to_string(),

@@ -43,7 +43,7 @@ struct Report {
     events: Vec<history::Entry>,
 }
 
-/// A virtual machine.
+/// A VM.
 #[derive(Debug, Serialize)]
 struct Machine {
     name: String,
@@ -110,7 +110,7 @@ impl Status {
             machine_lines(machine, output)?;
         }
         event_lines(&report.events, output)?;
-        if dir::hidden(context.root) {
+        if dir::is_unreadable(context.root) {
             let note = "Events and times only root can see: sudo hotplugger status";
             output.line(&Line::from((Style::Faint, note)))?;
         }
@@ -206,10 +206,10 @@ fn now() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// All virtual machines of the config, asked at the same time: one that is stuck delays no other.
+/// All VMs of the config, asked at the same time: one that is stuck delays no other.
 fn machines(root: &Root, config: &Config) -> Vec<Machine> {
     let topology = read_topology(root);
-    let records = dir::peek_all(root);
+    let records = dir::read_all_unlocked(root);
     std::thread::scope(|scope| {
         let asked: Vec<_> = config
             .virtual_machines

@@ -1,4 +1,4 @@
-//! How a virtual machine's QEMU gets at a device, and whom it is run by. Pure.
+//! How a VM's QEMU gets at a device, and whom it is run by. Pure.
 
 use std::fmt;
 use std::io;
@@ -7,10 +7,10 @@ use std::io;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// How.
-    pub way: AccessMode,
+    pub mode: AccessMode,
     /// The user that must listen at the socket. `None`: the socket's owner.
     pub user: Option<User>,
-    /// Whether it does not matter who else can write to the socket's folder.
+    /// Whether it does not matter who else can write to the socket's directory.
     pub trust_socket_directory: bool,
 }
 

@@ -32,9 +32,9 @@ pub struct Insertion {
 pub enum EditError {
     /// The config is wrong as it is.
     Config(ConfigError),
-    /// There is no such virtual machine, but these.
+    /// There is no such VM, but these.
     NoSuchVm(String, Vec<String>),
-    /// This port is already listed by this virtual machine.
+    /// This port is already listed by this VM.
     Taken(PortName, String),
     /// The text has a layout that only a person can edit.
     Layout(String),

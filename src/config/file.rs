@@ -93,7 +93,7 @@ impl ConfigFile {
     }
 
     /// Parses the text of a file that only root can change, because it decides which devices go to
-    /// virtual machines by it.
+    /// VMs by it.
     ///
     /// # Errors
     ///
@@ -104,12 +104,12 @@ impl ConfigFile {
     }
 
     /// Refuses a file that others than root (and the user who runs this) could change, be it the
-    /// file itself or a folder on the way to it: it decides to whom root hands devices.
+    /// file itself or a directory on the way to it: it decides to whom root hands devices.
     fn refuse_if_others_can_write(&self) -> Result<()> {
         let owners = [0, rustix::process::geteuid().as_raw()];
-        let Some(weakness) = self.weakness(&owners)? else { return Ok(()) };
-        let path = weakness.path.display();
-        match weakness.door {
+        let Some(issue) = self.issue(&owners)? else { return Ok(()) };
+        let path = issue.path.display();
+        match issue.kind {
             PermissionKind::Owner(owner) => bail!(
                 "config refused: {path} belongs to user {owner}, who could hand himself devices; \
                  run `chown root {path}` or move the config to {}",
@@ -122,10 +122,10 @@ impl ConfigFile {
     }
 
     /// What lets others than these users change the file that was read, or replace it.
-    pub fn weakness(&self, owners: &[u32]) -> Result<Option<PermissionIssue>> {
+    pub fn issue(&self, owners: &[u32]) -> Result<Option<PermissionIssue>> {
         let read =
-            || match permissions::weakness(&self.metadata, &self.path.canonicalize()?, owners) {
-                None => permissions::weakness_of_folders(&self.path, owners),
+            || match permissions::file_issue(&self.metadata, &self.path.canonicalize()?, owners) {
+                None => permissions::directories_issue(&self.path, owners),
                 found => Ok(found),
             };
         read().with_context(|| format!("config {}", self.path.display()))
@@ -134,8 +134,8 @@ impl ConfigFile {
 
 /// Says who must come if this user cannot replace the file.
 pub fn refuse_if_not_writable(file: &ConfigFile) -> Result<()> {
-    let (_, folder) = target(file)?;
-    if rustix::fs::access(&folder, rustix::fs::Access::WRITE_OK).is_err() {
+    let (_, directory) = target(file)?;
+    if rustix::fs::access(&directory, rustix::fs::Access::WRITE_OK).is_err() {
         bail!("{}: this user cannot write it; run the command with sudo", file.path.display());
     }
     Ok(())
@@ -144,35 +144,35 @@ pub fn refuse_if_not_writable(file: &ConfigFile) -> Result<()> {
 /// Writes `text` in place of the file, which becomes `<name>.bak` beside it. Mode and owner stay;
 /// a link stays a link. Returns the backup's path.
 pub fn replace(file: &ConfigFile, text: &str) -> Result<PathBuf> {
-    let (path, folder) = target(file)?;
+    let (path, directory) = target(file)?;
     let name = || format!("config {}", path.display());
     let mut backup: OsString = path.clone().into_os_string();
     backup.push(".bak");
     let backup = PathBuf::from(backup);
-    let saved = copy(&file.text, &path, &folder).with_context(name)?;
-    let new = copy(text.as_bytes(), &path, &folder).with_context(name)?;
+    let saved = copy(&file.text, &path, &directory).with_context(name)?;
+    let new = copy(text.as_bytes(), &path, &directory).with_context(name)?;
     if fs::read(&path).with_context(name)? != file.text {
         bail!("{}: it was changed in the meantime; nothing was written", path.display());
     }
     saved.persist(&backup).map_err(|error| error.error).with_context(name)?;
     new.persist(&path).map_err(|error| error.error).with_context(name)?;
-    // The new name is on the disk only with its folder.
-    File::open(&folder).and_then(|folder| folder.sync_all()).with_context(name)?;
+    // The new name is on the disk only with its directory.
+    File::open(&directory).and_then(|directory| directory.sync_all()).with_context(name)?;
     Ok(backup)
 }
 
-/// The file itself, links resolved, and its folder.
+/// The file itself, links resolved, and its directory.
 fn target(file: &ConfigFile) -> Result<(PathBuf, PathBuf)> {
     let path =
         file.path.canonicalize().with_context(|| format!("config {}", file.path.display()))?;
-    let folder = path.parent().context("the config is in no folder")?.to_path_buf();
-    Ok((path, folder))
+    let directory = path.parent().context("the config is in no directory")?.to_path_buf();
+    Ok((path, directory))
 }
 
-/// A file with these bytes in the folder, on the disk, with mode and owner of `like`.
-fn copy(bytes: &[u8], like: &Path, folder: &Path) -> Result<tempfile::NamedTempFile> {
+/// A file with these bytes in the directory, on the disk, with mode and owner of `like`.
+fn copy(bytes: &[u8], like: &Path, directory: &Path) -> Result<tempfile::NamedTempFile> {
     let metadata = fs::metadata(like)?;
-    let mut file = tempfile::Builder::new().prefix(".hotplugger-").tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".hotplugger-").tempfile_in(directory)?;
     file.write_all(bytes)?;
     let own = file.as_file().metadata()?;
     if (own.uid(), own.gid()) != (metadata.uid(), metadata.gid()) {
@@ -191,14 +191,14 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    fn config_with_modes(file: u32, folder: u32) -> Result<()> {
+    fn config_with_modes(file: u32, directory: u32) -> Result<()> {
         let dir = tempfile::tempdir()?;
         let folder_path = dir.path().join("hotplugger");
         fs::create_dir(&folder_path)?;
         let path = folder_path.join("config.yaml");
         fs::write(&path, "virtual_machines:\n")?;
         fs::set_permissions(&path, fs::Permissions::from_mode(file))?;
-        fs::set_permissions(&folder_path, fs::Permissions::from_mode(folder))?;
+        fs::set_permissions(&folder_path, fs::Permissions::from_mode(directory))?;
         ConfigFile::read(&path)?.context("no file")?.refuse_if_others_can_write()
     }
 
@@ -223,7 +223,9 @@ mod tests {
             0,
         )
         .unwrap();
-        assert!(format!("{:#}", ConfigFile::read(&fifo).unwrap_err()).contains("no regular file"));
+        assert!(
+            format!("{:#}", ConfigFile::read(&fifo).unwrap_err()).contains("not a regular file")
+        );
         let large = dir.path().join("large");
         fs::write(&large, vec![b'#'; 2 << 20]).unwrap();
         assert!(format!("{:#}", ConfigFile::read(&large).unwrap_err()).contains("1 MiB"));

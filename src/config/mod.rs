@@ -1,4 +1,4 @@
-//! The configuration: which ports belong to which virtual machine.
+//! The configuration: which ports belong to which VM.
 //!
 //! This file has the values, [`port`] the names of ports, [`exclude`](mod@exclude)
 //! which devices stay with the host, [`access`] how QEMU gets a device. [`parse`] makes them from YAML
@@ -25,13 +25,13 @@ use crate::usb_device::UsbDevice;
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// The virtual machines, in the order of the file.
+    /// The VMs, in the order of the file.
     pub virtual_machines: Vec<VirtualMachine>,
     /// What goes to none of them.
     pub exclude: Vec<Exclusion>,
 }
 
-/// One virtual machine and its ports.
+/// One VM and its ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualMachine {
     /// Its name in the config.
@@ -67,7 +67,7 @@ impl VirtualMachine {
 }
 
 impl Config {
-    /// The entry that keeps a device from this virtual machine; of both lists the machine's own
+    /// The entry that keeps a device from this VM; of both lists the machine's own
     /// comes first.
     pub fn exclusion<'a>(
         &'a self,
@@ -80,7 +80,7 @@ impl Config {
         entries.find(|entry| entry.is_of(places, device, interfaces))
     }
 
-    /// The virtual machines that a device in these places may go to, the first that runs before
+    /// The VMs that a device in these places may go to, the first that runs before
     /// the others.
     ///
     /// Of all ports at or above it the longest wins, and of equally long ones those of its own half
@@ -101,12 +101,12 @@ impl Config {
         self.owners(places).into_iter().map(|vm| vm.name.clone()).collect()
     }
 
-    /// Whether a device in these places may go to a virtual machine.
+    /// Whether a device in these places may go to a VM.
     pub fn is_configured(&self, places: &UsbLocation) -> bool {
         self.virtual_machines.iter().any(|vm| vm.claim(places).is_some())
     }
 
-    /// The virtual machine of that name.
+    /// The VM of that name.
     pub fn named(&self, name: &str) -> Result<&VirtualMachine, NoSuchMachine> {
         self.virtual_machines.iter().find(|vm| vm.name == name).ok_or_else(|| NoSuchMachine {
             name: name.to_owned(),
@@ -114,13 +114,13 @@ impl Config {
         })
     }
 
-    /// The virtual machine that lists this very place, in whatever form.
+    /// The VM that lists this very place, in whatever form.
     pub fn lists(&self, place: &PortLocation) -> Option<&VirtualMachine> {
         self.virtual_machines.iter().find(|vm| vm.ports.iter().any(|port| port.is(place)))
     }
 }
 
-/// The config has no virtual machine of that name.
+/// The config has no VM of that name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoSuchMachine {
     /// The name.
@@ -138,7 +138,7 @@ impl fmt::Display for NoSuchMachine {
 
 impl std::error::Error for NoSuchMachine {}
 
-/// How good a virtual machine's claim to a device is; the greater is the better.
+/// How good a VM's claim to a device is; the greater is the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct MatchRank {
     /// How many port numbers the name has.

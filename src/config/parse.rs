@@ -108,7 +108,7 @@ struct Fields {
     peer_ports: Option<Switch>,
     exclude: Option<Exclude>,
     unbind_host_drivers: Option<Switch>,
-    access: Option<ConfiguredWay>,
+    access: Option<ConfiguredMode>,
     user: Option<ConfiguredUser>,
     trust_socket_directory: Option<Switch>,
     return_to_host: Option<Switch>,
@@ -118,10 +118,10 @@ struct Fields {
 impl Fields {
     /// The machine, still without a name.
     fn checked<E: de::Error>(self) -> Result<VirtualMachine, E> {
-        let way = match self.access.map(|way| way.0).unwrap_or_default() {
+        let mode = match self.access.map(|mode| mode.0).unwrap_or_default() {
             // libvirt gives QEMU no device's node that it does not know of.
             AccessMode::Auto if self.domain.is_some() => AccessMode::Fd,
-            way => way,
+            mode => mode,
         };
         let monitor = match (self.socket, self.domain) {
             (Some(socket), None) => Monitor::Socket(socket.0),
@@ -146,7 +146,7 @@ impl Fields {
             ports: self.ports.0.into_iter().map(|port| port.0).collect(),
             return_to_host: self.return_to_host.is_some_and(|switch| switch.0),
             access: Access {
-                way,
+                mode,
                 user: self.user.map(|user| user.0),
                 trust_socket_directory: self.trust_socket_directory.is_some_and(|switch| switch.0),
             },
@@ -154,7 +154,7 @@ impl Fields {
     }
 }
 
-/// A virtual machine without its name.
+/// A VM without its name.
 struct Unnamed(VirtualMachine);
 
 impl<'de> Deserialize<'de> for Unnamed {
@@ -213,7 +213,7 @@ impl<'de> Visitor<'de> for VirtualMachinesVisitor {
     }
 }
 
-/// A virtual machine's name that is not among the known ones: YAML would let the last one win.
+/// A VM's name that is not among the known ones: YAML would let the last one win.
 struct NewName<'a> {
     known: &'a [VirtualMachine],
 }
@@ -363,8 +363,7 @@ impl<T: Scalar> Visitor<'_> for NewEntry<'_, T> {
 struct Socket(pub(super) PathBuf);
 
 impl Scalar for Socket {
-    const EXPECTED: &str =
-        "the absolute path of the QMP socket of QEMU, such as /run/vm/windows.qmp";
+    const EXPECTED: &str = "the absolute path of the QMP socket, such as /run/vm/windows.qmp";
 
     fn read(text: &str) -> Result<Self, String> {
         // The kernel's sun_path has 108 bytes, the last one NUL (unix(7)).
@@ -549,14 +548,14 @@ impl fmt::Display for Domain {
 }
 
 /// An `access:`.
-struct ConfiguredWay(pub(super) AccessMode);
+struct ConfiguredMode(pub(super) AccessMode);
 
-impl<'de> Deserialize<'de> for ConfiguredWay {
+impl<'de> Deserialize<'de> for ConfiguredMode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct WayVisitor;
 
         impl Visitor<'_> for WayVisitor {
-            type Value = ConfiguredWay;
+            type Value = ConfiguredMode;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(
@@ -564,11 +563,11 @@ impl<'de> Deserialize<'de> for ConfiguredWay {
                 )
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<ConfiguredWay, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ConfiguredMode, E> {
                 match text {
-                    "auto" => Ok(ConfiguredWay(AccessMode::Auto)),
-                    "fd" => Ok(ConfiguredWay(AccessMode::Fd)),
-                    "node" => Ok(ConfiguredWay(AccessMode::Node)),
+                    "auto" => Ok(ConfiguredMode(AccessMode::Auto)),
+                    "fd" => Ok(ConfiguredMode(AccessMode::Fd)),
+                    "node" => Ok(ConfiguredMode(AccessMode::Node)),
                     other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
                 }
             }
@@ -833,7 +832,7 @@ mod domain_tests {
     fn a_domain_takes_the_place_of_the_socket() {
         let config = parse(&text("    domain: windows 11\n")).unwrap();
         assert_eq!(config.virtual_machines[0].monitor, Monitor::Domain("windows 11".to_owned()));
-        assert_eq!(config.virtual_machines[0].access.way, AccessMode::Fd);
+        assert_eq!(config.virtual_machines[0].access.mode, AccessMode::Fd);
         for (keys, hint) in [
             ("", "missing field `socket`"),
             ("    domain: a/b\n", "4:13: "),
@@ -863,9 +862,9 @@ mod access_tests {
     #[test]
     fn each_way_and_form_of_a_user_is_read() {
         assert_eq!(access(""), Ok(Access::default()));
-        let way = |text: &str| access(&format!("    access: {text}\n")).map(|access| access.way);
+        let mode = |text: &str| access(&format!("    access: {text}\n")).map(|access| access.mode);
         assert_eq!(
-            ["auto", "fd", "node"].map(way),
+            ["auto", "fd", "node"].map(mode),
             [AccessMode::Auto, AccessMode::Fd, AccessMode::Node].map(Ok)
         );
         let user = |text: &str| access(&format!("    user: {text}\n")).unwrap().user.unwrap();

@@ -103,7 +103,7 @@ pub fn candidates<'a>(
 impl Candidate<'_> {
     /// Whether the VM gets a device on its `add` event already.
     pub fn attaches_on_add(&self) -> bool {
-        self.vm.access.way == AccessMode::Fd && self.vm.delay.is_zero()
+        self.vm.access.mode == AccessMode::Fd && self.vm.delay.is_zero()
     }
 }
 

@@ -131,7 +131,7 @@ impl Block {
         if let Some(number) = &source.number {
             return *number == self.number;
         }
-        let below = |folder: &str| source.path.strip_prefix(folder);
+        let below = |directory: &str| source.path.strip_prefix(directory);
         below("/dev/") == Some(&self.name)
             || self.mapped.as_deref().is_some_and(|name| below("/dev/mapper/") == Some(name))
     }
@@ -200,12 +200,12 @@ fn places(root: &Root) -> Vec<(String, DevPath)> {
 }
 
 fn block(root: &Root, (name, devpath): (String, DevPath)) -> Option<Block> {
-    let folder = root.path("/sys/class/block").join(&name);
+    let directory = root.path("/sys/class/block").join(&name);
     Some(Block {
         devpath,
-        number: attribute(folder.join("dev")).ok()?,
-        mapped: attribute(folder.join("dm/name")).ok(),
-        holders: names(&folder.join("holders")),
+        number: attribute(directory.join("dev")).ok()?,
+        mapped: attribute(directory.join("dm/name")).ok(),
+        holders: names(&directory.join("holders")),
         name,
     })
 }
@@ -243,12 +243,12 @@ fn source(root: &Root, path: &str) -> Source {
 
 /// The members of each mounted btrfs (`/sys/fs/btrfs/UUID/devices`).
 fn btrfs(root: &Root) -> Vec<Vec<String>> {
-    let folder = root.path("/sys/fs/btrfs");
-    names(&folder).into_iter().map(|id| names(&folder.join(id).join("devices"))).collect()
+    let directory = root.path("/sys/fs/btrfs");
+    names(&directory).into_iter().map(|id| names(&directory.join(id).join("devices"))).collect()
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+fn names(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::deadline::Deadline;
 use crate::devpath::DevPath;
-use crate::host::sysfs::{attribute, folder, is_gone};
+use crate::host::sysfs::{attribute, directory, is_gone};
 use crate::root::Root;
 
 /// How long the kernel may need to make a device's interfaces. They come within milliseconds; what
@@ -36,7 +36,7 @@ impl Interface {
 
 /// The interfaces of the device at `devpath`, by name; none of one that is not there.
 pub fn interfaces(root: &Root, devpath: &DevPath) -> Vec<Interface> {
-    let Ok(entries) = fs::read_dir(folder(root, devpath)) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(directory(root, devpath)) else { return Vec::new() };
     let prefix = format!("{}:", devpath.sysname());
     let mut interfaces: Vec<Interface> = entries
         .filter_map(|entry| {
@@ -58,7 +58,7 @@ pub fn interfaces(root: &Root, devpath: &DevPath) -> Vec<Interface> {
 pub fn has_interfaces(root: &Root, devpath: &DevPath) -> bool {
     let deadline = Deadline::after(UNTIL_CONFIGURED);
     loop {
-        let wanted = attribute(folder(root, devpath).join("bNumInterfaces")).unwrap_or_default();
+        let wanted = attribute(directory(root, devpath).join("bNumInterfaces")).unwrap_or_default();
         // Empty until the device has a configuration (`drivers/usb/core/sysfs.c`).
         let wanted = wanted.trim().parse().ok();
         if wanted.is_some_and(|wanted: usize| interfaces(root, devpath).len() >= wanted) {
@@ -82,7 +82,7 @@ pub fn unbind(root: &Root, devpath: &DevPath) -> io::Result<Vec<Interface>> {
     let mut unbound = Vec::new();
     let mut failed = Ok(());
     for interface in interfaces(root, devpath).into_iter().filter(Interface::has_kernel_driver) {
-        let file = folder(root, devpath).join(&interface.name).join("driver/unbind");
+        let file = directory(root, devpath).join(&interface.name).join("driver/unbind");
         match write(&file, &interface.name) {
             Ok(()) => unbound.push(interface),
             Err(error) if is_gone(&error) => {}
@@ -137,13 +137,13 @@ mod tests {
             ("1-3:1.3", "ff", "usbfs"),
             ("ep_00", "08", "none"),
         ] {
-            let folder = folder(&root, &devpath).join(interface);
-            fs::create_dir_all(&folder).unwrap();
-            fs::write(folder.join("bInterfaceClass"), format!("{class}\n")).unwrap();
+            let directory = directory(&root, &devpath).join(interface);
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("bInterfaceClass"), format!("{class}\n")).unwrap();
             if !driver.is_empty() {
                 fs::create_dir_all(drivers.join(driver)).unwrap();
                 fs::write(drivers.join(driver).join("unbind"), "").unwrap();
-                symlink(drivers.join(driver), folder.join("driver")).unwrap();
+                symlink(drivers.join(driver), directory.join("driver")).unwrap();
             }
         }
         fs::write(root.path("/sys/bus/usb/drivers_probe"), "").unwrap();

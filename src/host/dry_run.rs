@@ -140,7 +140,8 @@ impl<'a> DryRun<'a> {
         if let Some(hubs) = self.hubs.get(monitor).filter(|hubs| !hubs.is_empty()) {
             qemu.buses = hubs.iter().map(|hub| (hub.clone(), Bus::Good)).collect();
         }
-        let attached = dir::peek_all(self.root).into_iter().filter_map(|record| record.attached);
+        let attached =
+            dir::read_all_unlocked(self.root).into_iter().filter_map(|record| record.attached);
         for attached in attached.filter(|attached| attached.monitor == *monitor) {
             qemu.add_object(&attached.id.to_string());
         }
@@ -261,7 +262,7 @@ impl Host for DryRun<'_> {
     /// The dry run's own record, else the real one where this user may read it.
     fn record(&self, port: &Port) -> Option<Record> {
         let known = self.state.borrow().records.get(&port.to_string()).cloned();
-        known.unwrap_or_else(|| dir::peek(self.root, port))
+        known.unwrap_or_else(|| dir::read_unlocked(self.root, port))
     }
 
     fn save_record(&self, record: &Record) -> anyhow::Result<()> {
@@ -291,7 +292,7 @@ impl Host for DryRun<'_> {
     }
 
     fn records(&self) -> Vec<Record> {
-        dir::peek_all(self.root)
+        dir::read_all_unlocked(self.root)
     }
 
     fn lock_port(&self, _: &Port) -> anyhow::Result<Option<Lock>> {

@@ -40,17 +40,17 @@ pub fn open(root: &Root, devpath: &DevPath, device: &UsbDevice) -> io::Result<Ow
 
 /// Opens an absolute path below the root; a link on the way is an error.
 fn open_unlinked(root: &Root, path: &Path) -> Result<OwnedFd, Errno> {
-    let folders = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directories = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // The root itself may be wherever who set it wants it.
     let start = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut folder = openat(CWD, root.path("/"), start, Mode::empty())?;
+    let mut directory = openat(CWD, root.path("/"), start, Mode::empty())?;
     let mut names = path.iter().skip(1).peekable();
     while let Some(name) = names.next() {
         if names.peek().is_some() {
-            folder = openat(&folder, name, folders, Mode::empty())?;
+            directory = openat(&directory, name, directories, Mode::empty())?;
         } else {
             let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY;
-            return openat(&folder, name, flags, Mode::empty());
+            return openat(&directory, name, flags, Mode::empty());
         }
     }
     Err(Errno::NOENT)
@@ -87,8 +87,8 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let devpath: DevPath = "/devices/x/usb1/1-3".parse().unwrap();
             let root = Root::at(dir.path());
-            for folder in ["/dev/bus/usb/001".to_owned(), format!("/sys{devpath}")] {
-                fs::create_dir_all(root.path(folder)).unwrap();
+            for directory in ["/dev/bus/usb/001".to_owned(), format!("/sys{devpath}")] {
+                fs::create_dir_all(root.path(directory)).unwrap();
             }
             let host = Self { _dir: dir, root, devpath };
             host.say("1:3\n");

@@ -176,7 +176,7 @@ impl Host for RealHost<'_> {
         match change(before.clone()) {
             Some(record) if before.as_ref() == Some(&record) => Ok(()),
             Some(record) => records.save(&record),
-            None => records.forget(port),
+            None => records.delete(port),
         }
     }
 
@@ -185,7 +185,7 @@ impl Host for RealHost<'_> {
     }
 
     fn records(&self) -> Vec<Record> {
-        dir::peek_all(self.root)
+        dir::read_all_unlocked(self.root)
     }
 
     fn lock_port(&self, port: &Port) -> anyhow::Result<Option<Lock>> {

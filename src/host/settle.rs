@@ -45,7 +45,7 @@ pub enum UeventEffect {
 
 /// No wait is longer, whatever the delay: udevd kills what runs for 180 s (udev.conf(5),
 /// `event_timeout`).
-const LONGEST: Duration = Duration::from_secs(120);
+const MAX_SETTLE: Duration = Duration::from_secs(120);
 
 impl<'a> Settle<'a> {
     /// A device that was last heard of at `quiet_since`; a restless one is taken after three times
@@ -56,7 +56,7 @@ impl<'a> Settle<'a> {
         quiet_since: Monotonic,
         now: Monotonic,
     ) -> Self {
-        let cap = now.after((delay * 3).min(LONGEST));
+        let cap = now.after((delay * 3).min(MAX_SETTLE));
         Self { device, delay, quiet_since, unbind_host_drivers: false, cap }
     }
 
@@ -106,18 +106,18 @@ impl<'a> Settle<'a> {
 /// Waits until the device has settled. Ends on the clock, not on a poll; returns at once when
 /// nothing is left to wait for. `on_driver_bound` is called whenever a host driver may have
 /// come.
-pub fn wait(mut settle: Settle<'_>, driver_came: &mut dyn FnMut()) -> io::Result<Settled> {
+pub fn wait(mut settle: Settle<'_>, on_driver_bound: &mut dyn FnMut()) -> io::Result<Settled> {
     if settle.due() <= Monotonic::now() {
         return Ok(Settled::Quiet);
     }
     let Ok(socket) = UeventSocket::open() else {
         // Without ears there is still the time.
         thread::sleep(settle.due().since(Monotonic::now()));
-        driver_came();
+        on_driver_bound();
         return Ok(Settled::Quiet);
     };
     // One may have come before there were ears.
-    driver_came();
+    on_driver_bound();
     loop {
         let now = Monotonic::now();
         if settle.due() <= now {
@@ -126,12 +126,12 @@ pub fn wait(mut settle: Settle<'_>, driver_came: &mut dyn FnMut()) -> io::Result
         match socket.next(settle.due().since(now))? {
             netlink::Received::Uevent(uevent) => match settle.hear(&uevent, Monotonic::now()) {
                 UeventEffect::Removed => return Ok(Settled::Removed),
-                UeventEffect::Driver => driver_came(),
+                UeventEffect::Driver => on_driver_bound(),
                 UeventEffect::Noted => {}
             },
             netlink::Received::Lost => {
                 settle.lost(Monotonic::now());
-                driver_came();
+                on_driver_bound();
             }
             netlink::Received::Nothing => {}
         }

@@ -1,4 +1,4 @@
-//! What the kernel says of a USB device at this moment: the files in its sysfs folder, and its node.
+//! What the kernel says of a USB device at this moment: the files in its sysfs directory, and its node.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -21,8 +21,8 @@ use crate::usb_device::UsbDevice;
 ///
 /// Its files cannot be read for another reason: then it is unknown whether it is there.
 pub fn usb_device(root: &Root, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
-    let folder = folder(root, devpath);
-    let text = |name: &str| match attribute(folder.join(name)) {
+    let directory = directory(root, devpath);
+    let text = |name: &str| match attribute(directory.join(name)) {
         Ok(value) => Ok(Some(value)),
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => {
@@ -85,7 +85,7 @@ pub fn node(busnum: BusNum, devnum: DevNum) -> PathBuf {
 ///
 /// Anything else that keeps the file from being read.
 pub fn device_number(root: &Root, devpath: &DevPath) -> io::Result<Option<(u32, u32)>> {
-    let number = match attribute(folder(root, devpath).join("dev")) {
+    let number = match attribute(directory(root, devpath).join("dev")) {
         Ok(number) => number,
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(error),
@@ -96,13 +96,13 @@ pub fn device_number(root: &Root, devpath: &DevPath) -> io::Result<Option<(u32, 
 
 /// The controller's name, by the subsystem that its device is in.
 pub fn controller_name(root: &Root, controller: &DevPath) -> Option<ControllerName> {
-    let link = fs::read_link(folder(root, controller).join("subsystem")).ok();
+    let link = fs::read_link(directory(root, controller).join("subsystem")).ok();
     let subsystem = link.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
     ControllerName::new(subsystem, controller.sysname())
 }
 
-/// The device's folder.
-pub(crate) fn folder(root: &Root, devpath: &DevPath) -> PathBuf {
+/// The device's directory.
+pub(crate) fn directory(root: &Root, devpath: &DevPath) -> PathBuf {
     root.path(format!("/sys{devpath}"))
 }
 
@@ -123,8 +123,8 @@ mod tests {
         let root = Root::at(dir.path());
         let devpath: DevPath = "/devices/pci0000:00/0000:00:14.0/usb1/1-3".parse().unwrap();
         assert_eq!(usb_device(&root, &devpath).unwrap(), None);
-        let folder = folder(&root, &devpath);
-        fs::create_dir_all(&folder).unwrap();
+        let directory = directory(&root, &devpath);
+        fs::create_dir_all(&directory).unwrap();
         for (name, value) in [
             ("busnum", "1\n"),
             ("devnum", "16\n"),
@@ -135,14 +135,14 @@ mod tests {
             ("speed", "480\n"),
             ("product", "Evil\u{1b}[2J\n"),
         ] {
-            fs::write(folder.join(name), value).unwrap();
+            fs::write(directory.join(name), value).unwrap();
         }
         let device = usb_device(&root, &devpath).unwrap().unwrap();
         assert_eq!(device.label(), "Evil\u{fffd}[2J (0627:0001)");
         assert!(device.authorized && !device.is_hub());
-        fs::write(folder.join("authorized"), "0\n").unwrap();
+        fs::write(directory.join("authorized"), "0\n").unwrap();
         assert!(!usb_device(&root, &devpath).unwrap().unwrap().authorized);
-        fs::write(folder.join("devnum"), "many\n").unwrap();
+        fs::write(directory.join("devnum"), "many\n").unwrap();
         assert_eq!(usb_device(&root, &devpath).unwrap(), None);
     }
 

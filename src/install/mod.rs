@@ -21,7 +21,7 @@ pub struct InstallItem {
     pub path: String,
     /// What is there.
     pub content: Content,
-    /// The folder without which a machine has no use for it.
+    /// The directory without which a machine has no use for it.
     pub requires_dir: Option<&'static str>,
     /// Whether it is left out without that directory even if the group was requested.
     pub only_if_present: bool,
@@ -30,9 +30,9 @@ pub struct InstallItem {
 /// What belongs together and is chosen together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
-    /// The rule, the config, the state folder.
+    /// The rule, the config, the state directory.
     Base,
-    /// systemd's units: a virtual machine's socket appears or goes away.
+    /// systemd's units: a VM's socket appears or goes away.
     Systemd,
     /// The hooks that run when the host wakes up.
     Sleep,
@@ -60,7 +60,7 @@ pub enum Content {
 pub const RULE: &str = "/etc/udev/rules.d/99-hotplugger.rules";
 /// The config.
 pub const CONFIG: &str = "/etc/hotplugger/config.yaml";
-/// The folder that is there while systemd runs (`sd_booted(3)`).
+/// The directory that is there while systemd runs (`sd_booted(3)`).
 pub const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// The socket that is there while udevd runs, systemd's or eudev's.
 pub const UDEVD_RUNS: &str = "/run/udev/control";
@@ -116,7 +116,7 @@ pub fn items(program: &str, config: Option<&Config>) -> Vec<InstallItem> {
         ),
         // systemd searches no other directory (systemd-sleep(8)).
         script(Group::Sleep, "/usr/lib/systemd/system-sleep/hotplugger", SLEEP_TEXT, SYSTEMD_RUNS),
-        // Its folder below /usr has another name in each distribution; this one is read in all.
+        // Its directory below /usr has another name in each distribution; this one is read in all.
         InstallItem {
             only_if_present: true,
             ..script(
@@ -180,8 +180,8 @@ impl InstallItem {
         if !is_file || self.only_if_present || unit::is_path_unit(name) {
             return None;
         }
-        let folder = Path::new(&self.path).parent()?.to_str()?;
-        let path = PACKAGE_DIRS.iter().find(|(own, _)| *own == folder).map_or_else(
+        let directory = Path::new(&self.path).parent()?.to_str()?;
+        let path = PACKAGE_DIRS.iter().find(|(own, _)| *own == directory).map_or_else(
             // The hooks, which are searched for in one directory only.
             || self.path.clone(),
             |(_, packages)| format!("{packages}/{name}"),
@@ -247,19 +247,20 @@ pub fn is_of_package(root: &Root, item: &InstallItem) -> bool {
         && item.in_package().is_some_and(|packaged| packaged.path == item.path)
 }
 
-/// Whether the machine has the folder without which it has no use for the piece.
+/// Whether the machine has the directory without which it has no use for the piece.
 pub fn is_applicable(root: &Root, item: &InstallItem) -> bool {
-    item.requires_dir.is_none_or(|folder| root.path(folder).is_dir())
+    item.requires_dir.is_none_or(|directory| root.path(directory).is_dir())
 }
 
 /// The paths of all our path units, and of their links.
 pub fn path_units(root: &Root) -> Vec<String> {
     let mut paths = Vec::new();
-    for folder in FOLDERS {
-        let entries = fs::read_dir(root.path(folder)).into_iter().flatten().filter_map(Result::ok);
+    for directory in FOLDERS {
+        let entries =
+            fs::read_dir(root.path(directory)).into_iter().flatten().filter_map(Result::ok);
         for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
             if unit::is_path_unit(&name) {
-                paths.push(format!("{folder}/{name}"));
+                paths.push(format!("{directory}/{name}"));
             }
         }
     }

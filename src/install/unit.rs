@@ -1,11 +1,11 @@
-//! The path unit of a virtual machine: its name, its text, and which machines can have one. Pure.
+//! The path unit of a VM: its name, its text, and which machines can have one. Pure.
 
 use std::fmt;
 
 use crate::config::VirtualMachine;
 
 /// Where units that the administrator (or `install`) writes are.
-const FOLDER: &str = "/etc/systemd/system";
+const DIRECTORY: &str = "/etc/systemd/system";
 /// Where links make systemd start path units at boot.
 const WANTS: &str = "/etc/systemd/system/paths.target.wants";
 const PREFIX: &str = "hotplugger-sync@";
@@ -14,14 +14,14 @@ const SUFFIX: &str = ".path";
 /// `.service` is longer than `.path`.
 const MAX_NAME: usize = 255 - 3;
 
-/// The path unit of a virtual machine, which starts `hotplugger-sync@….service`.
+/// The path unit of a VM, which starts `hotplugger-sync@….service`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathUnit {
     name: String,
     socket: String,
 }
 
-/// Why a virtual machine can have no unit.
+/// Why a VM can have no unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnitNameError {
     /// Its name is too long when it is escaped.
@@ -33,7 +33,7 @@ pub enum UnitNameError {
 }
 
 impl PathUnit {
-    /// The unit of this virtual machine.
+    /// The unit of this VM.
     pub fn of(vm: &VirtualMachine) -> Result<Self, UnitNameError> {
         let name = format!("{PREFIX}{}{SUFFIX}", escape(&vm.name));
         let file = vm.monitor.file();
@@ -57,7 +57,7 @@ impl PathUnit {
 
     /// Its file.
     pub fn path(&self) -> String {
-        format!("{FOLDER}/{}", self.name)
+        format!("{DIRECTORY}/{}", self.name)
     }
 
     /// The link that has it started at boot.
@@ -94,8 +94,8 @@ pub fn watched(text: &str) -> Option<String> {
     Some(path.replace("%%", "%"))
 }
 
-/// The folders in which path units and their links are.
-pub const FOLDERS: [&str; 2] = [FOLDER, WANTS];
+/// The directories in which path units and their links are.
+pub const FOLDERS: [&str; 2] = [DIRECTORY, WANTS];
 
 /// Whether a file of that name is one of our path units.
 pub fn is_path_unit(file_name: &str) -> bool {

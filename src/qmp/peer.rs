@@ -37,9 +37,9 @@ pub enum PeerError {
     UnsafeDirectory(PermissionIssue),
 }
 
-fn describe(PermissionIssue { path, door }: &PermissionIssue) -> String {
+fn describe(PermissionIssue { path, kind }: &PermissionIssue) -> String {
     let path = path.display();
-    match door {
+    match kind {
         PermissionKind::Owner(owner) => format!("{path} belongs to user {owner}"),
         PermissionKind::Mode(mode) => format!("others can write to {path} (mode {mode:o})"),
     }
@@ -63,7 +63,7 @@ impl PeerPolicy {
             return Ok(());
         }
         let sticky_is_safe = self.uid.is_some();
-        match permissions::open_folder(socket, &[0, expected], sticky_is_safe)? {
+        match permissions::directory_issue(socket, &[0, expected], sticky_is_safe)? {
             Some(issue) => Err(PeerError::UnsafeDirectory(issue)),
             None => Ok(()),
         }

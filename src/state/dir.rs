@@ -1,6 +1,6 @@
-//! The state folder: `/tmp/hotplugger`, safe in a folder that everybody may write to.
+//! The state directory: `/tmp/hotplugger`, safe in a directory that everybody may write to.
 //!
-//! Everything is opened relative to the folder's own descriptor and no link is followed. A folder
+//! Everything is opened relative to the directory's own descriptor and no link is followed. A directory
 //! that is not ours alone is not used, repaired or deleted: `/run/hotplugger`, where nobody else
 //! can put one, takes its place.
 
@@ -23,16 +23,16 @@ use crate::devpath::DevPath;
 use crate::port::Port;
 use crate::root::Root;
 
-/// The folder's name in `/tmp` and `/run`.
+/// The directory's name in `/tmp` and `/run`.
 const NAME: &str = "hotplugger";
 
 /// No record is larger.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The state folder.
+/// The state directory.
 #[derive(Debug)]
 pub struct StateDir {
-    folder: OwnedFd,
+    directory: OwnedFd,
     boot_id: String,
     /// Why `/tmp/hotplugger` is not used, if it is not.
     pub fallback: Option<String>,
@@ -46,25 +46,24 @@ pub struct Records<'a> {
 }
 
 impl StateDir {
-    /// Opens the folder, making it where it is not there.
+    /// Opens the directory, making it where it is not there.
     pub fn open(root: &Root) -> Result<Self> {
-        let (folder, fallback) = match open_in(root, "/tmp", Missing::Make) {
-            Ok(folder) => (folder, None),
+        let (directory, fallback) = match open_in(root, "/tmp", true) {
+            Ok(directory) => (directory, None),
             Err(error) => {
                 let why = format!("{error:#}");
-                let folder = open_in(root, "/run", Missing::Make).with_context(|| why.clone())?;
-                (folder, Some(why))
+                let directory = open_in(root, "/run", true).with_context(|| why.clone())?;
+                (directory, Some(why))
             }
         };
-        Ok(Self { folder, boot_id: boot_id(root), fallback })
+        Ok(Self { directory, boot_id: boot_id(root), fallback })
     }
 
     /// Opens the directory to read in it. `None` if it does not exist or this user may not read it.
     pub(crate) fn open_read_only(root: &Root) -> Option<Self> {
-        let folder = open_in(root, "/tmp", Missing::Leave)
-            .or_else(|_| open_in(root, "/run", Missing::Leave))
-            .ok()?;
-        Some(Self { folder, boot_id: boot_id(root), fallback: None })
+        let directory =
+            open_in(root, "/tmp", false).or_else(|_| open_in(root, "/run", false)).ok()?;
+        Some(Self { directory, boot_id: boot_id(root), fallback: None })
     }
 
     /// The id of this boot.
@@ -75,7 +74,7 @@ impl StateDir {
     /// Takes hold of the records, waiting for others until the deadline.
     pub fn records(&self, deadline: &Deadline) -> Result<Records<'_>> {
         let lock =
-            Lock::acquire(self.open_lock("records.lock")?, deadline).context("state folder")?;
+            Lock::acquire(self.open_lock("records.lock")?, deadline).context("state directory")?;
         Ok(Records { dir: self, _lock: lock })
     }
 
@@ -109,14 +108,14 @@ impl StateDir {
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let temporary = format!("{name}.new");
         let write = || -> io::Result<()> {
-            let _ = unlinkat(&self.folder, &temporary, AtFlags::empty());
+            let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
             self.open_file(&temporary, flags)?.write_all(bytes)?;
-            renameat(&self.folder, &temporary, &self.folder, name)?;
+            renameat(&self.directory, &temporary, &self.directory, name)?;
             Ok(())
         };
         write().inspect_err(|_| {
-            let _ = unlinkat(&self.folder, &temporary, AtFlags::empty());
+            let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
         })
     }
 
@@ -128,7 +127,7 @@ impl StateDir {
     /// Opens a regular file that belongs to this user, and nothing else.
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = openat(&self.folder, name, flags, Mode::RUSR | Mode::WUSR)?;
+        let file = openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR)?;
         if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("not a regular file"));
         }
@@ -137,7 +136,7 @@ impl StateDir {
 }
 
 impl Records<'_> {
-    /// The folder they are in.
+    /// The directory they are in.
     pub(super) fn dir(&self) -> &StateDir {
         self.dir
     }
@@ -162,9 +161,9 @@ impl Records<'_> {
     }
 
     /// Forgets the port.
-    pub fn forget(&self, port: &Port) -> Result<()> {
+    pub fn delete(&self, port: &Port) -> Result<()> {
         let name = file_name(port);
-        match unlinkat(&self.dir.folder, &name, AtFlags::empty()) {
+        match unlinkat(&self.dir.directory, &name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error).with_context(|| format!("state file {name}")),
         }
@@ -181,14 +180,14 @@ pub fn may_have_record(root: &Root, device: &DevPath) -> bool {
 }
 
 /// The record of the port, read without changing or waiting for anything.
-pub fn peek(root: &Root, port: &Port) -> Option<Record> {
+pub fn read_unlocked(root: &Root, port: &Port) -> Option<Record> {
     StateDir::open_read_only(root)?.read(&file_name(port)).filter(|record| record.port == *port)
 }
 
 /// All records, read without changing or waiting for anything, in the order of their ports.
-pub fn peek_all(root: &Root) -> Vec<Record> {
+pub fn read_all_unlocked(root: &Root) -> Vec<Record> {
     let Some(state) = StateDir::open_read_only(root) else { return Vec::new() };
-    let Ok(entries) = rustix::fs::Dir::read_from(&state.folder) else { return Vec::new() };
+    let Ok(entries) = rustix::fs::Dir::read_from(&state.directory) else { return Vec::new() };
     let names = entries.filter_map(Result::ok);
     let names = names.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
     let of_port = |name: &String| {
@@ -205,9 +204,9 @@ pub fn peek_all(root: &Root) -> Vec<Record> {
 }
 
 /// Whether there is a state directory that this user may not read.
-pub fn hidden(root: &Root) -> bool {
-    let folder = root.path(format!("/tmp/{NAME}"));
-    folder.symlink_metadata().is_ok() && StateDir::open_read_only(root).is_none()
+pub fn is_unreadable(root: &Root) -> bool {
+    let directory = root.path(format!("/tmp/{NAME}"));
+    directory.symlink_metadata().is_ok() && StateDir::open_read_only(root).is_none()
 }
 
 fn boot_id(root: &Root) -> String {
@@ -215,18 +214,11 @@ fn boot_id(root: &Root) -> String {
     id.map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
-/// What is to be done where the folder is not there.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Missing {
-    Make,
-    Leave,
-}
-
 fn file_name(port: &Port) -> String {
     format!("port-{port}.json")
 }
 
-fn open_in(root: &Root, parent: &str, missing: Missing) -> Result<OwnedFd> {
+fn open_in(root: &Root, parent: &str, create: bool) -> Result<OwnedFd> {
     let parent_path = root.path(parent);
     let path = format!("{parent}/{NAME}");
     let at_parent = openat(
@@ -241,19 +233,19 @@ fn open_in(root: &Root, parent: &str, missing: Missing) -> Result<OwnedFd> {
     if !(owned(&stat, true) && (sticky || stat.st_mode & 0o022 == 0)) {
         bail!("{parent} does not belong to root, or others may rename files in it");
     }
-    if missing == Missing::Make {
+    if create {
         match mkdirat(&at_parent, NAME, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error).with_context(|| format!("cannot make {path}")),
         }
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = match openat(&at_parent, NAME, flags, Mode::empty()) {
-        Ok(folder) => folder,
-        Err(Errno::NOTDIR | Errno::LOOP) => bail!("{path} is no folder; delete it"),
+    let directory = match openat(&at_parent, NAME, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOTDIR | Errno::LOOP) => bail!("{path} is not a directory; delete it"),
         Err(error) => return Err(error).with_context(|| path.clone()),
     };
-    let stat = fstat(&folder).with_context(|| path.clone())?;
+    let stat = fstat(&directory).with_context(|| path.clone())?;
     if !owned(&stat, false) || stat.st_mode & 0o077 != 0 {
         bail!(
             "{path} is not safe (owner {}, mode {:o}); delete it",
@@ -261,7 +253,7 @@ fn open_in(root: &Root, parent: &str, missing: Missing) -> Result<OwnedFd> {
             stat.st_mode & 0o7777
         );
     }
-    Ok(folder)
+    Ok(directory)
 }
 
 /// Whether it belongs to the user who runs this, or, where `or_root`, to root.

@@ -17,7 +17,7 @@ use crate::speed::Speed;
 const NAME: &str = "seats.jsonl";
 
 /// Of more than these the oldest are forgotten: two controllers of eight VMs.
-const MOST: usize = 256;
+const MAX_LINES: usize = 256;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
@@ -64,7 +64,7 @@ pub fn keep(records: &Records<'_>, vm: &str, port: &Port, usual: &LastPort) -> R
     }
     lines.retain(|line| line.vm != vm || (line.host_port != *port && line.seat != *seat));
     lines.push_back(Line { vm: vm.to_owned(), host_port: port.clone(), seat: seat.clone(), speed });
-    let over = lines.len().saturating_sub(MOST);
+    let over = lines.len().saturating_sub(MAX_LINES);
     let mut text = String::new();
     for line in lines.range(over..) {
         text.push_str(&serde_json::to_string(line)?);
@@ -123,6 +123,6 @@ mod tests {
             keep("many", &format!("1-{}.{}", number / 20 + 1, number % 20 + 1), number);
         }
         assert_eq!(memory("windows", "1-3"), (None, vec![]));
-        assert_eq!(memory("many", "1-16.1").1.len(), MOST - 1);
+        assert_eq!(memory("many", "1-16.1").1.len(), MAX_LINES - 1);
     }
 }

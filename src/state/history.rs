@@ -1,4 +1,4 @@
-//! The latest outcomes, for `status`: one JSON line each in the state folder.
+//! The latest outcomes, for `status`: one JSON line each in the state directory.
 //!
 //! The journal has them too where there is one; this works everywhere and is as disposable as the
 //! rest of the state.
@@ -19,7 +19,7 @@ pub struct Entry {
     pub time: u64,
     /// The port.
     pub port: Option<String>,
-    /// The virtual machine.
+    /// The VM.
     pub vm: Option<String>,
     /// The outcome's name.
     pub outcome: String,

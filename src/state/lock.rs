@@ -20,9 +20,9 @@ pub struct Lock(File);
 /// Why a lock was not taken.
 #[derive(Debug)]
 pub enum LockError {
-    /// Another process held it for all of the time.
+    /// Another process held it for the whole time.
     Busy(Duration),
-    /// The file system said no.
+    /// The file system returned an error.
     Io(io::Error),
 }
 
@@ -30,7 +30,7 @@ pub enum LockError {
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The longest wait in a queue, however fast it moves, because udevd waits for 180 s.
-const LONGEST: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 impl Lock {
     /// Takes the lock, waiting for it until the deadline.
@@ -38,9 +38,9 @@ impl Lock {
         Self::wait(file, *deadline, |_| None).map(|(lock, _)| lock)
     }
 
-    /// Takes the lock, waiting for it as long as those before us get on: each exchange that ends
+    /// Takes the lock, waiting as long as the processes before it make progress: each session that ends
     /// well ([`Lock::progress`]) gives the waiting processes their whole budget again. Returns the deadline
-    /// that is then in force, so that a partner who is stuck costs one budget however many wait.
+    /// that is then in force, so that a stuck QEMU costs one budget, however many processes wait.
     pub fn acquire_in_queue(file: File, deadline: Deadline) -> Result<(Self, Deadline), LockError> {
         let mut seen = mark(&file);
         Self::wait(file, deadline, move |file| {
@@ -57,7 +57,7 @@ impl Lock {
         mut deadline: Deadline,
         mut progress: impl FnMut(&File) -> Option<Deadline>,
     ) -> Result<(Self, Deadline), LockError> {
-        let longest = Deadline::after(LONGEST);
+        let longest = Deadline::after(MAX_WAIT);
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok((Self(file), deadline)),
@@ -74,7 +74,7 @@ impl Lock {
         }
     }
 
-    /// Tells those who wait that an exchange under this lock ended well.
+    /// Notes for the waiting processes that a session under this lock ended well.
     pub fn progress(&self) {
         // The mark only makes other processes wait longer, so a failure to write it is ignored.
         let _ = self.0.write_all_at(&Monotonic::now().0.to_ne_bytes(), 0);

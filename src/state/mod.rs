@@ -1,7 +1,7 @@
 //! What is remembered of a port between the events of its device.
 //!
-//! All of it is disposable: with the whole folder deleted, devices are still attached and detached
-//! rightly. [`dir`] keeps the folder safe, [`lock`] is the waiting, [`record`] is what is
+//! All of it is disposable: with the whole directory deleted, devices are still attached and detached
+//! rightly. [`dir`] keeps the directory safe, [`lock`] is the waiting, [`record`] is what is
 //! written; [`history`] is what was, [`guest_ports`] where in the guests, and [`socket_file`]
 //! distinguishes a guest from the one before it.
 

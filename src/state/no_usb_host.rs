@@ -51,8 +51,8 @@ mod tests {
     fn note_holds_for_one_start_of_qemu() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::at(dir.path());
-        for folder in ["/tmp", "/run"] {
-            fs::create_dir(root.path(folder)).unwrap();
+        for directory in ["/tmp", "/run"] {
+            fs::create_dir(root.path(directory)).unwrap();
         }
         fs::set_permissions(root.path("/tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
         let socket = Path::new("/run/vm.qmp");

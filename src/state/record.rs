@@ -54,7 +54,7 @@ pub struct UeventMark {
 /// A device in a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
-    /// The virtual machine's name.
+    /// The VM's name.
     pub vm: String,
     /// Its QMP socket, so that `remove` finds it when the config has changed.
     pub monitor: Monitor,

@@ -23,11 +23,11 @@ pub(super) struct Written {
     added: Vec<DevPath>,
     /// What was written for those.
     names: Vec<PortName>,
-    /// The ports that the virtual machine had already.
+    /// The ports that the VM had already.
     had: Vec<DevPath>,
 }
 
-/// The config, if ports can be added to that virtual machine: better reported before the user has
+/// The config, if ports can be added to that VM: better reported before the user has
 /// plugged and pulled.
 pub(super) fn check(context: &Context<'_>, vm: &str) -> Result<Config> {
     let file = find(context)?;

@@ -131,7 +131,7 @@ fn filler() -> impl Strategy<Value = String> {
     ]
 }
 
-/// One virtual machine's lines; its ports are on the bus of its number.
+/// One VM's lines; its ports are on the bus of its number.
 fn machine(number: usize) -> impl Strategy<Value = String> {
     let ports = 1..4usize;
     let shape = (0..4usize, 1..5usize, any::<bool>(), any::<bool>(), 0..3usize);

@@ -81,7 +81,7 @@ fn plug_is_recorded_then_attached_to_the_vm_of_the_port() {
 #[test]
 fn vm_with_fd_access_and_no_delay_gets_a_device_on_add() {
     let mut config = config();
-    config.virtual_machines[0].access.way = AccessMode::Fd;
+    config.virtual_machines[0].access.mode = AccessMode::Fd;
     assert!(!one(&config.virtual_machines[0], false)[0].attaches_on_add(), "there is a delay");
     config.virtual_machines[0].delay = Duration::ZERO;
     let [windows, linux] = &config.virtual_machines[..] else { panic!() };

@@ -37,11 +37,11 @@ pub fn place(root: &Root, devpath: &DevPath) -> PortLocation {
     }) else {
         return bare;
     };
-    let folder = sysfs::folder(root, &hub);
-    let generation = match attribute(folder.join("speed")).map(|speed| speed.parse::<Speed>()) {
+    let directory = sysfs::directory(root, &hub);
+    let generation = match attribute(directory.join("speed")).map(|speed| speed.parse::<Speed>()) {
         Ok(Ok(speed)) => Some(Generation::of_root_hub(speed)),
         // It went away, and the device with it: any of the controller's may have been the one.
-        Err(_) if !folder.exists() => None,
+        Err(_) if !directory.exists() => None,
         _ => return bare,
     };
     PortLocation { controller: sysfs::controller_name(root, &controller), generation, ..bare }
@@ -68,15 +68,15 @@ fn peer_port(root: &Root, devpath: &DevPath) -> Option<Port> {
         None if first.exists() => return None,
         None => {
             let hub = devpath.parent()?;
-            if !sysfs::folder(root, &hub).exists() {
+            if !sysfs::directory(root, &hub).exists() {
                 // The hub is gone with the device. Hubs' ports are paired by equal numbers if their
                 // hubs are a pair (the same function), so the other half is still known.
                 return format!("{}.{number}", peer_port(root, &hub)?).parse().ok();
             }
             // A hub in another than its first configuration.
-            let (_, folder) =
+            let (_, directory) =
                 port_folders(root, &hub).into_iter().find(|(port, _)| *port == number)?;
-            link(folder.parent()?)?
+            link(directory.parent()?)?
         }
     };
     let (hub, number) = target.file_name()?.to_str()?.rsplit_once("-port")?;
@@ -157,13 +157,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::at(dir.path());
         let sys = root.path(format!("/sys{PCI}"));
-        for (folder, peer) in [
+        for (directory, peer) in [
             ("usb1/1-0:1.0/usb1-port2", "../../../usb2/2-0:1.0/usb2-port5"),
             ("usb2/2-0:1.0/usb2-port5", "../../../usb1/1-0:1.0/usb1-port2"),
             ("usb2/2-5/2-5:1.0/2-5-port3", "../../../../usb1/1-2/1-2:1.0/1-2-port3"),
         ] {
-            fs::create_dir_all(sys.join(folder)).unwrap();
-            symlink(peer, sys.join(folder).join("peer")).unwrap();
+            fs::create_dir_all(sys.join(directory)).unwrap();
+            symlink(peer, sys.join(directory).join("peer")).unwrap();
         }
         fs::write(sys.join("usb1/speed"), "480\n").unwrap();
         fs::write(sys.join("usb2/speed"), "10000\n").unwrap();

@@ -173,24 +173,25 @@ pub fn read_topology(root: &Root) -> Topology {
 pub fn port(root: &Root, devpath: &DevPath) -> Option<HubPort> {
     let hub = devpath.parent()?;
     let number = devpath.port()?.number();
-    let folder = port_folders(root, &hub).into_iter().find(|(of_folder, _)| *of_folder == number);
-    folder.and_then(|(number, folder)| read_port(root, &hub, number, &folder))
+    let directory =
+        port_folders(root, &hub).into_iter().find(|(of_folder, _)| *of_folder == number);
+    directory.and_then(|(number, directory)| read_port(root, &hub, number, &directory))
 }
 
 fn read_hub(root: &Root, devpath: DevPath) -> Hub {
-    let folder = sysfs::folder(root, &devpath);
+    let directory = sysfs::directory(root, &devpath);
     let ports = port_folders(root, &devpath)
         .into_iter()
-        .filter_map(|(number, folder)| read_port(root, &devpath, number, &folder))
+        .filter_map(|(number, directory)| read_port(root, &devpath, number, &directory))
         .collect();
-    let speed = attribute(folder.join("speed")).ok().and_then(|speed| speed.parse().ok());
+    let speed = attribute(directory.join("speed")).ok().and_then(|speed| speed.parse().ok());
     Hub { devpath, speed, ports }
 }
 
-/// The folders of a hub's ports: `<hub>/<interface>/<hub>-port<number>`.
+/// The directories of a hub's ports: `<hub>/<interface>/<hub>-port<number>`.
 fn port_folders(root: &Root, hub: &DevPath) -> Vec<(u8, PathBuf)> {
     let prefix = format!("{}-port", hub.sysname());
-    let mut ports: Vec<(u8, PathBuf)> = entries(&sysfs::folder(root, hub))
+    let mut ports: Vec<(u8, PathBuf)> = entries(&sysfs::directory(root, hub))
         .into_iter()
         .filter(|(name, _)| name.contains(':'))
         .flat_map(|(_, interface)| entries(&interface))
@@ -200,7 +201,7 @@ fn port_folders(root: &Root, hub: &DevPath) -> Vec<(u8, PathBuf)> {
     ports
 }
 
-fn read_port(root: &Root, hub: &DevPath, number: u8, folder: &Path) -> Option<HubPort> {
+fn read_port(root: &Root, hub: &DevPath, number: u8, directory: &Path) -> Option<HubPort> {
     let devpath = below(hub, number)?;
     let plugged = sysfs::usb_device(root, &devpath).ok().flatten().map(|device| {
         if device.is_hub() {
@@ -209,7 +210,7 @@ fn read_port(root: &Root, hub: &DevPath, number: u8, folder: &Path) -> Option<Hu
             Plugged::Device(device)
         }
     });
-    Some(HubPort { port: devpath.port()?, devpath, connector: connector(root, folder), plugged })
+    Some(HubPort { port: devpath.port()?, devpath, connector: connector(root, directory), plugged })
 }
 
 /// The DEVPATH of a device in port `number` of a hub.
@@ -221,13 +222,13 @@ fn below(hub: &DevPath, number: u8) -> Option<DevPath> {
     format!("{hub}/{name}").parse().ok()
 }
 
-fn connector(root: &Root, folder: &Path) -> Connector {
-    let text = |name: &str| attribute(folder.join(name)).ok();
+fn connector(root: &Root, directory: &Path) -> Connector {
+    let text = |name: &str| attribute(directory.join(name)).ok();
     let located = text("location").is_some_and(|location| {
         location.trim_start_matches("0x").bytes().any(|digit| digit != b'0')
     });
-    let peer = fs::canonicalize(folder.join("peer")).ok().and_then(|peer| {
-        // The port's folder stands in the hub's interface, and that in the hub.
+    let peer = fs::canonicalize(directory.join("peer")).ok().and_then(|peer| {
+        // The port's directory stands in the hub's interface, and that in the hub.
         let hub = devpath_of(&root.path("/sys"), peer.parent()?.parent()?)?;
         let (_, number) = peer.file_name()?.to_str()?.rsplit_once("-port")?;
         below(&hub, number.parse().ok()?)
@@ -253,9 +254,9 @@ pub(crate) fn devpath_of(sys: &Path, path: &Path) -> Option<DevPath> {
     format!("/{}", below.to_str()?).parse().ok()
 }
 
-/// The names and paths in a folder; none of one that is not there.
-fn entries(folder: &Path) -> Vec<(String, PathBuf)> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+/// The names and paths in a directory; none of one that is not there.
+fn entries(directory: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let named = |entry: fs::DirEntry| Some((entry.file_name().into_string().ok()?, entry.path()));
     entries.filter_map(Result::ok).filter_map(named).collect()
 }
@@ -282,16 +283,16 @@ mod read_tests {
             write(hub.join("speed"), speed);
             symlink(&hub, bus.join(format!("usb{number}"))).unwrap();
             for port in [1, 2] {
-                let folder = hub.join(format!("{number}-0:1.0/usb{number}-port{port}"));
-                write(folder.join("connect_type"), "unknown\n");
+                let directory = hub.join(format!("{number}-0:1.0/usb{number}-port{port}"));
+                write(directory.join("connect_type"), "unknown\n");
                 write(
-                    folder.join("location"),
+                    directory.join("location"),
                     if port == 1 { "0x00000000\n" } else { "0x80000001\n" },
                 );
                 let other = 3 - number;
                 symlink(
                     pci.join(format!("usb{other}/{other}-0:1.0/usb{other}-port{port}")),
-                    folder.join("peer"),
+                    directory.join("peer"),
                 )
                 .unwrap();
             }

@@ -6,8 +6,8 @@ use std::time::Duration;
 fn root() -> (tempfile::TempDir, Root) {
     let dir = tempfile::tempdir().unwrap();
     let root = Root::at(dir.path());
-    for folder in ["/tmp", "/run", "/proc/sys/kernel/random"] {
-        fs::create_dir_all(root.path(folder)).unwrap();
+    for directory in ["/tmp", "/run", "/proc/sys/kernel/random"] {
+        fs::create_dir_all(root.path(directory)).unwrap();
     }
     fs::set_permissions(root.path("/tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
     fs::write(root.path("/proc/sys/kernel/random/boot_id"), "boot\n").unwrap();
@@ -32,8 +32,8 @@ fn a_record_is_kept_and_forgotten() {
     records.save(&record("1-1", 6)).unwrap();
     assert!(may_have_record(&root, &device));
     assert_eq!(records.get(&port), Some(record("1-1", 6)));
-    records.forget(&port).unwrap();
-    records.forget(&port).unwrap();
+    records.delete(&port).unwrap();
+    records.delete(&port).unwrap();
     assert_eq!(records.get(&port), None);
     let mode = fs::metadata(root.path("/tmp/hotplugger")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o700);
@@ -115,7 +115,7 @@ fn a_record_in_the_file_of_another_port_is_nobodys() {
     let (_dir, root) = root();
     let state = StateDir::open(&root).unwrap();
     state.records(&deadline()).unwrap().save(&record("1-1", 5)).unwrap();
-    let folder = root.path("/tmp/hotplugger");
-    fs::copy(folder.join("port-1-1.json"), folder.join("port-1-2.json")).unwrap();
-    assert_eq!(peek_all(&root), [record("1-1", 5)]);
+    let directory = root.path("/tmp/hotplugger");
+    fs::copy(directory.join("port-1-1.json"), directory.join("port-1-2.json")).unwrap();
+    assert_eq!(read_all_unlocked(&root), [record("1-1", 5)]);
 }
