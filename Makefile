@@ -107,15 +107,15 @@ install:
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/hotplugger
 	install -d $(SHARE)/man/man1 $(SHARE)/man/man5 $(SHARE)/licenses/hotplugger
 	install -d $(SHARE)/doc/hotplugger/docs $(SHARE)/doc/hotplugger/examples
-	install -m 644 man/*.1 $(SHARE)/man/man1
-	install -m 644 man/*.5 $(SHARE)/man/man5
+	install -m 644 dist/man/*.1 $(SHARE)/man/man1
+	install -m 644 dist/man/*.5 $(SHARE)/man/man5
 	install -m 644 README.md CHANGELOG.md $(SHARE)/doc/hotplugger
 	install -m 644 docs/*.md docs/*.svg $(SHARE)/doc/hotplugger/docs
 	install -m 644 config.yaml $(SHARE)/doc/hotplugger/examples
 	install -m 644 LICENSE-APACHE LICENSE-MIT $(SHARE)/licenses/hotplugger
-	install -D -m 644 completions/hotplugger.bash $(SHARE)/bash-completion/completions/hotplugger
-	install -D -m 644 completions/_hotplugger $(SHARE)/zsh/site-functions/_hotplugger
-	install -D -m 644 completions/hotplugger.fish $(SHARE)/fish/vendor_completions.d/hotplugger.fish
+	install -D -m 644 dist/completions/hotplugger.bash $(SHARE)/bash-completion/completions/hotplugger
+	install -D -m 644 dist/completions/_hotplugger $(SHARE)/zsh/site-functions/_hotplugger
+	install -D -m 644 dist/completions/hotplugger.fish $(SHARE)/fish/vendor_completions.d/hotplugger.fish
 ifeq ($(DESTDIR),)
 	$(PROGRAM) install
 else
@@ -133,7 +133,7 @@ uninstall:
 # Packages of what \`make build\` has left, in target/package.
 deb rpm:
 	@test -e $(BINARY) || { echo "run \`make build\` first" >&2; exit 1; }
-	BINARY=$(BINARY) packaging/$@/build target/package
+	BINARY=$(BINARY) dist/$@/build target/package
 
 # For all other systems: the program, which installs itself, and what is to be read.
 tarball: VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)

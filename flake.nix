@@ -10,11 +10,11 @@
     in
     {
       packages = each (system: {
-        default = nixpkgs.legacyPackages.${system}.callPackage ./packaging/nix/package.nix { };
+        default = nixpkgs.legacyPackages.${system}.callPackage ./dist/nix/package.nix { };
       });
 
       nixosModules.default = { pkgs, lib, ... }: {
-        imports = [ ./packaging/nix/module.nix ];
+        imports = [ ./dist/nix/module.nix ];
         services.hotplugger.package =
           lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
       };

@@ -55,10 +55,10 @@ fn everything_is_there_in_the_places_of_packages_and_starts_the_packaged_program
     make_install(folder.path());
     let files = files(folder.path());
     for (kind, place) in [
-        ("man", "/usr/share/man/man1"),
+        ("dist/man", "/usr/share/man/man1"),
         ("docs", "/usr/share/doc/hotplugger/docs"),
         ("rules", "/usr/lib/udev/rules.d"),
-        ("systemd", "/usr/lib/systemd/system"),
+        ("dist/systemd", "/usr/lib/systemd/system"),
     ] {
         for entry in fs::read_dir(Path::new(SOURCE).join(kind)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
@@ -85,7 +85,7 @@ fn everything_is_there_in_the_places_of_packages_and_starts_the_packaged_program
 fn the_rpm_lists_what_is_installed() {
     let folder = tempfile::tempdir().unwrap();
     make_install(folder.path());
-    let text = fs::read_to_string(Path::new(SOURCE).join("packaging/rpm/hotplugger.spec")).unwrap();
+    let text = fs::read_to_string(Path::new(SOURCE).join("dist/rpm/hotplugger.spec")).unwrap();
     let (_, list) = text.split_once("\n%files\n").unwrap();
     let lines = list.lines().filter(|line| !line.starts_with("%dir"));
     let listed: Vec<_> = lines.filter_map(|line| line.split_whitespace().last()).collect();
@@ -104,7 +104,7 @@ fn the_rpm_lists_what_is_installed() {
 
 #[test]
 fn all_packages_have_the_same_version() {
-    let text = fs::read_to_string(Path::new(SOURCE).join("packaging/aur/PKGBUILD")).unwrap();
+    let text = fs::read_to_string(Path::new(SOURCE).join("dist/aur/PKGBUILD")).unwrap();
     // pacman's versions have no `-`.
     let version = env!("CARGO_PKG_VERSION").replace('-', "_");
     assert!(text.contains(&format!("\npkgver={version}\n")), "PKGBUILD is not of {version}");
@@ -118,7 +118,7 @@ fn the_debian_package_holds_what_is_installed() {
     }
     let folder = tempfile::tempdir().unwrap();
     make_install(&folder.path().join("installed"));
-    let package = run(Command::new(Path::new(SOURCE).join("packaging/deb/build"))
+    let package = run(Command::new(Path::new(SOURCE).join("dist/deb/build"))
         .arg(folder.path())
         .env("BINARY", PROGRAM)
         // With all that helps to debug it, it is large.

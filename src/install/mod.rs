@@ -70,9 +70,9 @@ pub const PACKAGED_PROGRAM: &str = "/usr/bin/hotplugger";
 
 const RULE_TEXT: &str = include_str!("../../rules/99-hotplugger.rules");
 const CONFIG_TEXT: &str = include_str!("../../config.yaml");
-const SERVICE_TEXT: &str = include_str!("../../systemd/hotplugger-sync@.service");
-const SLEEP_TEXT: &str = include_str!("../../hooks/sleep");
-const LIBVIRT_TEXT: &str = include_str!("../../hooks/libvirt-qemu");
+const SERVICE_TEXT: &str = include_str!("../../dist/systemd/hotplugger-sync@.service");
+const SLEEP_TEXT: &str = include_str!("../../dist/hooks/sleep");
+const LIBVIRT_TEXT: &str = include_str!("../../dist/hooks/libvirt-qemu");
 /// Made before any user can log in, and never aged (tmpfiles.d(5)).
 const TMPFILES_TEXT: &str = "# hotplugger's state; see tmpfiles.d(5).\n\
     d /tmp/hotplugger 0700 root root -\n\

@@ -30,7 +30,7 @@ class PackageTest(Case):
         super().setUp()
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        build = os.path.join(product.REPOSITORY, 'packaging/deb/build')
+        build = os.path.join(product.REPOSITORY, 'dist/deb/build')
         path = subprocess.run([build, folder.name], check=True, capture_output=True, text=True,
                               env={**os.environ, 'BINARY': self.binary}).stdout.strip()
         self.package = f'/tmp/{os.path.basename(path)}'

@@ -131,7 +131,7 @@ class SystemdTest(StartCase):
                     '/etc/hotplugger/config.yaml')
         found = json.loads(self.rig.exec('hotplugger check --json').out)['findings']
         stale, = [finding for finding in found if finding['code'] == 'unit-stale']
-        self.assertEqual(stale['what'], 'it watches /run/vm/my vm-1/qmp-sock, and the config says '
+        self.assertEqual(stale['what'], 'it watches /run/vm/my vm-1/qmp-sock, but the config has '
                          f'{SOCKET}')
         self.rig.sh(stale['remedy']['run'])
         self.guest.start('seabios')

@@ -26,12 +26,12 @@ fn generated() -> Vec<(PathBuf, Vec<u8>)> {
         let name = command.get_display_name().unwrap_or("hotplugger").to_owned();
         clap_mangen::Man::new(command).render(&mut page).unwrap();
         page.extend_from_slice(SEE_ALSO.as_bytes());
-        files.push((format!("man/{name}.1").into(), page));
+        files.push((format!("dist/man/{name}.1").into(), page));
     }
     let name = "hotplugger.yaml";
     let about = "which USB ports of the host belong to which virtual machine";
     let document = include_str!("../../docs/configuration.md");
-    files.push((format!("man/{name}.5").into(), page::page(name, about, document).into()));
+    files.push((format!("dist/man/{name}.5").into(), page::page(name, about, document).into()));
     for (shell, name) in [
         (Shell::Bash, "hotplugger.bash"),
         (Shell::Zsh, "_hotplugger"),
@@ -39,7 +39,7 @@ fn generated() -> Vec<(PathBuf, Vec<u8>)> {
     ] {
         let mut completion = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "hotplugger", &mut completion);
-        files.push((format!("completions/{name}").into(), completion));
+        files.push((format!("dist/completions/{name}").into(), completion));
     }
     files
 }
@@ -61,7 +61,7 @@ fn man_pages_and_completions_are_fresh() {
             stale.push(path.display().to_string());
         }
     }
-    for folder in ["man", "completions"] {
+    for folder in ["dist/man", "dist/completions"] {
         for entry in fs::read_dir(root.join(folder)).into_iter().flatten() {
             let path = Path::new(folder).join(entry.unwrap().file_name());
             if !files.iter().any(|(known, _)| *known == path) {

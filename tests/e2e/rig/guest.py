@@ -112,7 +112,10 @@ class Guest(UsbDevices):
 
     def signal(self, name):
         """Sends its QEMU a signal: 'KILL' for a crash, 'STOP' and 'CONT' for one that hangs."""
-        self._host.sh(['systemctl', 'kill', '-s', name, self.unit])
+        result = self._host.exec(['systemctl', 'kill', '-s', name, self.unit])
+        # QEMU, the main process, may be gone before systemd has read the rest of its cgroup.
+        if result.rc != 0 and 'to auxiliary processes' not in result.err:
+            raise RigError(f'{name} to {self.unit}: {result.err.strip()}')
 
     def running(self):
         """Whether its QEMU runs."""
