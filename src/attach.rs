@@ -154,7 +154,7 @@ impl<'a> Attempt<'a> {
         let attached = self.attach_in_guest(expected_attached)?;
         let now = host.now();
         let times = Times {
-            since_plug: now.since(record.plugged),
+            since_plug: now.since(record.plugged_at),
             settling: settled.since(started),
             session: now.since(settled),
         };

@@ -70,7 +70,7 @@ impl Output {
     }
 
     /// Writes a line in its colours without truncating it, because it is not part of a listing.
-    pub fn whole_line(&mut self, line: &Line) -> io::Result<()> {
+    pub fn line_untruncated(&mut self, line: &Line) -> io::Result<()> {
         for (tone, text) in &line.0 {
             let style = tone.style();
             write!(self.stream, "{style}{text}{style:#}")?;

@@ -167,13 +167,13 @@ impl SyncJob<'_> {
             .unwrap_or_else(|| host.new_record(&port.port, &port.devpath, devnum, mark, udev));
         // The event of a device that has just been plugged in is handled at the same time. The
         // second of the two finds it attached.
-        let settle = Settle::new(&port.devpath, self.vm.delay, record.plugged, mark.at);
+        let settle = Settle::new(&port.devpath, self.vm.delay, record.plugged_at, mark.at);
         attach::attach(&AttachJob {
             host,
             assignment: Assignment { config: self.config, vm: self.vm, location: &location },
             port: &port.port,
             devnum: Some(devnum),
-            trigger: if settle.due() > mark.at {
+            trigger: if settle.ready_at() > mark.at {
                 Trigger::Udev { settle: true, interface: None }
             } else {
                 Trigger::Sync

@@ -29,11 +29,11 @@ pub fn run(data: &[u8]) {
         assert!(cleaned.chars().count() <= 64 && !cleaned.chars().any(char::is_control));
         if let Ok(port) = name.parse::<PortName>() {
             assert_eq!(port.to_string().parse().as_ref(), Ok(&port));
-            assert!(port.is_same(&port));
+            assert!(port.is_equivalent(&port));
         }
         if let Ok(devpath) = name.parse::<DevPath>() {
             let place = PortLocation::of(devpath.clone());
-            assert!(PortName::DevPath(devpath.clone()).is(&place));
+            assert!(PortName::DevPath(devpath.clone()).names_exactly(&place));
             drop((devpath.root_hub(), devpath.usb_components().count()));
             assert!(devpath.ports_up().count() <= 6);
         }

@@ -19,6 +19,6 @@ pub fn run(data: &[u8]) {
     let device: DevPath = TABLET.parse().expect("a DEVPATH");
     let start = Monotonic(u64::MAX / 2);
     let mut settle = Settle::new(&device, Duration::from_secs(1), start, start);
-    settle.hear(&uevent, start.after(Duration::from_millis(500)));
-    assert!(settle.due() >= start && settle.due() <= start.after(Duration::from_secs(3)));
+    settle.on_uevent(&uevent, start.after(Duration::from_millis(500)));
+    assert!(settle.ready_at() >= start && settle.ready_at() <= start.after(Duration::from_secs(3)));
 }

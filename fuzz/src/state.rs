@@ -17,7 +17,7 @@ pub fn run(data: &[u8]) {
     thread_local!(static HOST: Host = Host::new());
     HOST.with(|Host { root, .. }| {
         let state = StateDir::open(root).expect("a folder");
-        for name in ["port-1-3.json", "history.jsonl", "seats.jsonl"] {
+        for name in ["port-1-3.json", "history.jsonl", "guest-ports.jsonl"] {
             let path = root.path(format!("/tmp/hotplugger/{name}"));
             std::fs::write(path, data).expect("a file");
         }
@@ -30,11 +30,11 @@ pub fn run(data: &[u8]) {
             records.save(&record).expect("it is written");
             assert_eq!(records.get(&port).as_ref(), Some(&record));
         }
-        guest_ports::memory(&state, "w", &port);
+        guest_ports::history(&state, "w", &port);
         let place = GuestPort { bus: "xhci0.0".to_owned(), port: 1 };
         let usual = LastPort { port: place, speed: Some(Speed::HIGH) };
-        guest_ports::keep(&records, "w", &port, &usual).expect("it is written");
-        assert_eq!(guest_ports::memory(&state, "w", &port).last, Some(usual));
+        guest_ports::save(&records, "w", &port, &usual).expect("it is written");
+        assert_eq!(guest_ports::history(&state, "w", &port).last, Some(usual));
         history::append(root, &Report::new(None, Outcome::UnpluggedEarly));
         history::read(root);
     });

@@ -52,11 +52,12 @@ fn print(report: &Report, verbose: bool, output: &mut Output) -> io::Result<()> 
         let notes = plural(report.counts.note, "note");
         last = last.with(Style::Faint, format!(" ({notes} with -v)"));
     }
-    output.whole_line(&last)?;
+    output.line_untruncated(&last)?;
     if !report.skipped.is_empty() {
         let skipped = report.skipped.join(", ");
-        output
-            .whole_line(&Line::from(sanitize_line(&format!("skipped without root: {skipped}"))))?;
+        output.line_untruncated(&Line::from(sanitize_line(&format!(
+            "skipped without root: {skipped}"
+        ))))?;
     }
     Ok(())
 }
@@ -73,14 +74,15 @@ fn print_finding(finding: &Finding, output: &mut Output) -> io::Result<()> {
         .with(style, format!("{:<8}", finding.level))
         .with(Style::Strong, sanitize_line(&finding.place))
         .plain(format!(": {}", sanitize_line(&finding.what)));
-    output.whole_line(&head)?;
+    output.line_untruncated(&head)?;
     for line in finding.excerpt.iter().flat_map(Excerpt::lines) {
-        output.whole_line(&Line::default().with(Style::Faint, format!("          {line}")))?;
+        output
+            .line_untruncated(&Line::default().with(Style::Faint, format!("          {line}")))?;
     }
     match &finding.remedy {
         Some(remedy) => {
             let remedy = sanitize_line(&remedy.to_string());
-            output.whole_line(&Line::from(format!("        → {remedy}")))
+            output.line_untruncated(&Line::from(format!("        → {remedy}")))
         }
         None => Ok(()),
     }

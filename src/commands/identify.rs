@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use live::Live;
+use live::LiveSource;
 use report::{Found, Report, Reporter};
 use serde::Serialize;
 use write::Written;
 
-use self::watch::{End, Event, PortEvent, watch};
+use self::watch::{EndReason, Event, PortEvent, watch};
 use super::{CommandStatus, Context};
 use crate::clock::Monotonic;
 use crate::config::Config;
@@ -58,7 +58,7 @@ enum Notice<'a> {
     Listening,
     /// It is over.
     End {
-        reason: End,
+        reason: EndReason,
         ports: Vec<&'a str>,
         yaml: String,
         written: Option<Box<Written>>,
@@ -101,13 +101,13 @@ impl Identify {
             for sighting in plugged(&read_topology(context.root), &self.devices) {
                 see(&sighting, output)?;
             }
-            End::Listed
+            EndReason::Listed
         } else {
             self.watch(context, output, &mut see)?
         };
         self.finish(context, output, &config, &found, end)?;
         let wanted = self.count.map_or(1, usize::from);
-        let short = matches!(end, End::Timeout | End::Listed) && found.count() < wanted;
+        let short = matches!(end, EndReason::Timeout | EndReason::Listed) && found.count() < wanted;
         Ok(if short { CommandStatus::Problems } else { CommandStatus::Ok })
     }
 
@@ -127,8 +127,9 @@ impl Identify {
         context: &Context<'_>,
         output: &mut Output,
         see: &mut impl FnMut(&PortEvent, &mut Output) -> Result<usize>,
-    ) -> Result<End> {
-        let mut source = Live::open(context.root, self.count.is_none() && self.timeout.is_none())?;
+    ) -> Result<EndReason> {
+        let mut source =
+            LiveSource::open(context.root, self.count.is_none() && self.timeout.is_none())?;
         let before = read_topology(context.root);
         self.print_prompt(output, source.has_terminal())?;
         let until = self.timeout.map(|time| Monotonic::now().after(time));
@@ -167,7 +168,7 @@ impl Identify {
         output: &mut Output,
         config: &Config,
         found: &Found,
-        end: End,
+        end: EndReason,
     ) -> Result<()> {
         let written = match &self.write {
             Some(vm) if found.count() > 0 => write::add(context, vm, found).map(Some),

@@ -153,11 +153,11 @@ fn devices_in<'a>(root: &Root, topology: &'a Topology, text: &str) -> Result<Vec
     };
     let ports = topology.devices().map(|(port, _)| port);
     let devices: Vec<&HubPort> =
-        ports.filter(|port| name.has(&topology.places(&port.devpath), true)).collect();
+        ports.filter(|port| name.contains(&topology.places(&port.devpath), true)).collect();
     if !devices.is_empty() {
         return Ok(devices);
     }
-    if !topology.all_places().iter().any(|place| name.is(place)) {
+    if !topology.all_places().iter().any(|place| name.names_exactly(place)) {
         bail!("{text}: {NO_SUCH_PORT}");
     }
     bail!("{text}: nothing is plugged in there");

@@ -44,7 +44,7 @@ impl Context<'_> {
     /// Reports a manual change of a device: on standard output, in the journal and for
     /// `status`.
     pub fn report(&self, outcome: &Report, tone: Style, output: &mut Output) -> io::Result<()> {
-        output.whole_line(&Line::from((tone, outcome.to_string())))?;
+        output.line_untruncated(&Line::from((tone, outcome.to_string())))?;
         journal::report_manual(self.root, outcome);
         history::append(self.root, outcome);
         Ok(())

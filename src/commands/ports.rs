@@ -126,7 +126,8 @@ impl ListingInput {
             .virtual_machines
             .iter()
             .flat_map(|vm| vm.ports.iter().map(move |port| (port, vm.name.clone())));
-        let missing = configured.filter(|(port, _)| !existing.iter().any(|place| port.is(place)));
+        let missing =
+            configured.filter(|(port, _)| !existing.iter().any(|place| port.names_exactly(place)));
         Listing {
             controllers: controllers.collect(),
             missing: missing.map(|(port, vm)| Missing::new(port, vm)).collect(),

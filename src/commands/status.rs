@@ -284,9 +284,9 @@ fn attached(bus: &GuestBus, records: &[Record]) -> Vec<Object> {
 fn configured_port(vm: &VirtualMachine, name: &PortName, topology: &Topology) -> Port {
     let devices = topology
         .devices()
-        .filter(|(port, _)| name.has(&topology.places(&port.devpath), vm.peer_ports))
+        .filter(|(port, _)| name.contains(&topology.places(&port.devpath), vm.peer_ports))
         .map(|(port, device)| format!("{} {}", port.port, device.label()));
-    let place = topology.all_places().into_iter().find(|place| name.is(place));
+    let place = topology.all_places().into_iter().find(|place| name.names_exactly(place));
     Port {
         devpath: match name {
             PortName::DevPath(devpath) => Some(devpath.to_string()),

@@ -151,7 +151,7 @@ impl Sync {
                 }
                 Ok(Message::Done(line, is_ok)) => {
                     running -= 1;
-                    output.whole_line(&line)?;
+                    output.line_untruncated(&line)?;
                     if !is_ok {
                         status = CommandStatus::Problems;
                     }

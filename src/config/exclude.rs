@@ -49,7 +49,7 @@ impl Exclusion {
             Self::Serial(serial) => device.serial.as_ref() == Some(serial),
             Self::Port(port) => {
                 let mut all = std::iter::once(&places.own).chain(&places.peers);
-                all.any(|place| port.fit(place).is_some())
+                all.any(|place| port.match_location(place).is_some())
             }
         }
     }

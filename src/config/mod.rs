@@ -116,7 +116,9 @@ impl Config {
 
     /// The VM that lists this very place, in whatever form.
     pub fn lists(&self, place: &PortLocation) -> Option<&VirtualMachine> {
-        self.virtual_machines.iter().find(|vm| vm.ports.iter().any(|port| port.is(place)))
+        self.virtual_machines
+            .iter()
+            .find(|vm| vm.ports.iter().any(|port| port.names_exactly(place)))
     }
 }
 
@@ -154,7 +156,7 @@ impl VirtualMachine {
         let peers = places.peers.iter().filter(|_| self.peer_ports);
         let all = std::iter::once((true, &places.own)).chain(peers.map(|place| (false, place)));
         let claims = all.flat_map(|(own, place)| {
-            let fits = self.ports.iter().filter_map(|port| port.fit(place));
+            let fits = self.ports.iter().filter_map(|port| port.match_location(place));
             fits.map(move |PortMatch { length, one_half }| MatchRank { length, own, one_half })
         });
         claims.max()

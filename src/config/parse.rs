@@ -429,7 +429,7 @@ impl Scalar for ConfiguredPort {
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        self.0.is_same(&other.0)
+        self.0.is_equivalent(&other.0)
     }
 }
 

@@ -56,7 +56,7 @@ impl PortName {
     }
 
     /// How this port, or a port above it, matches the location. `None` if it does not.
-    pub fn fit(&self, place: &PortLocation) -> Option<PortMatch> {
+    pub fn match_location(&self, place: &PortLocation) -> Option<PortMatch> {
         match self {
             Self::DevPath(port) => place
                 .devpath
@@ -79,20 +79,20 @@ impl PortName {
 
     /// Whether the port contains the location, in its own half of the connector or, with `peers`,
     /// in another.
-    pub fn has(&self, places: &UsbLocation, peers: bool) -> bool {
-        let fits = |place: &PortLocation| self.fit(place).is_some();
+    pub fn contains(&self, places: &UsbLocation, peers: bool) -> bool {
+        let fits = |place: &PortLocation| self.match_location(place).is_some();
         fits(&places.own) || peers && places.peers.iter().any(fits)
     }
 
     /// Whether this names the place itself, not one above it.
-    pub fn is(&self, place: &PortLocation) -> bool {
+    pub fn names_exactly(&self, place: &PortLocation) -> bool {
         let length = place.chain().map_or(0, |chain| chain.numbers().len());
-        self.fit(place).is_some_and(|fit| fit.length == length)
+        self.match_location(place).is_some_and(|fit| fit.length == length)
     }
 
     /// Whether both are the same port, or one is a half of the other, as far as the names show:
     /// they do not show the generation of a DEVPATH's bus.
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub fn is_equivalent(&self, other: &Self) -> bool {
         let controllers = |one: &Self, other: &Self| match (one, other) {
             (Self::DevPath(path), Self::Stable { controller, generation: None, .. }) => {
                 let above = path.root_hub().and_then(|hub| hub.parent());

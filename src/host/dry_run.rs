@@ -244,7 +244,7 @@ impl Host for DryRun<'_> {
     }
 
     fn settle(&self, settle: Settle<'_>, _: &mut dyn FnMut()) -> io::Result<Settled> {
-        let wait = settle.due().since(self.now());
+        let wait = settle.ready_at().since(self.now());
         self.step(Step::Settle { seconds: format!("{:.3}", wait.as_secs_f64()) });
         let mut state = self.state.borrow_mut();
         state.now = state.now.after(wait);
@@ -301,7 +301,7 @@ impl Host for DryRun<'_> {
 
     fn guest_port_history(&self, vm: &str, port: &Port) -> GuestPortHistory {
         let mut history = StateDir::open_read_only(self.root)
-            .map(|state| guest_ports::memory(&state, vm, port))
+            .map(|state| guest_ports::history(&state, vm, port))
             .unwrap_or_default();
         for (_, other, last) in self.state.borrow().guest_ports.iter().filter(|(of, ..)| of == vm) {
             if other == port {

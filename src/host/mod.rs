@@ -175,7 +175,7 @@ impl dyn Host + '_ {
             port: port.clone(),
             devpath: devpath.clone(),
             devnum,
-            plugged: udev.initialized_at.unwrap_or(plugged_at).min(plugged_at).min(mark.at),
+            plugged_at: udev.initialized_at.unwrap_or(plugged_at).min(plugged_at).min(mark.at),
             seen: mark,
             newest_interface: None,
             attached: None,

@@ -195,12 +195,12 @@ impl Host for RealHost<'_> {
     }
 
     fn guest_port_history(&self, vm: &str, port: &Port) -> GuestPortHistory {
-        self.state().map(|state| guest_ports::memory(state, vm, port)).unwrap_or_default()
+        self.state().map(|state| guest_ports::history(state, vm, port)).unwrap_or_default()
     }
 
     fn save_guest_port(&self, vm: &str, port: &Port, last: &LastPort) -> anyhow::Result<()> {
         let Some(state) = self.state() else { return Ok(()) };
-        guest_ports::keep(&state.records(&Deadline::after(STATE_TIMEOUT))?, vm, port, last)
+        guest_ports::save(&state.records(&Deadline::after(STATE_TIMEOUT))?, vm, port, last)
     }
 
     fn connect(&self, monitor: &Monitor, timeout: Duration) -> Result<Box<dyn Qmp + '_>, Error> {

@@ -67,7 +67,7 @@ impl<'a> Settle<'a> {
     }
 
     /// When the device may be attached.
-    pub fn due(&self) -> Monotonic {
+    pub fn ready_at(&self) -> Monotonic {
         self.quiet_since.after(self.delay).min(self.cap)
     }
 
@@ -76,7 +76,7 @@ impl<'a> Settle<'a> {
     ///
     /// What is unbound or removed below it does not: that is the end of something, our own
     /// unbinding for one, and whatever takes its place is heard.
-    pub fn hear(&mut self, uevent: &Uevent, now: Monotonic) -> UeventEffect {
+    pub fn on_uevent(&mut self, uevent: &Uevent, now: Monotonic) -> UeventEffect {
         let leaves = matches!(uevent.action, Action::Remove | Action::Unbind);
         if uevent.action == Action::Remove && self.device.is_at_or_below(&uevent.devpath) {
             return UeventEffect::Removed;
@@ -98,7 +98,7 @@ impl<'a> Settle<'a> {
     }
 
     /// Takes note that uevents were lost, which may have been the device's.
-    pub fn lost(&mut self, now: Monotonic) {
+    pub fn on_overrun(&mut self, now: Monotonic) {
         self.quiet_since = now;
     }
 }
@@ -107,12 +107,12 @@ impl<'a> Settle<'a> {
 /// nothing is left to wait for. `on_driver_bound` is called whenever a host driver may have
 /// come.
 pub fn wait(mut settle: Settle<'_>, on_driver_bound: &mut dyn FnMut()) -> io::Result<Settled> {
-    if settle.due() <= Monotonic::now() {
+    if settle.ready_at() <= Monotonic::now() {
         return Ok(Settled::Quiet);
     }
     let Ok(socket) = UeventSocket::open() else {
         // Without ears there is still the time.
-        thread::sleep(settle.due().since(Monotonic::now()));
+        thread::sleep(settle.ready_at().since(Monotonic::now()));
         on_driver_bound();
         return Ok(Settled::Quiet);
     };
@@ -120,17 +120,19 @@ pub fn wait(mut settle: Settle<'_>, on_driver_bound: &mut dyn FnMut()) -> io::Re
     on_driver_bound();
     loop {
         let now = Monotonic::now();
-        if settle.due() <= now {
+        if settle.ready_at() <= now {
             return Ok(Settled::Quiet);
         }
-        match socket.next(settle.due().since(now))? {
-            netlink::Received::Uevent(uevent) => match settle.hear(&uevent, Monotonic::now()) {
-                UeventEffect::Removed => return Ok(Settled::Removed),
-                UeventEffect::Driver => on_driver_bound(),
-                UeventEffect::Noted => {}
-            },
+        match socket.next(settle.ready_at().since(now))? {
+            netlink::Received::Uevent(uevent) => {
+                match settle.on_uevent(&uevent, Monotonic::now()) {
+                    UeventEffect::Removed => return Ok(Settled::Removed),
+                    UeventEffect::Driver => on_driver_bound(),
+                    UeventEffect::Noted => {}
+                }
+            }
             netlink::Received::Lost => {
-                settle.lost(Monotonic::now());
+                settle.on_overrun(Monotonic::now());
                 on_driver_bound();
             }
             netlink::Received::Nothing => {}
@@ -160,26 +162,29 @@ mod tests {
     #[test]
     fn time_already_spent_counts() {
         let device = "/devices/x/usb1/1-1".parse().unwrap();
-        assert_eq!(Settle::new(&device, SECOND, seconds(10), seconds(11)).due(), seconds(11));
-        assert_eq!(Settle::new(&device, SECOND, seconds(10), seconds(30)).due(), seconds(11));
+        assert_eq!(Settle::new(&device, SECOND, seconds(10), seconds(11)).ready_at(), seconds(11));
+        assert_eq!(Settle::new(&device, SECOND, seconds(10), seconds(30)).ready_at(), seconds(11));
     }
 
     #[test]
     fn its_own_events_restart_the_clock_and_others_do_not() {
         let device = "/devices/x/usb1/1-1".parse().unwrap();
         let mut settle = Settle::new(&device, SECOND, seconds(10), seconds(10));
-        let mut hear = |action, path, at| settle.hear(&uevent(action, path), seconds(at));
-        assert_eq!(hear("add", "/devices/x/usb1/1-1/1-1:1.0/host0", 11), UeventEffect::Noted);
-        assert_eq!(hear("add", "/devices/x/usb1/1-10", 12), UeventEffect::Noted);
-        assert_eq!(hear("remove", "/devices/x/usb1/1-10", 12), UeventEffect::Noted);
-        assert_eq!(hear("unbind", "/devices/x/usb1/1-1/1-1:1.0", 12), UeventEffect::Noted);
-        assert_eq!(hear("remove", "/devices/x/usb1/1-1/1-1:1.0/host0", 12), UeventEffect::Noted);
-        assert_eq!(settle.due(), seconds(12));
+        let mut on_uevent = |action, path, at| settle.on_uevent(&uevent(action, path), seconds(at));
+        assert_eq!(on_uevent("add", "/devices/x/usb1/1-1/1-1:1.0/host0", 11), UeventEffect::Noted);
+        assert_eq!(on_uevent("add", "/devices/x/usb1/1-10", 12), UeventEffect::Noted);
+        assert_eq!(on_uevent("remove", "/devices/x/usb1/1-10", 12), UeventEffect::Noted);
+        assert_eq!(on_uevent("unbind", "/devices/x/usb1/1-1/1-1:1.0", 12), UeventEffect::Noted);
+        assert_eq!(
+            on_uevent("remove", "/devices/x/usb1/1-1/1-1:1.0/host0", 12),
+            UeventEffect::Noted
+        );
+        assert_eq!(settle.ready_at(), seconds(12));
         let bind = uevent("bind", "/devices/x/usb1/1-1/1-1:1.0");
-        assert_eq!(settle.hear(&bind, seconds(12)), UeventEffect::Driver);
-        assert_eq!(settle.due(), seconds(13));
-        settle.lost(seconds(13));
-        assert_eq!(settle.due(), seconds(13), "the cap holds: 10 s and three times the delay");
+        assert_eq!(settle.on_uevent(&bind, seconds(12)), UeventEffect::Driver);
+        assert_eq!(settle.ready_at(), seconds(13));
+        settle.on_overrun(seconds(13));
+        assert_eq!(settle.ready_at(), seconds(13), "the cap holds: 10 s and three times the delay");
     }
 
     #[test]
@@ -187,14 +192,14 @@ mod tests {
         let device = "/devices/x/usb1/1-1".parse().unwrap();
         let mut settle =
             Settle::new(&device, SECOND, seconds(10), seconds(10)).unbind_host_drivers(true);
-        let mut hear = |action, path, at| settle.hear(&uevent(action, path), seconds(at));
-        assert_eq!(hear("bind", "/devices/x/usb1/1-1/1-1:1.0", 11), UeventEffect::Driver);
-        assert_eq!(hear("add", "/devices/x/usb1/1-1/1-1:1.0/host0", 11), UeventEffect::Noted);
-        assert_eq!(settle.due(), seconds(11));
-        settle.hear(&uevent("add", "/devices/x/usb1/1-1/1-1:1.1"), seconds(11));
-        assert_eq!(settle.due(), seconds(12));
-        settle.hear(&uevent("change", "/devices/x/usb1/1-1"), seconds(12));
-        assert_eq!(settle.due(), seconds(13));
+        let mut on_uevent = |action, path, at| settle.on_uevent(&uevent(action, path), seconds(at));
+        assert_eq!(on_uevent("bind", "/devices/x/usb1/1-1/1-1:1.0", 11), UeventEffect::Driver);
+        assert_eq!(on_uevent("add", "/devices/x/usb1/1-1/1-1:1.0/host0", 11), UeventEffect::Noted);
+        assert_eq!(settle.ready_at(), seconds(11));
+        settle.on_uevent(&uevent("add", "/devices/x/usb1/1-1/1-1:1.1"), seconds(11));
+        assert_eq!(settle.ready_at(), seconds(12));
+        settle.on_uevent(&uevent("change", "/devices/x/usb1/1-1"), seconds(12));
+        assert_eq!(settle.ready_at(), seconds(13));
     }
 
     #[test]
@@ -202,7 +207,10 @@ mod tests {
         let device = "/devices/x/usb1/1-1/1-1.4".parse().unwrap();
         let mut settle = Settle::new(&device, SECOND, seconds(10), seconds(10));
         for gone in ["/devices/x/usb1/1-1/1-1.4", "/devices/x/usb1/1-1"] {
-            assert_eq!(settle.hear(&uevent("remove", gone), seconds(10)), UeventEffect::Removed);
+            assert_eq!(
+                settle.on_uevent(&uevent("remove", gone), seconds(10)),
+                UeventEffect::Removed
+            );
         }
     }
 
@@ -211,8 +219,8 @@ mod tests {
         let device = "/devices/x/usb1/1-1".parse().unwrap();
         let mut settle = Settle::new(&device, SECOND, seconds(10), seconds(10));
         for time in 10..100 {
-            settle.hear(&uevent("change", "/devices/x/usb1/1-1"), seconds(time));
-            assert!(settle.due() <= seconds(13));
+            settle.on_uevent(&uevent("change", "/devices/x/usb1/1-1"), seconds(time));
+            assert!(settle.ready_at() <= seconds(13));
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::guest::ports::{GuestPort, GuestPortHistory, LastPort};
 use crate::port::Port;
 use crate::speed::Speed;
 
-const NAME: &str = "seats.jsonl";
+const NAME: &str = "guest-ports.jsonl";
 
 /// Of more than these the oldest are forgotten: two controllers of eight VMs.
 const MAX_LINES: usize = 256;
@@ -25,45 +25,52 @@ struct Line {
     /// The host's port.
     host_port: Port,
     #[serde(flatten)]
-    seat: GuestPort,
+    guest_port: GuestPort,
     /// Of the device that was in it, in Mb/s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     speed: Option<String>,
 }
 
-/// What is remembered of the VM's ports, for that port of the host.
-pub fn memory(state: &StateDir, vm: &str, port: &Port) -> GuestPortHistory {
-    let mut memory = GuestPortHistory::default();
+/// The VM's guest ports that devices of this port and of the other ports had last.
+pub fn history(state: &StateDir, vm: &str, port: &Port) -> GuestPortHistory {
+    let mut history = GuestPortHistory::default();
     for line in read(state).into_iter().filter(|line| line.vm == vm) {
         if line.host_port == *port {
             let speed = line.speed.and_then(|speed| speed.parse().ok());
-            memory.last = Some(LastPort { port: line.seat, speed });
+            history.last = Some(LastPort { port: line.guest_port, speed });
         } else {
-            memory.reserved.push(line.seat);
+            history.reserved.push(line.guest_port);
         }
     }
-    memory
+    history
 }
 
 /// Records that the VM's port belongs to the host's `port`, and to no other. Only the process that has
 /// hold of the records may write.
-pub fn keep(records: &Records<'_>, vm: &str, port: &Port, usual: &LastPort) -> Result<()> {
+pub fn save(records: &Records<'_>, vm: &str, port: &Port, last: &LastPort) -> Result<()> {
     let state = records.dir();
-    let (seat, speed) = (&usual.port, usual.speed.map(Speed::number));
+    let (guest_port, speed) = (&last.port, last.speed.map(Speed::number));
     let mut lines = read(state);
     // A file that was damaged may say more of the port.
-    let mut said = lines
-        .iter()
-        .filter(|line| line.vm == vm && (line.host_port == *port || line.seat == *seat));
-    if let (Some(line), None) = (said.next(), said.next())
+    let mut matching = lines.iter().filter(|line| {
+        line.vm == vm && (line.host_port == *port || line.guest_port == *guest_port)
+    });
+    if let (Some(line), None) = (matching.next(), matching.next())
         && line.host_port == *port
-        && line.seat == *seat
+        && line.guest_port == *guest_port
         && line.speed == speed
     {
         return Ok(());
     }
-    lines.retain(|line| line.vm != vm || (line.host_port != *port && line.seat != *seat));
-    lines.push_back(Line { vm: vm.to_owned(), host_port: port.clone(), seat: seat.clone(), speed });
+    lines.retain(|line| {
+        line.vm != vm || (line.host_port != *port && line.guest_port != *guest_port)
+    });
+    lines.push_back(Line {
+        vm: vm.to_owned(),
+        host_port: port.clone(),
+        guest_port: guest_port.clone(),
+        speed,
+    });
     let over = lines.len().saturating_sub(MAX_LINES);
     let mut text = String::new();
     for line in lines.range(over..) {
@@ -95,34 +102,35 @@ mod tests {
         fs::create_dir(root.path("/tmp")).unwrap();
         fs::set_permissions(root.path("/tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
         let state = StateDir::open(&root).unwrap();
-        let keep = |vm: &str, port: &str, number: usize| {
+        let save_port = |vm: &str, port: &str, number: usize| {
             let records = state.records(&Deadline::after(Duration::from_secs(5))).unwrap();
             let place = GuestPort { bus: "xhci0.0".to_owned(), port: number };
-            let usual = LastPort { port: place, speed: Some(Speed::HIGH) };
-            keep(&records, vm, &port.parse().unwrap(), &usual).unwrap();
+            let last = LastPort { port: place, speed: Some(Speed::HIGH) };
+            save(&records, vm, &port.parse().unwrap(), &last).unwrap();
         };
-        let memory = |vm: &str, port: &str| {
-            let memory = memory(&state, vm, &port.parse().unwrap());
-            let others: Vec<usize> = memory.reserved.iter().map(|seat| seat.port).collect();
-            assert!(memory.last.iter().all(|last| last.speed == Some(Speed::HIGH)));
-            (memory.last.map(|last| last.port.port), others)
+        let stored = |vm: &str, port: &str| {
+            let history = history(&state, vm, &port.parse().unwrap());
+            let others: Vec<usize> =
+                history.reserved.iter().map(|guest_port| guest_port.port).collect();
+            assert!(history.last.iter().all(|last| last.speed == Some(Speed::HIGH)));
+            (history.last.map(|last| last.port.port), others)
         };
-        assert_eq!(memory("windows", "1-3"), (None, vec![]));
-        keep("windows", "1-3", 1);
-        keep("windows", "1-3.1", 2);
-        keep("linux", "1-3", 7);
-        assert_eq!(memory("windows", "1-3"), (Some(1), vec![2]));
-        assert_eq!(memory("linux", "1-4"), (None, vec![7]));
-        keep("windows", "1-3", 2);
-        assert_eq!(memory("windows", "1-3"), (Some(2), vec![]));
-        assert_eq!(memory("windows", "1-3.1"), (None, vec![2]));
-        let file = root.path("/tmp/hotplugger/seats.jsonl");
+        assert_eq!(stored("windows", "1-3"), (None, vec![]));
+        save_port("windows", "1-3", 1);
+        save_port("windows", "1-3.1", 2);
+        save_port("linux", "1-3", 7);
+        assert_eq!(stored("windows", "1-3"), (Some(1), vec![2]));
+        assert_eq!(stored("linux", "1-4"), (None, vec![7]));
+        save_port("windows", "1-3", 2);
+        assert_eq!(stored("windows", "1-3"), (Some(2), vec![]));
+        assert_eq!(stored("windows", "1-3.1"), (None, vec![2]));
+        let file = root.path("/tmp/hotplugger/guest-ports.jsonl");
         fs::write(&file, fs::read_to_string(&file).unwrap() + "{\"vm\":\n\n[]\n").unwrap();
-        assert_eq!(memory("windows", "1-3"), (Some(2), vec![]));
+        assert_eq!(stored("windows", "1-3"), (Some(2), vec![]));
         for number in 1..=300 {
-            keep("many", &format!("1-{}.{}", number / 20 + 1, number % 20 + 1), number);
+            save_port("many", &format!("1-{}.{}", number / 20 + 1, number % 20 + 1), number);
         }
-        assert_eq!(memory("windows", "1-3"), (None, vec![]));
-        assert_eq!(memory("many", "1-16.1").1.len(), MAX_LINES - 1);
+        assert_eq!(stored("windows", "1-3"), (None, vec![]));
+        assert_eq!(stored("many", "1-16.1").1.len(), MAX_LINES - 1);
     }
 }

@@ -28,7 +28,7 @@ pub struct Record {
     /// The device's number.
     pub devnum: DevNum,
     /// When the kernel added the device, as exactly as it is known.
-    pub plugged: Monotonic,
+    pub plugged_at: Monotonic,
     /// What had been heard of the kernel when the record was made.
     pub seen: UeventMark,
     /// The newest of the device's interfaces whose `add` was handled.
@@ -104,7 +104,7 @@ pub(crate) mod tests {
             port: port.parse().unwrap(),
             devpath: format!("/devices/x/usb1/{port}").parse().unwrap(),
             devnum: DevNum(devnum),
-            plugged: Monotonic(10),
+            plugged_at: Monotonic(10),
             seen: UeventMark { at: Monotonic(20), seqnum: Some(100) },
             newest_interface: None,
             attached: None,

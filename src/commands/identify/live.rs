@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::watch::{End, EventSource, Input};
+use super::watch::{EndReason, EventSource, Input};
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
 use crate::host::netlink::{Received, UeventSocket};
@@ -17,7 +17,7 @@ use crate::host::topology::{self, HubPort, Topology, read_topology};
 use crate::root::Root;
 
 /// This machine.
-pub(super) struct Live<'a> {
+pub(super) struct LiveSource<'a> {
     root: &'a Root,
     uevents: UeventSocket,
     signals: UnixStream,
@@ -33,7 +33,7 @@ enum Stdin {
     Pipe,
 }
 
-impl<'a> Live<'a> {
+impl<'a> LiveSource<'a> {
     /// Starts to receive events. Standard input that is not a terminal may belong to a script: it is not
     /// read unless `input_ends`.
     pub(super) fn open(root: &'a Root, input_ends: bool) -> io::Result<Self> {
@@ -67,7 +67,7 @@ impl<'a> Live<'a> {
             Err(error) => return Err(error.into()),
         };
         if input == Stdin::Terminal || bytes[..read].contains(&b'\n') {
-            return Ok(Input::End(End::Enter));
+            return Ok(Input::End(EndReason::Enter));
         }
         if read == 0 {
             self.input = None;
@@ -76,7 +76,7 @@ impl<'a> Live<'a> {
     }
 }
 
-impl EventSource for Live<'_> {
+impl EventSource for LiveSource<'_> {
     fn next(&mut self, time: Option<Duration>) -> io::Result<Input> {
         let input = stdin();
         let mut fds = vec![
@@ -95,7 +95,7 @@ impl EventSource for Live<'_> {
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         match (ready.as_slice(), self.input) {
-            ([_, true, ..], _) => Ok(Input::End(End::Signal)),
+            ([_, true, ..], _) => Ok(Input::End(EndReason::Signal)),
             // Events before Enter are reported before Enter ends the command.
             ([true, ..], _) => Ok(match self.uevents.next(Duration::ZERO)? {
                 Received::Uevent(uevent) => Input::Uevent(uevent),

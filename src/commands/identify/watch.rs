@@ -44,13 +44,13 @@ pub(super) fn watch(
     before: &Topology,
     until: Option<Monotonic>,
     mut see: impl FnMut(PortEvent) -> Result<bool>,
-) -> Result<End> {
+) -> Result<EndReason> {
     let mut watch = Watch::new(before);
     let mut end = None;
     loop {
         while let Some(sighting) = watch.take(source) {
             if see(sighting)? {
-                return Ok(End::Count);
+                return Ok(EndReason::Count);
             }
         }
         if let Some(end) = end {
@@ -58,13 +58,13 @@ pub(super) fn watch(
         }
         let now = source.now();
         if until.is_some_and(|until| until <= now) {
-            end = Some(End::Timeout);
+            end = Some(EndReason::Timeout);
             watch.flush();
             continue;
         }
         let next = watch.due().into_iter().chain(until).min();
         match source.next(next.map(|next| next.since(now)))? {
-            Input::Uevent(uevent) => watch.hear(&uevent, source),
+            Input::Uevent(uevent) => watch.on_uevent(&uevent, source),
             Input::Lost => watch.compare(source),
             Input::End(how) => {
                 end = Some(how);
@@ -102,7 +102,7 @@ impl Watch {
         self.pending.iter_mut().for_each(|pending| pending.due = Monotonic(0));
     }
 
-    fn hear(&mut self, uevent: &Uevent, source: &impl EventSource) {
+    fn on_uevent(&mut self, uevent: &Uevent, source: &impl EventSource) {
         let devpath = &uevent.devpath;
         let is_device = uevent.subsystem == "usb"
             && uevent.devtype == "usb_device"
@@ -217,7 +217,7 @@ pub(super) enum Input {
     /// Uevents were lost.
     Lost,
     /// The user has had enough.
-    End(End),
+    End(EndReason),
     /// Nothing, or nothing of interest.
     Nothing,
 }
@@ -225,7 +225,7 @@ pub(super) enum Input {
 /// How the watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum End {
+pub(super) enum EndReason {
     /// The user pressed Enter.
     Enter,
     /// A signal came, as with Ctrl-C.

@@ -62,19 +62,22 @@ fn what_names_no_port_is_refused() {
 fn port_1_is_not_port_10() {
     let device = place("pci-a", 2, "10");
     for other in ["pci-a/usb2:1", "pci-a-usb-0:1", "pci-b/usb2:10", "pci-a/usb3:10"] {
-        assert_eq!(name(other).fit(&device), None, "{other}");
+        assert_eq!(name(other).match_location(&device), None, "{other}");
     }
     for own in ["pci-a/usb2:10", "pci-a-usb-0:10", "pci-a-usbv2-0:10"] {
-        assert!(name(own).is(&device), "{own}");
+        assert!(name(own).names_exactly(&device), "{own}");
     }
-    assert!(name("pci-a/usb2").fit(&device).is_some() && !name("pci-a/usb2").is(&device));
+    assert!(
+        name("pci-a/usb2").match_location(&device).is_some()
+            && !name("pci-a/usb2").names_exactly(&device)
+    );
 }
 
 #[test]
 fn the_same_port_in_two_forms_is_told() {
     let same = |one: &str, other: &str| {
-        assert_eq!(name(one).is_same(&name(other)), name(other).is_same(&name(one)));
-        name(one).is_same(&name(other))
+        assert_eq!(name(one).is_equivalent(&name(other)), name(other).is_equivalent(&name(one)));
+        name(one).is_equivalent(&name(other))
     };
     assert!(same("pci-a/usb2:1", "pci-a-usbv2-0:1"));
     assert!(same("pci-a/usb2:1", "pci-a-usb-0:1"));
@@ -141,7 +144,7 @@ proptest! {
             _ => format!("pci-a-usb-0:{tail}"),
         });
         let fits = device.starts_with(&port) && (form == 2 || wanted == has);
-        prop_assert_eq!(name.fit(&place).is_some(), fits);
-        prop_assert_eq!(name.is(&place), fits && device == port);
+        prop_assert_eq!(name.match_location(&place).is_some(), fits);
+        prop_assert_eq!(name.names_exactly(&place), fits && device == port);
     }
 }

@@ -51,7 +51,7 @@ impl Script {
     }
 
     /// Runs it; each sighting with its time in milliseconds.
-    fn run(mut self, until: Option<u64>, count: usize) -> (End, Vec<String>) {
+    fn run(mut self, until: Option<u64>, count: usize) -> (EndReason, Vec<String>) {
         self.advance(Monotonic(0));
         let before = self.topology();
         let mut seen = Vec::new();
@@ -157,9 +157,9 @@ fn a_plug_is_told_at_once_and_once() {
         .at(1010, "bind", "1-1")
         .at(1050, "add", "1-1.2");
     let told = vec!["Plug 1-1#5".to_owned(), "Plug 1-1.2#6".to_owned()];
-    assert_eq!(script.run(Some(3000), 9), (End::Timeout, told));
+    assert_eq!(script.run(Some(3000), 9), (EndReason::Timeout, told));
     let script = Script::default().has(1000, &[("1-1", 5)]).at(1000, "add", "1-1");
-    assert_eq!(script.run(None, 1), (End::Count, vec!["Plug 1-1#5".to_owned()]));
+    assert_eq!(script.run(None, 1), (EndReason::Count, vec!["Plug 1-1#5".to_owned()]));
 }
 
 #[test]
@@ -224,6 +224,6 @@ fn the_user_ends_it_and_nothing_is_left_untold() {
     let script = Script::default()
         .has(0, &[("1-1", 5), ("1-1.2", 6)])
         .at(1000, "remove", "1-1.2")
-        .then(1010, Input::End(End::Enter));
-    assert_eq!(script.run(None, 9), (End::Enter, vec!["Pull 1-1.2#6".to_owned()]));
+        .then(1010, Input::End(EndReason::Enter));
+    assert_eq!(script.run(None, 9), (EndReason::Enter, vec!["Pull 1-1.2#6".to_owned()]));
 }
