@@ -75,12 +75,9 @@ pub fn attach(job: &AttachJob<'_>) -> Report {
         Outcome::Rejected(_) | Outcome::NotRunning(_) | Outcome::Failed(_) => !was_attached,
         _ => false,
     };
-    let Attempt { id, vm, mut warnings, .. } = attempt;
-    if stays_with_host {
-        warnings.extend(drivers.return_to_host());
-    } else {
-        drivers.keep();
-    }
+    let Attempt { id, vm, warnings: others, .. } = attempt;
+    let mut warnings = if stays_with_host { drivers.return_to_host() } else { drivers.keep() };
+    warnings.extend(others);
     context.vm = Some(vm.name.clone());
     context.id = Some(id);
     context.device = Some(device.label());
@@ -128,7 +125,7 @@ impl<'a> Attempt<'a> {
         self.check_vm_runs()?;
         let is_attached = matches!(self.job.trigger, Trigger::Udev { settle: false, .. });
         if !is_attached {
-            self.warnings.extend(drivers.unbind());
+            drivers.unbind();
         }
         let record = self.begin_record();
         let started = host.now();
@@ -205,8 +202,7 @@ impl<'a> Attempt<'a> {
         let quiet_since = record.quiet_since(host.uevent_mark());
         let settle = Settle::new(self.job.devpath(), self.vm.delay, quiet_since, host.now())
             .unbind_host_drivers(self.vm.unbind_host_drivers);
-        let warnings = &mut self.warnings;
-        match host.settle(settle, &mut || warnings.extend(drivers.unbind_if_allowed())) {
+        match host.settle(settle, &mut || drivers.unbind_if_allowed()) {
             Ok(Settled::Quiet) => Ok(()),
             Ok(Settled::Removed) => Err(self.job.unplugged()),
             Err(error) => {

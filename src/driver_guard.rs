@@ -1,5 +1,7 @@
 //! Keeps the host's drivers off a device until it is attached, and returns it to them otherwise.
 
+use std::mem;
+
 use crate::host::Host;
 use crate::policy::{self, Assignment};
 use crate::port::DevNum;
@@ -17,27 +19,26 @@ pub struct DriverGuard<'a> {
     unbound: bool,
     /// Whether nothing is left to do when it is dropped.
     released: bool,
+    /// What a person should know about the unbinding.
+    warnings: Vec<String>,
 }
 
 impl<'a> DriverGuard<'a> {
     /// A guard that has not unbound anything yet.
     pub fn new(host: &'a dyn Host, assignment: Assignment<'a>, devnum: DevNum) -> Self {
-        Self { host, assignment, devnum, unbound: false, released: false }
+        Self { host, assignment, devnum, unbound: false, released: false, warnings: Vec::new() }
     }
 
-    /// Unbinds the drivers, if the config lets it. Returns a warning if a driver stays.
+    /// Unbinds the drivers, if the config lets it.
     ///
     /// For a device that has just passed the policy, and a VM that runs.
-    pub fn unbind(&mut self) -> Option<String> {
+    pub fn unbind(&mut self) {
         if !self.assignment.vm.unbind_host_drivers {
-            return None;
+            return;
         }
         match self.host.unbind_drivers(self.assignment.devpath()) {
-            Ok(unbound) => {
-                self.unbound |= unbound > 0;
-                None
-            }
-            Err(error) => Some(format!("the host keeps using it: {error}")),
+            Ok(unbound) => self.unbound |= unbound > 0,
+            Err(error) => self.warnings.push(format!("the host keeps using it: {error}")),
         }
     }
 
@@ -45,28 +46,34 @@ impl<'a> DriverGuard<'a> {
     ///
     /// Called again when a driver may have been bound since: udevd loads modules after the
     /// kernel's `bind`.
-    pub fn unbind_if_allowed(&mut self) -> Option<String> {
+    pub fn unbind_if_allowed(&mut self) {
         let Assignment { vm, .. } = self.assignment;
         if !vm.unbind_host_drivers || self.host.socket_file(&vm.monitor).is_none() {
-            return None;
+            return;
         }
-        let device = self.host.usb_device(self.assignment.devpath()).ok().flatten()?;
-        let is_allowed = device.devnum == self.devnum
-            && policy::check(self.host, self.assignment, &device).is_ok();
-        if is_allowed { self.unbind() } else { None }
+        let Ok(Some(device)) = self.host.usb_device(self.assignment.devpath()) else { return };
+        if device.devnum == self.devnum
+            && policy::check(self.host, self.assignment, &device).is_ok()
+        {
+            self.unbind();
+        }
     }
 
     /// Leaves the device without host drivers: it is attached, or a later event handles it.
-    pub fn keep(mut self) {
+    /// Returns the warnings.
+    pub fn keep(mut self) -> Vec<String> {
         self.released = true;
+        mem::take(&mut self.warnings)
     }
 
-    /// Returns the device to the host's drivers. Returns what a person should know about it.
+    /// Returns the device to the host's drivers. Returns the warnings.
     ///
     /// An interface without a driver counts as unbound by us: the process of an earlier event may
     /// have done it.
-    pub fn return_to_host(mut self) -> Option<String> {
-        self.probe()
+    pub fn return_to_host(mut self) -> Vec<String> {
+        let result = self.probe();
+        self.warnings.extend(result);
+        mem::take(&mut self.warnings)
     }
 
     fn probe(&mut self) -> Option<String> {

@@ -183,8 +183,8 @@ impl UsbCall<'_> {
         // returns it.
         if !self.event.synthetic {
             let mut drivers = DriverGuard::new(self.host, self.assignment(candidate), devnum);
-            report.warnings.extend(drivers.unbind_if_allowed());
-            drivers.keep();
+            drivers.unbind_if_allowed();
+            report.warnings.extend(drivers.keep());
         }
         // The mark is set after the unbinding, so that its uevents are not taken for activity.
         let (event, mark) = (self.event, self.host.uevent_mark());
