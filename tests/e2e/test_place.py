@@ -130,8 +130,8 @@ class SpeedTest(PlaceCase):
         product.install(self.rig, self.binary, config)
         self.rig.sh(GADGET)
         line = self.line('Big HID')
-        self.assertIn('not attached: uhci.0 takes no more than 12 Mb/s, and the device does not '
-                      'work at that; start QEMU with -device qemu-xhci,id=xhci0,p2=15,p3=15', line)
+        self.assertIn('not attached: uhci.0 takes 12 Mb/s at most, and the device does not work at '
+                      'that speed; start QEMU with -device qemu-xhci,id=xhci0,p2=15,p3=15', line)
         self.assertEqual(self.guest.ids(), [])
 
 
