@@ -18,7 +18,7 @@ REPORT    := $(CURDIR)/target/test-report
 PREFIX    := /usr/local
 DESTDIR   :=
 
-.PHONY: all demo test unit e2e newest matrix torture bench lint build release toolchain packages install uninstall deb rpm tarball clean
+.PHONY: all demo test unit e2e newest matrix campaign bench lint build release toolchain packages install uninstall deb rpm tarball clean
 
 all: build
 
@@ -81,11 +81,11 @@ e2e: packages build
 
 # The core of the end-to-end tests on the newest release: kernel, udevd, QEMU and libvirt.
 newest: packages build
-	HOTPLUGGER_RIG_SUITE=trixie-backports python3 tests/e2e/run.py --core --binary $(BINARY) --report $(REPORT)
+	HOTPLUGGER_TEST_SUITE=trixie-backports python3 tests/e2e/run.py --core --binary $(BINARY) --report $(REPORT)
 
 # The fault campaign: SEED=7 STEPS=2000 MINUTES=60 plays the same again.
-torture: packages build
-	python3 tests/e2e/torture.py --binary $(BINARY) $(if $(SEED),--seed $(SEED)) \
+campaign: packages build
+	python3 tests/e2e/run_campaign.py --binary $(BINARY) $(if $(SEED),--seed $(SEED)) \
 	    --steps $(or $(STEPS),2000) --minutes $(or $(MINUTES),60)
 
 # How fast it is: writes docs/performance.md. On an idle machine, half an hour.
@@ -94,7 +94,7 @@ bench: packages build
 
 # What the tests and the demo need beside Rust.
 packages:
-	@PYTHONPATH=tests/e2e python3 -c 'from rig import packages; packages.require(install=True)'
+	@PYTHONPATH=tests/e2e python3 -c 'from testvm import packages; packages.require(install=True)'
 
 # As root, onto this machine; or with DESTDIR what a package holds, from which all packages are made.
 # Does not build: root's cargo may be another one.

@@ -81,7 +81,7 @@ def main():
     parser.add_argument('--binary', default=latency.product.BINARY)
     parser.add_argument('--plugs', type=int, default=10, help='of each kind in each way')
     parser.add_argument('--crowds', type=int, default=3, help='of each number at once')
-    parser.add_argument('--no-rig', action='store_true', help='print what calls cost, no more')
+    parser.add_argument('--no-vm', action='store_true', help='print what calls cost, no more')
     args = parser.parse_args()
     binary = os.path.abspath(args.binary)
 
@@ -90,7 +90,7 @@ def main():
 
     calls, times = instructions.table(binary)
     say('\n'.join([*calls, *times]))
-    if args.no_rig:
+    if args.no_vm:
         return
     latency.prepare()
     one = latency.single(binary, args.plugs, say)
@@ -117,5 +117,5 @@ def main():
 if __name__ == '__main__':
     try:
         sys.exit(main())
-    except latency.RigError as error:
+    except latency.VmError as error:
         sys.exit(f'bench: {error}')

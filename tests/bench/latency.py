@@ -1,4 +1,4 @@
-"""How long a device takes from the host's kernel into the guest's QEMU, in the end-to-end tests' rig."""
+"""How long a device takes from the host's kernel into the guest's QEMU, in the end-to-end tests' VM."""
 import os
 import statistics
 import subprocess
@@ -10,7 +10,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, f'{_HERE}/../e2e')
 
 import product                                              # noqa: E402
-from rig import Rig, RigError, build                        # noqa: E402
+from testvm import TestVm, VmError, build                        # noqa: E402
 
 KINDS = (('kbd', '1'), ('storage', '2'))
 COUNTS = (1, 2, 8, 30)
@@ -70,19 +70,19 @@ class Bench:
 
     def __init__(self, binary, way, ports):
         self.way = way
-        self.rig = Rig()
-        self.rig.up(guest='none')
-        self.guest = self.rig.guest()
+        self.vm = TestVm()
+        self.vm.up(guest='none')
+        self.guest = self.vm.guest()
         for hub in {port.partition('.')[0] for port in ports if '.' in port}:
-            self.rig.plug('hub', hub)
-        self.rig.settle()
+            self.vm.plug('hub', hub)
+        self.vm.settle()
         if way.settings is not None:
             config = product.config({'windows': ports}, timeout=60, **way.settings)
-            product.install(self.rig, binary, config)
+            product.install(self.vm, binary, config)
         if way.reference:
-            self.rig.put(build_reference(), '/usr/bin/reference', 0o755)
+            self.vm.put(build_reference(), '/usr/bin/reference', 0o755)
             arguments = ' '.join((SOCKET, *way.reference))
-            self.rig.rules(f'SUBSYSTEM=="usb", RUN+="/usr/bin/reference {arguments}"\n')
+            self.vm.rules(f'SUBSYSTEM=="usb", RUN+="/usr/bin/reference {arguments}"\n')
         extra, controllers = [], CONTROLLERS
         if way.autoscan:
             # What is looked for has a port of its own, whether it comes or not.
@@ -99,18 +99,18 @@ class Bench:
         return self
 
     def __exit__(self, *_):
-        self.rig.down()
+        self.vm.down()
 
     def plug(self, *devices):
         """Plugs these (kind, port) at once and pulls them again; returns a Plug."""
-        since = self.rig.monotonic()
-        with self.rig.monitor() as monitor:
-            self.rig.plug_together(*devices)
+        since = self.vm.monotonic()
+        with self.vm.monitor() as monitor:
+            self.vm.plug_together(*devices)
             # A look costs the host VM a process or two, which would be measured with the rest.
             time.sleep(UNDISTURBED)
-            self.rig.wait_for(lambda: len(self._opened(since)) >= len(devices), 300,
+            self.vm.wait_for(lambda: len(self._opened(since)) >= len(devices), 300,
                               f'{len(devices)} devices in the guest by {self.way.name}')
-            self.rig.settle()
+            self.vm.settle()
         events = [event for event in monitor.events if event.props.get('DEVTYPE') == 'usb_device']
         added = {}
         for event in events:
@@ -120,16 +120,16 @@ class Bench:
         opened = self._opened(since)
         done = max(event.time for event in monitor.events if event.source == 'UDEV')
         log = [line.split() for line in
-               self.rig.exec('cat /run/reference.log; rm -f /run/reference.log').out.splitlines()]
+               self.vm.exec('cat /run/reference.log; rm -f /run/reference.log').out.splitlines()]
         plug = Plug(
             opened=[at - first for at in opened],
             queue=done - first,
             started=[float(start) - added[name] for name, start, _, _ in log],
             round_trips=[float(end) - float(sent) for _, _, sent, end in log],
             behind=opened[-1] - max(added.values()))
-        self.rig.unplug_together(*(port for _, port in devices))
-        self.rig.settle()
-        self.rig.wait_for(lambda: not self.guest.attached(), 120, 'the guest to lose them')
+        self.vm.unplug_together(*(port for _, port in devices))
+        self.vm.settle()
+        self.vm.wait_for(lambda: not self.guest.attached(), 120, 'the guest to lose them')
         return plug
 
     def _opened(self, since):
@@ -170,7 +170,7 @@ def together(binary, plugs, say):
                 for _ in range(plugs):
                     try:
                         plug = bench.plug(*(('kbd', port) for port in PORTS[:count]))
-                    except RigError as error:
+                    except VmError as error:
                         say(f'{way.name}, {count} at once: {error}')
                         break
                     measured.setdefault((way.name, count), []).append(plug)

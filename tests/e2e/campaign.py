@@ -7,7 +7,7 @@ import contextlib
 import time
 
 import product
-from rig import Rig, RigError
+from testvm import TestVm, VmError
 
 KINDS = ('kbd', 'mouse', 'tablet', 'audio', 'serial')
 # Port 4 is listed by both guests: the first that runs gets what is plugged in.  Hubs go into 7 and 8.
@@ -105,32 +105,32 @@ class Campaign:
         self.binary = binary
         self.counts = {}
         self.unanswered = 0
-        self.rig = None
+        self.vm = None
 
     def fresh(self):
         """Begins with a fresh host."""
         self.close()
-        self.rig = Rig()
-        self.rig.up(guest='none')
+        self.vm = TestVm()
+        self.vm.up(guest='none')
         # Small, so that it can be filled.
-        self.rig.sh('mount -t tmpfs -o size=128k,mode=1777 tmpfs /tmp')
+        self.vm.sh('mount -t tmpfs -o size=128k,mode=1777 tmpfs /tmp')
         self.delay, self.unanswered = 0, 0
-        product.install(self.rig, self.binary, self._config())
-        self.guests = {name: self.rig.guest(name) for name in PORTS}
+        product.install(self.vm, self.binary, self._config())
+        self.guests = {name: self.vm.guest(name) for name in PORTS}
         for guest in self.guests.values():
             guest.start('seabios')
 
     def close(self):
         """Ends the host."""
-        if self.rig:
-            self.rig.down()
-            self.rig = None
+        if self.vm:
+            self.vm.down()
+            self.vm = None
 
     def play(self, steps):
         """Plays a sequence, then looks whether all is as it must be; raises Broken."""
         for name, *arguments in steps:
             # What a shorter sequence no longer makes sense of is left out.
-            with contextlib.suppress(RigError):
+            with contextlib.suppress(VmError):
                 getattr(self, f'_{name}')(*arguments)
             self.counts[name] = self.counts.get(name, 0) + 1
         self._settle(bool(_LOSES & {step[0] for step in steps}))
@@ -138,13 +138,13 @@ class Campaign:
 
     def evidence(self):
         """What the host knows of how it came."""
-        parts = [self.rig.journal('-t', 'hotplugger')[-6000:], self.rig.journal('-k', '-n', '30')]
+        parts = [self.vm.journal('-t', 'hotplugger')[-6000:], self.vm.journal('-k', '-n', '30')]
         # One that does not answer waits for something.
-        parts.append(self.rig.exec(
+        parts.append(self.vm.exec(
             'for p in $(pgrep -x "qemu-system-x86|hotplugger"); do tr "\\0" " " < /proc/$p/cmdline | '
             'cut -c1-60; for t in /proc/$p/task/*; do grep -h "^State" $t/status; cat $t/comm '
             '$t/syscall $t/stack; done; done').out)
-        parts += [self.rig.exec(f'systemctl status --no-pager {guest.unit}; '
+        parts += [self.vm.exec(f'systemctl status --no-pager {guest.unit}; '
                                 f'tail -5 {guest.folder}/qemu.log').out
                   for guest in self.guests.values()]
         parts += [f'{name}: {time:.3f} {text}' for name, guest in self.guests.items()
@@ -154,20 +154,20 @@ class Campaign:
     # -- the steps
 
     def _plug(self, port, kind):
-        self.rig.plug(kind, port)
+        self.vm.plug(kind, port)
 
     _plug_behind = _plug
 
     def _unplug(self, port):
-        self.rig.unplug(port)
+        self.vm.unplug(port)
 
     def _replace(self, port, kind):
-        with self.rig.machine.paused():
-            self.rig.unplug(port)
-            self.rig.plug(kind, port)
+        with self.vm.machine.paused():
+            self.vm.unplug(port)
+            self.vm.plug(kind, port)
 
     def _plug_hub(self, hub):
-        self.rig.plug('hub', hub)
+        self.vm.plug('hub', hub)
 
     _pull_hub = _unplug
 
@@ -187,16 +187,16 @@ class Campaign:
         self.guests[name].qmp('system_reset')
 
     def _restart_udevd(self):
-        self.rig.sh('systemctl restart systemd-udevd')
+        self.vm.sh('systemctl restart systemd-udevd')
 
     def _trigger(self, action):
-        self.rig.sh(f'udevadm trigger --subsystem-match=usb --action={action}')
+        self.vm.sh(f'udevadm trigger --subsystem-match=usb --action={action}')
 
     def _forget(self):
-        self.rig.sh('rm -rf /tmp/hotplugger')
+        self.vm.sh('rm -rf /tmp/hotplugger')
 
     def _break_config(self):
-        self.rig.put(b'virtual_machines: [\n', '/etc/hotplugger/config.yaml', 0o644)
+        self.vm.put(b'virtual_machines: [\n', '/etc/hotplugger/config.yaml', 0o644)
         time.sleep(0.3)
         self._write_config()
 
@@ -205,16 +205,16 @@ class Campaign:
         self._write_config()
 
     def _sync(self):
-        self.rig.sh('hotplugger sync >/dev/null 2>&1 &')
+        self.vm.sh('hotplugger sync >/dev/null 2>&1 &')
 
     def _fill_tmp(self):
-        self.rig.exec('cat /dev/zero > /tmp/full 2>/dev/null; sleep 0.3; rm -f /tmp/full')
+        self.vm.exec('cat /dev/zero > /tmp/full 2>/dev/null; sleep 0.3; rm -f /tmp/full')
 
     def _kill_hotplugger(self, after):
-        self.rig.sh(f'(sleep {after}; pkill -9 -x hotplugger) >/dev/null 2>&1 &')
+        self.vm.sh(f'(sleep {after}; pkill -9 -x hotplugger) >/dev/null 2>&1 &')
 
     def _move(self, port):
-        self.rig.exec(f'hotplugger move 1-{port}')
+        self.vm.exec(f'hotplugger move 1-{port}')
 
     def _wait(self, seconds):
         time.sleep(seconds)
@@ -223,20 +223,20 @@ class Campaign:
 
     def _settle(self, lost):
         """Lets everything come to rest, both guests running."""
-        self.rig.exec('while pidwait -f "[p]kill -9 -x hotplugger"; do :; done')
+        self.vm.exec('while pidwait -f "[p]kill -9 -x hotplugger"; do :; done')
         for guest in self.guests.values():
             if self._answered(lambda: self._runs_again(guest)):
                 lost = True
         self._write_config()
-        self._answered(lambda: self.rig.exec(
+        self._answered(lambda: self.vm.exec(
             'while pidwait -x hotplugger; do :; done; '
             'udevadm settle --timeout=120', timeout=200))
         # An event that gave its QEMU up has said so; `sync` is what mends that.
-        unanswered = self.rig.journal('-t', 'hotplugger').count('no reply within')
+        unanswered = self.vm.journal('-t', 'hotplugger').count('no reply within')
         lost, self.unanswered = lost or unanswered > self.unanswered, unanswered
         if lost:
             # What the start of a guest runs, and a person whose hotplugger was killed.
-            ended = self.rig.exec('hotplugger sync')
+            ended = self.vm.exec('hotplugger sync')
             if ended.rc != 0:
                 raise Broken(f'sync fails: {ended.out}{ended.err}')
         time.sleep(1)
@@ -258,7 +258,7 @@ class Campaign:
         while True:
             try:
                 return ask()
-            except RigError:
+            except VmError:
                 if time.monotonic() > end:
                     raise
             time.sleep(1)
@@ -288,20 +288,20 @@ class Campaign:
                 wrong.append(f'{one} is in {holders or "no guest"}, not in one of {owners}')
         wrong += [f'{one} is in {names} and not plugged' for one, names in seen.items()]
         expected = {one.split('-', 1)[1].rpartition('-')[0] for one in present}
-        kept = self.rig.exec('cd /tmp/hotplugger /run/hotplugger 2>/dev/null; '
+        kept = self.vm.exec('cd /tmp/hotplugger /run/hotplugger 2>/dev/null; '
                              'ls | sed -n "s/^port-\\(.*\\)\\.json$/\\1/p"').out.split()
         wrong += [f'the state of {port}, which is empty, is kept'
                   for port in sorted(set(kept) - expected)]
-        if self.rig.exec('udevadm settle --timeout=1').rc != 0:
+        if self.vm.exec('udevadm settle --timeout=1').rc != 0:
             wrong.append("udev's queue is not empty")
-        if self.rig.exec('pgrep -x hotplugger').rc == 0:
+        if self.vm.exec('pgrep -x hotplugger').rc == 0:
             wrong.append('a hotplugger still runs')
         return wrong
 
     def _present(self):
         """{id: port} of what is plugged in and no hub."""
         # Without a process for each: they are dear where all is emulated.
-        told = self.rig.sh('cd /sys/bus/usb/devices; for d in *-*; do case $d in *:*) ;; *) '
+        told = self.vm.sh('cd /sys/bus/usb/devices; for d in *-*; do case $d in *:*) ;; *) '
                            'unset n c; { read -r n < $d/devnum; read -r c < $d/bDeviceClass; } '
                            '2>/dev/null; echo $d $n $c;; esac; done')
         devices = [line.split() for line in told.splitlines()]
@@ -312,5 +312,5 @@ class Campaign:
         return product.config(PORTS, timeout=30, delay=self.delay)
 
     def _write_config(self):
-        self.rig.put(self._config().encode(), '/etc/hotplugger/config.yaml.new', 0o644)
-        self.rig.sh('mv /etc/hotplugger/config.yaml.new /etc/hotplugger/config.yaml')
+        self.vm.put(self._config().encode(), '/etc/hotplugger/config.yaml.new', 0o644)
+        self.vm.sh('mv /etc/hotplugger/config.yaml.new /etc/hotplugger/config.yaml')

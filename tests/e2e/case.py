@@ -2,11 +2,11 @@
 import unittest
 
 import product
-from rig import Rig, RigError
+from testvm import TestVm, VmError
 
 
 class Case(unittest.TestCase):
-    """Each test begins with a fresh host VM, self.rig, out of a snapshot: that takes a second,
+    """Each test begins with a fresh host VM, self.vm, out of a snapshot: that takes a second,
     less than tidying up behind the test before, and leaves nothing of it."""
 
     guest_kind = 'linux'            # 'linux', 'seabios' or 'none'
@@ -15,12 +15,12 @@ class Case(unittest.TestCase):
     died = ''                       # how its host VM died, if it did so by itself
 
     def setUp(self):
-        self.rig = Rig()
-        self.addCleanup(self.rig.down)
+        self.vm = TestVm()
+        self.addCleanup(self.vm.down)
         self.addCleanup(self._look_after)
-        self.rig.up(guest=self.guest_kind)
-        self.guest = self.rig.guest()
-        self._start = self.rig.agent.clocks()['realtime']
+        self.vm.up(guest=self.guest_kind)
+        self.guest = self.vm.guest()
+        self._start = self.vm.agent.clocks()['realtime']
         self.addCleanup(self._keep_evidence)
 
     def install(self, ports=None, **settings):
@@ -28,15 +28,15 @@ class Case(unittest.TestCase):
         settings are the virtual machine's (delay=0.2).  QEMU gets more time than it needs on
         hardware: all is emulated here, on a machine that may be busy."""
         text = product.config(ports or {'windows': ['1']}, **{'timeout': 30, **settings})
-        product.install(self.rig, self.binary, text)
+        product.install(self.vm, self.binary, text)
 
     def _look_after(self):
-        self.died = self.rig.died()
+        self.died = self.vm.died()
 
     def _keep_evidence(self):
         try:
-            self.evidence = self.rig.journal(f'--since=@{self._start:.0f}',
+            self.evidence = self.vm.journal(f'--since=@{self._start:.0f}',
                                              'SYSLOG_IDENTIFIER=hotplugger', '+',
                                              '_SYSTEMD_UNIT=systemd-udevd.service')
-        except RigError as error:
+        except VmError as error:
             self.evidence = f'no journal: {error}\n'

@@ -10,9 +10,9 @@ import signal
 import sys
 
 import product
-import rig
-from rig import Rig, RigError
-from rig.progress import step
+import testvm
+from testvm import TestVm, VmError
+from testvm.progress import step
 
 PORT, PRODUCT = '1', 'QEMU USB Keyboard'
 _COLOURS = {'kernel': '33', 'hotplugger': '1;32', 'guest QEMU': '36', 'guest OS': '35',
@@ -24,12 +24,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--binary', default=product.BINARY, help='the hotplugger to show')
     parser.add_argument('--install', action='store_true',
-                        help='apt-get install what the rig needs and this machine has not')
+                        help='apt-get install what the test VM needs and this machine has not')
     args = parser.parse_args()
     print('A host in a box: Debian with systemd-udevd, in it a QEMU guest with Linux.\n'
           'Only the first time it has to be built, which takes some minutes.', flush=True)
-    rig.build('linux', install=args.install)
-    with Rig() as host:
+    testvm.build('linux', install=args.install)
+    with TestVm() as host:
         with step('host and guest'):
             host.up(guest='linux')
             product.install(host, args.binary, product.config({'windows': [PORT]}, delay=1))
@@ -108,7 +108,7 @@ class Demo:
     def _expect(self, what, condition):
         try:
             self._host.wait_for(condition, 60)
-        except RigError:
+        except VmError:
             self._require(what, False)
 
     def _require(self, what, happened):
@@ -125,7 +125,7 @@ if __name__ == '__main__':
     signal.signal(signal.SIGTERM, signal.default_int_handler)     # cleans up, as on Ctrl-C
     try:
         sys.exit(main())
-    except RigError as error:
+    except VmError as error:
         sys.exit(f'demo: {error}')
     except KeyboardInterrupt:
         sys.exit(130)

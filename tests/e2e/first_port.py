@@ -10,8 +10,8 @@ import re
 import sys
 
 import product
-import rig
-from rig import Rig
+import testvm
+from testvm import TestVm
 
 SOCKET = '/run/vm/windows/qmp-sock'
 CONFIG = f'''\
@@ -41,7 +41,7 @@ class Walk:
         result = self.host.exec(command)
         self.show(command, result.out + result.err)
         if result.rc != expected:
-            raise rig.RigError(f'`{command}` ended with {result.rc}: {result.out}{result.err}')
+            raise testvm.VmError(f'`{command}` ended with {result.rc}: {result.out}{result.err}')
         return result.out
 
     def show(self, command, output):
@@ -130,8 +130,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--binary', default=product.BINARY)
     args = parser.parse_args()
-    rig.build('linux')
-    with Rig() as host:
+    testvm.build('linux')
+    with TestVm() as host:
         host.up(guest='linux')
         sys.stdout.write(transcript(host, os.path.abspath(args.binary)))
 

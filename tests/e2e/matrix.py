@@ -18,7 +18,7 @@ _TOP = os.path.dirname(os.path.dirname(_HERE))
 _TARGET = 'x86_64-unknown-linux-gnu'
 # The releases, oldest first. Backports and not sid, whose packages cannot always be installed.
 SUITES = ('bullseye', 'bookworm', 'trixie', 'trixie-backports')
-TESTS = ('real_qemu', 'stories', 'handover', 'listings', 'upgrade')
+TESTS = ('real_qemu', 'scenarios', 'handover', 'listings', 'upgrade')
 # Which other package's modules take the place of a QEMU's own in the test of an upgrade. Both are of
 # one Debian release, as in a real upgrade: modules that need a newer C library fail otherwise. The
 # security archive has another build of bookworm's QEMU. 5.2 has usb-host built in.
@@ -34,10 +34,10 @@ def main():
     args = parser.parse_args()
     if args.root:
         return print_root()
-    from rig import RigError, packages
+    from testvm import VmError, packages
     try:
         packages.require(install=True)
-    except RigError as error:
+    except VmError as error:
         sys.exit(f'matrix: {error}')
     # One root after the other, while the tests are compiled.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -99,7 +99,7 @@ def build():
 def root_of(suite):
     """The directory with that release's root; None if the archive no longer has the release."""
     done = subprocess.run([sys.executable, __file__, '--root'], stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, 'HOTPLUGGER_RIG_SUITE': suite})
+                          env={**os.environ, 'HOTPLUGGER_TEST_SUITE': suite})
     if done.returncode == _GONE:
         return None
     if done.returncode != 0:
@@ -108,9 +108,9 @@ def root_of(suite):
 
 
 def print_root():
-    """In a process of its own, because the release is a setting of the rig's."""
-    from rig import RigError, cache, rootfs
-    from rig.command import run
+    """In a process of its own, because the release is a setting of the test VM's."""
+    from testvm import VmError, cache, rootfs
+    from testvm.command import run
     try:
         if not cache.read_key('root-qemu') and not rootfs.is_in_archive():
             return _GONE
@@ -120,7 +120,7 @@ def print_root():
             os.mkdir(f'{folder}/root')
             run('tar', '-xf', tarball, '-C', f'{folder}/root', '--exclude=./dev/*')
         print(cache.entry('unpacked-qemu', key, unpack) + '/root')
-    except RigError as error:
+    except VmError as error:
         sys.exit(f'matrix: {error}')
     return 0
 

@@ -1,7 +1,7 @@
 """Puts hotplugger, the product under test, into a host VM: program, udev rules, config."""
 import os
 
-from rig import RigError
+from testvm import VmError
 
 REPOSITORY = os.path.abspath(f'{os.path.dirname(__file__)}/../..')
 BINARY = f'{REPOSITORY}/target/release/hotplugger'
@@ -11,7 +11,7 @@ _CONTROLLERS = {'xhci': ('0000:00:14.0', 1, 2), 'xhci2': ('0000:00:15.0', 3, 4)}
 
 
 def devpaths(port):
-    """The DEVPATHs of a port's two halves; the port is named as for Rig.plug ('2.1')."""
+    """The DEVPATHs of a port's two halves; the port is named as for TestVm.plug ('2.1')."""
     controller, _, chain = port.rpartition(':')
     slot, *buses = _CONTROLLERS[controller or 'xhci']
     chains = [chain[:end] for end in range(len(chain) + 1) if chain[end:end + 1] in ('', '.')]
@@ -20,7 +20,7 @@ def devpaths(port):
 
 
 def config(ports, **settings):
-    """A config.  ports: {guest: ports, named as for Rig.plug}; settings: for each guest."""
+    """A config.  ports: {guest: ports, named as for TestVm.plug}; settings: for each guest."""
     lines = ['virtual_machines:']
     for name, its_ports in ports.items():
         lines += [f'  {name}:', f'    socket: /run/vm/{name}/qmp-sock']
@@ -30,11 +30,11 @@ def config(ports, **settings):
     return '\n'.join(lines) + '\n'
 
 
-def install(rig, binary, config_text):
+def install(vm, binary, config_text):
     """Installs all three; udev knows the rules when it returns."""
     if not os.path.exists(binary):
-        raise RigError(f'{binary} is not there: cargo build --release')
-    rig.put(binary, '/usr/bin/hotplugger', 0o755)
-    rig.put(config_text.encode(), '/etc/hotplugger/config.yaml', 0o644)
-    rig.put(_RULES, '/etc/udev/rules.d/99-hotplugger.rules', 0o644)
-    rig.sh(['udevadm', 'control', '--reload'])
+        raise VmError(f'{binary} is not there: cargo build --release')
+    vm.put(binary, '/usr/bin/hotplugger', 0o755)
+    vm.put(config_text.encode(), '/etc/hotplugger/config.yaml', 0o644)
+    vm.put(_RULES, '/etc/udev/rules.d/99-hotplugger.rules', 0o644)
+    vm.sh(['udevadm', 'control', '--reload'])

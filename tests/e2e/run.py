@@ -7,7 +7,7 @@ import sys
 import unittest
 
 import product
-import rig
+import testvm
 from case import Case
 from report import Report
 
@@ -29,7 +29,7 @@ def report_line(path, text):
     """Adds a line to what `make test` prints at its end."""
     if path:
         with open(path, 'a') as file:
-            file.write(f'end to end on Debian {rig.SUITE}: {text}\n')
+            file.write(f'end to end on Debian {testvm.SUITE}: {text}\n')
     return 0
 
 
@@ -43,7 +43,7 @@ def main():
     parser.add_argument('--list', action='store_true', help='print the names of the tests')
     parser.add_argument('-v', action='store_true', help='print the journal of passed tests too')
     parser.add_argument('--install', action='store_true',
-                        help='apt-get install what the rig needs and this machine has not')
+                        help='apt-get install what the test VM needs and this machine has not')
     args = parser.parse_args()
 
     loader = unittest.TestLoader()
@@ -57,11 +57,11 @@ def main():
         print('\n'.join(test.id() for test in tests))
         return 0
     Case.binary = os.path.abspath(args.binary)
-    if not rig.is_available():
-        print(f'e2e: skipped, the archive no longer has Debian {rig.SUITE}')
+    if not testvm.is_available():
+        print(f'e2e: skipped, the archive no longer has Debian {testvm.SUITE}')
         return report_line(args.report, 'skipped, the archive no longer has it')
     # before the first test, not within it
-    rig.build(*sorted({test.guest_kind for test in tests if isinstance(test, Case)}),
+    testvm.build(*sorted({test.guest_kind for test in tests if isinstance(test, Case)}),
               install=args.install)
     report = Report(args.v)
     suite.run(report)
@@ -74,7 +74,7 @@ if __name__ == '__main__':
     signal.signal(signal.SIGTERM, signal.default_int_handler)     # cleans up, as on Ctrl-C
     try:
         sys.exit(main())
-    except rig.RigError as error:
+    except testvm.VmError as error:
         sys.exit(f'e2e: {error}')
     except KeyboardInterrupt:
         sys.exit(130)

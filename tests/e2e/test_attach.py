@@ -24,7 +24,7 @@ class AttachCase(Case):
     def devnum(self, kind, chain):
         """The device number the kernel gave what is in that port."""
         folder = f'/sys/bus/usb/devices/{BUS.get(kind, 1)}-{chain}'
-        return self.rig.wait_for(lambda: self.rig.exec(['cat', f'{folder}/devnum']).out.strip(),
+        return self.vm.wait_for(lambda: self.vm.exec(['cat', f'{folder}/devnum']).out.strip(),
                                  what=f'{kind} in port {chain} on the host')
 
     def wait_attached(self, *plugged, guest=None):
@@ -32,27 +32,27 @@ class AttachCase(Case):
         expected = {device_id(kind, chain, self.devnum(kind, chain)): PRODUCTS[kind]
                     for kind, chain in plugged}
         guest = guest or self.guest
-        self.rig.wait_for(lambda: guest.attached() == expected, 120,
+        self.vm.wait_for(lambda: guest.attached() == expected, 120,
                           f'attached: {expected}')
         return expected
 
     def wait_gone(self, guest=None):
         """Waits until no object is left, and udevd is done with the last event."""
         guest = guest or self.guest
-        self.rig.wait_for(lambda: guest.ids() == [], 120, 'no usb-host object in the guest')
-        self.rig.settle()
+        self.vm.wait_for(lambda: guest.ids() == [], 120, 'no usb-host object in the guest')
+        self.vm.settle()
         self.assertEqual(self.state_files(), [])
 
     def state_files(self):
         """The names of the ports that hotplugger remembers."""
-        return self.rig.exec('ls /tmp/hotplugger | grep ^port-').out.split()
+        return self.vm.exec('ls /tmp/hotplugger | grep ^port-').out.split()
 
     def plug_and_pull(self, kind, port='1'):
         """One device there and back."""
-        self.rig.plug(kind, port)
+        self.vm.plug(kind, port)
         self.wait_attached((kind, port))
         self.assertEqual(self.state_files(), [f'port-{BUS.get(kind, 1)}-{port}.json'])
-        self.rig.unplug(port)
+        self.vm.unplug(port)
         self.wait_gone()
 
 
@@ -73,13 +73,13 @@ class KindsTest(AttachCase):
 
     def test_the_guest_os_can_use_it(self):
         self.install(delay=0)
-        self.rig.plug('storage', '1')
+        self.vm.plug('storage', '1')
         self.wait_attached(('storage', '1'))
-        self.rig.wait_for(lambda: 'QEMU USB HARDDRIVE' in self.guest.lsusb().values(), 60)
-        self.rig.wait_for(lambda: 'RIGSTICK' in self.guest.sh('cat /dev/sda | head -c 4096 '
+        self.vm.wait_for(lambda: 'QEMU USB HARDDRIVE' in self.guest.lsusb().values(), 60)
+        self.vm.wait_for(lambda: 'RIGSTICK' in self.guest.sh('cat /dev/sda | head -c 4096 '
                                                               '| strings')[1], 60,
                           'the stick\'s label read in the guest')
-        self.assertEqual(self.rig.drivers(), {'2-1:1.0': 'usbfs'})
+        self.assertEqual(self.vm.drivers(), {'2-1:1.0': 'usbfs'})
 
 
 class TopologyTest(AttachCase):
@@ -87,9 +87,9 @@ class TopologyTest(AttachCase):
 
     def together(self, delay):
         self.install({'windows': ['1', '2']}, delay=delay)
-        self.rig.plug_together(('kbd', '1'), ('mouse', '2'))
+        self.vm.plug_together(('kbd', '1'), ('mouse', '2'))
         self.wait_attached(('kbd', '1'), ('mouse', '2'))
-        self.rig.unplug_together('1', '2')
+        self.vm.unplug_together('1', '2')
         self.wait_gone()
 
     def test_two_at_once_with_a_delay_of_1(self):
@@ -100,12 +100,12 @@ class TopologyTest(AttachCase):
 
     def behind_a_hub(self, delay):
         self.install({'windows': ['2']}, delay=delay)
-        self.rig.plug_together(('hub', '2'), ('kbd', '2.1'), ('mouse', '2.2'))
+        self.vm.plug_together(('hub', '2'), ('kbd', '2.1'), ('mouse', '2.2'))
         self.wait_attached(('kbd', '2.1'), ('mouse', '2.2'))
-        self.rig.plug('tablet', '2.3')
+        self.vm.plug('tablet', '2.3')
         self.wait_attached(('kbd', '2.1'), ('mouse', '2.2'), ('tablet', '2.3'))
-        self.assertEqual(self.rig.drivers()['1-2:1.0'], 'hub')
-        self.rig.unplug('2')
+        self.assertEqual(self.vm.drivers()['1-2:1.0'], 'hub')
+        self.vm.unplug('2')
         self.wait_gone()
 
     def test_behind_a_hub_with_a_delay_of_1(self):
@@ -116,11 +116,11 @@ class TopologyTest(AttachCase):
 
     def behind_two_hubs(self, delay):
         self.install({'windows': ['2']}, delay=delay)
-        self.rig.plug('hub', '2')
-        self.rig.plug('hub', '2.1')
-        self.rig.plug('kbd', '2.1.4')
+        self.vm.plug('hub', '2')
+        self.vm.plug('hub', '2.1')
+        self.vm.plug('kbd', '2.1.4')
         self.wait_attached(('kbd', '2.1.4'))
-        self.rig.unplug('2.1.4')
+        self.vm.unplug('2.1.4')
         self.wait_gone()
 
     def test_a_hub_in_a_hub_with_a_delay_of_1(self):
@@ -131,23 +131,23 @@ class TopologyTest(AttachCase):
 
     def test_port_10_is_not_port_1(self):
         self.install({'windows': ['1']}, delay=0)
-        self.rig.plug('mouse', '10')
-        self.rig.plug('kbd', '1')
+        self.vm.plug('mouse', '10')
+        self.vm.plug('kbd', '1')
         self.wait_attached(('kbd', '1'))
-        self.rig.settle()
-        self.assertEqual(self.rig.drivers()['1-10:1.0'], 'usbhid')
+        self.vm.settle()
+        self.assertEqual(self.vm.drivers()['1-10:1.0'], 'usbhid')
         self.assertEqual(self.state_files(), ['port-1-1.json'])
-        self.assertNotIn('1-10', self.rig.journal('-t', 'hotplugger'))
+        self.assertNotIn('1-10', self.vm.journal('-t', 'hotplugger'))
 
     def test_each_vm_gets_its_own_ports(self):
-        other = self.rig.guest('linux')
+        other = self.vm.guest('linux')
         other.start('seabios')
         self.install({'windows': ['1', '3'], 'linux': ['3.2', '2']}, delay=0)
-        self.rig.plug_together(('kbd', '1'), ('mouse', '2'), ('hub', '3'), ('tablet', '3.1'),
+        self.vm.plug_together(('kbd', '1'), ('mouse', '2'), ('hub', '3'), ('tablet', '3.1'),
                                ('serial', '3.2'))
         self.wait_attached(('kbd', '1'), ('tablet', '3.1'))
         self.wait_attached(('mouse', '2'), ('serial', '3.2'), guest=other)
-        self.rig.unplug_all()
+        self.vm.unplug_all()
         self.wait_gone()
         self.wait_gone(other)
 
@@ -159,26 +159,26 @@ class MemoryTest(AttachCase):
 
     def attached_keyboard(self):
         self.install(delay=0)
-        self.rig.plug('kbd', '1')
+        self.vm.plug('kbd', '1')
         self.wait_attached(('kbd', '1'))
-        self.rig.settle()
+        self.vm.settle()
 
     def test_removed_with_the_state_deleted(self):
         self.attached_keyboard()
-        self.rig.sh('rm -r /tmp/hotplugger')
-        self.rig.unplug('1')
+        self.vm.sh('rm -r /tmp/hotplugger')
+        self.vm.unplug('1')
         self.wait_gone()
 
     def test_removed_with_the_port_gone_from_the_config(self):
         self.attached_keyboard()
         self.install({'windows': ['7']}, delay=0)
-        self.rig.unplug('1')
+        self.vm.unplug('1')
         self.wait_gone()
 
     def test_removed_with_the_config_gone(self):
         self.attached_keyboard()
-        self.rig.sh('rm /etc/hotplugger/config.yaml')
-        self.rig.unplug('1')
+        self.vm.sh('rm /etc/hotplugger/config.yaml')
+        self.vm.unplug('1')
         self.wait_gone()
 
     def test_synthetic_events_change_nothing(self):
@@ -186,18 +186,18 @@ class MemoryTest(AttachCase):
         before = self.guest.trace()
         self.assertTrue(before, 'QEMU has opened the keyboard')
         for action in ('add', 'bind', 'change'):
-            self.rig.sh(f'udevadm trigger --settle --action={action} --subsystem-match=usb')
-        self.rig.settle()
+            self.vm.sh(f'udevadm trigger --settle --action={action} --subsystem-match=usb')
+        self.vm.settle()
         self.assertEqual(len(self.guest.attached()), 1)
         self.assertEqual(self.guest.trace(), before)
-        lines = self.rig.journal('-t', 'hotplugger').splitlines()
+        lines = self.vm.journal('-t', 'hotplugger').splitlines()
         self.assertEqual(len(lines), 1, lines)
 
     def test_fifty_times_there_and_back(self):
         self.install(delay=0)
         for _ in range(50):
             self.plug_and_pull('kbd')
-        lines = self.rig.journal('-t', 'hotplugger').splitlines()
+        lines = self.vm.journal('-t', 'hotplugger').splitlines()
         self.assertEqual(sum(': attached ' in line for line in lines), 50)
         self.assertEqual(sum(': unplugged, detached ' in line for line in lines), 50)
         self.assertEqual(len(lines), 100)

@@ -9,25 +9,25 @@ class AuthorizeTest(AttachCase):
 
     def test_attached_when_authorized(self):
         self.install(delay=0)
-        self.rig.sh('echo 0 > /sys/bus/usb/devices/usb1/authorized_default')
+        self.vm.sh('echo 0 > /sys/bus/usb/devices/usb1/authorized_default')
         for kind in ('kbd', 'audio'):
             with self.subTest(kind=kind):
-                self.rig.plug(kind, '1')
+                self.vm.plug(kind, '1')
                 self.devnum(kind, '1')
-                self.rig.settle()
+                self.vm.settle()
                 self.assertEqual(self.guest.ids(), [])
-                self.assertIn('the host has not authorized it', self.rig.journal('-t', 'hotplugger'))
-                self.rig.sh('echo 1 > /sys/bus/usb/devices/1-1/authorized')
+                self.assertIn('the host has not authorized it', self.vm.journal('-t', 'hotplugger'))
+                self.vm.sh('echo 1 > /sys/bus/usb/devices/1-1/authorized')
                 self.wait_attached((kind, '1'))
-                self.rig.unplug('1')
+                self.vm.unplug('1')
                 self.wait_gone()
 
     def test_other_devices_start_nothing_for_their_interfaces(self):
         self.install(delay=0)
-        self.rig.rules('SUBSYSTEM=="usb", ENV{DEVTYPE}=="usb_interface", '
+        self.vm.rules('SUBSYSTEM=="usb", ENV{DEVTYPE}=="usb_interface", '
                        'RUN+="/bin/sh -c \'echo $$HOTPLUGGER_UNAUTHORIZED >> /run/seen\'"\n',
                        '98-test.rules')
-        self.rig.plug('kbd', '1')
+        self.vm.plug('kbd', '1')
         self.wait_attached(('kbd', '1'))
-        self.rig.settle()
-        self.assertEqual(self.rig.exec('sort -u /run/seen').out, '\n')
+        self.vm.settle()
+        self.assertEqual(self.vm.exec('sort -u /run/seen').out, '\n')

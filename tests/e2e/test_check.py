@@ -8,11 +8,11 @@ class CheckTest(AttachCase):
     """hotplugger check, as root on the host."""
 
     def check(self, *arguments):
-        return self.rig.exec(['/usr/bin/hotplugger', 'check', *arguments])
+        return self.vm.exec(['/usr/bin/hotplugger', 'check', *arguments])
 
     def test_a_sound_host_gets_one_line(self):
         self.install(delay=0)
-        self.rig.plug('kbd', '1')
+        self.vm.plug('kbd', '1')
         self.wait_attached(('kbd', '1'))
         result = self.check()
         lines = result.out.splitlines()
@@ -21,14 +21,14 @@ class CheckTest(AttachCase):
 
     def test_a_missing_half_and_a_missing_rule_are_found(self):
         self.install(delay=0, peer_ports='false')
-        self.rig.sh('sed -i /usb2/d /etc/hotplugger/config.yaml; '
+        self.vm.sh('sed -i /usb2/d /etc/hotplugger/config.yaml; '
                     'rm /etc/udev/rules.d/99-hotplugger.rules')
         findings = json.loads(self.check('--json').out)['findings']
         codes = {finding['code']: finding for finding in findings}
         self.assertEqual(codes['rule-none']['remedy']['run'], 'hotplugger install')
         self.assertEqual(codes['port-without-peer']['remedy']['add'],
                          '- pci-0000:00:14.0/usb3:1')
-        self.rig.sh('/usr/bin/hotplugger install')
+        self.vm.sh('/usr/bin/hotplugger install')
         codes = [finding['code'] for finding in json.loads(self.check('--json').out)['findings']]
         self.assertIn('rule-installed', codes)
         self.assertNotIn('rule-none', codes)

@@ -7,7 +7,7 @@ class FirstPortTest(Case):
     """The commands of the README, in their order."""
 
     def test_the_first_port(self):
-        text = first_port.transcript(self.rig, self.binary)
+        text = first_port.transcript(self.vm, self.binary)
         self.assertIn('/devices/pci0000:00/0000:00:14.0/usb1/1-1', text)
         self.assertIn('windows: port 1-1, QEMU USB Keyboard (0627:0001): attached', text)
         self.assertIn('unplugged, detached hotplugger-1-1-', text)

@@ -29,7 +29,7 @@ class IdentifyTest(Case):
     def setUp(self):
         super().setUp()
         self.install({'windows': ['5']})
-        self.rig.put(STAMP.encode(), '/run/stamp.py')
+        self.vm.put(STAMP.encode(), '/run/stamp.py')
 
     @contextlib.contextmanager
     def identify(self, *arguments):
@@ -37,40 +37,40 @@ class IdentifyTest(Case):
         object) told so far."""
         out = '/run/identify.out'
         command = shlex.join([*NOBODY, 'hotplugger', 'identify', '--json', *arguments])
-        self.rig.sh(f"rm -f {out}; systemd-run --quiet --unit=identify --collect bash -c "
+        self.vm.sh(f"rm -f {out}; systemd-run --quiet --unit=identify --collect bash -c "
                     f"'set -o pipefail; {command} </dev/null | python3 /run/stamp.py >{out}'")
 
         def told():
-            lines = [line.split(' ', 1) for line in self.rig.exec(['cat', out]).out.splitlines()]
+            lines = [line.split(' ', 1) for line in self.vm.exec(['cat', out]).out.splitlines()]
             return [(float(time), json.loads(text)) for time, text in lines]
 
-        self.rig.wait_for(lambda: told(), what='identify to listen')
+        self.vm.wait_for(lambda: told(), what='identify to listen')
         self.assertEqual(told()[0][1], {'event': 'listening'})
         try:
             yield told
         finally:
-            self.rig.exec(['systemctl', 'stop', 'identify'])
+            self.vm.exec(['systemctl', 'stop', 'identify'])
 
     def plug_and_wait(self, kind, port):
         """Plugs, and returns when the host has the device."""
-        self.rig.plug(kind, port)
+        self.vm.plug(kind, port)
         node = f'/sys/bus/usb/devices/1-{port}/product'
-        self.rig.wait_for(lambda: self.rig.exec(['cat', node]).out, what=f'{kind} on the host')
-        self.rig.settle()
+        self.vm.wait_for(lambda: self.vm.exec(['cat', node]).out, what=f'{kind} on the host')
+        self.vm.settle()
 
     def wait_told(self, told, number):
         """The (time, object) of that line; 0 is `listening`."""
-        self.rig.wait_for(lambda: len(told()) > number, what=f'line {number} of identify')
+        self.vm.wait_for(lambda: len(told()) > number, what=f'line {number} of identify')
         return told()[number]
 
     def test_plugs_and_pulls_are_told_at_once_with_both_halves(self):
         (kbd2, kbd3), (stick2, stick3) = product.devpaths('1'), product.devpaths('2')
-        with self.rig.monitor() as monitor, self.identify('--count', '2') as told:
-            self.rig.plug('kbd', '1')
+        with self.vm.monitor() as monitor, self.identify('--count', '2') as told:
+            self.vm.plug('kbd', '1')
             keyboard = self.wait_told(told, 1)
-            self.rig.unplug('1')
+            self.vm.unplug('1')
             pulled = self.wait_told(told, 2)
-            self.rig.plug('storage', '2')
+            self.vm.plug('storage', '2')
             stick = self.wait_told(told, 3)
             end = self.wait_told(told, 4)
         self.assertEqual((keyboard[1]['event'], keyboard[1]['devpath']), ('plug', kbd2))
@@ -95,11 +95,11 @@ class IdentifyTest(Case):
                   f'{(line[0] - event.time) * 1000:.0f} ms')
 
     def test_thirty_pulls_and_plugs(self):
-        with self.rig.monitor() as monitor, self.identify() as told:
+        with self.vm.monitor() as monitor, self.identify() as told:
             for count in range(15):
-                self.rig.plug('kbd', '1')
+                self.vm.plug('kbd', '1')
                 self.wait_told(told, 2 * count + 1)
-                self.rig.unplug('1')
+                self.vm.unplug('1')
                 self.wait_told(told, 2 * count + 2)
             lines = told()[1:]
         events = [event for event in monitor.events if event.source == 'KERNEL'
@@ -114,15 +114,15 @@ class IdentifyTest(Case):
     def test_a_hub_is_told_with_what_is_behind_it(self):
         hub = product.devpaths('2')[0]
         with self.identify() as told:
-            self.rig.plug('hub', '2')
+            self.vm.plug('hub', '2')
             self.assertEqual(self.wait_told(told, 1)[1]['devpath'], hub)
-            self.rig.plug('kbd', '2.1')
+            self.vm.plug('kbd', '2.1')
             keyboard = self.wait_told(told, 2)[1]
-            self.rig.plug('mouse', '2.2')
+            self.vm.plug('mouse', '2.2')
             self.wait_told(told, 3)
-            self.rig.unplug('2')
-            pulls = self.rig.wait_for(lambda: self.pulls_to(told, hub), what='the hub pulled')
-            self.rig.exec(['pkill', '-INT', '-u', '65534', 'hotplugger'])
+            self.vm.unplug('2')
+            pulls = self.vm.wait_for(lambda: self.pulls_to(told, hub), what='the hub pulled')
+            self.vm.exec(['pkill', '-INT', '-u', '65534', 'hotplugger'])
             end = self.wait_told(told, 4 + len(pulls))[1]
         self.assertEqual((keyboard['hub'], keyboard['devpath']), (hub, f'{hub}/1-2.1'))
         # With the hub, unless the VM took its time between the pulls.
@@ -138,27 +138,27 @@ class IdentifyTest(Case):
 
     def test_what_is_plugged_already_and_whose_it_is(self):
         self.plug_and_wait('mouse', '5')
-        result = self.rig.exec([*NOBODY, 'hotplugger', 'identify', '--plugged', '--json'])
+        result = self.vm.exec([*NOBODY, 'hotplugger', 'identify', '--plugged', '--json'])
         mouse, end = map(json.loads, result.out.splitlines())
         self.assertEqual((mouse['event'], mouse['vms'], mouse['peer']['vms']),
                          ('plugged', ['windows'], ['windows']))
         self.assertEqual(end['reason'], 'listed')
 
     def test_written_by_root_and_refused_to_others(self):
-        before = self.rig.get('/etc/hotplugger/config.yaml').decode()
+        before = self.vm.get('/etc/hotplugger/config.yaml').decode()
         self.plug_and_wait('kbd', '1')
         arguments = ['hotplugger', 'identify', '--plugged', '1-1', '--write', 'windows']
-        refused = self.rig.exec([*NOBODY, *arguments])
+        refused = self.vm.exec([*NOBODY, *arguments])
         self.assertEqual(refused.rc, 1)
         self.assertIn('sudo', refused.err)
-        self.rig.sh(arguments)
-        after = self.rig.get('/etc/hotplugger/config.yaml').decode()
+        self.vm.sh(arguments)
+        after = self.vm.get('/etc/hotplugger/config.yaml').decode()
         kept = [line for line in after.splitlines() if 'QEMU USB Keyboard' not in line
                 and 'the other half of 1-1' not in line]
         self.assertEqual(kept, before.splitlines())
-        self.assertEqual(self.rig.get('/etc/hotplugger/config.yaml.bak').decode(), before)
+        self.assertEqual(self.vm.get('/etc/hotplugger/config.yaml.bak').decode(), before)
         # udev's calls take the new ports at once
-        self.rig.unplug('1')
-        self.rig.plug('kbd', '1')
-        self.rig.wait_for(lambda: '1-1' in self.rig.journal('-t', 'hotplugger'),
+        self.vm.unplug('1')
+        self.vm.plug('kbd', '1')
+        self.vm.wait_for(lambda: '1-1' in self.vm.journal('-t', 'hotplugger'),
                           what='the udev call to know the port')

@@ -19,7 +19,7 @@ class LibvirtCase(AttachCase):
 
     def setUp(self):
         super().setUp()
-        self.guest = self.rig.domain()
+        self.guest = self.vm.domain()
 
     def install_with(self, ports=('1', '2'), **settings):
         """Installs hotplugger; settings are all keys of the machine but its ports."""
@@ -27,13 +27,13 @@ class LibvirtCase(AttachCase):
         lines += [f'    {key}: {value}' for key, value in settings.items()]
         lines += ['    ports:']
         lines += [f'      - {path}' for port in ports for path in product.devpaths(port)]
-        product.install(self.rig, self.binary, '\n'.join(lines) + '\n')
+        product.install(self.vm, self.binary, '\n'.join(lines) + '\n')
 
     def define_with_monitor(self):
         """Defines the domain with a second monitor, as `hotplugger libvirt-xml` has it."""
         folder = SOCKET.rpartition('/')[0]
         new, old = APPARMOR
-        self.rig.sh(f'mkdir {folder}; chown libvirt-qemu {folder}; '
+        self.vm.sh(f'mkdir {folder}; chown libvirt-qemu {folder}; '
                     f'if grep -q libvirt-qemu.d /etc/apparmor.d/abstractions/libvirt-qemu; '
                     f'then mkdir -p {new}; echo "{SOCKET} rw," >> {new}/hotplugger; '
                     f'else echo "{SOCKET} rw," >> {old}; fi')
@@ -43,29 +43,29 @@ class LibvirtCase(AttachCase):
         """It is libvirt's own settings that are tested."""
         self.assertRegex(self.guest.profile(), r'^libvirt-[0-9a-f-]+ \(enforce\)$')
         inside = ['nsenter', '-t', self.guest.pid(), '-m', 'ls', '/dev/bus/usb']
-        self.assertNotEqual(self.rig.exec(inside).rc, 0)
-        user = self.rig.sh(['stat', '-c', '%U', f'/proc/{self.guest.pid()}']).strip()
+        self.assertNotEqual(self.vm.exec(inside).rc, 0)
+        user = self.vm.sh(['stat', '-c', '%U', f'/proc/{self.guest.pid()}']).strip()
         self.assertEqual(user, 'libvirt-qemu')
 
     def plug_and_pull_two(self):
         """A keyboard and a USB 3 stick, there and back."""
-        self.rig.plug_together(('kbd', '1'), ('storage', '2'))
+        self.vm.plug_together(('kbd', '1'), ('storage', '2'))
         self.wait_attached(('kbd', '1'), ('storage', '2'))
-        self.rig.unplug_together('1', '2')
+        self.vm.unplug_together('1', '2')
         self.wait_gone()
 
     def through_a_restart(self):
         """What is plugged comes back with `sync`, and the first plug after it works too."""
-        self.rig.plug('kbd', '1')
+        self.vm.plug('kbd', '1')
         self.wait_attached(('kbd', '1'))
-        self.rig.settle()
+        self.vm.settle()
         self.guest.destroy()
-        self.rig.plug('storage', '2')
-        self.rig.settle()
+        self.vm.plug('storage', '2')
+        self.vm.settle()
         self.guest.start()
-        self.rig.sh(['hotplugger', 'sync', 'windows'])
+        self.vm.sh(['hotplugger', 'sync', 'windows'])
         self.wait_attached(('kbd', '1'), ('storage', '2'))
-        self.rig.unplug_together('1', '2')
+        self.vm.unplug_together('1', '2')
         self.wait_gone()
 
 
@@ -94,9 +94,9 @@ class DomainTest(LibvirtCase):
 
     def test_a_domain_that_is_off_or_unknown_is_told(self):
         self.install_with(domain='windows', delay=0)
-        self.rig.plug('kbd', '1')
-        self.rig.wait_for(lambda: "libvirt domain windows is off" in
-                          self.rig.journal('-t', 'hotplugger'), 60)
+        self.vm.plug('kbd', '1')
+        self.vm.wait_for(lambda: "libvirt domain windows is off" in
+                          self.vm.journal('-t', 'hotplugger'), 60)
 
 
 class HookTest(LibvirtCase):
@@ -105,17 +105,17 @@ class HookTest(LibvirtCase):
     def through_starts(self):
         """What is plugged in is in the domain whenever it starts, and the host's when it ends."""
         # It looks for hooks when it starts.
-        self.rig.sh(['hotplugger', 'install', '--no-systemd'])
-        self.rig.sh(['systemctl', 'restart', 'libvirtd'])
-        self.rig.plug_together(('kbd', '1'), ('storage', '2'))
-        self.rig.wait_for(lambda: self.rig.drivers() == {'1-1:1.0': 'usbhid',
+        self.vm.sh(['hotplugger', 'install', '--no-systemd'])
+        self.vm.sh(['systemctl', 'restart', 'libvirtd'])
+        self.vm.plug_together(('kbd', '1'), ('storage', '2'))
+        self.vm.wait_for(lambda: self.vm.drivers() == {'1-1:1.0': 'usbhid',
                                                          '2-2:1.0': 'usb-storage'}, 60)
         for _ in range(2):
             self.guest.start()
             self.wait_attached(('kbd', '1'), ('storage', '2'))
             self.assert_confined()
             self.guest.destroy()
-            self.rig.wait_for(lambda: self.rig.drivers() == {'1-1:1.0': 'usbhid',
+            self.vm.wait_for(lambda: self.vm.drivers() == {'1-1:1.0': 'usbhid',
                                                              '2-2:1.0': 'usb-storage'}, 60)
 
     def test_a_domain(self):

@@ -12,11 +12,11 @@ class OriginalRulesTest(AttachCase):
 
     def plug_with(self, delay):
         self.install(delay=delay)
-        self.rig.rules(RULES, '99-hotplugger.rules')
+        self.vm.rules(RULES, '99-hotplugger.rules')
         for kind in ('kbd', 'storage', 'audio'):
             with self.subTest(kind=kind):
                 self.plug_and_pull(kind)
-        lines = self.rig.journal('-t', 'hotplugger').splitlines()
+        lines = self.vm.journal('-t', 'hotplugger').splitlines()
         self.assertEqual(len(lines), 6, lines)
 
     def test_with_a_delay_of_1(self):

@@ -34,48 +34,48 @@ class PackageTest(Case):
         path = subprocess.run([build, folder.name], check=True, capture_output=True, text=True,
                               env={**os.environ, 'BINARY': self.binary}).stdout.strip()
         self.package = f'/tmp/{os.path.basename(path)}'
-        self.rig.put(path, self.package)
+        self.vm.put(path, self.package)
 
     def test_installed_used_upgraded_removed_and_purged(self):
         before = self.files()
         self.apt('install', self.package)
-        self.assertEqual(self.rig.sh('hotplugger status'), 'No virtual machine is configured.\n')
-        self.assertIn('\nvirtual_machines:\n', self.rig.sh(['cat', CONFIG]), 'the example')
-        self.assertEqual(self.rig.sh('stat -c %a:%U /tmp/hotplugger').strip(), '700:root')
+        self.assertEqual(self.vm.sh('hotplugger status'), 'No virtual machine is configured.\n')
+        self.assertIn('\nvirtual_machines:\n', self.vm.sh(['cat', CONFIG]), 'the example')
+        self.assertEqual(self.vm.sh('stat -c %a:%U /tmp/hotplugger').strip(), '700:root')
         self.configure()
         self.assertIn('/usr/lib/systemd/system/hotplugger-sync@.service',
-                      self.rig.sh('hotplugger check -v'), 'check knows the package\'s unit')
+                      self.vm.sh('hotplugger check -v'), 'check knows the package\'s unit')
         self.plug_and_pull()
 
         with self.subTest('an upgrade leaves what the administrator has'):
-            config = self.rig.get(CONFIG)
+            config = self.vm.get(CONFIG)
             self.apt('install', '--reinstall', self.package)
-            self.assertEqual(self.rig.get(CONFIG), config)
+            self.assertEqual(self.vm.get(CONFIG), config)
             self.assertEqual(self.unit('is-active'), 'active')
             self.plug_and_pull()
 
         with self.subTest('removed, and installed again: the config is still there'):
             self.apt('remove', 'hotplugger')
             self.assertNotEqual(self.unit('is-active'), 'active')
-            self.assertEqual(self.rig.get(CONFIG), config)
-            self.rig.plug('kbd', '1')
-            self.rig.settle()
+            self.assertEqual(self.vm.get(CONFIG), config)
+            self.vm.plug('kbd', '1')
+            self.vm.settle()
             self.assertEqual(self.guest.ids(), [])
             self.apt('install', self.package)
             self.assertEqual(self.unit('is-active'), 'active')
-            self.rig.unplug('1')
-            self.rig.settle()
+            self.vm.unplug('1')
+            self.vm.settle()
             self.plug_and_pull()
 
         self.apt('purge', 'hotplugger')
         self.assertEqual(sorted(self.files() ^ before), [])
-        self.assertEqual(self.rig.sh('systemctl list-units --all --plain --no-legend "hotplugger*"'),
+        self.assertEqual(self.vm.sh('systemctl list-units --all --plain --no-legend "hotplugger*"'),
                          '')
 
     def test_purged_after_a_broken_config(self):
         before = self.files()
         self.apt('install', self.package)
-        self.rig.put(b'virtual_machines: 5\n', CONFIG)
+        self.vm.put(b'virtual_machines: 5\n', CONFIG)
         said = self.apt('install', '--reinstall', self.package)
         self.assertIn('hotplugger check', said)
         self.apt('purge', 'hotplugger')
@@ -83,66 +83,66 @@ class PackageTest(Case):
 
     def test_in_a_chroot(self):
         """No udevd, no systemd, no /proc: as where an image of a disk is made."""
-        self.rig.sh('mkdir /tmp/changed /tmp/root; mount -t tmpfs none /tmp/changed; '
+        self.vm.sh('mkdir /tmp/changed /tmp/root; mount -t tmpfs none /tmp/changed; '
                     'mkdir /tmp/changed/upper /tmp/changed/work; mount -t overlay none -o '
                     'lowerdir=/,upperdir=/tmp/changed/upper,workdir=/tmp/changed/work /tmp/root')
-        self.rig.sh(f'cp {self.package} /tmp/root/package.deb')
-        said = self.rig.exec('chroot /tmp/root dpkg -i /package.deb')
+        self.vm.sh(f'cp {self.package} /tmp/root/package.deb')
+        said = self.vm.exec('chroot /tmp/root dpkg -i /package.deb')
         self.assertEqual((said.rc, said.err), (0, ''), said.out)
-        self.assertEqual(self.rig.sh('chroot /tmp/root hotplugger status'),
+        self.assertEqual(self.vm.sh('chroot /tmp/root hotplugger status'),
                          'No virtual machine is configured.\n')
-        said = self.rig.exec('chroot /tmp/root dpkg --purge hotplugger')
+        said = self.vm.exec('chroot /tmp/root dpkg --purge hotplugger')
         self.assertEqual((said.rc, said.err), (0, ''), said.out)
-        self.assertEqual(self.rig.sh('find /tmp/root/etc /tmp/root/usr -name "*hotplugger*"'), '')
+        self.assertEqual(self.vm.sh('find /tmp/root/etc /tmp/root/usr -name "*hotplugger*"'), '')
 
     def test_beside_what_was_installed_by_hand(self):
         """The package takes over from `make install`, whose rule would stand before its own."""
-        self.rig.put(self.binary, '/usr/local/bin/hotplugger', 0o755)
-        self.rig.sh('/usr/local/bin/hotplugger install')
+        self.vm.put(self.binary, '/usr/local/bin/hotplugger', 0o755)
+        self.vm.sh('/usr/local/bin/hotplugger install')
         self.apt('install', self.package)
-        self.assertIn('/usr/bin/hotplugger', self.rig.sh('grep RUN /etc/udev/rules.d/99-hotplugger.rules'))
-        self.rig.sh('rm /usr/local/bin/hotplugger')
+        self.assertIn('/usr/bin/hotplugger', self.vm.sh('grep RUN /etc/udev/rules.d/99-hotplugger.rules'))
+        self.vm.sh('rm /usr/local/bin/hotplugger')
         self.configure()
         self.plug_and_pull()
         self.apt('purge', 'hotplugger')
-        self.assertEqual(self.rig.sh('find /etc /usr /run /tmp -name "*hotplugger*" '
+        self.assertEqual(self.vm.sh('find /etc /usr /run /tmp -name "*hotplugger*" '
                                      f'! -path {self.package}'), '')
 
     def apt(self, *arguments):
         """There is no network: all that the package depends on is there already."""
-        result = self.rig.exec(['apt-get', '-y', '-q', *arguments], timeout=300,
+        result = self.vm.exec(['apt-get', '-y', '-q', *arguments], timeout=300,
                                env={'DEBIAN_FRONTEND': 'noninteractive'})
         self.assertEqual(result.rc, 0, result.out + result.err)
         return result.out + result.err
 
     def configure(self):
         """As the README says."""
-        self.rig.put(VIRTUAL_MACHINE.encode(), CONFIG)
-        self.rig.plug('kbd', '1')
-        self.rig.settle()
-        self.rig.sh('hotplugger identify --plugged 1-1 --write windows')
-        self.rig.unplug('1')
-        self.rig.sh('hotplugger install')
+        self.vm.put(VIRTUAL_MACHINE.encode(), CONFIG)
+        self.vm.plug('kbd', '1')
+        self.vm.settle()
+        self.vm.sh('hotplugger identify --plugged 1-1 --write windows')
+        self.vm.unplug('1')
+        self.vm.sh('hotplugger install')
         self.assertEqual(self.unit('is-active'), 'active')
         self.assertEqual(self.unit('is-enabled'), 'enabled')
-        checked = self.rig.exec('hotplugger check')
+        checked = self.vm.exec('hotplugger check')
         self.assertEqual(checked.rc, 0, checked.out + checked.err)
         self.assertNotIn('warning', checked.out)
 
     def plug_and_pull(self):
-        self.rig.plug('kbd', '1')
-        self.rig.wait_for(lambda: list(self.guest.attached().values()) == [PRODUCTS['kbd']], 120)
-        self.rig.unplug('1')
-        self.rig.wait_for(lambda: not self.guest.ids(), 120)
-        self.rig.settle()
+        self.vm.plug('kbd', '1')
+        self.vm.wait_for(lambda: list(self.guest.attached().values()) == [PRODUCTS['kbd']], 120)
+        self.vm.unplug('1')
+        self.vm.wait_for(lambda: not self.guest.ids(), 120)
+        self.vm.settle()
 
     def unit(self, what):
-        return self.rig.exec(['systemctl', what, UNIT]).out.strip()
+        return self.vm.exec(['systemctl', what, UNIT]).out.strip()
 
     def files(self):
         """All that is there: kind, mode, path, and what a link points to or a file has in it."""
         prune = ' -o '.join(f'-path {path}' for path in PASSING)
-        found = self.rig.sh(f'find /etc /usr /var /run /tmp /root /home /opt /srv \\( {prune} \\) '
+        found = self.vm.sh(f'find /etc /usr /var /run /tmp /root /home /opt /srv \\( {prune} \\) '
                             '-prune -o -printf "%y %m %p %l\\n"; '
                             # There too, what has its name; but for what dpkg and apt keep of it.
                             'find /run /var ! -path "/var/lib/dpkg/*" ! -path "/var/cache/*" '

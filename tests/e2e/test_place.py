@@ -38,16 +38,16 @@ class PlaceCase(AttachCase):
 
     def wait_places(self, *ports, timeout=120):
         """Waits until exactly these ports of the host are in the guest; returns the places."""
-        self.rig.wait_for(lambda: set(self.places()) == set(ports), timeout,
+        self.vm.wait_for(lambda: set(self.places()) == set(ports), timeout,
                           f'in the guest: {ports}')
         return self.places()
 
     def line(self, text):
         """Waits for hotplugger's line with that text."""
         def found():
-            lines = self.rig.journal('-t', 'hotplugger').splitlines()
+            lines = self.vm.journal('-t', 'hotplugger').splitlines()
             return next((line for line in lines if text in line), None)
-        return self.rig.wait_for(found, 120, f'a line with: {text}')
+        return self.vm.wait_for(found, 120, f'a line with: {text}')
 
 
 class ManyTest(PlaceCase):
@@ -58,13 +58,13 @@ class ManyTest(PlaceCase):
         self.install({'windows': [str(port) for port in range(1, 13)]}, delay=0, timeout=30)
         # A hub in a hub in a hub, and two more: 7 + 7 + 8 + 8 = 30 places for devices.
         for hub in ('1', '1.8', '1.8.8', '2'):
-            self.rig.plug('hub', hub)
+            self.vm.plug('hub', hub)
         places = [f'1.{port}' for port in range(1, 8)]
         places += [f'1.8.{port}' for port in range(1, 8)]
         places += [f'1.8.8.{port}' for port in range(1, 9)]
         places += [f'2.{port}' for port in range(1, 9)]
         for number, place in enumerate(places):
-            self.rig.plug(('kbd', 'mouse', 'tablet')[number % 3], place)
+            self.vm.plug(('kbd', 'mouse', 'tablet')[number % 3], place)
         there = self.wait_places(*places, timeout=600)
         self.assertEqual(len(there), 30)
         for host, (bus, port, speed) in there.items():
@@ -74,14 +74,14 @@ class ManyTest(PlaceCase):
             self.assertNotIn('.', port)
         self.assertEqual(len({(bus, port) for bus, port, _ in there.values()}), 30)
         self.assertFalse([device for device in self.guest.usb() if device.driver == 'usb-hub'])
-        self.rig.plug('kbd', '3')
+        self.vm.plug('kbd', '3')
         line = self.line('port 1-3, ')
         self.assertIn('xhci0.0 and xhci1.0 have no free port; start QEMU with '
                       '-device qemu-xhci,id=xhci2,p2=15,p3=15', line)
         # One that leaves makes room.
-        self.rig.unplug('3')
-        self.rig.unplug('2.8')
-        self.rig.plug('kbd', '4')
+        self.vm.unplug('3')
+        self.vm.unplug('2.8')
+        self.vm.plug('kbd', '4')
         self.wait_places('4', *places[:-1])
 
 
@@ -90,10 +90,10 @@ class SpeedTest(PlaceCase):
 
     def plug_each(self):
         """Full speed twice, high, super: in ports 1 to 4."""
-        self.rig.plug('audio', '1')
-        self.rig.plug('serial', '2')
-        self.rig.plug('kbd', '3', usb_version=2)
-        self.rig.plug('storage', '4')
+        self.vm.plug('audio', '1')
+        self.vm.plug('serial', '2')
+        self.vm.plug('kbd', '3', usb_version=2)
+        self.vm.plug('storage', '4')
 
     def test_each_speed_lands_where_it_fits(self):
         self.guest.start('seabios', controllers=EACH)
@@ -116,19 +116,19 @@ class SpeedTest(PlaceCase):
     def test_with_uhci_only_what_works_slowly_is_slow_and_says_so(self):
         self.guest.start('seabios', controllers=EACH[:1])
         self.install({'windows': ['4']}, delay=0)
-        self.rig.plug('storage', '4')
+        self.vm.plug('storage', '4')
         line = self.line('port 2-4, ')
         self.assertIn('at 12 Mb/s, below its own speed', line)
         self.assertIn('-device qemu-xhci', line)
 
     def test_with_uhci_only_what_is_too_fast_says_so(self):
         self.guest.start('seabios', controllers=EACH[:1])
-        bus = self.rig.sh('modprobe dummy_hcd && cd /sys/devices/platform/dummy_hcd.0 && '
+        bus = self.vm.sh('modprobe dummy_hcd && cd /sys/devices/platform/dummy_hcd.0 && '
                           'echo usb*').strip()
         config = product.config({'windows': []}, delay=0)
         config += f'      - /devices/platform/dummy_hcd.0/{bus}\n'
-        product.install(self.rig, self.binary, config)
-        self.rig.sh(GADGET)
+        product.install(self.vm, self.binary, config)
+        self.vm.sh(GADGET)
         line = self.line('Big HID')
         self.assertIn('not attached: uhci.0 takes 12 Mb/s at most, and the device does not work at '
                       'that speed; start QEMU with -device qemu-xhci,id=xhci0,p2=15,p3=15', line)
@@ -142,16 +142,16 @@ class StableTest(PlaceCase):
         self.guest.start('seabios', controllers=BOTH)
         self.install({'windows': ['1', '2', '3', '5']}, delay=0)
         for kind, port in (('kbd', '1'), ('mouse', '2'), ('tablet', '3')):
-            self.rig.plug(kind, port)
-            self.rig.wait_for(lambda port=port: port in self.places(), 120)
+            self.vm.plug(kind, port)
+            self.vm.wait_for(lambda port=port: port in self.places(), 120)
         before = self.wait_places('1', '2', '3')
         for port in ('1', '2', '3'):
-            self.rig.unplug(port)
+            self.vm.unplug(port)
         self.wait_gone()
         # One that was never there takes none of theirs.
         for kind, port in (('serial', '5'), ('tablet', '3'), ('kbd', '1'), ('mouse', '2')):
-            self.rig.plug(kind, port)
-            self.rig.wait_for(lambda port=port: port in self.places(), 120)
+            self.vm.plug(kind, port)
+            self.vm.wait_for(lambda port=port: port in self.places(), 120)
         after = self.wait_places('1', '2', '3', '5')
         self.assertEqual({port: after[port] for port in before}, before)
         self.assertNotIn(after['5'][:2], [place[:2] for place in before.values()])

@@ -13,9 +13,9 @@ class ReenumerateTest(AttachCase):
 
     def swap(self, kind):
         """The device in port 1 is another one, at one and the same moment of the host."""
-        with self.rig.machine.paused():
-            self.rig.unplug('1')
-            self.rig.plug(kind, '1')
+        with self.vm.machine.paused():
+            self.vm.unplug('1')
+            self.vm.plug(kind, '1')
 
     def swap_again_and_again(self, delay, before_swap):
         """Where in the first device's way the swap comes is up to the machine; what must be true
@@ -24,17 +24,17 @@ class ReenumerateTest(AttachCase):
         for number in range(TIMES):
             first, second = ('kbd', 'mouse') if number % 2 else ('mouse', 'kbd')
             with self.subTest(number=number):
-                self.rig.unplug_all()
-                self.rig.plug(first, '1')
+                self.vm.unplug_all()
+                self.vm.plug(first, '1')
                 old = self.devnum(first, '1')
                 before_swap(first, number)
                 self.swap(second)
-                self.rig.wait_for(lambda: self.devnum(second, '1') != old, 60)
+                self.vm.wait_for(lambda: self.devnum(second, '1') != old, 60)
                 attached = self.wait_attached((second, '1'))
-                self.rig.settle()
+                self.vm.settle()
                 self.assertEqual(self.guest.ids(), sorted(attached))
                 self.assertEqual(self.state_files(), ['port-1-1.json'])
-                self.rig.unplug('1')
+                self.vm.unplug('1')
                 self.wait_gone()
 
     def test_while_it_settles(self):

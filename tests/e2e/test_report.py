@@ -13,7 +13,7 @@ class ReportTest(unittest.TestCase):
         """The text and the exit status for a test whose runs end so: None, or how its VM died."""
         runs = iter(outcomes)
 
-        class Story(unittest.TestCase):
+        class Scenario(unittest.TestCase):
             """One that fails, or whose host VM dies."""
 
             died = ''
@@ -25,7 +25,7 @@ class ReportTest(unittest.TestCase):
 
         report, text = Report(verbose=False), io.StringIO()
         with contextlib.redirect_stdout(text):
-            Story('test').run(report)
+            Scenario('test').run(report)
             status = report.sum_up()
         self.assertEqual(list(runs), [])
         return text.getvalue(), status

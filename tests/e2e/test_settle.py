@@ -20,7 +20,7 @@ class SettleTest(AttachCase):
 
     def entries(self):
         """hotplugger's journal entries about attached devices, by port."""
-        lines = self.rig.journal('-t', 'hotplugger', '-o', 'json').splitlines()
+        lines = self.vm.journal('-t', 'hotplugger', '-o', 'json').splitlines()
         entries = [json.loads(line) for line in lines]
         return {entry['HOTPLUGGER_PORT']: entry for entry in entries
                 if entry['HOTPLUGGER_OUTCOME'] == 'attached'}
@@ -28,10 +28,10 @@ class SettleTest(AttachCase):
     def plug_and_measure(self, *plugged):
         """Plugs all at once; returns (quiet since, opened at, settling, exchange) of each."""
         self.install({'windows': [port for _, port in plugged]}, delay=1)
-        with self.rig.monitor(subsystems=()) as monitor:
-            self.rig.plug_together(*plugged)
+        with self.vm.monitor(subsystems=()) as monitor:
+            self.vm.plug_together(*plugged)
             self.wait_attached(*plugged)
-            self.rig.settle()
+            self.vm.settle()
         opened, entries, measured = self.opened(), self.entries(), []
         for kind, port in plugged:
             devnum = self.devnum(kind, port)
@@ -70,12 +70,12 @@ class SettleTest(AttachCase):
 
     def test_a_device_that_leaves_while_it_settles_ends_the_wait(self):
         self.install(delay=60)
-        with self.rig.monitor() as monitor:
-            self.rig.plug('kbd', '1')
-            self.rig.wait_for(lambda: self.rig.exec(['pgrep', 'hotplugger']).rc == 0, 60,
+        with self.vm.monitor() as monitor:
+            self.vm.plug('kbd', '1')
+            self.vm.wait_for(lambda: self.vm.exec(['pgrep', 'hotplugger']).rc == 0, 60,
                               'hotplugger settling')
-            self.rig.unplug('1')
+            self.vm.unplug('1')
             monitor.wait(lambda event: event.source == 'UDEV' and event.action == 'remove'
                          and event.devpath == devpaths('1')[0], timeout=50)
         self.assertEqual(self.guest.ids(), [])
-        self.assertIn('unplugged before it was attached', self.rig.journal('-t', 'hotplugger'))
+        self.assertIn('unplugged before it was attached', self.vm.journal('-t', 'hotplugger'))

@@ -12,15 +12,15 @@ class SimulateTest(AttachCase):
     def live(self):
         """What hotplugger did: [(outcome, port, id)] from its journal."""
         entries = (json.loads(line) for line in
-                   self.rig.journal('-t', 'hotplugger', '-o', 'json').splitlines())
+                   self.vm.journal('-t', 'hotplugger', '-o', 'json').splitlines())
         return sorted((entry['HOTPLUGGER_OUTCOME'], entry['HOTPLUGGER_PORT'],
                        entry['HOTPLUGGER_DEVICE_ID']) for entry in entries)
 
     def played(self, recording):
         """What simulate tells of a recording: [(outcome, port, id)] of the events with a line in
         the journal, and the QMP commands of each."""
-        self.rig.put(recording.encode(), '/run/recording.txt')
-        events = json.loads(self.rig.sh('hotplugger simulate /run/recording.txt --running --json'))
+        self.vm.put(recording.encode(), '/run/recording.txt')
+        events = json.loads(self.vm.sh('hotplugger simulate /run/recording.txt --running --json'))
         outcomes = []
         for event in events:
             self.assertEqual(event['exit_status'], 0, event)
@@ -33,11 +33,11 @@ class SimulateTest(AttachCase):
 
     def compare(self, *plugged):
         self.install({'windows': ['1', '2']}, delay=0)
-        with self.rig.monitor() as monitor:
-            self.rig.plug_together(*plugged)
+        with self.vm.monitor() as monitor:
+            self.vm.plug_together(*plugged)
             self.wait_attached(*(device for device in plugged if device[0] != 'hub'))
-            self.rig.settle()
-            self.rig.unplug_all()
+            self.vm.settle()
+            self.vm.unplug_all()
             self.wait_gone()
         live = self.live()
         self.assertEqual(len(live), 2 * sum(kind != 'hub' for kind, _ in plugged), live)
@@ -54,8 +54,8 @@ class SimulateTest(AttachCase):
 
     def test_udevadm_test_shows_our_line(self):
         self.install(delay=0)
-        self.rig.plug('kbd', '1')
+        self.vm.plug('kbd', '1')
         self.wait_attached(('kbd', '1'))
-        shown = self.rig.sh('udevadm test --action=bind /sys/bus/usb/devices/1-1 2>&1 '
+        shown = self.vm.sh('udevadm test --action=bind /sys/bus/usb/devices/1-1 2>&1 '
                             '| grep hotplugger')
         self.assertIn('/usr/bin/hotplugger udev', shown)

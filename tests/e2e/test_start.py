@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 
-from rig import RigError
+from testvm import VmError
 from test_attach import PRODUCTS
 from test_stay import StayCase
 
@@ -31,37 +31,37 @@ class StartCase(StayCase):
 
     def plug_all(self, **settings):
         self.install({'windows': ['1', '2', '3']}, delay=0, **settings)
-        self.rig.plug('hub', '2')
+        self.vm.plug('hub', '2')
         for kind, port in PLUGGED:
-            self.rig.plug(kind, port)
-        self.rig.settle()
+            self.vm.plug(kind, port)
+        self.vm.settle()
         self.wait_driver('2-3:1.0', 'usb-storage')
 
     def hotplugger_install(self, *arguments):
-        return self.rig.sh(['hotplugger', 'install', *arguments])
+        return self.vm.sh(['hotplugger', 'install', *arguments])
 
     def wait_running(self):
         """Waits until the guest's QEMU answers."""
         def answers():
-            with contextlib.suppress(RigError):
+            with contextlib.suppress(VmError):
                 return self.guest.qmp('query-status')['running']
             return False
-        self.rig.wait_for(answers, 120, 'QEMU')
+        self.vm.wait_for(answers, 120, 'QEMU')
 
     def start_in_place(self):
         """Starts the guest where the socket of the one before may still lie."""
-        self.rig.sh(['systemd-run', '--quiet', f'--unit={self.guest.unit}', '--collect',
+        self.vm.sh(['systemd-run', '--quiet', f'--unit={self.guest.unit}', '--collect',
                      *self.guest.command('seabios')])
         self.wait_running()
 
     def kill(self):
         self.guest.signal('KILL')
-        self.rig.wait_for(lambda: not self.guest.running())
+        self.vm.wait_for(lambda: not self.guest.running())
 
     def attached_by(self, what):
         """Waits until all are attached, and prints how long it took."""
         self.wait_attached(*PLUGGED)
-        made = float(self.rig.sh(['stat', '-c', '%.9Y', SOCKET])) - self.rig.realtime_shift()
+        made = float(self.vm.sh(['stat', '-c', '%.9Y', SOCKET])) - self.vm.realtime_shift()
         lines = [line for line in self.lines() if ': attached ' in line][-len(PLUGGED):]
         last = max(float(re.match(r'\[ *([\d.]+)\]', line)[1]) for line in lines)
         print(f'    {what}: {len(PLUGGED)} devices attached {last - made:.2f} s after the socket '
@@ -69,7 +69,7 @@ class StartCase(StayCase):
 
     def starts(self):
         """How often the unit has been started."""
-        return self.rig.sh(['journalctl', '-q', '-o', 'cat', '-u', UNIT]).count('Starting ')
+        return self.vm.sh(['journalctl', '-q', '-o', 'cat', '-u', UNIT]).count('Starting ')
 
 
 class SystemdTest(StartCase):
@@ -78,7 +78,7 @@ class SystemdTest(StartCase):
     def test_started_killed_started_and_ended(self):
         self.plug_all(return_to_host='true')
         self.hotplugger_install()
-        self.assertEqual(self.rig.sh(['systemctl', 'is-enabled', f'{UNIT}.path']).strip(),
+        self.assertEqual(self.vm.sh(['systemctl', 'is-enabled', f'{UNIT}.path']).strip(),
                          'enabled')
         self.guest.start('seabios')
         self.attached_by('started')
@@ -100,16 +100,16 @@ class SystemdTest(StartCase):
         self.wait_idle()
         self.kill()
         before, jiffies = self.starts(), self.pid_1()
-        self.rig.sh('sleep 60', timeout=120)
+        self.vm.sh('sleep 60', timeout=120)
         print(f'    60 s beside a socket that a killed QEMU left: the unit was started '
               f'{self.starts() - before} times; all of PID 1 took '
               f'{(self.pid_1() - jiffies) / 100:.2f} s of CPU time')
         self.assertEqual(self.starts(), before)
-        self.rig.exec(['systemctl', 'start', UNIT], timeout=180)
-        shown = self.rig.sh(['systemctl', 'show', '-p', 'CPUUsageNSec,Result', f'{UNIT}.service'])
+        self.vm.exec(['systemctl', 'start', UNIT], timeout=180)
+        shown = self.vm.sh(['systemctl', 'show', '-p', 'CPUUsageNSec,Result', f'{UNIT}.service'])
         usage = int(re.search(r'CPUUsageNSec=(\d+)', shown)[1])
         print(f'    `sync --wait 60 --if-started` beside it took {usage / 1e9:.2f} s of CPU time')
-        self.assertIn('waited 60', self.rig.sh(['journalctl', '-o', 'cat', '-u', UNIT]))
+        self.assertIn('waited 60', self.vm.sh(['journalctl', '-o', 'cat', '-u', UNIT]))
         self.start_in_place()
         self.attached_by('started beside it')
 
@@ -117,7 +117,7 @@ class SystemdTest(StartCase):
         self.plug_all()
         self.hotplugger_install()
         for _ in range(8):
-            self.rig.sh(f'mkdir -p /run/vm/windows; python3 -c "import socket; '
+            self.vm.sh(f'mkdir -p /run/vm/windows; python3 -c "import socket; '
                         f'socket.socket(socket.AF_UNIX).bind(\'{SOCKET}\')"; sleep 0.3; '
                         f'rm {SOCKET}; sleep 0.3')
         self.guest.start('seabios')
@@ -125,33 +125,33 @@ class SystemdTest(StartCase):
 
     def test_a_config_that_changes(self):
         self.plug_all()
-        self.rig.sh("sed 's/windows/my vm-1/' -i /etc/hotplugger/config.yaml")
+        self.vm.sh("sed 's/windows/my vm-1/' -i /etc/hotplugger/config.yaml")
         self.hotplugger_install()
-        self.rig.sh(f'mkdir -p "/run/vm/my vm-1"; sed "s|/run/vm/my vm-1|/run/vm/windows|" -i '
+        self.vm.sh(f'mkdir -p "/run/vm/my vm-1"; sed "s|/run/vm/my vm-1|/run/vm/windows|" -i '
                     '/etc/hotplugger/config.yaml')
-        found = json.loads(self.rig.exec('hotplugger check --json').out)['findings']
+        found = json.loads(self.vm.exec('hotplugger check --json').out)['findings']
         stale, = [finding for finding in found if finding['code'] == 'unit-stale']
         self.assertEqual(stale['what'], 'it watches /run/vm/my vm-1/qmp-sock, but the config has '
                          f'{SOCKET}')
-        self.rig.sh(stale['remedy']['run'])
+        self.vm.sh(stale['remedy']['run'])
         self.guest.start('seabios')
         self.attached_by('a name with a blank and a dash')
         self.install({'windows': ['1', '2', '3']}, delay=0)
         self.hotplugger_install()
-        units = self.rig.sh('systemctl list-units --all --plain --no-legend "hotplugger-sync@*.path"')
+        units = self.vm.sh('systemctl list-units --all --plain --no-legend "hotplugger-sync@*.path"')
         self.assertEqual([line.split()[0] for line in units.splitlines()], [f'{UNIT}.path'])
-        self.rig.sh('hotplugger uninstall')
-        self.assertEqual(self.rig.sh('systemctl list-units --all --plain --no-legend '
+        self.vm.sh('hotplugger uninstall')
+        self.assertEqual(self.vm.sh('systemctl list-units --all --plain --no-legend '
                                      '"hotplugger-sync@*"; find /etc/systemd /usr/lib/systemd '
                                      '-name "hotplugger*"'), '')
 
     def wait_idle(self):
-        self.rig.wait_for(lambda: self.rig.exec(
+        self.vm.wait_for(lambda: self.vm.exec(
             ['systemctl', 'is-active', UNIT]).out.strip() == 'inactive', 120, f'{UNIT} at rest')
 
     def pid_1(self):
         """The CPU time of PID 1, in hundredths of seconds."""
-        fields = self.rig.sh('cat /proc/1/stat').rpartition(')')[2].split()
+        fields = self.vm.sh('cat /proc/1/stat').rpartition(')')[2].split()
         return int(fields[11]) + int(fields[12])
 
 
@@ -161,52 +161,52 @@ class OtherWaysTest(StartCase):
     def test_a_script(self):
         self.plug_all()
         qemu = shlex.join(self.guest.command('seabios'))
-        self.rig.sh('mkdir -p /run/vm/windows')
-        self.rig.put(f'#!/bin/sh\n{qemu} &\nhotplugger sync windows --wait 120\nwait\n'.encode(),
+        self.vm.sh('mkdir -p /run/vm/windows')
+        self.vm.put(f'#!/bin/sh\n{qemu} &\nhotplugger sync windows --wait 120\nwait\n'.encode(),
                      '/root/start', 0o755)
         start = ['systemd-run', '--quiet', f'--unit={self.guest.unit}', '--collect', '/root/start']
-        self.rig.sh(start)
+        self.vm.sh(start)
         self.wait_running()
         self.attached_by('a script')
         self.kill()
-        self.rig.sh(start)
+        self.vm.sh(start)
         self.wait_running()
         self.attached_by('the script again after kill -9')
 
     def test_libvirts_hook_without_systemd(self):
         """As on a host without systemd: what install and the hook see of it is hidden."""
         self.plug_all()
-        self.rig.sh('mkdir -p /etc/libvirt /run/vm/windows')
+        self.vm.sh('mkdir -p /etc/libvirt /run/vm/windows')
         hidden = ['unshare', '-m', 'sh', '-ec', 'mount -t tmpfs none /run/systemd; exec "$@"', '-']
-        said = self.rig.sh([*hidden, 'hotplugger', 'install'])
+        said = self.vm.sh([*hidden, 'hotplugger', 'install'])
         self.assertIn(f'write   {HOOK}', said)
         self.assertRegex(said, 'skip .*@.service')
         self.assertNotIn('systemctl', said)
         # A socket that no process listens at yet: the sync has something to wait for.
-        self.rig.sh(['python3', '-c', f'import socket; socket.socket(1).bind("{SOCKET}")'])
-        status, output, took = json.loads(self.rig.sh([*hidden, 'python3', '-c', LIBVIRT]))
+        self.vm.sh(['python3', '-c', f'import socket; socket.socket(1).bind("{SOCKET}")'])
+        status, output, took = json.loads(self.vm.sh([*hidden, 'python3', '-c', LIBVIRT]))
         print(f'    libvirt\'s hook returned after {took:.2f} s')
         self.assertEqual((status, output), (0, ''))
-        sync = self.rig.sh(['pgrep', '-f', 'hotplugger sync --wait 30']).split()
+        sync = self.vm.sh(['pgrep', '-f', 'hotplugger sync --wait 30']).split()
         self.assertEqual(len(sync), 1)
-        parent = self.rig.sh(f'ps -o ppid= {sync[0]}').strip()
+        parent = self.vm.sh(f'ps -o ppid= {sync[0]}').strip()
         print(f'    its caller has ended; the parent of the sync is {parent}')
         self.start_in_place()
         self.wait_attached(*PLUGGED)
-        self.rig.wait_for(lambda: self.rig.exec(['pgrep', '-f', 'hotplugger sync']).rc != 0, 60)
+        self.vm.wait_for(lambda: self.vm.exec(['pgrep', '-f', 'hotplugger sync']).rc != 0, 60)
 
     def test_the_host_has_slept(self):
         self.plug_all()
         self.hotplugger_install()
         self.guest.start('seabios')
         self.wait_attached(*PLUGGED)
-        self.rig.sh('mv /etc/udev/rules.d/99-hotplugger.rules /tmp; udevadm control --reload')
-        self.rig.unplug('1')
-        self.rig.plug('tablet', '1')
-        self.rig.settle()
+        self.vm.sh('mv /etc/udev/rules.d/99-hotplugger.rules /tmp; udevadm control --reload')
+        self.vm.unplug('1')
+        self.vm.plug('tablet', '1')
+        self.vm.settle()
         self.assertNotIn(PRODUCTS['tablet'], self.guest.attached().values())
         # The kernel goes as far as freezing all programs, and thaws them after five seconds.
-        self.rig.sh('echo freezer > /sys/power/pm_test')
-        self.rig.sh('systemctl start systemd-suspend.service', timeout=180)
-        self.assertIn('PM: suspend entry', self.rig.sh('dmesg'))
+        self.vm.sh('echo freezer > /sys/power/pm_test')
+        self.vm.sh('systemctl start systemd-suspend.service', timeout=180)
+        self.assertIn('PM: suspend entry', self.vm.sh('dmesg'))
         self.wait_attached(('tablet', '1'), *PLUGGED[1:])

@@ -7,7 +7,7 @@ from product import devpaths
 from test_attach import AttachCase
 
 # Plugs in a row of the tests that look for what goes wrong only sometimes.
-PLUGS = int(os.environ.get('HOTPLUGGER_RIG_PLUGS', 5))
+PLUGS = int(os.environ.get('HOTPLUGGER_TEST_PLUGS', 3))
 # What the kernel says of a disk that it reads: its partition scan, and reads that are cut off.
 READ = re.compile(r'\bsd[a-z]:|\[sd[a-z]\]|I/O error|offline', re.MULTILINE)
 
@@ -17,19 +17,19 @@ class StayCase(AttachCase):
 
     def lines(self):
         """hotplugger's lines in the journal."""
-        return self.rig.journal('-t', 'hotplugger').splitlines()
+        return self.vm.journal('-t', 'hotplugger').splitlines()
 
     def wait_line(self, text):
         """Waits until one of hotplugger's lines has that text."""
-        self.rig.wait_for(lambda: any(text in line for line in self.lines()), 60, text)
+        self.vm.wait_for(lambda: any(text in line for line in self.lines()), 60, text)
 
     def wait_driver(self, interface, driver):
-        self.rig.wait_for(lambda: self.rig.drivers().get(interface) == driver, 60,
+        self.vm.wait_for(lambda: self.vm.drivers().get(interface) == driver, 60,
                           f'{driver} at {interface}')
 
     def wait_disk(self):
-        self.rig.wait_for(lambda: self.rig.exec('test -b /dev/sda').rc == 0, 60, '/dev/sda')
-        self.rig.settle()
+        self.vm.wait_for(lambda: self.vm.exec('test -b /dev/sda').rc == 0, 60, '/dev/sda')
+        self.vm.settle()
 
 
 class StayTest(StayCase):
@@ -38,39 +38,39 @@ class StayTest(StayCase):
     guest_kind = 'seabios'
 
     def bind_again(self, port='1'):
-        self.rig.sh(f'udevadm trigger --settle --action=bind /sys{devpaths(port)[1]}')
+        self.vm.sh(f'udevadm trigger --settle --action=bind /sys{devpaths(port)[1]}')
 
     def test_a_mounted_stick_stays_until_it_is_unmounted(self):
         self.guest.stop()
         self.install(delay=0)
-        self.rig.plug('storage', '1')
+        self.vm.plug('storage', '1')
         self.wait_disk()
-        self.rig.sh('mkdir -p "/mnt/my stick"; mount /dev/sda "/mnt/my stick"')
+        self.vm.sh('mkdir -p "/mnt/my stick"; mount /dev/sda "/mnt/my stick"')
         self.guest.start('seabios')
         self.bind_again()
         self.wait_line('not attached: the host uses its disk, sda is mounted at /mnt/my stick; '
                        'unmount it and plug it again')
         self.assertEqual(self.guest.ids(), [])
-        self.assertEqual(self.rig.drivers()['2-1:1.0'], 'usb-storage')
-        self.rig.sh('touch "/mnt/my stick/still there"; sync; umount "/mnt/my stick"')
-        self.rig.unplug('1')
-        self.rig.settle()
-        self.rig.plug('storage', '1')
+        self.assertEqual(self.vm.drivers()['2-1:1.0'], 'usb-storage')
+        self.vm.sh('touch "/mnt/my stick/still there"; sync; umount "/mnt/my stick"')
+        self.vm.unplug('1')
+        self.vm.settle()
+        self.vm.plug('storage', '1')
         self.wait_attached(('storage', '1'))
 
     def test_swap_and_a_mapped_device_count_too(self):
         self.guest.stop()
         self.install(delay=0)
-        self.rig.plug('storage', '1')
+        self.vm.plug('storage', '1')
         self.wait_disk()
         self.guest.start('seabios')
-        self.rig.sh('mkswap -q /dev/sda 2>/dev/null || mkswap /dev/sda >/dev/null; swapon /dev/sda')
+        self.vm.sh('mkswap -q /dev/sda 2>/dev/null || mkswap /dev/sda >/dev/null; swapon /dev/sda')
         self.bind_again()
         self.wait_line('the host swaps on its disk, sda; swap it off and plug it again')
-        self.rig.sh('swapoff /dev/sda')
-        if self.rig.exec('modprobe dm_mod && command -v dmsetup').rc != 0:
+        self.vm.sh('swapoff /dev/sda')
+        if self.vm.exec('modprobe dm_mod && command -v dmsetup').rc != 0:
             self.skipTest('no device-mapper in the host VM; swap was told')
-        self.rig.sh('mke2fs -q -F /dev/sda; dmsetup create rigmap --table '
+        self.vm.sh('mke2fs -q -F /dev/sda; dmsetup create rigmap --table '
                     '"0 $(blockdev --getsz /dev/sda) linear /dev/sda 0"; mount /dev/mapper/rigmap /mnt')
         self.bind_again()
         self.wait_line('sda is mounted at /mnt;')
@@ -79,22 +79,22 @@ class StayTest(StayCase):
         for exclude in ('[0627:0001]', '[class: hid]'):
             with self.subTest(exclude=exclude):
                 self.install(delay=0, exclude=exclude)
-                self.rig.plug('kbd', '1')
+                self.vm.plug('kbd', '1')
                 self.wait_driver('1-1:1.0', 'usbhid')
-                self.rig.settle()
+                self.vm.settle()
                 self.assertEqual(self.guest.ids(), [])
                 self.assertIn('the config excludes', self.lines()[-1])
-                self.rig.unplug('1')
-                self.rig.settle()
-        self.rig.plug('storage', '1')
+                self.vm.unplug('1')
+                self.vm.settle()
+        self.vm.plug('storage', '1')
         self.wait_attached(('storage', '1'))
 
     def test_with_the_vm_down_the_stick_is_the_hosts(self):
         self.guest.stop()
         self.install(delay=1)
-        self.rig.plug('storage', '1')
+        self.vm.plug('storage', '1')
         self.wait_disk()
-        self.assertEqual(self.rig.drivers(), {'2-1:1.0': 'usb-storage'})
+        self.assertEqual(self.vm.drivers(), {'2-1:1.0': 'usb-storage'})
         line, = self.lines()
         self.assertIn('stays with the host', line)
         self.assertNotIn('drivers', line)
@@ -105,32 +105,32 @@ class StayTest(StayCase):
         self.install(delay=0.5)
         for count in range(1, PLUGS + 1):
             with self.subTest(plug=count):
-                self.rig.plug('storage', '1')
-                self.rig.wait_for(lambda: sum(': not attached' in line for line in self.lines())
+                self.vm.plug('storage', '1')
+                self.vm.wait_for(lambda: sum(': not attached' in line for line in self.lines())
                                   == count, 60, 'the refusal')
                 line = [line for line in self.lines() if ': not attached' in line][-1]
                 self.assertIn('no free port', line)
                 self.assertIn("; returned to the host's drivers", line)
                 self.wait_driver('2-1:1.0', 'usb-storage')
                 self.wait_disk()
-                self.rig.unplug('1')
-                self.rig.settle()
+                self.vm.unplug('1')
+                self.vm.settle()
 
     def test_what_the_guest_lets_go_of_is_the_hosts_again(self):
         self.install(delay=1)
         for kind, interface, driver in (('storage', '2-1:1.0', 'usb-storage'),
                                         ('kbd', '1-1:1.0', 'usbhid')):
             with self.subTest(kind=kind):
-                self.rig.plug(kind, '1')
+                self.vm.plug(kind, '1')
                 self.wait_attached((kind, '1'))
                 self.guest.qmp('device_del', id=self.guest.ids()[0])
                 self.wait_driver(interface, driver)
-                self.rig.unplug('1')
-                self.rig.settle()
+                self.vm.unplug('1')
+                self.vm.settle()
 
     def test_hands_off_can_be_turned_off(self):
         self.install(delay=1, unbind_host_drivers='false')
-        self.rig.plug('storage', '1')
+        self.vm.plug('storage', '1')
         self.wait_driver('2-1:1.0', 'usb-storage')
         self.wait_attached(('storage', '1'))
 
@@ -140,18 +140,18 @@ class HandsOffTest(StayCase):
 
     def never_read(self, delay):
         self.install(delay=delay)
-        self.rig.sh('dmesg --clear')
+        self.vm.sh('dmesg --clear')
         for plug in range(PLUGS):
             with self.subTest(plug=plug):
-                self.rig.plug('storage', '1')
+                self.vm.plug('storage', '1')
                 self.wait_attached(('storage', '1'))
-                self.rig.wait_for(lambda: 'QEMU USB HARDDRIVE' in self.guest.lsusb().values(), 60)
-                self.rig.unplug('1')
+                self.vm.wait_for(lambda: 'QEMU USB HARDDRIVE' in self.guest.lsusb().values(), 60)
+                self.vm.unplug('1')
                 self.wait_gone()
-        dmesg = self.rig.sh('dmesg')
+        dmesg = self.vm.sh('dmesg')
         self.assertFalse(READ.search(dmesg), dmesg)
         entries = [json.loads(line) for line in
-                   self.rig.journal('-t', 'hotplugger', '-o', 'json').splitlines()]
+                   self.vm.journal('-t', 'hotplugger', '-o', 'json').splitlines()]
         times = [int(entry['HOTPLUGGER_SINCE_PLUG_USEC']) / 1e6 for entry in entries
                  if entry['HOTPLUGGER_OUTCOME'] == 'attached']
         print(f'    delay {delay}: attached after '
@@ -174,25 +174,25 @@ class UdisksTest(StayCase):
 
     def mounts(self):
         """How often the automounter has mounted something."""
-        return self.rig.journal('-u', 'mounter').count('Mounted /dev/sd')
+        return self.vm.journal('-u', 'mounter').count('Mounted /dev/sd')
 
     def test_what_goes_to_the_guest_is_never_mounted(self):
         self.install(delay=1)
-        self.rig.sh('systemctl start udisks2')
-        self.rig.sh(['systemd-run', '--quiet', '--unit=mounter', 'bash', '-c', self.MOUNTER])
-        self.rig.plug('storage', '1')
-        self.rig.wait_for(lambda: self.mounts() == 1, 120, 'the automounter, with no guest')
-        self.rig.unplug('1')
-        self.rig.sh('umount --lazy --all-targets /dev/sda || true')
-        self.rig.settle()
+        self.vm.sh('systemctl start udisks2')
+        self.vm.sh(['systemd-run', '--quiet', '--unit=mounter', 'bash', '-c', self.MOUNTER])
+        self.vm.plug('storage', '1')
+        self.vm.wait_for(lambda: self.mounts() == 1, 120, 'the automounter, with no guest')
+        self.vm.unplug('1')
+        self.vm.sh('umount --lazy --all-targets /dev/sda || true')
+        self.vm.settle()
         self.guest.start('seabios')
-        self.rig.sh('dmesg --clear')
+        self.vm.sh('dmesg --clear')
         for plug in range(PLUGS):
             with self.subTest(plug=plug):
-                self.rig.plug('storage', '1')
+                self.vm.plug('storage', '1')
                 self.wait_attached(('storage', '1'))
-                self.rig.unplug('1')
+                self.vm.unplug('1')
                 self.wait_gone()
         self.assertEqual(self.mounts(), 1)
-        dmesg = self.rig.sh('dmesg')
+        dmesg = self.vm.sh('dmesg')
         self.assertFalse(READ.search(dmesg), dmesg)

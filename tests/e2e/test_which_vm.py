@@ -11,7 +11,7 @@ class WhichVmTest(AttachCase):
 
     def setUp(self):
         super().setUp()
-        self.other = self.rig.guest('linux')
+        self.other = self.vm.guest('linux')
         self.install({'windows': ['1'], 'linux': ['1']}, delay=0)
 
     def wait_in(self, guest, kind='kbd'):
@@ -23,28 +23,28 @@ class WhichVmTest(AttachCase):
         return expected
 
     def replug(self, kind='kbd'):
-        self.rig.unplug('1')
-        self.rig.settle()
+        self.vm.unplug('1')
+        self.vm.settle()
         self.assertEqual(self.state_files(), [])
-        self.rig.plug(kind, '1')
+        self.vm.plug(kind, '1')
 
     def hotplugger(self, *arguments):
         """hotplugger by hand; its exit status and its line."""
-        ended = self.rig.exec(['hotplugger', *arguments])
+        ended = self.vm.exec(['hotplugger', *arguments])
         return ended.rc, (ended.out + ended.err).strip()
 
     def test_the_first_that_runs_gets_it(self):
-        self.rig.plug('kbd', '1')
+        self.vm.plug('kbd', '1')
         self.wait_in(self.guest)                    # the first alone
         self.other.start('seabios')
         self.replug()
         self.wait_in(self.guest)                    # both
         self.guest.signal('KILL')
-        self.rig.wait_for(lambda: not self.guest.running())
+        self.vm.wait_for(lambda: not self.guest.running())
         self.replug('storage')
         self.wait_in(self.other, 'storage')         # the first killed
         self.guest.start('seabios')
-        self.rig.sh('udevadm trigger --settle --action=bind /sys/bus/usb/devices/2-1')
+        self.vm.sh('udevadm trigger --settle --action=bind /sys/bus/usb/devices/2-1')
         self.wait_in(self.other, 'storage')         # it stays where it is
         self.replug()
         self.wait_in(self.guest)
@@ -54,7 +54,7 @@ class WhichVmTest(AttachCase):
 
     def test_move_there_and_back(self):
         self.other.start('seabios')
-        self.rig.plug('kbd', '1')
+        self.vm.plug('kbd', '1')
         self.wait_in(self.guest)
         guests = [self.other, self.guest]
         for count in range(MOVES):
@@ -65,30 +65,30 @@ class WhichVmTest(AttachCase):
                 self.assertEqual([len(guest.attached()) for guest in guests], [1, 0])
                 self.wait_in(guests[0])
                 guests.reverse()
-        self.rig.unplug('1')
+        self.vm.unplug('1')
         self.wait_gone()
         self.assertEqual(self.other.ids(), [])
 
     def test_a_stick_moves_and_the_host_does_not_read_it(self):
         self.other.start('seabios')
-        self.rig.plug('storage', '1')
+        self.vm.plug('storage', '1')
         self.wait_in(self.guest, 'storage')
-        self.rig.sh('dmesg --clear')
+        self.vm.sh('dmesg --clear')
         for guest in (self.other, self.guest, self.other):
             status, line = self.hotplugger('move', '1-1')
             self.assertEqual(status, 0, line)
             self.wait_in(guest, 'storage')
-        dmesg = self.rig.sh('dmesg')
+        dmesg = self.vm.sh('dmesg')
         self.assertNotIn('[sda]', dmesg)
         self.assertNotIn('I/O error', dmesg)
 
     def test_detached_by_hand_it_stays_with_the_host_until_it_is_pulled(self):
-        self.rig.plug('kbd', '1')
+        self.vm.plug('kbd', '1')
         self.wait_in(self.guest)
         status, line = self.hotplugger('detach', '1-1')
         self.assertEqual((status, self.guest.ids()), (0, []), line)
-        self.rig.wait_for(lambda: self.rig.drivers().get('1-1:1.0') == 'usbhid', 60)
-        self.rig.sh('udevadm trigger --settle --action=bind /sys/bus/usb/devices/1-1')
+        self.vm.wait_for(lambda: self.vm.drivers().get('1-1:1.0') == 'usbhid', 60)
+        self.vm.sh('udevadm trigger --settle --action=bind /sys/bus/usb/devices/1-1')
         self.assertEqual(self.guest.ids(), [])
         status, line = self.hotplugger('attach', '1-1')
         self.assertEqual(status, 0, line)

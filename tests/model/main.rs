@@ -42,7 +42,7 @@ struct Reached {
     interrupts: usize,
     /// Whether a `sync` is needed before what must hold does.
     lost: bool,
-    story: Vec<String>,
+    scenario: Vec<String>,
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn whatever_happens_in_a_port_the_guest_has_what_is_in_it() {
         acts,
         interrupts: INTERRUPTS,
         lost: false,
-        story: Vec::new(),
+        scenario: Vec::new(),
     };
     let mut open = VecDeque::from([first]);
     let mut transitions = 0_usize;
@@ -110,9 +110,9 @@ impl UeventMark {
 fn successors(model: &Model, reached: &Reached) -> Vec<Reached> {
     let mut next = Vec::new();
     let with = |host: PortState, what: String, acts, interrupts, loses: bool| {
-        let mut story = reached.story.clone();
-        story.push(what);
-        Reached { host, acts, interrupts, lost: reached.lost || loses, story }
+        let mut scenario = reached.scenario.clone();
+        scenario.push(what);
+        Reached { host, acts, interrupts, lost: reached.lost || loses, scenario }
     };
     if reached.acts > 0 {
         for act in Act::possible(&reached.host) {
@@ -222,7 +222,7 @@ fn an_object_without_its_device_keeps_nobody_from_it() {
 fn check(model: &Model, reached: &Reached) {
     let host = &reached.host;
     let fail = |what: &str| {
-        panic!("{what}\nafter\n  {}\nin\n{host:#?}", reached.story.join("\n  "));
+        panic!("{what}\nafter\n  {}\nin\n{host:#?}", reached.scenario.join("\n  "));
     };
     if host.open().len() > 1 {
         fail("two guests have the device open");

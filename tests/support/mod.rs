@@ -5,5 +5,5 @@
 pub(crate) mod hostile;
 pub(crate) mod qemu;
 pub(crate) mod root;
-pub(crate) mod story;
+pub(crate) mod scenario;
 pub(crate) mod udev;

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The rig's agent inside the host VM: does one request per TCP connection (see rig/agent.py).
+"""The test VM's agent inside the host VM: does one request per TCP connection (see testvm/agent.py).
 
 Argument: the port.  Each do_* function takes the request's raw bytes and its values and returns
 the answer's values, in 'data' its raw bytes.
@@ -36,7 +36,7 @@ def do_set_time(_, realtime):
 
 def do_put(body, path, mode):
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    new = f'{path}.rig-{threading.get_ident()}'
+    new = f'{path}.testvm-{threading.get_ident()}'
     with open(new, 'wb') as file:
         file.write(body)
     os.chmod(new, mode)

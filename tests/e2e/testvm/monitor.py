@@ -3,7 +3,7 @@ import itertools
 import re
 from typing import NamedTuple
 
-from .error import RigError
+from .error import VmError
 from .wait import wait_for
 
 _HEAD = re.compile(r'(KERNEL|UDEV) *\[([\d.]+)\] (\S+) +(\S+) \(\S+\)$', re.M)
@@ -22,8 +22,8 @@ class Event(NamedTuple):
 class Monitor:
     """A context manager: records from its beginning to its end.
 
-    with rig.monitor() as monitor:
-        rig.plug('kbd', '1')
+    with vm.monitor() as monitor:
+        vm.plug('kbd', '1')
         monitor.wait(lambda event: event.source == 'UDEV' and event.action == 'bind')
     monitor.events
     """
@@ -49,7 +49,7 @@ class Monitor:
         self._text = self._read()
         self._host.exec(['rm', '-f', self._file])
         if _HEAD.search(self._text) is None and re.search(r'^[A-Z]+=', self._text, re.M):
-            raise RigError('udevadm monitor prints its events in an unknown form')
+            raise VmError('udevadm monitor prints its events in an unknown form')
 
     @property
     def text(self):

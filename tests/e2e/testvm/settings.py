@@ -1,11 +1,11 @@
-"""The rig's knobs: what the environment asks for, and what this machine can do."""
+"""The test VM's settings: what the environment asks for, and what this machine can do."""
 import os
 
-DIR = os.environ.get('HOTPLUGGER_RIG_DIR', '/var/tmp/hotplugger-e2e')
-RAM = os.environ.get('HOTPLUGGER_RIG_RAM', '1536')            # MiB of the host VM
+DIR = os.environ.get('HOTPLUGGER_TEST_DIR', '/var/tmp/hotplugger-e2e')
+RAM = os.environ.get('HOTPLUGGER_TEST_RAM', '1536')            # MiB of the host VM
 # The Debian release in the host VM. With -backports or -security, all packages that are there come from
 # there.
-SUITE = os.environ.get('HOTPLUGGER_RIG_SUITE', 'bookworm')
+SUITE = os.environ.get('HOTPLUGGER_TEST_SUITE', 'bookworm')
 RELEASE = SUITE.removesuffix('-backports').removesuffix('-security')
 
 BUILD_DIR = f'{DIR}/{SUITE}'
@@ -18,7 +18,7 @@ def accelerator():
     Some sandboxes offer a /dev/kvm (kvm_pvm) that takes a stock kernel and then never prints a
     line, so that opening it proves nothing.
     """
-    asked = os.environ.get('HOTPLUGGER_RIG_ACCEL')
+    asked = os.environ.get('HOTPLUGGER_TEST_ACCEL')
     if asked:
         return asked
     try:

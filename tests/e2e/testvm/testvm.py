@@ -4,7 +4,7 @@ import glob
 import itertools
 import os
 
-from .error import RigError
+from .error import VmError
 from .guest import KINDS
 from .host import Host
 from .machine import Machine
@@ -14,12 +14,12 @@ from .snapshot import snapshot
 _numbers = itertools.count()
 
 
-class Rig(Host):
+class TestVm(Host):
     """A host VM of that name (each has its own if none is given); several may be up.
 
-    with Rig() as rig:
-        rig.up(guest='linux')
-        rig.plug('kbd', '1')
+    with TestVm() as vm:
+        vm.up(guest='linux')
+        vm.plug('kbd', '1')
     """
 
     def __init__(self, name=None, keep=False):
@@ -31,7 +31,7 @@ class Rig(Host):
     def up(self, guest='seabios'):
         """Has it running; guest: one of KINDS in snapshot.py, which is `windows` then."""
         if self.machine.alive():
-            raise RigError(f'the rig {self.name} is up already')
+            raise VmError(f'the test VM {self.name} is up already')
         _sweep()
         image, disk, state = snapshot(guest)
         if not self._keep:
@@ -54,7 +54,7 @@ class Rig(Host):
 
 
 def _sweep():
-    """Removes the files of rigs whose process was killed: their QEMU has ended with it."""
+    """Removes the files of test VMs whose process was killed: their QEMU has ended with it."""
     for folder in glob.glob(f'{RUN_DIR}/*'):
         if os.path.exists(f'{folder}/pid'):         # else it is just being made
             machine = Machine(folder)

@@ -8,7 +8,7 @@ import tempfile
 
 from . import cache
 from .command import run
-from .error import RigError
+from .error import VmError
 from .progress import last_line, step
 from .settings import RELEASE, SUITE
 
@@ -49,14 +49,14 @@ def tarball(flavour=''):
 
 
 def is_in_archive(suite=SUITE):
-    """Whether the archive still has the release; raises RigError if it cannot be reached."""
+    """Whether the archive still has the release; raises VmError if it cannot be reached."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             run('/usr/lib/apt/apt-helper', 'download-file', f'{_mirror(suite)}/dists/{suite}/Release',
                 f'{folder}/Release')
-        except RigError as error:
+        except VmError as error:
             if suite == 'stable':
-                raise RigError(f'Debian\'s archive cannot be reached: {error}') from None
+                raise VmError(f'Debian\'s archive cannot be reached: {error}') from None
             is_in_archive('stable')
             return False
     return True
@@ -64,7 +64,7 @@ def is_in_archive(suite=SUITE):
 
 def _fill(folder, packages, kernel_hook):
     if os.geteuid() != 0:
-        raise RigError('only root can build the root file system')
+        raise VmError('only root can build the root file system')
     log = f'{os.path.dirname(folder)}/mmdebstrap.log'
     options = ['--variant=minbase', '--include=' + ','.join(packages),
                '--aptopt=APT::Install-Recommends "false"',

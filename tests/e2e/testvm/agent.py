@@ -7,7 +7,7 @@ import dataclasses
 import json
 import socket
 
-from .error import RigError
+from .error import VmError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Agent:
                     answer = json.loads(file.readline())
                     data = file.read(answer.pop('size'))
         except (OSError, ValueError) as error:
-            raise RigError(f'the host VM does not answer ({op}): {error}') from None
+            raise VmError(f'the host VM does not answer ({op}): {error}') from None
         if 'error' in answer:
-            raise RigError(f'in the host VM ({op}): {answer["error"]}')
+            raise VmError(f'in the host VM ({op}): {answer["error"]}')
         return answer, data
 
     def clocks(self, timeout=5):
@@ -68,7 +68,7 @@ class Agent:
         reply = self.request('qmp', timeout=90, path=path, command=command,
                              arguments=arguments)[0]
         if 'fault' in reply:
-            raise RigError(f"QMP {command}: {reply['fault']}")
+            raise VmError(f"QMP {command}: {reply['fault']}")
         return reply['return']
 
     def guest_shell(self, path, line, timeout):

@@ -7,7 +7,7 @@ import time
 
 from .agent import Agent
 from .domain import Domain
-from .error import RigError
+from .error import VmError
 from .guest import Guest
 from .machine import Machine
 from .monitor import Monitor
@@ -48,7 +48,7 @@ class Host:
         try:
             self.agent.clocks(patience)
             return ''
-        except RigError as error:
+        except VmError as error:
             return f"the host VM's QEMU runs, but {error}"
 
     # -- its ports
@@ -92,7 +92,7 @@ class Host:
         result = self.exec(command, **options)
         if result.rc != 0:
             text = command if isinstance(command, str) else shlex.join(command)
-            raise RigError(f'`{text}` in the host VM: exit status {result.rc}: '
+            raise VmError(f'`{text}` in the host VM: exit status {result.rc}: '
                            f'{result.err.strip() or result.out.strip()}')
         return result.out
 
@@ -168,6 +168,6 @@ class Host:
         return int(self.exec('cd /sys/bus/usb/devices; ls | grep -c "^[0-9]*-[^:]*$"').out)
 
     def _answers(self):
-        with contextlib.suppress(RigError):
+        with contextlib.suppress(VmError):
             return self.agent.clocks()
         return None

@@ -2,7 +2,7 @@
 import json
 import shlex
 
-from .error import RigError
+from .error import VmError
 from .guest import UsbDevices
 from .wait import wait_for
 
@@ -52,7 +52,7 @@ class Domain(UsbDevices):
         text = json.dumps({'execute': command, 'arguments': arguments})
         reply = json.loads(self.virsh('qemu-monitor-command', self.name, text))
         if 'error' in reply:
-            raise RigError(f"QMP {command}: {reply['error']['desc']}")
+            raise VmError(f"QMP {command}: {reply['error']['desc']}")
         return reply['return']
 
     def pid(self):

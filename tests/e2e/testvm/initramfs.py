@@ -3,7 +3,7 @@ import lzma
 import os
 import stat
 
-from .error import RigError
+from .error import VmError
 
 _FOLDER, _PROGRAM, _FILE = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755, stat.S_IFREG | 0o644
 
@@ -72,7 +72,7 @@ def _closure(module_dir, names):
         if name in path_of:
             visit(path_of[name])
         elif name not in builtin and name != 'crc32c_generic':    # none since Linux 6.16
-            raise RigError(f'the kernel has no module {name}')
+            raise VmError(f'the kernel has no module {name}')
     return order
 
 

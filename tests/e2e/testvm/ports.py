@@ -8,7 +8,7 @@ import json
 import os
 
 from .command import run
-from .error import RigError
+from .error import VmError
 
 # kind -> (QEMU's device, its options); any other kind is a QEMU device by its own name
 KINDS = {
@@ -62,7 +62,7 @@ class Ports:
         ports = plugged['ports']
         name = port if port in ports else next((n for n in ports if ports[n] == str(port)), None)
         if not name:
-            raise RigError(f'nothing is plugged into {port}; plugged: {ports}')
+            raise VmError(f'nothing is plugged into {port}; plugged: {ports}')
         self._qmp('device_del', id=name)
         self._machine.qmp.wait_event('DEVICE_DELETED', device=name)
         behind = ports[name] + '.'

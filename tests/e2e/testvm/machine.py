@@ -10,13 +10,13 @@ import shutil
 import signal
 import subprocess
 
-from .error import RigError
+from .error import VmError
 from .qmp import QMP
 from .settings import RAM, accelerator
 from .wait import wait_for
 
 _TAIL = 3000                           # characters of a log that an error shows
-AGENT_PORT = 7000                      # in the VM; see host/etc/systemd/system/rig-agent.service
+AGENT_PORT = 7000                      # in the VM; see host/etc/systemd/system/testvm-agent.service
 # At addresses that give stable DEVPATHs: xhci is /devices/pci0000:00/0000:00:14.0, its usb1 has
 # the ports' high-speed half and usb2 their super-speed half, as with a real USB 3 port.
 _CONTROLLERS = ('qemu-xhci,id=xhci,addr=0x14,p2=12,p3=12',
@@ -86,12 +86,12 @@ class Machine:
         """Waits for something that QEMU is to bring about; gives up when QEMU ends."""
         def check():
             if not self.alive():
-                raise RigError(f'waited for {what}, but QEMU ended')
+                raise VmError(f'waited for {what}, but QEMU ended')
             return condition()
         try:
             return wait_for(check, timeout, what, every=0.03)
-        except RigError as error:
-            raise RigError(f'{error}; QEMU said: {self._tail("qemu.log")}') from None
+        except VmError as error:
+            raise VmError(f'{error}; QEMU said: {self._tail("qemu.log")}') from None
 
     def save(self, path):
         """Stops the VM and saves its state; it can only be ended then.
@@ -104,7 +104,7 @@ class Machine:
         def done():
             status = self.qmp.execute('query-migrate').get('status')
             if status in ('failed', 'cancelled'):
-                raise RigError('the VM could not be saved')
+                raise VmError('the VM could not be saved')
             return status == 'completed'
         self.wait_for(done, 'the saved state')
 
@@ -124,7 +124,7 @@ class Machine:
         reboot after it."""
         if not self._process:
             return ''
-        with contextlib.suppress(RigError):
+        with contextlib.suppress(VmError):
             self.qmp.execute('query-status')
             return ''
         try:
@@ -140,7 +140,7 @@ class Machine:
         self.close()
         if self.alive():
             os.kill(self._pid(), signal.SIGKILL)      # its disk is forgotten: nothing to lose
-        with contextlib.suppress(RigError):
+        with contextlib.suppress(VmError):
             wait_for(lambda: not self.alive(), 10, every=0.02)
         self._process = None
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -150,7 +150,7 @@ class Machine:
         """The QMP connection; another process gets none before close()."""
         if not self._qmp:
             if not self.alive():
-                raise RigError('the host VM is not up')
+                raise VmError('the host VM is not up')
             self._qmp = QMP(self._socket)
         return self._qmp
 

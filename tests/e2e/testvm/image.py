@@ -68,9 +68,9 @@ def _fill(folder, tarball):
     run('tar', '-xf', tarball, '-C', root, '--exclude=./dev/*')
     module_dir = _install_kernel(root, f'{folder}/vmlinux')
     _install_host(root)
-    os.makedirs(f'{root}/opt/rig/guest')
-    shutil.copy(f'{folder}/vmlinux', f'{root}/opt/rig/guest/vmlinux')
-    _write(f'{root}/opt/rig/guest/initrd',
+    os.makedirs(f'{root}/opt/testvm/guest')
+    shutil.copy(f'{folder}/vmlinux', f'{root}/opt/testvm/guest/vmlinux')
+    _write(f'{root}/opt/testvm/guest/initrd',
            initramfs(root, module_dir, f'{_GUEST}/init', _GUEST_MODULES))
     _write(f'{folder}/initrd',
            initramfs(root, module_dir, f'{_HOST}/initrd-init', _HOST_MODULES))
@@ -106,14 +106,14 @@ def _uncompressed(vmlinuz):
 
 
 def _install_host(root):
-    """Our own part: host/etc becomes /etc, the programs go to /opt/rig."""
+    """Our own part: host/etc becomes /etc, the programs go to /opt/testvm."""
     shutil.copytree(f'{_HOST}/etc', f'{root}/etc', dirs_exist_ok=True)
-    os.makedirs(f'{root}/opt/rig')
+    os.makedirs(f'{root}/opt/testvm')
     for program in glob.glob(f'{_HOST}/*.py'):
-        shutil.copy(program, f'{root}/opt/rig')
+        shutil.copy(program, f'{root}/opt/testvm')
     units = f'{root}/etc/systemd/system'
     os.makedirs(f'{units}/multi-user.target.wants', exist_ok=True)
-    _symlink('../rig-agent.service', f'{units}/multi-user.target.wants/rig-agent.service')
+    _symlink('../testvm-agent.service', f'{units}/multi-user.target.wants/testvm-agent.service')
     _symlink('/lib/systemd/system/multi-user.target', f'{units}/default.target')
     for unit in _MASKED:
         _symlink('/dev/null', f'{units}/{unit}')

@@ -1,7 +1,7 @@
 """A guest: an inner QEMU in the host VM, the unit vm-<name>, its files in /run/vm/<name>/.
 
     qmp-sock      its QMP socket, for the tool under test alone
-    qmp-rig       another one, for the rig: QEMU serves one client at a time on each
+    qmp-test       another one, for the tests: QEMU serves one client at a time on each
     console.log   a Linux guest's console, with the host VM's CLOCK_MONOTONIC before each line
     trace.log     what QEMU did with host devices
     qemu.log      QEMU's messages
@@ -10,7 +10,7 @@ import contextlib
 import datetime
 import time
 
-from .error import RigError
+from .error import VmError
 from .qtree import usb_devices
 from .wait import wait_for
 
@@ -76,7 +76,7 @@ class Guest(UsbDevices):
         self._run_unit(self.unit, properties, [*command, *extra])
         if kind == 'linux':
             self._run_unit(f'{self.unit}-console', ['-p', f'BindsTo={self.unit}.service'],
-                           ['python3', '/opt/rig/console.py', f'{self.folder}/serial',
+                           ['python3', '/opt/testvm/console.py', f'{self.folder}/serial',
                             f'{self.folder}/console.log'])
         wait_for(self._answers, 120, f"the guest {self.name}'s QMP socket")
         if kind == 'linux':
@@ -100,7 +100,7 @@ class Guest(UsbDevices):
         if kind == 'seabios':
             return [*command, '-m', '64']
         return [*command, '-m', '256',
-                '-kernel', '/opt/rig/guest/vmlinux', '-initrd', '/opt/rig/guest/initrd',
+                '-kernel', '/opt/testvm/guest/vmlinux', '-initrd', '/opt/testvm/guest/initrd',
                 '-append', 'console=ttyS0 loglevel=7 mitigations=off nokaslr tsc=reliable '
                            'panic=-1 audit=0 no_timer_check',
                 '-serial', f'unix:{self.folder}/serial,server=on,wait=on',
@@ -115,7 +115,7 @@ class Guest(UsbDevices):
         result = self._host.exec(['systemctl', 'kill', '-s', name, self.unit])
         # QEMU, the main process, may be gone before systemd has read the rest of its cgroup.
         if result.rc != 0 and 'to auxiliary processes' not in result.err:
-            raise RigError(f'{name} to {self.unit}: {result.err.strip()}')
+            raise VmError(f'{name} to {self.unit}: {result.err.strip()}')
 
     def running(self):
         """Whether its QEMU runs."""
@@ -124,7 +124,7 @@ class Guest(UsbDevices):
     # -- its QEMU
 
     def qmp(self, command, **arguments):
-        """A QMP command to its QEMU, over the rig's own socket; the return value."""
+        """A QMP command to its QEMU, over the test VM's own socket; the return value."""
         return self._host.agent.qmp(self._rig_sock, command, arguments)
 
     def pid(self):
@@ -159,7 +159,7 @@ class Guest(UsbDevices):
 
     @property
     def _rig_sock(self):
-        return f'{self.folder}/qmp-rig'
+        return f'{self.folder}/qmp-test'
 
     @property
     def _shell(self):
@@ -174,8 +174,8 @@ class Guest(UsbDevices):
 
     def _answers(self):
         if not self.running():
-            raise RigError(f'the guest {self.name} did not start: {self._log("qemu.log")}')
-        with contextlib.suppress(RigError):
+            raise VmError(f'the guest {self.name} did not start: {self._log("qemu.log")}')
+        with contextlib.suppress(VmError):
             return self.qmp('query-status')['running']
         return False
 
@@ -187,13 +187,13 @@ class Guest(UsbDevices):
             if count > lines:
                 lines, since = count, time.monotonic()
             if time.monotonic() - since > _STALLED:
-                raise RigError(f'the guest {self.name} hangs: {self.console()[-1:]}')
+                raise VmError(f'the guest {self.name} hangs: {self.console()[-1:]}')
             time.sleep(1)
         self.sh('true', timeout=300)
 
 
 def trace_line(line):
-    """(CLOCK_REALTIME, text) of a line of QEMU's trace log; raises RigError for another line.
+    """(CLOCK_REALTIME, text) of a line of QEMU's trace log; raises VmError for another line.
 
     QEMU before 11 writes 1234@1700000000.123456:usb_host_close ..., later ones
     2026-01-01T00:00:00.123456Z usb_host_close ..., either with a process and thread ID or not."""
@@ -204,4 +204,4 @@ def trace_line(line):
     for part in (line.partition(' '), line.partition('] ')[2].partition(' ')):
         with contextlib.suppress(ValueError):
             return datetime.datetime.fromisoformat(part[0]).timestamp(), part[2].strip()
-    raise RigError(f'a line of QEMU\'s trace log has an unknown form: {line}')
+    raise VmError(f'a line of QEMU\'s trace log has an unknown form: {line}')

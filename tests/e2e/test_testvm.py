@@ -1,4 +1,4 @@
-"""The rig itself: what all other tests rely on.  No hotplugger in it."""
+"""The test VM itself: what all other tests rely on.  No hotplugger in it."""
 import os
 import signal
 import sys
@@ -9,10 +9,10 @@ from unittest import mock
 
 from case import Case
 from product import devpaths
-from rig import Rig, RigError
-from rig.machine import Machine
-from rig.monitor import parse
-from rig.qtree import usb_devices
+from testvm import TestVm, VmError
+from testvm.machine import Machine
+from testvm.monitor import parse
+from testvm.qtree import usb_devices
 
 
 class HostTest(Case):
@@ -21,25 +21,25 @@ class HostTest(Case):
     guest_kind = 'none'
 
     def test_commands_and_files(self):
-        result = self.rig.exec('cat; echo err >&2; exit 3', stdin='in')
+        result = self.vm.exec('cat; echo err >&2; exit 3', stdin='in')
         self.assertEqual((result.rc, result.out, result.err), (3, 'in', 'err\n'))
-        self.assertTrue(self.rig.exec('sleep 60', timeout=1).timed_out)
-        self.assertLess(self.rig.exec('sleep 60 &').seconds, 30)
-        with self.assertRaisesRegex(RigError, 'No such file'):
-            self.rig.sh(['ls', '/nonexistent'])
+        self.assertTrue(self.vm.exec('sleep 60', timeout=1).timed_out)
+        self.assertLess(self.vm.exec('sleep 60 &').seconds, 30)
+        with self.assertRaisesRegex(VmError, 'No such file'):
+            self.vm.sh(['ls', '/nonexistent'])
         blob = os.urandom(300_000)
-        self.rig.put(blob, '/tmp/new/blob', 0o755)
-        self.assertEqual(self.rig.get('/tmp/new/blob'), blob)
-        self.assertEqual(self.rig.sh('stat -c %a /tmp/new/blob'), '755\n')
+        self.vm.put(blob, '/tmp/new/blob', 0o755)
+        self.assertEqual(self.vm.get('/tmp/new/blob'), blob)
+        self.assertEqual(self.vm.sh('stat -c %a /tmp/new/blob'), '755\n')
 
     def test_udev_handles_a_plug_and_an_unplug(self):
-        self.rig.rules('ACTION=="bind", SUBSYSTEM=="usb", RUN+="/bin/touch /run/%k"\n')
-        with self.rig.monitor() as monitor:
-            self.rig.plug('kbd', '10')
-            self.rig.wait_for(lambda: self.rig.drivers() == {'1-10:1.0': 'usbhid'})
-            self.rig.settle()
-            self.rig.sh('ls /run/1-10')
-            self.rig.unplug('10')
+        self.vm.rules('ACTION=="bind", SUBSYSTEM=="usb", RUN+="/bin/touch /run/%k"\n')
+        with self.vm.monitor() as monitor:
+            self.vm.plug('kbd', '10')
+            self.vm.wait_for(lambda: self.vm.drivers() == {'1-10:1.0': 'usbhid'})
+            self.vm.settle()
+            self.vm.sh('ls /run/1-10')
+            self.vm.unplug('10')
             monitor.wait(lambda event: event.source == 'UDEV' and event.action == 'remove'
                          and event.devpath == devpaths('10')[0])
         device = [event for event in monitor.events if event.devpath == devpaths('10')[0]]
@@ -47,49 +47,49 @@ class HostTest(Case):
         self.assertEqual([action for action in kernel if action != 'change'],
                          ['add', 'bind', 'unbind', 'remove'])
         self.assertEqual(device[0].props['DEVTYPE'], 'usb_device')
-        self.assertEqual(self.rig.drivers(), {})
+        self.assertEqual(self.vm.drivers(), {})
 
     def test_several_at_once(self):
-        self.rig.plug_together(('hub', '2'), ('kbd', '2.1'), ('mouse', '2.2'),
+        self.vm.plug_together(('hub', '2'), ('kbd', '2.1'), ('mouse', '2.2'),
                                ('storage', 'xhci2:8'), ('uas', '12'))
-        self.rig.wait_for(lambda: self.rig.drivers() == {
+        self.vm.wait_for(lambda: self.vm.drivers() == {
             '1-2:1.0': 'hub', '1-2.1:1.0': 'usbhid', '1-2.2:1.0': 'usbhid',
             '4-8:1.0': 'usb-storage', '2-12:1.0': 'uas'})
-        self.rig.unplug_together('2', 'xhci2:8')
-        self.rig.wait_for(lambda: self.rig.drivers() == {'2-12:1.0': 'uas'})
-        self.rig.unplug_all()
-        self.rig.wait_for(lambda: self.rig.drivers() == {})
-        with self.assertRaises(RigError):
-            self.rig.unplug('2')
+        self.vm.unplug_together('2', 'xhci2:8')
+        self.vm.wait_for(lambda: self.vm.drivers() == {'2-12:1.0': 'uas'})
+        self.vm.unplug_all()
+        self.vm.wait_for(lambda: self.vm.drivers() == {})
+        with self.assertRaises(VmError):
+            self.vm.unplug('2')
 
     def test_each_kind_of_device(self):
         kinds = ('tablet', 'audio', 'serial', 'net', 'ccid')
-        self.rig.plug_together(*((kind, str(port)) for port, kind in enumerate(kinds, 1)))
-        self.rig.wait_for(lambda: {name[:3] for name in self.rig.drivers()}
+        self.vm.plug_together(*((kind, str(port)) for port, kind in enumerate(kinds, 1)))
+        self.vm.wait_for(lambda: {name[:3] for name in self.vm.drivers()}
                           == {'1-1', '1-2', '1-3', '1-4', '1-5'})
 
     def test_how_a_host_died(self):
-        self.assertEqual(self.rig.died(), '')
-        with self.rig.machine.paused():
-            self.assertIn('does not answer', self.rig.died(patience=2))
-        self.assertEqual(self.rig.died(), '')
-        with Rig() as other:
+        self.assertEqual(self.vm.died(), '')
+        with self.vm.machine.paused():
+            self.assertIn('does not answer', self.vm.died(patience=2))
+        self.assertEqual(self.vm.died(), '')
+        with TestVm() as other:
             other.up(guest='none')
             os.kill(other.machine._process.pid, signal.SIGSEGV)
             self.assertIn('was ended by SIGSEGV', other.died())
         self.assertEqual(other.died(), '')
-        with Rig() as other:
+        with TestVm() as other:
             other.up(guest='none')
-            with self.assertRaises(RigError):
+            with self.assertRaises(VmError):
                 other.sh('echo c > /proc/sysrq-trigger')
             self.assertRegex(other.died(), '(?s)exited with 0;.*sysrq triggered crash')
 
-    def test_two_rigs_are_apart(self):
-        with Rig() as other:
+    def test_two_test_vms_are_apart(self):
+        with TestVm() as other:
             other.up(guest='none')
             other.plug('kbd', '1')
             other.wait_for(other.drivers)
-            self.assertEqual(self.rig.drivers(), {})
+            self.assertEqual(self.vm.drivers(), {})
             folder = other.machine.folder
         self.assertFalse(other.machine.alive())
         self.assertFalse(os.path.exists(folder))
@@ -101,32 +101,32 @@ class GuestTest(Case):
     guest_kind = 'linux'
 
     def test_a_device_reaches_the_guest(self):
-        self.rig.plug('kbd', '1')
-        self.rig.wait_for(lambda: self.rig.drivers() == {'1-1:1.0': 'usbhid'})
+        self.vm.plug('kbd', '1')
+        self.vm.wait_for(lambda: self.vm.drivers() == {'1-1:1.0': 'usbhid'})
         self.guest.qmp('device_add', driver='usb-host', id='kbd', bus='xhci0.0', hostbus=1,
                        hostport='1')
-        self.rig.wait_for(lambda: self.guest.attached() == {'kbd': 'QEMU USB Keyboard'})
+        self.vm.wait_for(lambda: self.guest.attached() == {'kbd': 'QEMU USB Keyboard'})
         self.assertEqual(self.guest.ids(), ['kbd'])
-        self.rig.wait_for(lambda: self.guest.lsusb() == {'1-1': 'QEMU USB Keyboard'})
-        self.rig.wait_for(lambda: self.rig.drivers() == {'1-1:1.0': 'usbfs'})
+        self.vm.wait_for(lambda: self.guest.lsusb() == {'1-1': 'QEMU USB Keyboard'})
+        self.vm.wait_for(lambda: self.vm.drivers() == {'1-1:1.0': 'usbfs'})
         opened = [time for time, text in self.guest.trace() if 'open_success' in text]
         seen = [time for time, text in self.guest.console() if 'Product: QEMU USB Key' in text]
         self.assertLess(opened[0], seen[0])
-        self.assertLess(seen[0], self.rig.monotonic())
-        self.rig.unplug('1')
-        self.rig.wait_for(lambda: self.guest.attached() == {} and self.guest.lsusb() == {})
+        self.assertLess(seen[0], self.vm.monotonic())
+        self.vm.unplug('1')
+        self.vm.wait_for(lambda: self.guest.attached() == {} and self.guest.lsusb() == {})
         self.assertEqual(self.guest.ids(), ['kbd'])
         self.assertEqual(self.guest.sh('echo a; false'), (1, 'a\n'))
 
     def test_a_second_guest(self):
-        other = self.rig.guest('other')
+        other = self.vm.guest('other')
         self.assertFalse(other.running())
         other.start('seabios', controllers=['qemu-xhci,id=usb'], extra=['-device', 'usb-kbd'])
         device, = other.usb()
         self.assertEqual((device.driver, device.bus, device.attached), ('usb-kbd', 'usb.0', True))
         self.assertEqual(self.guest.usb(), [])
         other.signal('KILL')
-        self.rig.wait_for(lambda: not other.running())
+        self.vm.wait_for(lambda: not other.running())
         self.assertTrue(self.guest.running())
 
 

@@ -1,7 +1,7 @@
 """Waits for something to become true, the way every test here must: with a limit."""
 import time
 
-from .error import RigError
+from .error import VmError
 
 
 def wait_for(condition, timeout=60, what='a condition', every=0.1):
@@ -15,5 +15,5 @@ def wait_for(condition, timeout=60, what='a condition', every=0.1):
         if value:
             return value
         if time.monotonic() > end:
-            raise RigError(f'waited {timeout} s in vain for {what}')
+            raise VmError(f'waited {timeout} s in vain for {what}')
         time.sleep(every)

@@ -1,11 +1,11 @@
-"""The rig on the command line, for a person who wants to look: python3 -m rig."""
+"""The test VM on the command line, for a person who wants to look: python3 -m testvm."""
 import argparse
 import signal
 import sys
 
-from . import RigError, snapshot
+from . import VmError, snapshot
 from .ports import KINDS
-from .rig import Rig
+from .testvm import TestVm
 
 
 def build(args):
@@ -13,46 +13,46 @@ def build(args):
 
 
 def up(args):
-    Rig(args.name, keep=True).up(guest=args.guest)
+    TestVm(args.name, keep=True).up(guest=args.guest)
 
 
 def down(args):
-    Rig(args.name).down()
+    TestVm(args.name).down()
 
 
 def sh(args):
-    result = Rig(args.name).exec(args.line, timeout=3600)
+    result = TestVm(args.name).exec(args.line, timeout=3600)
     sys.stdout.write(result.out)
     sys.stderr.write(result.err)
     return result.rc
 
 
 def put(args):
-    Rig(args.name).put(args.source, args.path)
+    TestVm(args.name).put(args.source, args.path)
 
 
 def plug(args):
-    print(Rig(args.name).plug(args.kind, args.port))
+    print(TestVm(args.name).plug(args.kind, args.port))
 
 
 def unplug(args):
-    Rig(args.name).unplug(args.port)
+    TestVm(args.name).unplug(args.port)
 
 
 def usb(args):
-    for device in Rig(args.name).guest(args.vm).usb():
+    for device in TestVm(args.name).guest(args.vm).usb():
         state = 'attached' if device.attached else 'not attached'
         print(f'{device.bus} port {device.port}: {device.id or "(no id)"}, {device.name}, '
               f'{device.speed} Mb/s, {state}')
 
 
 def journal(args):
-    sys.stdout.write(Rig(args.name).journal(*args.arguments))
+    sys.stdout.write(TestVm(args.name).journal(*args.arguments))
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog='python3 -m rig', description=__doc__)
-    parser.add_argument('-n', '--name', default='default', help='which rig (several may be up)')
+    parser = argparse.ArgumentParser(prog='python3 -m testvm', description=__doc__)
+    parser.add_argument('-n', '--name', default='default', help='which test VM (several may be up)')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     def command(function, text):
@@ -85,7 +85,7 @@ if __name__ == '__main__':
         parser.error(f'unrecognized arguments: {" ".join(args.arguments)}')
     try:
         sys.exit(args.function(args))
-    except RigError as error:
-        sys.exit(f'rig: {error}')
+    except VmError as error:
+        sys.exit(f'testvm: {error}')
     except KeyboardInterrupt:
         sys.exit(130)

@@ -10,7 +10,7 @@ import sys
 
 from . import cache, guest, image, packages, rootfs
 from .command import run
-from .error import RigError
+from .error import VmError
 from .host import Host
 from .machine import hardware
 from .progress import last_line, step
@@ -54,7 +54,7 @@ def _fill(folder, kind, files, base):
     for left in reversed(range(_TRIES)):
         try:
             return _make(folder, kind, files, base)
-        except RigError as error:
+        except VmError as error:
             # Under TCG the nested guest's boot hangs once in a while, or all of QEMU with it.
             if not left:
                 raise
@@ -80,7 +80,7 @@ def _make(folder, kind, files, base):
             if kind in guest.KINDS:
                 host.guest().qmp('stop')
             host.machine.save(f'{folder}/state')
-    except RigError:
+    except VmError:
         with contextlib.suppress(OSError):
             shutil.copy(console, f'{os.path.dirname(folder)}/failed-{kind}.log')
         raise

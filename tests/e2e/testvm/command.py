@@ -2,7 +2,7 @@
 import os
 import subprocess
 
-from .error import RigError
+from .error import VmError
 
 # mke2fs and depmod are in sbin, which `su` leaves out of PATH.
 _ENV = dict(os.environ, PATH=os.environ.get('PATH', '/usr/bin:/bin') + ':/usr/sbin:/sbin')
@@ -17,8 +17,8 @@ def run(*argv, log=None, **env):
                                   stdout=file if log else subprocess.PIPE,
                                   stderr=file if log else subprocess.PIPE)
         except OSError as error:
-            raise RigError(f'{argv[0]}: {error.strerror}') from None
+            raise VmError(f'{argv[0]}: {error.strerror}') from None
     if done.returncode != 0:
         why = f'see {log}' if log else done.stderr.strip()
-        raise RigError(f'{argv[0]} failed with exit status {done.returncode}: {why}')
+        raise VmError(f'{argv[0]} failed with exit status {done.returncode}: {why}')
     return done.stdout or ''

@@ -1,7 +1,7 @@
-//! Stories: transcripts of what was done and what came of it.
+//! Scenarios: transcripts of what was done and what came of it.
 //!
 //! ```text
-//! # The first line says what the story tells; lines like this one tell more.
+//! # The first line says what the scenario tells; lines like this one tell more.
 //!
 //! $ a step
 //!     its input, indented
@@ -12,8 +12,8 @@
 
 use std::fmt::Write;
 
-/// A story.
-pub(crate) struct Story {
+/// A scenario.
+pub(crate) struct Scenario {
     parts: Vec<Part>,
 }
 
@@ -39,11 +39,11 @@ pub(crate) struct Step {
 
 const INDENT: &str = "    ";
 
-impl Story {
-    /// Reads a story.
+impl Scenario {
+    /// Reads a scenario.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if !text.starts_with("# ") {
-            return Err("line 1: a story begins with `# ` and its title".to_owned());
+            return Err("line 1: a scenario begins with `# ` and its title".to_owned());
         }
         let mut parts = Vec::new();
         for (line, text) in (1..).zip(text.lines()) {
@@ -81,7 +81,7 @@ impl Story {
         }
     }
 
-    /// What came otherwise than the story tells; none if all came as told.
+    /// What came otherwise than the scenario tells; none if all came as told.
     pub(crate) fn differences(&self) -> Option<String> {
         let mut text = String::new();
         for part in &self.parts {
@@ -99,7 +99,7 @@ impl Story {
         (!text.is_empty()).then_some(text)
     }
 
-    /// The story as it came.
+    /// The scenario as it came.
     pub(crate) fn as_it_came(&self) -> String {
         let mut text = String::new();
         for part in &self.parts {

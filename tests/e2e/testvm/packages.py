@@ -1,9 +1,9 @@
-"""What this machine must have for the rig, and apt-get to get it."""
+"""What this machine must have for the test VM, and apt-get to get it."""
 import os
 import shutil
 
 from .command import run
-from .error import RigError
+from .error import VmError
 from .progress import step
 
 # a tool -> the Debian package that has it
@@ -28,7 +28,7 @@ def require(install):
     if not missing:
         return
     if not install:
-        raise RigError(f'missing packages: {" ".join(missing)}; apt-get install them, or let '
+        raise VmError(f'missing packages: {" ".join(missing)}; apt-get install them, or let '
                        '--install do it, as root')
     with step(f'apt-get install {" ".join(missing)}'):
         run('apt-get', 'update', '-qq')

@@ -1,7 +1,7 @@
-//! Plays the stories in `tests/stories/`, each on a host of its own and with a real QEMU, and
-//! compares what comes of each step with what the story tells.
+//! Plays the scenarios in `tests/scenarios/`, each on a host of its own and with a real QEMU, and
+//! compares what comes of each step with what the scenario tells.
 //!
-//! A new case is a new file there and no code. `STORIES=overwrite cargo test --test stories` writes
+//! A new case is a new file there and no code. `SCENARIOS=overwrite cargo test --test scenarios` writes
 //! what came into the files, to be looked at with `git diff`. The steps:
 //!
 //! | step | |
@@ -50,22 +50,22 @@ use serde_json::Value;
 
 use support::qemu::{CONTROLLER, PATIENCE, Qemu};
 use support::root::Root;
-use support::story::{Step, Story};
+use support::scenario::{Scenario, Step};
 use support::udev::{Ended, Running, run_manual};
 
 #[test]
-fn each_story_comes_as_it_is_told() {
-    play_all("tests/stories");
+fn each_scenario_gives_its_expected_result() {
+    play_all("tests/scenarios");
 }
 
 fn play_all(folder: &str) {
     let entries = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).read_dir().unwrap();
-    let mut stories: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    stories.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
-    assert!(!stories.is_empty(), "no stories in {folder}");
-    stories.sort();
+    let mut scenarios: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    scenarios.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    assert!(!scenarios.is_empty(), "no scenarios in {folder}");
+    scenarios.sort();
 
-    let queue = Mutex::new(stories.into_iter());
+    let queue = Mutex::new(scenarios.into_iter());
     let next = || queue.lock().unwrap().next();
     let failures = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -85,27 +85,27 @@ fn play_all(folder: &str) {
     assert!(failures.is_empty(), "told (-) and come (+) differ:\n{}", failures.concat());
 }
 
-/// Plays one story; returns what came otherwise than told.
+/// Plays one scenario; returns what came otherwise than told.
 fn play(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).unwrap();
-    let mut story = match Story::parse(&text) {
-        Ok(story) => story,
+    let mut scenario = match Scenario::parse(&text) {
+        Ok(scenario) => scenario,
         Err(error) => return Some(format!("  {error}\n")),
     };
     let mut stage = Stage::new();
-    story.play(|step| {
+    scenario.play(|step| {
         // With the step named, a panic says what it is about.
         let done = catch_unwind(AssertUnwindSafe(|| stage.run(step)));
         done.unwrap_or_else(|_| panic!("in {}: $ {}", path.display(), step.command))
     });
-    if std::env::var_os("STORIES").is_some_and(|value| value == "overwrite") {
-        fs::write(path, story.as_it_came()).unwrap();
+    if std::env::var_os("SCENARIOS").is_some_and(|value| value == "overwrite") {
+        fs::write(path, scenario.as_it_came()).unwrap();
         return None;
     }
-    story.differences()
+    scenario.differences()
 }
 
-/// Where a story is played.
+/// Where a scenario is played.
 struct Stage {
     root: Root,
     vms: BTreeMap<String, Qemu>,
@@ -181,7 +181,7 @@ impl Stage {
             ["release", vm] => drop(self.clients.remove(vm).expect("a client")),
             ["freeze", vm] => self.vms[vm].freeze(),
             ["kill", vm] => self.vms.get_mut(vm).expect("a virtual machine").kill(),
-            _ => panic!("no such step; tests/stories.rs has a list"),
+            _ => panic!("no such step; tests/scenarios.rs has a list"),
         }
         Vec::new()
     }

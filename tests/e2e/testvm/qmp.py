@@ -3,7 +3,7 @@ import json
 import socket
 import time
 
-from .error import RigError
+from .error import VmError
 
 
 class QMP:
@@ -25,11 +25,11 @@ class QMP:
         try:
             self._socket.sendall(json.dumps(message).encode() + b'\n')
         except OSError as error:
-            raise RigError(f'QMP {command}: {error}') from None
+            raise VmError(f'QMP {command}: {error}') from None
         while True:
             reply = self._read()
             if 'error' in reply:
-                raise RigError(f"QMP {command}: {reply['error']['desc']}")
+                raise VmError(f"QMP {command}: {reply['error']['desc']}")
             if 'return' in reply:
                 return reply['return']
             self._events.append(reply)
@@ -45,8 +45,8 @@ class QMP:
                         return event
                 self._socket.settimeout(max(0.01, end - time.monotonic()))
                 self._events.append(self._read())
-        except RigError as error:
-            raise RigError(f'QMP event {name}: {error}') from None
+        except VmError as error:
+            raise VmError(f'QMP event {name}: {error}') from None
         finally:
             self._socket.settimeout(self._timeout)
 
@@ -58,7 +58,7 @@ class QMP:
         try:
             line = self._file.readline()
         except OSError as error:
-            raise RigError(f'QEMU does not answer: {error}') from None
+            raise VmError(f'QEMU does not answer: {error}') from None
         if not line:
-            raise RigError('QEMU closed the connection')
+            raise VmError('QEMU closed the connection')
         return json.loads(line)

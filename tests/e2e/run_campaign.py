@@ -10,7 +10,7 @@ import sys
 import time
 
 import product
-import rig
+import testvm
 from campaign import SEQUENCE, Broken, Campaign, sequence
 
 # Sequences on one host: then a fresh one, since its QEMU keeps what is behind pulled devices.
@@ -25,8 +25,8 @@ def main():
     parser.add_argument('--minutes', type=float, default=60, help='no sequence begins later')
     args = parser.parse_args()
     seed = random.randrange(10**6) if args.seed is None else args.seed
-    print(f'torture: seed {seed}, {args.steps} steps', flush=True)
-    rig.build('none', 'seabios')
+    print(f'campaign: seed {seed}, {args.steps} steps', flush=True)
+    testvm.build('none', 'seabios')
     ok = run(os.path.abspath(args.binary), seed, args.steps, args.minutes)
     return 0 if ok else 1
 
@@ -39,24 +39,24 @@ def run(binary, seed, steps, minutes):
     try:
         for number in range(-(-steps // SEQUENCE)):
             if time.monotonic() - started > minutes * 60:
-                print(f'torture: {minutes} minutes are over')
+                print(f'campaign: {minutes} minutes are over')
                 break
             if number % _PER_HOST == 0:
                 campaign.fresh()
             # Each sequence has dice of its own, so that one can be replayed alone.
             steps_of_it = sequence(random.Random(f'{seed} {number}'))
             if why := broken(campaign, steps_of_it):
-                print(f'torture: sequence {number} of seed {seed}: {why}')
-                print(campaign.rig.died() or campaign.evidence(), flush=True)
+                print(f'campaign: sequence {number} of seed {seed}: {why}')
+                print(campaign.vm.died() or campaign.evidence(), flush=True)
                 shortest(campaign, steps_of_it)
                 return False
             played += len(steps_of_it)
             if number % 10 == 9:
-                print(f'torture: {played} steps, {time.monotonic() - started:.0f} s', flush=True)
+                print(f'campaign: {played} steps, {time.monotonic() - started:.0f} s', flush=True)
     finally:
         campaign.close()
     counts = collections.Counter(campaign.counts)
-    print(f'torture: seed {seed}: {played} steps in {time.monotonic() - started:.0f} s, nothing '
+    print(f'campaign: seed {seed}: {played} steps in {time.monotonic() - started:.0f} s, nothing '
           'broken: ' + ', '.join(f'{count} {name}' for name, count in counts.most_common()))
     return True
 
@@ -68,11 +68,11 @@ def broken(campaign, steps):
         try:
             campaign.play(steps)
             return ''
-        except (Broken, rig.RigError) as error:
-            died = campaign.rig.died()
+        except (Broken, testvm.VmError) as error:
+            died = campaign.vm.died()
             if again or not died:
                 return str(error)
-            print(f'torture: {error}; played again on a fresh host: {died}', flush=True)
+            print(f'campaign: {error}; played again on a fresh host: {died}', flush=True)
             campaign.fresh()
 
 
@@ -84,7 +84,7 @@ def shortest(campaign, steps):
 
     why, size = breaks(steps), len(steps) // 2
     if not why:
-        print('torture: it did not happen again; the whole sequence:')
+        print('campaign: it did not happen again; the whole sequence:')
     while why and size:
         at = 0
         while at < len(steps):
@@ -95,7 +95,7 @@ def shortest(campaign, steps):
             else:
                 at += size
         size //= 2
-    print(f'torture: {why}')
+    print(f'campaign: {why}')
     for step in steps:
         print(f'    {step}')
 
@@ -103,7 +103,7 @@ def shortest(campaign, steps):
 if __name__ == '__main__':
     try:
         sys.exit(main())
-    except rig.RigError as error:
-        sys.exit(f'torture: {error}')
+    except testvm.VmError as error:
+        sys.exit(f'campaign: {error}')
     except KeyboardInterrupt:
         sys.exit(130)
