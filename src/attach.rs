@@ -8,8 +8,9 @@ use crate::config::access::AccessMode;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::driver_guard::DriverGuard;
-use crate::guest::attach::{AttachError, AttachRequest, Attached, Unavailable, UsbSource};
+use crate::guest::attach::{AttachError, AttachRequest, Attached, Claim, Unavailable, UsbSource};
 use crate::guest::{self, objects};
+use crate::host::drivers::Interface;
 use crate::host::settle::{Settle, Settled};
 use crate::host::sysfs;
 use crate::host::{Host, UdevProperties};
@@ -19,7 +20,9 @@ use crate::port::{DevNum, Port};
 use crate::qmp::peer::PeerPolicy;
 use crate::qmp::{Error, UsbHostProblem};
 use crate::speed::Speed;
+use crate::state::lock::Lock;
 use crate::state::record::{Attachment, Record};
+use crate::unconfirmed;
 use crate::usb_device::UsbDevice;
 
 /// A device that is to be attached to a VM.
@@ -73,10 +76,15 @@ pub fn attach(job: &AttachJob<'_>) -> Report {
     let was_attached = job.record.as_ref().is_some_and(|record| record.has_attached(device.devnum));
     let stays_with_host = match outcome {
         Outcome::Rejected(_) | Outcome::NotRunning(_) | Outcome::Failed(_) => !was_attached,
+        // `detach` was faster, and this process may have unbound the drivers again since then.
+        Outcome::Skipped(SkipReason::DetachedManually) => true,
         _ => false,
     };
-    let Attempt { id, vm, warnings: others, .. } = attempt;
     let mut warnings = if stays_with_host { drivers.return_to_host() } else { drivers.keep() };
+    if stays_with_host {
+        attempt.record_returned();
+    }
+    let Attempt { id, vm, warnings: others, .. } = attempt;
     warnings.extend(others);
     context.vm = Some(vm.name.clone());
     context.id = Some(id);
@@ -121,10 +129,17 @@ impl<'a> Attempt<'a> {
     /// The steps. An outcome that ends them early is the error.
     fn attach(&mut self, drivers: &mut DriverGuard<'_>) -> Result<Outcome, Outcome> {
         let host = self.job.host;
-        policy::check(host, self.job.assignment, self.device).map_err(Outcome::Rejected)?;
+        self.settle_unconfirmed()?;
+        let interfaces = host.interfaces(self.job.devpath());
+        policy::check(host, self.job.assignment, self.device, &interfaces)
+            .and_then(|()| self.check_authorized(&interfaces))
+            .map_err(Outcome::Rejected)?;
         self.check_vm_runs()?;
         let is_attached = matches!(self.job.trigger, Trigger::Udev { settle: false, .. });
         if !is_attached {
+            if self.vm.unbind_host_drivers && interfaces.iter().any(Interface::has_kernel_driver) {
+                self.record_unbound();
+            }
             drivers.unbind();
         }
         let record = self.begin_record();
@@ -132,12 +147,7 @@ impl<'a> Attempt<'a> {
         self.settle(&record, drivers)?;
         let settled = host.now();
 
-        let lock = match self.job.trigger {
-            Trigger::Manual => None,
-            Trigger::Udev { .. } | Trigger::Sync => host
-                .lock_port(self.job.port)
-                .map_err(|error| Outcome::Failed(format!("not attached: {error:#}")))?,
-        };
+        let lock = self.lock_port()?;
         let known = host.load_record(self.job.port, self.job.devpath());
         if let Some(reason) = known.as_ref().and_then(|known| self.superseded(known)) {
             return Err(Outcome::Skipped(reason));
@@ -148,7 +158,9 @@ impl<'a> Attempt<'a> {
             return Err(Outcome::AlreadyAttached);
         }
         let expected_attached = known.is_some_and(|known| known.has_attached(self.id.devnum));
-        let attached = self.attach_in_guest(expected_attached)?;
+        let attached = self
+            .attach_in_guest(expected_attached)
+            .inspect_err(|outcome| self.record_unconfirmed(&record, outcome))?;
         let now = host.now();
         let times = Times {
             since_plug: now.since(record.plugged_at),
@@ -166,6 +178,48 @@ impl<'a> Attempt<'a> {
             Attached::Before => Outcome::AlreadyAttached,
             Attached::PendingResume(_) => Outcome::PendingResume,
         })
+    }
+
+    /// Finds out whether the guest has the device, if an earlier session left that unknown.
+    fn settle_unconfirmed(&mut self) -> Result<(), Outcome> {
+        let is_of_device = |record: &Record| record.devnum == self.id.devnum;
+        let known = self.job.record.as_ref().filter(|record| is_of_device(record));
+        if known.is_none_or(|record| record.unconfirmed.is_none()) {
+            return Ok(());
+        }
+        let (host, config) = (self.job.host, self.job.assignment.config);
+        let _lock = self.lock_port()?;
+        let Some(record) = host.load_record(self.job.port, self.job.devpath()) else {
+            return Ok(());
+        };
+        if let Some(unconfirmed) = record.unconfirmed.as_ref().filter(|_| is_of_device(&record)) {
+            unconfirmed::settle(host, config, &record, unconfirmed)
+                .map_err(Outcome::Unconfirmed)?;
+            self.warnings.push(unconfirmed::note(unconfirmed));
+        }
+        Ok(())
+    }
+
+    /// Locks the port. A person's command holds the lock already.
+    fn lock_port(&self) -> Result<Option<Lock>, Outcome> {
+        if self.job.trigger == Trigger::Manual {
+            return Ok(None);
+        }
+        let lock = self.job.host.lock_port(self.job.port);
+        lock.map_err(|error| Outcome::Failed(format!("not attached: {error:#}")))
+    }
+
+    /// The kernel binds no driver to an unauthorized interface, and lets no program claim it.
+    fn check_authorized(&self, interfaces: &[Interface]) -> Result<(), String> {
+        let (host, devpath) = (self.job.host, self.job.devpath());
+        let mut without_driver = interfaces.iter().filter(|interface| interface.driver.is_none());
+        match without_driver.find(|interface| !host.is_authorized(devpath, interface)) {
+            None => Ok(()),
+            Some(Interface { name, .. }) => Err(format!(
+                "the host has not authorized its interface {name}; run `echo 1 > \
+                 /sys/bus/usb/devices/{name}/authorized` and `hotplugger sync`"
+            )),
+        }
     }
 
     /// A VM without a socket file does not run. The device is not kept from the host for it.
@@ -200,8 +254,13 @@ impl<'a> Attempt<'a> {
         }
         let host = self.job.host;
         let quiet_since = record.quiet_since(host.uevent_mark());
-        let settle = Settle::new(self.job.devpath(), self.vm.delay, quiet_since, host.now())
+        let now = host.now();
+        let mut settle = Settle::new(self.job.devpath(), self.vm.delay, quiet_since, now)
             .unbind_host_drivers(self.vm.unbind_host_drivers);
+        if let Some(left) = host.time_left() {
+            // Then the session with QEMU still has its whole time.
+            settle = settle.no_later_than(now.after(left.saturating_sub(self.vm.timeout)));
+        }
         match host.settle(settle, &mut || drivers.unbind_if_allowed()) {
             Ok(Settled::Quiet) => Ok(()),
             Ok(Settled::Removed) => Err(self.job.unplugged()),
@@ -264,8 +323,15 @@ impl<'a> Attempt<'a> {
         Ok(false)
     }
 
-    fn attach_in_guest(&self, expected_attached: bool) -> Result<Attached, Outcome> {
+    fn attach_in_guest(&mut self, expected_attached: bool) -> Result<Attached, Outcome> {
         let (host, vm) = (self.job.host, self.vm);
+        let mut session =
+            host.connect(&vm.monitor, vm.timeout).map_err(|error| self.outcome_of(error.into()))?;
+        let interfaces = self.interfaces_now().map_err(|error| self.outcome_of(error.into()))?;
+        let claim = match interfaces.iter().any(Interface::is_claimed) {
+            true => self.take_from_programs()?,
+            false => Claim::Free,
+        };
         let history = host.guest_port_history(&vm.name, self.job.port);
         let (access, peer_policy) = self.access()?;
         let request = AttachRequest {
@@ -278,17 +344,53 @@ impl<'a> Attempt<'a> {
             access,
             peer_policy,
             expected_attached,
+            claim,
             device: self,
         };
-        let mut session =
-            host.connect(&vm.monitor, vm.timeout).map_err(|error| self.outcome_of(error.into()))?;
         guest::attach(session.as_mut(), &request).map_err(|error| self.outcome_of(error))
+    }
+
+    /// Checks the device again: that it is the same one, and may still go to the guest. Returns its
+    /// interfaces.
+    fn interfaces_now(&self) -> Result<Vec<Interface>, Unavailable> {
+        let host = self.job.host;
+        let interfaces = host.interfaces(self.job.devpath());
+        // A device that cannot be read now was there a moment ago.
+        let Ok(now) = host.usb_device(self.job.devpath()) else { return Ok(interfaces) };
+        let now = now.filter(|now| now.devnum == self.id.devnum).ok_or(Unavailable::Unplugged)?;
+        policy::check(host, self.job.assignment, &now, &interfaces)
+            .map_err(Unavailable::Rejected)?;
+        Ok(interfaces)
+    }
+
+    /// Takes the device from the programs that have claimed an interface through usbfs. A QEMU is
+    /// not such a program: the guest would lose the device without an unplug.
+    fn take_from_programs(&mut self) -> Result<Claim, Outcome> {
+        let host = self.job.host;
+        let programs = host.programs_with(self.device);
+        if let Some(qemu) = programs.iter().find(|program| program.is_qemu) {
+            return Ok(Claim::ByQemu(qemu.to_string()));
+        }
+        let names: Vec<String> = programs.iter().map(ToString::to_string).collect();
+        let names = match names.len() {
+            0 => "a program that /proc does not show".to_owned(),
+            _ => names.join(" and "),
+        };
+        let kept = |why: &str| Outcome::Failed(format!("not attached: {names} uses it; {why}"));
+        if !self.vm.unbind_host_drivers {
+            return Err(kept("stop the program, or write `unbind_host_drivers: true`"));
+        }
+        let taken = host.unbind_programs(self.job.devpath());
+        taken.map_err(|error| kept(&format!("stop the program: {error}")))?;
+        self.warnings.push(format!("taken from {names}"));
+        Ok(Claim::Free)
     }
 
     fn outcome_of(&self, error: AttachError) -> Outcome {
         match error {
             AttachError::Unavailable(Unavailable::Unplugged) => self.job.unplugged(),
             AttachError::Unavailable(Unavailable::Rejected(why)) => Outcome::Rejected(why),
+            AttachError::Unconfirmed(error) => Outcome::Unconfirmed(error.to_string()),
             AttachError::Qmp(error @ Error::NotRunning { .. }) => {
                 Outcome::NotRunning(error.to_string())
             }
@@ -332,13 +434,71 @@ impl<'a> Attempt<'a> {
     /// Records that this interface was added, so that the event of an older one leaves the
     /// device to it. Sibling events run at the same time, so the newest number is kept.
     fn record_interface(&mut self, record: &Record, seqnum: u64) {
-        let stored = self.job.host.update_record(&record.port, &|stored| {
-            let stored = stored.filter(|stored| stored.devnum == record.devnum);
-            let mut record = stored.unwrap_or_else(|| record.clone());
+        let stored = self.update_record(record, |record| {
             record.newest_interface = record.newest_interface.max(Some(seqnum));
-            Some(record)
         });
         self.warn_if_not_saved(stored);
+    }
+
+    /// Records that the host's drivers are unbound, so that `sync` returns the device if this
+    /// process is killed.
+    fn record_unbound(&mut self) {
+        let is_recorded = self.job.record.as_ref().is_some_and(|record| record.unbound);
+        if is_recorded {
+            return;
+        }
+        let AttachJob { host, port, record, udev, .. } = self.job;
+        let known = record.clone().filter(|record| record.devnum == self.id.devnum);
+        let record = known.unwrap_or_else(|| {
+            let mark = host.uevent_mark();
+            host.new_record(port, self.job.devpath(), self.id.devnum, mark, udev.clone())
+        });
+        let stored = self.update_record(&record, |record| record.unbound = true);
+        self.warn_if_not_saved(stored);
+    }
+
+    /// Records that the device was returned to the host's drivers, if it has a record.
+    fn record_returned(&mut self) {
+        let host = self.job.host;
+        let known = host.load_record(self.job.port, self.job.devpath());
+        let known = known.filter(|known| known.devnum == self.id.devnum && known.unbound);
+        if let Some(known) = known {
+            let stored = self.update_record(&known, |record| record.unbound = false);
+            self.warn_if_not_saved(stored);
+        }
+    }
+
+    /// Records that the guest may have the device, if its QEMU left that open.
+    fn record_unconfirmed(&self, record: &Record, outcome: &Outcome) {
+        if matches!(outcome, Outcome::Unconfirmed(_)) {
+            let attachment = self.attachment();
+            // Without a state directory, `sync` finds the object in the guest.
+            let _ = self.update_record(record, |record| {
+                record.attached = None;
+                record.unconfirmed = Some(attachment.clone());
+            });
+        }
+    }
+
+    /// Changes the record. What sibling events have recorded is kept.
+    fn update_record(&self, record: &Record, change: impl Fn(&mut Record)) -> anyhow::Result<()> {
+        self.job.host.update_record(&record.port, &|stored| {
+            let stored = stored.filter(|stored| stored.devnum == record.devnum);
+            let mut record = stored.unwrap_or_else(|| record.clone());
+            change(&mut record);
+            Some(record)
+        })
+    }
+
+    fn attachment(&self) -> Attachment {
+        Attachment {
+            vm: self.vm.name.clone(),
+            monitor: self.vm.monitor.clone(),
+            socket_file: self.job.host.socket_file(&self.vm.monitor),
+            id: self.id.clone(),
+            device: self.device.label(),
+            at: self.job.host.now(),
+        }
     }
 
     /// Records the guest port for the next device in this port.
@@ -349,24 +509,15 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Records where the device is attached. What sibling events have recorded is kept.
+    /// Records where the device is attached.
     fn record_attached(&mut self, record: &Record) {
-        let host = self.job.host;
-        let attached = Attachment {
-            vm: self.vm.name.clone(),
-            monitor: self.vm.monitor.clone(),
-            socket_file: host.socket_file(&self.vm.monitor),
-            id: self.id.clone(),
-            device: self.device.label(),
-            at: host.now(),
-        };
-        let stored = host.update_record(&record.port, &|stored| {
-            let stored = stored.filter(|stored| stored.devnum == record.devnum);
-            let mut record = stored.unwrap_or_else(|| record.clone());
+        let attached = self.attachment();
+        let stored = self.update_record(record, |record| {
             let before = record.attached.take().filter(|before| before.is_same(&attached));
             record.attached = Some(before.unwrap_or_else(|| attached.clone()));
+            record.unconfirmed = None;
+            record.unbound = false;
             record.detached_manual = false;
-            Some(record)
         });
         self.warn_if_not_saved(stored);
     }
@@ -385,10 +536,7 @@ pub fn upgraded(vm: &str) -> String {
 
 impl UsbSource for Attempt<'_> {
     fn recheck(&self) -> Result<(), Unavailable> {
-        // A device that cannot be read now was there a moment ago.
-        let Ok(now) = self.job.host.usb_device(self.job.devpath()) else { return Ok(()) };
-        let now = now.filter(|now| now.devnum == self.id.devnum).ok_or(Unavailable::Unplugged)?;
-        policy::check(self.job.host, self.job.assignment, &now).map_err(Unavailable::Rejected)
+        self.interfaces_now().map(drop)
     }
 
     fn may_be_listed(&self) -> bool {

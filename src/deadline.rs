@@ -15,6 +15,18 @@ impl Deadline {
         Self { end: Instant::now() + budget, budget }
     }
 
+    /// This deadline, or `other` if that is earlier.
+    #[must_use]
+    pub fn no_later_than(self, other: Option<Self>) -> Self {
+        match other {
+            Some(other) if other.end < self.end => {
+                let budget = other.end.saturating_duration_since(Instant::now());
+                Self { end: other.end, budget: budget.min(self.budget) }
+            }
+            _ => self,
+        }
+    }
+
     /// The time left; none when it is over.
     pub fn remaining(&self) -> Option<Duration> {
         self.end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())

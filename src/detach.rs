@@ -40,8 +40,7 @@ pub fn detach(
     record: Option<&Record>,
 ) -> Report {
     let is_of_device = |record: &Record| event.devnum.is_none_or(|devnum| devnum == record.devnum);
-    let attached =
-        record.filter(|record| is_of_device(record)).and_then(|record| record.attached.as_ref());
+    let attached = record.filter(|record| is_of_device(record)).and_then(Record::holder);
     let mut context = EventContext::of(event);
     context.device = attached.map(|attached| attached.device.clone());
     context.vm = targets.first().map(|target| target.vm.to_owned());

@@ -52,8 +52,9 @@ impl<'a> DriverGuard<'a> {
             return;
         }
         let Ok(Some(device)) = self.host.usb_device(self.assignment.devpath()) else { return };
+        let interfaces = self.host.interfaces(self.assignment.devpath());
         if device.devnum == self.devnum
-            && policy::check(self.host, self.assignment, &device).is_ok()
+            && policy::check(self.host, self.assignment, &device, &interfaces).is_ok()
         {
             self.unbind();
         }

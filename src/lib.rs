@@ -34,4 +34,5 @@ pub mod state;
 pub mod sync;
 pub mod text;
 pub mod uevent;
+pub mod unconfirmed;
 pub mod usb_device;

@@ -45,7 +45,7 @@ fn udev(config: Option<&Path>, verbose: bool) -> ExitCode {
     let root = Root::from_env();
     let config = ConfigFile::find(&root, config);
     let report = if may_concern_port(&root, &config) {
-        let host = RealHost::new(&root);
+        let host = RealHost::for_event(&root);
         event::handle(&Variables::from_environment(), config, &host)
     } else {
         Report::skipped(SkipReason::NotConfigured)

@@ -65,6 +65,8 @@ pub enum Outcome {
     DetachedManually(Vec<DeviceId>),
     /// A VM that ended had left the device without a host driver, and now it has one.
     ReturnedToHost,
+    /// It is unknown whether a guest has the device, for this reason. A later session settles it.
+    Unconfirmed(String),
     /// What went wrong, and what to do.
     Failed(String),
 }
@@ -80,6 +82,7 @@ pub enum SkipReason {
     LeftToNewerInterface,
     DetachedManually,
     AttachedElsewhere,
+    AlreadyReturned,
 }
 
 /// How long the steps of an attach took.
@@ -105,7 +108,7 @@ impl Report {
     /// The level of the line. A line at [`Level::Debug`] is not written.
     pub fn level(&self) -> Level {
         match &self.outcome {
-            Outcome::Failed(_) => Level::Error,
+            Outcome::Failed(_) | Outcome::Unconfirmed(_) => Level::Error,
             _ if !self.warnings.is_empty() => Level::Warn,
             Outcome::Rejected(_)
             | Outcome::Attached {
@@ -118,7 +121,7 @@ impl Report {
 
     /// Whether the exit status is 0.
     pub fn is_success(&self) -> bool {
-        !matches!(self.outcome, Outcome::Failed(_))
+        !matches!(self.outcome, Outcome::Failed(_) | Outcome::Unconfirmed(_))
     }
 
     /// The journal's fields (systemd.journal-fields(7)): names and values.
@@ -177,6 +180,7 @@ impl Outcome {
             Self::Detached(_) => "detached",
             Self::DetachedManually(_) => "detached-manually",
             Self::ReturnedToHost => "returned-to-host",
+            Self::Unconfirmed(_) => "unconfirmed",
             Self::Failed(_) => "failed",
         }
     }
@@ -238,6 +242,11 @@ impl fmt::Display for Outcome {
                 }
                 f.write_str("it stays with the host until it is unplugged or attached manually")
             }
+            Self::Unconfirmed(why) => write!(
+                f,
+                "it is unknown whether the guest has it: {why}; the port's next event or `hotplugger \
+                 sync` settles it"
+            ),
             Self::Failed(why) => f.write_str(why),
         }
     }
@@ -289,6 +298,7 @@ impl fmt::Display for SkipReason {
                 "detached manually; it stays with the host until it is unplugged"
             }
             Self::AttachedElsewhere => "already attached to another VM",
+            Self::AlreadyReturned => "the host has it",
         })
     }
 }

@@ -4,6 +4,7 @@ use crate::config::{Config, VirtualMachine};
 use crate::devpath::DevPath;
 use crate::host::Host;
 use crate::host::disks::in_use;
+use crate::host::drivers::Interface;
 use crate::location::UsbLocation;
 use crate::usb_device::UsbDevice;
 
@@ -21,7 +22,7 @@ impl<'a> Assignment<'a> {
     }
 }
 
-/// Checks the device as it is at this moment.
+/// Checks the device as it is at this moment, with its interfaces.
 ///
 /// # Errors
 ///
@@ -30,6 +31,7 @@ pub fn check(
     host: &dyn Host,
     assignment: Assignment<'_>,
     device: &UsbDevice,
+    interfaces: &[Interface],
 ) -> Result<(), String> {
     if device.is_hub() {
         let why = "it is a hub; devices behind it are attached, the hub itself never is";
@@ -41,7 +43,6 @@ pub fn check(
         return Err(why.to_owned());
     }
     let Assignment { config, vm, location } = assignment;
-    let interfaces = host.interfaces(assignment.devpath());
     let classes: Vec<u8> = interfaces.iter().map(|interface| interface.class).collect();
     if let Some(entry) = config.exclusion(vm, location, device, &classes) {
         return Err(format!("it stays with the host; the config excludes `{entry}`"));

@@ -9,17 +9,19 @@ use std::time::Duration;
 use crate::attach::{self, AttachJob, Trigger};
 use crate::config::{Config, VirtualMachine};
 use crate::device_id::DeviceId;
+use crate::devpath::DevPath;
 use crate::event::plan::candidates;
 use crate::guest::{load_usb_host, objects};
 use crate::host::settle::Settle;
 use crate::host::topology::{HubPort, Topology};
 use crate::host::{Host, ReturnResult, UdevProperties};
 use crate::location::UsbLocation;
-use crate::outcome::{EventContext, Outcome, Report};
+use crate::outcome::{EventContext, Outcome, Report, SkipReason};
 use crate::policy::Assignment;
 use crate::port::{DevNum, Port};
 use crate::qmp::{Error, Qmp};
 use crate::state::record::Record;
+use crate::unconfirmed;
 use crate::usb_device::UsbDevice;
 
 /// A VM to bring in line.
@@ -69,19 +71,49 @@ impl SyncJob<'_> {
         if let Some(error) = guest.error {
             return Err(error);
         }
-        let mut good = 0;
+        let (mut good, mut handled) = (0, Vec::new());
         for assigned in self.assigned_devices(&guest.topology) {
             if assigned.record.as_ref().is_some_and(|record| record.detached_manual) {
                 continue;
             }
             let port = assigned.port.port.clone();
-            if guest.good.contains(&DeviceId { port, devnum: assigned.device.devnum }) {
+            handled.push(port.clone());
+            let is_unconfirmed =
+                assigned.record.as_ref().is_some_and(|record| record.unconfirmed.is_some());
+            if !is_unconfirmed
+                && guest.good.contains(&DeviceId { port, devnum: assigned.device.devnum })
+            {
                 good += 1;
             } else {
                 report(self.attach(assigned));
             }
         }
+        self.settle_others(&handled, report);
         Ok(good)
+    }
+
+    /// Settles which other devices the VM has, where earlier sessions left that unknown.
+    fn settle_others(&self, handled: &[Port], report: &mut dyn FnMut(Report)) {
+        for record in self.host.records() {
+            let Some(unconfirmed) = &record.unconfirmed else { continue };
+            if unconfirmed.monitor != self.vm.monitor || handled.contains(&record.port) {
+                continue;
+            }
+            let mut context = EventContext::new(&record.port, &record.devpath, Some(record.devnum));
+            context.vm = Some(self.vm.name.clone());
+            context.device = Some(unconfirmed.device.clone());
+            let lock = self.host.lock_port(&record.port).map_err(|error| format!("{error:#}"));
+            let settled = lock.and_then(|_lock| {
+                unconfirmed::settle(self.host, self.config, &record, unconfirmed)
+            });
+            let outcome = match settled {
+                Ok(true) => Outcome::AlreadyAttached,
+                Ok(false) => self.return_device(&record.port, &record.devpath),
+                Err(why) => Outcome::Unconfirmed(why),
+            };
+            let warnings = vec![unconfirmed::note(unconfirmed)];
+            report(Report { warnings, ..Report::new(Some(context), outcome) });
+        }
     }
 
     /// Returns to the host's drivers the devices that the VM, which does not run, has left without
@@ -89,14 +121,27 @@ impl SyncJob<'_> {
     pub fn return_to_host(&self, report: &mut dyn FnMut(Report)) {
         let topology = self.host.topology();
         for assigned in self.assigned_devices(&topology) {
-            let outcome = match self.host.return_to_drivers(&assigned.port.devpath) {
-                ReturnResult { probed: Err(error), .. } => {
-                    Outcome::Failed(format!("not returned to the host's drivers: {error}"))
-                }
-                ReturnResult { before, after, .. } if after > before => Outcome::ReturnedToHost,
-                ReturnResult { .. } => continue,
-            };
-            report(Report::new(Some(self.context(&assigned)), outcome));
+            let port = &assigned.port;
+            let outcome = self.return_device(&port.port, &port.devpath);
+            if !matches!(outcome, Outcome::Skipped(_)) {
+                report(Report::new(Some(self.context(&assigned)), outcome));
+            }
+        }
+    }
+
+    /// Returns a device that no guest has to the host's drivers.
+    fn return_device(&self, port: &Port, devpath: &DevPath) -> Outcome {
+        let result = self.host.return_to_drivers(devpath);
+        let recorded = self.host.update_record(port, &|record| {
+            record.map(|record| Record { unconfirmed: None, unbound: false, ..record })
+        });
+        match result {
+            ReturnResult { probed: Err(error), .. } => {
+                Outcome::Failed(format!("not returned to the host's drivers: {error}"))
+            }
+            _ if recorded.is_err() => Outcome::Failed("record not saved".to_owned()),
+            ReturnResult { before, after, .. } if after > before => Outcome::ReturnedToHost,
+            ReturnResult { .. } => Outcome::Skipped(SkipReason::AlreadyReturned),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use hotplugger::config::access::AccessMode;
-use hotplugger::guest::attach::{AttachRequest, Attached, attach};
+use hotplugger::guest::attach::{AttachRequest, Attached, Claim, attach};
 use hotplugger::guest::bus::buses;
 use hotplugger::guest::detach;
 use hotplugger::guest::hmp::guest_device;
@@ -41,6 +41,7 @@ pub fn run(data: &[u8]) {
             access,
             peer_policy: PeerPolicy::default(),
             expected_attached: false,
+            claim: Claim::Free,
             device: &Device,
         };
         match attach(&mut Script::new(&text), &request) {

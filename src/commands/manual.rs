@@ -28,7 +28,8 @@ use crate::policy::{self, Assignment};
 use crate::port::Port;
 use crate::qmp::Error;
 use crate::root::Root;
-use crate::state::record::Record;
+use crate::state::record::{Attachment, Record};
+use crate::unconfirmed;
 use crate::usb_device::UsbDevice;
 
 /// Arguments of `attach`.
@@ -183,6 +184,7 @@ impl<'a> ManualJob<'a> {
         // Read under the lock: another device may have been plugged in while this process waited.
         let why = match self.host.usb_device(self.devpath()) {
             Ok(Some(device)) => {
+                self.settle_unconfirmed(&device)?;
                 return match action {
                     Action::Attach => self.attach(&device),
                     Action::Detach => self.detach(&device),
@@ -194,6 +196,20 @@ impl<'a> ManualJob<'a> {
         };
         let context = EventContext::new(self.port, self.devpath(), None);
         Err(Report::new(Some(context), Outcome::Failed(why)))
+    }
+
+    /// Finds out whether a guest has the device, if an earlier session left that unknown.
+    fn settle_unconfirmed(&self, device: &UsbDevice) -> Result<(), Report> {
+        let Some(record) = self.load_record(device) else { return Ok(()) };
+        let Some(unconfirmed) = &record.unconfirmed else { return Ok(()) };
+        match unconfirmed::settle(self.host, self.config, &record, unconfirmed) {
+            Ok(_) => Ok(()),
+            Err(why) => {
+                let vm = Some(unconfirmed.vm.clone());
+                let context = EventContext { vm, ..self.context(device) };
+                Err(Report::new(Some(context), Outcome::Unconfirmed(why)))
+            }
+        }
     }
 
     /// Attaches the device, unless another VM than the named one has it.
@@ -223,17 +239,53 @@ impl<'a> ManualJob<'a> {
         let deleted = match current {
             None => Vec::new(),
             Some(vm) => self.detach_from(vm, device).map_err(|error| {
-                let why = format!("not detached: {error}");
-                Report::new(Some(context.clone()), Outcome::Failed(why))
+                let outcome = self.not_detached(vm, device, &error, true);
+                Report::new(Some(context.clone()), outcome)
             })?,
         };
         let mut report = Report::new(Some(context), Outcome::DetachedManually(deleted));
-        let record = Record { attached: None, detached_manual: true, ..self.record(device) };
+        let record = Record {
+            attached: None,
+            unconfirmed: None,
+            unbound: false,
+            detached_manual: true,
+            ..self.record(device)
+        };
         report.warnings.extend(self.host.save_record_or_warn(&record));
         if let Err(error) = self.host.probe_drivers(self.devpath()) {
             report.warnings.push(format!("not returned to the host's drivers: {error}"));
         }
         Ok(report)
+    }
+
+    /// The outcome of a session that did not detach the device. Without QEMU's reply, the guest may
+    /// have it or not.
+    fn not_detached(
+        &self,
+        vm: &VirtualMachine,
+        device: &UsbDevice,
+        error: &Error,
+        detached_manual: bool,
+    ) -> Outcome {
+        if !error.is_without_reply() {
+            return Outcome::Failed(format!("not detached: `{}` keeps it: {error}", vm.name));
+        }
+        let record = self.record(device);
+        let attachment = record.attached.clone().unwrap_or_else(|| Attachment {
+            vm: vm.name.clone(),
+            monitor: vm.monitor.clone(),
+            socket_file: self.host.socket_file(&vm.monitor),
+            id: DeviceId { port: self.port.clone(), devnum: device.devnum },
+            device: device.label(),
+            at: self.host.now(),
+        });
+        let record =
+            Record { attached: None, unconfirmed: Some(attachment), detached_manual, ..record };
+        let not_saved = self.host.save_record_or_warn(&record);
+        Outcome::Unconfirmed(match not_saved {
+            Some(warning) => format!("{error}; {warning}"),
+            None => error.to_string(),
+        })
     }
 
     /// Moves the device to the named VM, else to the next one that runs.
@@ -252,10 +304,13 @@ impl<'a> ManualJob<'a> {
             let (to, from) = (&to.name, &from.name);
             return Err(not_moved(format!("`{to}` does not run; `{from}` keeps the device")));
         }
-        policy::check(self.host, self.assignment(to), device)
+        let interfaces = self.host.interfaces(self.devpath());
+        policy::check(self.host, self.assignment(to), device, &interfaces)
             .map_err(|why| not_moved(format!("it may not go to `{}`: {why}", to.name)))?;
-        self.detach_from(from, device)
-            .map_err(|error| not_moved(format!("`{}` still has it: {error}", from.name)))?;
+        self.detach_from(from, device).map_err(|error| {
+            let context = EventContext { vm: Some(from.name.clone()), ..self.context(device) };
+            Report::new(Some(context), self.not_detached(from, device, &error, false))
+        })?;
         let mut report = self.attach_to(to, device);
         if !report.outcome.is_attached() {
             let is_back = self.attach_to(from, device).outcome.is_attached();
@@ -267,7 +322,7 @@ impl<'a> ManualJob<'a> {
 
     /// The VM that has the device, whether it is recorded or not.
     fn current_vm(&self, device: &UsbDevice) -> Result<Option<&'a VirtualMachine>, Report> {
-        let recorded = self.load_record(device).and_then(|record| record.attached);
+        let recorded = self.load_record(device).and_then(|record| record.holder().cloned());
         let is_recorded = |vm: &VirtualMachine| {
             recorded.as_ref().is_some_and(|attached| attached.monitor == vm.monitor)
         };
@@ -337,9 +392,10 @@ impl<'a> ManualJob<'a> {
             record: Some(record.clone()),
             udev: UdevProperties::default(),
         });
-        if !report.outcome.is_attached() {
+        if !report.outcome.is_attached() && !matches!(report.outcome, Outcome::Unconfirmed(_)) {
             // The config decides about the device again.
-            let record = Record { detached_manual: false, attached: None, ..record };
+            let record =
+                Record { detached_manual: false, attached: None, unconfirmed: None, ..record };
             report.warnings.extend(self.host.save_record_or_warn(&record));
         }
         report

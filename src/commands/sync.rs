@@ -143,7 +143,9 @@ impl Sync {
             match next {
                 Ok(Message::Report(report)) => {
                     let style = match report.outcome {
-                        Outcome::Failed(_) | Outcome::NotRunning(_) => Style::Bad,
+                        Outcome::Failed(_) | Outcome::Unconfirmed(_) | Outcome::NotRunning(_) => {
+                            Style::Bad
+                        }
                         Outcome::Rejected(_) => Style::Warning,
                         _ => Style::Plain,
                     };
@@ -177,7 +179,9 @@ impl Count {
         match outcome {
             Outcome::Attached { .. } | Outcome::PendingResume => self.attached += 1,
             Outcome::Detached(ids) => self.deleted += ids.len(),
-            Outcome::Failed(_) | Outcome::NotRunning(_) => self.failed += 1,
+            Outcome::Failed(_) | Outcome::Unconfirmed(_) | Outcome::NotRunning(_) => {
+                self.failed += 1;
+            }
             _ => self.left_alone += 1,
         }
     }

@@ -64,6 +64,8 @@ impl VirtualMachine {
     pub const DEFAULT_DELAY: Duration = Duration::from_secs(1);
     /// The deadline where the config says none.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// The most that `delay` and `timeout` may add up to, so that both fit into the call of an event.
+    pub const MAX_DELAY_AND_TIMEOUT: Duration = Duration::from_secs(150);
 }
 
 impl Config {

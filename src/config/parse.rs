@@ -131,11 +131,21 @@ impl Fields {
                 return Err(E::custom("both `socket:` and `domain:`: leave one out"));
             }
         };
+        let delay = self.delay.map_or(VirtualMachine::DEFAULT_DELAY, |seconds| seconds.0);
+        let timeout = self.timeout.map_or(VirtualMachine::DEFAULT_TIMEOUT, |seconds| seconds.0);
+        if delay + timeout > VirtualMachine::MAX_DELAY_AND_TIMEOUT {
+            return Err(E::custom(format_args!(
+                "`delay:` and `timeout:` add up to {} s: write at most {} s, because udev ends a call \
+                 after 180 s",
+                (delay + timeout).as_secs_f64(),
+                VirtualMachine::MAX_DELAY_AND_TIMEOUT.as_secs()
+            )));
+        }
         Ok(VirtualMachine {
             name: String::new(),
             monitor,
-            delay: self.delay.map_or(VirtualMachine::DEFAULT_DELAY, |seconds| seconds.0),
-            timeout: self.timeout.map_or(VirtualMachine::DEFAULT_TIMEOUT, |seconds| seconds.0),
+            delay,
+            timeout,
             hubs: self
                 .hubs
                 .map(|hubs| hubs.0.into_iter().map(|bus| bus.0).collect())

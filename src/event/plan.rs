@@ -36,7 +36,7 @@ pub enum Plan<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate<'a> {
     pub vm: &'a VirtualMachine,
-    /// Whether the device is recorded as attached to this VM.
+    /// Whether the record says that this VM has the device, or may have it.
     pub has_device: bool,
 }
 
@@ -64,6 +64,10 @@ pub fn plan<'a>(
     if candidates.is_empty() {
         return Plan::Skip(SkipReason::NotConfigured);
     }
+    if record.is_some_and(|record| record.unconfirmed.is_some()) {
+        // Settled before anything else.
+        return Plan::Attach { candidates, unless_newer: false };
+    }
     if record.is_some_and(|record| record.detached_manual) {
         return Plan::Skip(SkipReason::DetachedManually);
     }
@@ -87,7 +91,7 @@ pub fn candidates<'a>(
     if owners.is_empty() {
         return Vec::new();
     }
-    let attached = record.and_then(|record| record.attached.as_ref());
+    let attached = record.and_then(Record::holder);
     let has_device = |vm: &VirtualMachine| {
         attached.is_some_and(|attached| attached.vm == vm.name && attached.monitor == vm.monitor)
     };
@@ -114,7 +118,7 @@ fn targets<'a>(
     location: &UsbLocation,
     record: Option<&'a Record>,
 ) -> Vec<Target<'a>> {
-    if let Some(attachment) = record.and_then(|record| record.attached.as_ref()) {
+    if let Some(attachment) = record.and_then(Record::holder) {
         let configured = config.virtual_machines.iter().find(|vm| vm.monitor == attachment.monitor);
         return vec![Target {
             vm: &attachment.vm,

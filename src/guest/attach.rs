@@ -42,6 +42,14 @@ pub trait UsbSource {
     fn may_be_listed(&self) -> bool;
 }
 
+/// Whether a process has claimed an interface of the device through usbfs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    Free,
+    /// That QEMU has, which may be the one of this session.
+    ByQemu(String),
+}
+
 pub struct AttachRequest<'a> {
     pub id: DeviceId,
     /// On the host.
@@ -58,6 +66,7 @@ pub struct AttachRequest<'a> {
     pub peer_policy: PeerPolicy,
     /// Whether a record says that the device is attached.
     pub expected_attached: bool,
+    pub claim: Claim,
     pub device: &'a dyn UsbSource,
 }
 
@@ -102,23 +111,31 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 const NODE_TIMEOUT_BEFORE_FD: Duration = Duration::from_millis(300);
 const NODE_POLL: Duration = Duration::from_millis(100);
 
-/// Attaches the device and proves that QEMU has it open.
+/// Attaches the device, which was checked just now, and proves that QEMU has it open.
 ///
 /// The port of the last device of this speed is tried first, without any query. Then the stale
 /// objects in the device's port are deleted, and the other guest ports are tried in the order of
-/// [`rank_ports`]. After a failure no object stays that could open the device later, and no file
-/// descriptor.
+/// [`rank_ports`].
+///
+/// After a failure no object stays that could open the device later, and no file descriptor. The
+/// exception is [`AttachError::Unconfirmed`]: QEMU may have the device, or open it later.
 pub fn attach(qmp: &mut dyn Qmp, request: &AttachRequest<'_>) -> Result<Attached, AttachError> {
-    let via_fd = request.access == AccessMode::Fd;
-    let mut attempt = Attempt { request, via_fd, fd_set: None, node_error: None };
+    let mut attempt = Attempt {
+        request,
+        via_fd: request.access == AccessMode::Fd,
+        fd_set: None,
+        node_error: None,
+        unconfirmed: false,
+    };
     let last = last_port(request.hubs, request.speed, request.history);
-    let at_last_port = match last.filter(|_| !request.expected_attached) {
+    let is_free = request.claim == Claim::Free && !request.expected_attached;
+    let at_last_port = match last.filter(|_| is_free) {
         None => None,
         Some(port) => match attempt.try_ports(qmp, &[port], &[]) {
             // Another port may be free, or faster.
             Err(AttachError::NoUsablePort { .. }) => None,
             Ok(Attached::Now(location)) if location.below_native_speed => {
-                objects::delete(qmp, &request.id).err().map(|error| Err(error.into()))
+                attempt.delete(qmp).err().map(|error| Err(error.into()))
             }
             result => Some(result),
         },
@@ -129,18 +146,9 @@ pub fn attach(qmp: &mut dyn Qmp, request: &AttachRequest<'_>) -> Result<Attached
         (Some(result), _) => result,
         (None, Err(error)) => Err(error.into()),
         (None, Ok(true)) => Ok(Attached::Before),
-        (None, Ok(false)) => match bus::buses(qmp, request.hubs) {
-            Err(error) => Err(error.into()),
-            Ok(buses) => {
-                let ports = rank_ports(&buses, request.hubs, request.speed, request.history);
-                attempt.try_ports(qmp, &ports, &buses)
-            }
-        },
+        (None, Ok(false)) => attempt.try_all_ports(qmp),
     };
-    if let Some(set) = attempt.fd_set.take() {
-        // If the session is over, the next one removes it.
-        let _ = set.remove(qmp);
-    }
+    let result = attempt.remove_fd(qmp, result);
     result.map_err(|error| attempt.complete(error))
 }
 
@@ -150,6 +158,9 @@ struct Attempt<'a> {
     fd_set: Option<FdSet>,
     /// Why QEMU did not open the node, where the file descriptor is passed instead.
     node_error: Option<AttachError>,
+    /// Whether QEMU may have an object or a file descriptor of the device, as far as its replies
+    /// tell.
+    unconfirmed: bool,
 }
 
 /// How QEMU lists the device among those of the host. `Hidden`: it does not show its list.
@@ -159,6 +170,37 @@ enum HostListing {
 }
 
 impl Attempt<'_> {
+    /// Tries all ports of the guest that may take the device. Our object is not in the guest.
+    fn try_all_ports(&mut self, qmp: &mut dyn Qmp) -> Result<Attached, AttachError> {
+        let request = self.request;
+        if let Claim::ByQemu(qemu) = &request.claim {
+            // It is not by an object of ours, which the guest would have.
+            return Err(Unavailable::InOtherQemu(qemu.clone()).into());
+        }
+        let buses = bus::buses(qmp, request.hubs)?;
+        request.device.recheck()?;
+        let ports = rank_ports(&buses, request.hubs, request.speed, request.history);
+        self.try_ports(qmp, &ports, &buses)
+    }
+
+    /// Removes the file descriptor from QEMU's set.
+    fn remove_fd(
+        &mut self,
+        qmp: &mut dyn Qmp,
+        result: Result<Attached, AttachError>,
+    ) -> Result<Attached, AttachError> {
+        let Some(set) = self.fd_set.take() else { return result };
+        match (result, set.remove(qmp)) {
+            (Err(error), Err(Error::Command { .. }) | Ok(())) => Err(error),
+            (Err(error), Err(_)) => {
+                self.unconfirmed = true;
+                Err(error)
+            }
+            // The device is attached. The port's next session removes the file descriptor.
+            (Ok(attached), _) => Ok(attached),
+        }
+    }
+
     /// Tries the ports in their order, until one takes the device at its native speed. If there is
     /// none, the fastest one is used. `buses` are the guest's buses, for the error.
     fn try_ports(
@@ -168,7 +210,6 @@ impl Attempt<'_> {
         buses: &[GuestBus],
     ) -> Result<Attached, AttachError> {
         let request = self.request;
-        request.device.recheck()?;
         let mut errors: Vec<BusError> = Vec::new();
         let mut fastest: Option<(&PortCandidate, Option<Speed>)> = None;
         for (number, port) in ports.iter().enumerate() {
@@ -192,7 +233,7 @@ impl Attempt<'_> {
             if is_fastest && !ports[number + 1..].iter().any(|later| may_be_faster(later, this)) {
                 return Ok(Attached::Now(location));
             }
-            objects::delete(qmp, &request.id)?;
+            self.delete(qmp)?;
             if is_fastest {
                 fastest = this;
             }
@@ -228,6 +269,7 @@ impl Attempt<'_> {
             if self.via_fd && self.fd_set.is_none() {
                 self.fd_set = Some(self.pass_fd(qmp)?);
             }
+            self.unconfirmed = true;
             match qmp.execute("device_add", self.arguments(port)) {
                 Ok(_) => {}
                 Err(error) if error.desc().is_some_and(|desc| desc.starts_with("Duplicate ")) => {
@@ -242,7 +284,10 @@ impl Attempt<'_> {
                     }
                     continue;
                 }
-                Err(error) => return self.bus_error(error, port).map(Err),
+                Err(error) => {
+                    self.unconfirmed = error.is_without_reply();
+                    return self.bus_error(error, port).map(Err);
+                }
             }
             if objects::is_attached(qmp, id)? {
                 return Ok(Ok(Attached::Now(self.location(qmp, port)?)));
@@ -266,14 +311,14 @@ impl Attempt<'_> {
                     Ok(None) => return Ok(Ok(Attached::Now(self.location(qmp, port)?))),
                     Ok(found) => {
                         // For a new object QEMU searches for the device at once.
-                        objects::delete(qmp, id)?;
+                        self.delete(qmp)?;
                         listing = found;
                         continue;
                     }
                     Err(error) => Err(error),
                 }
             };
-            let deleted = objects::delete(qmp, id);
+            let deleted = self.delete(qmp);
             let needs_access = match &failure {
                 Err(error) => error.is_access_error(),
                 // Without a product name QEMU does not show whether it may open the device.
@@ -290,9 +335,17 @@ impl Attempt<'_> {
         }
     }
 
-    fn pass_fd(&self, qmp: &mut dyn Qmp) -> Result<FdSet, AttachError> {
+    fn delete(&mut self, qmp: &mut dyn Qmp) -> Result<(), Error> {
+        self.unconfirmed = true;
+        objects::delete(qmp, &self.request.id)?;
+        self.unconfirmed = false;
+        Ok(())
+    }
+
+    fn pass_fd(&mut self, qmp: &mut dyn Qmp) -> Result<FdSet, AttachError> {
         let AttachRequest { id, peer_policy, device, .. } = self.request;
         FdSet::add(qmp, id, peer_policy, &|| device.open_node()).map_err(|error| {
+            self.unconfirmed |= error.is_without_reply();
             let desc = error.desc().unwrap_or_default();
             if desc.starts_with("No file descriptor supplied") {
                 // A security module of the kernel removed it from the message.
@@ -399,9 +452,12 @@ impl Attempt<'_> {
         Ok(GuestLocation { bus: port.bus.clone(), device, below_native_speed, via_fd: self.via_fd })
     }
 
-    /// Adds to the error why QEMU did not open the node.
+    /// Adds to the error why QEMU did not open the node, or that QEMU may have the device.
     fn complete(self, error: AttachError) -> AttachError {
         match (error, self.node_error) {
+            (AttachError::Qmp(error), _) if self.unconfirmed && error.is_without_reply() => {
+                AttachError::Unconfirmed(error)
+            }
             (AttachError::Unavailable(why), _) => why.into(),
             (error, Some(node)) => AttachError::Both { node: node.into(), fd: error.into() },
             (error, None) => error,

@@ -13,6 +13,10 @@ use crate::speed::Speed;
 pub enum AttachError {
     #[error(transparent)]
     Qmp(#[from] Error),
+    /// The session ended before QEMU replied to a command after which it may have the device, or
+    /// may open it later.
+    #[error("{0}")]
+    Unconfirmed(#[source] Error),
     /// Nothing of the device stayed in the guest.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -60,6 +64,12 @@ pub enum Unavailable {
     /// The policy rejects it now.
     #[error("{0}")]
     Rejected(String),
+    /// A QEMU has it, without an object of ours.
+    #[error(
+        "{0} uses it already; remove the device from that VM's arguments or definition, or detach it \
+         there"
+    )]
+    InOtherQemu(String),
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -105,6 +105,18 @@ pub(super) fn clean_port(qmp: &mut dyn Qmp, id: &DeviceId, is_known: bool) -> Re
     Ok(attached)
 }
 
+/// Settles what an earlier session left unknown. Returns whether the device is attached; if it is
+/// not, or not `wanted`, neither an object nor a file descriptor of it is left.
+pub fn settle(qmp: &mut dyn Qmp, id: &DeviceId, wanted: bool) -> Result<bool, Error> {
+    sweep_fd_sets(qmp)?;
+    // A paused guest opens the device of its object when it resumes.
+    if wanted && (is_attached(qmp, id)? || (list(qmp)?.contains(id) && !is_running(qmp)?)) {
+        return Ok(true);
+    }
+    delete(qmp, id)?;
+    Ok(false)
+}
+
 /// Deletes all objects of the port except the one of the device that is `present` there now, and
 /// returns those that it deleted. After an error it still tries the others.
 pub fn detach(
@@ -123,11 +135,9 @@ pub fn detach(
             Err(error) => failed = failed.or(Some(error)),
         }
     }
-    if !deleted.is_empty() {
-        // File descriptors that an interrupted session left do no harm, so an error does not count.
-        let _ = sweep_fd_sets(qmp);
-    }
-    failed.map_or(Ok(deleted), Err)
+    // An interrupted session may have left a file descriptor, also without an object.
+    let swept = sweep_fd_sets(qmp);
+    failed.or(swept.err().filter(Error::is_without_reply)).map_or(Ok(deleted), Err)
 }
 
 /// The number of our first set. QEMU and libvirt count up from 0 or from the largest number.

@@ -30,9 +30,17 @@ impl Interface {
     /// Whether a driver of the host has it. `usbfs` is no such driver: it stands for a program
     /// that has claimed the interface, QEMU for one.
     pub fn has_kernel_driver(&self) -> bool {
-        self.driver.as_ref().is_some_and(|driver| driver != "usbfs")
+        self.driver.as_ref().is_some_and(|driver| driver != USBFS)
+    }
+
+    /// Whether a program has claimed it.
+    pub fn is_claimed(&self) -> bool {
+        self.driver.as_ref().is_some_and(|driver| driver == USBFS)
     }
 }
+
+/// The driver of the interfaces that programs have claimed (`drivers/usb/core/devio.c`).
+const USBFS: &str = "usbfs";
 
 /// The interfaces of the device at `devpath`, by name; none of one that is not there.
 pub fn interfaces(root: &Root, devpath: &DevPath) -> Vec<Interface> {
@@ -71,17 +79,38 @@ pub fn has_interfaces(root: &Root, devpath: &DevPath) -> bool {
     }
 }
 
+/// Whether the host lets drivers and programs use the interface. A kernel without the attribute
+/// authorizes all interfaces.
+pub fn is_authorized(root: &Root, devpath: &DevPath, interface: &Interface) -> bool {
+    let directory = directory(root, devpath).join(&interface.name);
+    attribute(directory.join("authorized")).map_or(true, |value| value != "0")
+}
+
+/// Takes the device from the programs that have claimed its interfaces.
+pub fn unbind_programs(root: &Root, devpath: &DevPath) -> io::Result<()> {
+    unbind(root, devpath, Interface::is_claimed).map(drop)
+}
+
 /// Takes the device from the host's drivers; returns which lost an interface.
+pub fn unbind_drivers(root: &Root, devpath: &DevPath) -> io::Result<Vec<Interface>> {
+    unbind(root, devpath, Interface::has_kernel_driver)
+}
+
+/// Unbinds those of the interfaces; returns which lost their driver.
 ///
 /// One that disappears in the meantime does not count. A driver may release several interfaces at once.
 ///
 /// # Errors
 ///
 /// The first of a driver that stays; the others are unbound all the same.
-pub fn unbind(root: &Root, devpath: &DevPath) -> io::Result<Vec<Interface>> {
+fn unbind(
+    root: &Root,
+    devpath: &DevPath,
+    which: fn(&Interface) -> bool,
+) -> io::Result<Vec<Interface>> {
     let mut unbound = Vec::new();
     let mut failed = Ok(());
-    for interface in interfaces(root, devpath).into_iter().filter(Interface::has_kernel_driver) {
+    for interface in interfaces(root, devpath).into_iter().filter(which) {
         let file = directory(root, devpath).join(&interface.name).join("driver/unbind");
         match write(&file, &interface.name) {
             Ok(()) => unbound.push(interface),
@@ -154,7 +183,7 @@ mod tests {
     fn the_hosts_drivers_lose_their_interfaces_and_programs_keep_theirs() {
         let (_dir, root, devpath) = host();
         assert_eq!(interfaces(&root, &devpath).len(), 4);
-        let unbound = unbind(&root, &devpath).unwrap();
+        let unbound = unbind_drivers(&root, &devpath).unwrap();
         let names: Vec<&str> = unbound.iter().map(|interface| interface.name.as_str()).collect();
         assert_eq!(names, ["1-3:1.0", "1-3:1.1"]);
         let written = |driver: &str| {
@@ -177,11 +206,11 @@ mod tests {
     fn a_device_that_is_gone_has_nothing_to_take_or_give() {
         let (_dir, root, _) = host();
         let gone = "/devices/x/usb1/1-4".parse().unwrap();
-        assert_eq!(unbind(&root, &gone).unwrap(), []);
+        assert_eq!(unbind_drivers(&root, &gone).unwrap(), []);
         probe(&root, &gone).unwrap();
         // A driver's module that is unloaded this very moment.
         let devpath = "/devices/x/usb1/1-3".parse().unwrap();
         fs::remove_file(root.path("/sys/bus/usb/drivers/usbhid/unbind")).unwrap();
-        assert_eq!(unbind(&root, &devpath).unwrap().len(), 1);
+        assert_eq!(unbind_drivers(&root, &devpath).unwrap().len(), 1);
     }
 }

@@ -20,6 +20,7 @@ use super::drivers::{self, Interface};
 use super::settle::{Settle, Settled};
 use super::sysfs;
 use super::topology::{Topology, location, read_topology};
+use super::usbfs::{self, Program};
 use super::{node, users};
 use crate::clock::Monotonic;
 use crate::config::Config;
@@ -134,6 +135,12 @@ impl<'a> DryRun<'a> {
         self.state.borrow_mut().steps.push(step);
     }
 
+    fn unbind(&self, interface: Interface) {
+        self.state.borrow_mut().unbound.insert(interface.name.clone());
+        let driver = interface.driver.unwrap_or_default();
+        self.step(Step::Unbind { interface: interface.name, driver });
+    }
+
     /// A QEMU that has the buses of the config, and the devices that are recorded as attached.
     fn fake_qemu(&self, monitor: &Monitor) -> FakeQemu {
         let mut qemu = FakeQemu::new(&[], Vec::new());
@@ -222,14 +229,28 @@ impl Host for DryRun<'_> {
         disks::read(self.root, devpath)
     }
 
+    fn is_authorized(&self, devpath: &DevPath, interface: &Interface) -> bool {
+        drivers::is_authorized(self.root, devpath, interface)
+    }
+
+    fn programs_with(&self, device: &UsbDevice) -> Vec<Program> {
+        usbfs::programs_with(self.root, &sysfs::node(device.busnum, device.devnum))
+    }
+
+    fn unbind_programs(&self, devpath: &DevPath) -> io::Result<()> {
+        let interfaces = self.interfaces(devpath);
+        for interface in interfaces.into_iter().filter(Interface::is_claimed) {
+            self.unbind(interface);
+        }
+        Ok(())
+    }
+
     fn unbind_drivers(&self, devpath: &DevPath) -> io::Result<usize> {
         let interfaces = self.interfaces(devpath);
         let bound: Vec<_> = interfaces.into_iter().filter(Interface::has_kernel_driver).collect();
         let count = bound.len();
         for interface in bound {
-            self.state.borrow_mut().unbound.insert(interface.name.clone());
-            let driver = interface.driver.unwrap_or_default();
-            self.step(Step::Unbind { interface: interface.name, driver });
+            self.unbind(interface);
         }
         Ok(count)
     }
@@ -241,6 +262,10 @@ impl Host for DryRun<'_> {
             self.step(Step::Probe { interface: interface.name });
         }
         Ok(())
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        None
     }
 
     fn settle(&self, settle: Settle<'_>, _: &mut dyn FnMut()) -> io::Result<Settled> {

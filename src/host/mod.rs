@@ -13,6 +13,7 @@ pub mod session;
 pub mod settle;
 pub mod sysfs;
 pub mod topology;
+pub mod usbfs;
 pub mod users;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use self::disks::Disks;
 use self::drivers::Interface;
 use self::settle::{Settle, Settled};
 use self::topology::Topology;
+use self::usbfs::Program;
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
 use crate::guest::ports::{GuestPortHistory, LastPort};
@@ -83,11 +85,22 @@ pub trait Host {
     /// The host's block devices and their uses; empty if the device has no disk.
     fn disks(&self, devpath: &DevPath) -> Disks;
 
+    fn is_authorized(&self, devpath: &DevPath, interface: &Interface) -> bool;
+
+    /// The processes that have the device's node open.
+    fn programs_with(&self, device: &UsbDevice) -> Vec<Program>;
+
+    /// Takes the device from the programs that have claimed its interfaces.
+    fn unbind_programs(&self, devpath: &DevPath) -> io::Result<()>;
+
     /// Unbinds the host's drivers from the device's interfaces. Returns how many were unbound.
     fn unbind_drivers(&self, devpath: &DevPath) -> io::Result<usize>;
 
     /// Lets the kernel find drivers for the interfaces that have none.
     fn probe_drivers(&self, devpath: &DevPath) -> io::Result<()>;
+
+    /// The time that is left of the call of an event; `None` if there is no limit.
+    fn time_left(&self) -> Option<Duration>;
 
     /// Waits until the device has settled. Calls `on_driver_bound` when a host driver may have
     /// been bound to one of its interfaces.
@@ -156,6 +169,7 @@ impl dyn Host + '_ {
         let is_current =
             |attached: &Attachment| self.socket_file(&attached.monitor) == attached.socket_file;
         record.attached = record.attached.filter(is_current);
+        record.unconfirmed = record.unconfirmed.filter(is_current);
         Some(record)
     }
 
@@ -179,6 +193,8 @@ impl dyn Host + '_ {
             seen: mark,
             newest_interface: None,
             attached: None,
+            unconfirmed: None,
+            unbound: false,
             detached_manual: false,
             properties: udev.properties,
         }

@@ -14,6 +14,7 @@ use super::session::Session;
 use super::settle::{self, Settle, Settled};
 use super::sysfs;
 use super::topology::{Topology, location, read_topology};
+use super::usbfs::{self, Program};
 use super::{node, users};
 use crate::clock::Monotonic;
 use crate::deadline::Deadline;
@@ -39,6 +40,10 @@ const STATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// has its own, shorter limit.
 const PORT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// When the call of an event stops waiting, whatever it waits for. udevd kills it after 180 s
+/// (udev.conf(5): `event_timeout`). The rest is for returning the device to the host's drivers.
+const CALL_TIMEOUT: Duration = Duration::from_secs(160);
+
 /// This machine, below a root.
 #[derive(Debug)]
 pub struct RealHost<'a> {
@@ -46,11 +51,14 @@ pub struct RealHost<'a> {
     /// Opened when it is first needed. Without a state directory nothing is recorded, and QEMU's own
     /// queue of clients replaces the locks.
     state: OnceLock<Result<StateDir, String>>,
+    /// The end of the whole call; `None` for the command of a person.
+    end: Option<Deadline>,
 }
 
 impl<'a> RealHost<'a> {
-    pub fn new(root: &'a Root) -> Self {
-        Self { root, state: OnceLock::new() }
+    /// For the call of an event, which udevd limits.
+    pub fn for_event(root: &'a Root) -> Self {
+        Self { root, state: OnceLock::new(), end: Some(Deadline::after(CALL_TIMEOUT)) }
     }
 
     /// For manual commands, which must not act without the records.
@@ -62,12 +70,17 @@ impl<'a> RealHost<'a> {
         if !rustix::process::geteuid().is_root() && !root.is_moved() {
             anyhow::bail!("only root may attach and detach devices: run it with sudo");
         }
-        Ok(Self { root, state: OnceLock::from(Ok(StateDir::open(root)?)) })
+        Ok(Self { root, state: OnceLock::from(Ok(StateDir::open(root)?)), end: None })
     }
 
     fn state(&self) -> Option<&StateDir> {
         let open = || StateDir::open(self.root).map_err(|error| format!("{error:#}"));
         self.state.get_or_init(open).as_ref().ok()
+    }
+
+    /// The deadline of one step.
+    fn deadline(&self, timeout: Duration) -> Deadline {
+        Deadline::after(timeout).no_later_than(self.end)
     }
 }
 
@@ -141,12 +154,28 @@ impl Host for RealHost<'_> {
         disks::read(self.root, devpath)
     }
 
+    fn is_authorized(&self, devpath: &DevPath, interface: &Interface) -> bool {
+        drivers::is_authorized(self.root, devpath, interface)
+    }
+
+    fn programs_with(&self, device: &UsbDevice) -> Vec<Program> {
+        usbfs::programs_with(self.root, &sysfs::node(device.busnum, device.devnum))
+    }
+
+    fn unbind_programs(&self, devpath: &DevPath) -> io::Result<()> {
+        drivers::unbind_programs(self.root, devpath)
+    }
+
     fn unbind_drivers(&self, devpath: &DevPath) -> io::Result<usize> {
-        drivers::unbind(self.root, devpath).map(|unbound| unbound.len())
+        drivers::unbind_drivers(self.root, devpath).map(|unbound| unbound.len())
     }
 
     fn probe_drivers(&self, devpath: &DevPath) -> io::Result<()> {
         drivers::probe(self.root, devpath)
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        self.end.map(|end| end.remaining().unwrap_or_default())
     }
 
     fn settle(&self, settle: Settle<'_>, on_driver_bound: &mut dyn FnMut()) -> io::Result<Settled> {
@@ -158,7 +187,7 @@ impl Host for RealHost<'_> {
     }
 
     fn record(&self, port: &Port) -> Option<Record> {
-        self.state()?.records(&Deadline::after(STATE_TIMEOUT)).ok()?.get(port)
+        self.state()?.records(&self.deadline(STATE_TIMEOUT)).ok()?.get(port)
     }
 
     fn save_record(&self, record: &Record) -> anyhow::Result<()> {
@@ -171,7 +200,7 @@ impl Host for RealHost<'_> {
         change: &dyn Fn(Option<Record>) -> Option<Record>,
     ) -> anyhow::Result<()> {
         let Some(state) = self.state() else { return Ok(()) };
-        let records = state.records(&Deadline::after(STATE_TIMEOUT))?;
+        let records = state.records(&self.deadline(STATE_TIMEOUT))?;
         let before = records.get(port);
         match change(before.clone()) {
             Some(record) if before.as_ref() == Some(&record) => Ok(()),
@@ -190,7 +219,7 @@ impl Host for RealHost<'_> {
 
     fn lock_port(&self, port: &Port) -> anyhow::Result<Option<Lock>> {
         let Some(state) = self.state() else { return Ok(None) };
-        let lock = Lock::acquire(state.port_lock(port)?, &Deadline::after(PORT_TIMEOUT));
+        let lock = Lock::acquire(state.port_lock(port)?, &self.deadline(PORT_TIMEOUT));
         Ok(Some(lock.with_context(|| format!("port {port}"))?))
     }
 
@@ -200,15 +229,15 @@ impl Host for RealHost<'_> {
 
     fn save_guest_port(&self, vm: &str, port: &Port, last: &LastPort) -> anyhow::Result<()> {
         let Some(state) = self.state() else { return Ok(()) };
-        guest_ports::save(&state.records(&Deadline::after(STATE_TIMEOUT))?, vm, port, last)
+        guest_ports::save(&state.records(&self.deadline(STATE_TIMEOUT))?, vm, port, last)
     }
 
     fn connect(&self, monitor: &Monitor, timeout: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
-        let mut deadline = Deadline::after(timeout);
+        let mut deadline = self.deadline(timeout);
         let mut lock = None;
         if let Some(state) = self.state() {
             let file = state.qmp_lock(&monitor.file()).map_err(Error::Lock)?;
-            match Lock::acquire_in_queue(file, deadline) {
+            match Lock::acquire_in_queue(file, deadline, self.end) {
                 Ok((held, extended)) => (lock, deadline) = (Some(held), extended),
                 Err(LockError::Busy(budget)) => {
                     return Err(Error::Timeout { step: Step::Lock, budget });

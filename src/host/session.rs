@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::deadline::Deadline;
+use crate::host::usbfs;
 use crate::monitor::Monitor;
 use crate::qmp::client::{self, QmpClient};
 use crate::qmp::message::Version;
@@ -214,16 +215,11 @@ fn is_no_usb_host(reply: &str) -> bool {
 fn was_upgraded(root: &Root, pid: u32) -> bool {
     let file = |name| root.path(format!("/proc/{pid}/{name}"));
     let Ok(executable) = fs::read_link(file("exe")) else { return false };
-    let Some(executable) = executable.to_str().and_then(|path| path.strip_suffix(" (deleted)"))
-    else {
+    if !executable.to_str().is_some_and(|path| path.ends_with(" (deleted)")) {
         return false;
-    };
-    let name = executable.rsplit('/').next().unwrap_or_default();
+    }
     // The process that listens may be another program, which passed the socket to QEMU.
-    if !["qemu-system", "qemu-kvm", "kvm"]
-        .iter()
-        .any(|prefix| name.trim_start_matches('.').starts_with(prefix))
-    {
+    if !usbfs::is_qemu(root, pid) {
         return false;
     }
     let Ok(maps) = fs::read(file("maps")) else { return false };

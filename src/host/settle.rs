@@ -43,8 +43,7 @@ pub enum UeventEffect {
     Removed,
 }
 
-/// No wait is longer, whatever the delay: udevd kills what runs for 180 s (udev.conf(5),
-/// `event_timeout`).
+/// No wait is longer, whatever the delay.
 const MAX_SETTLE: Duration = Duration::from_secs(120);
 
 impl<'a> Settle<'a> {
@@ -58,6 +57,12 @@ impl<'a> Settle<'a> {
     ) -> Self {
         let cap = now.after((delay * 3).min(MAX_SETTLE));
         Self { device, delay, quiet_since, unbind_host_drivers: false, cap }
+    }
+
+    /// Ends the wait no later than that.
+    #[must_use]
+    pub fn no_later_than(self, end: Monotonic) -> Self {
+        Self { cap: self.cap.min(end), ..self }
     }
 
     /// If host drivers are unbound, the events that they cause do not count as activity of the device.

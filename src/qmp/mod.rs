@@ -107,6 +107,17 @@ impl Error {
         matches!(self, Self::Command { class, .. } if class == "DeviceNotFound")
     }
 
+    /// Returns whether the session ended without QEMU's reply to a command that it may have got.
+    pub fn is_without_reply(&self) -> bool {
+        match self {
+            Self::Timeout { step, .. } | Self::Closed(step) => {
+                matches!(step, Step::Command(_) | Step::Poll)
+            }
+            Self::Socket { .. } | Self::Libvirt { .. } | Self::Protocol(_) => true,
+            _ => false,
+        }
+    }
+
     /// QEMU's own words, if it answered with an error.
     pub fn desc(&self) -> Option<&str> {
         match self {

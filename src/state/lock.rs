@@ -29,25 +29,30 @@ pub enum LockError {
 /// The pause between two tries to take a lock that is held.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The longest wait in a queue, however fast it moves, because udevd waits for 180 s.
+/// The longest wait for a lock, however fast its queue moves.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 impl Lock {
     /// Takes the lock, waiting for it until the deadline.
     pub fn acquire(file: File, deadline: &Deadline) -> Result<Self, LockError> {
-        Self::wait(file, *deadline, |_| None).map(|(lock, _)| lock)
+        Self::wait(file, *deadline, None, |_| None).map(|(lock, _)| lock)
     }
 
     /// Takes the lock, waiting as long as the processes before it make progress: each session that ends
     /// well ([`Lock::progress`]) gives the waiting processes their whole budget again. Returns the deadline
     /// that is then in force, so that a stuck QEMU costs one budget, however many processes wait.
-    pub fn acquire_in_queue(file: File, deadline: Deadline) -> Result<(Self, Deadline), LockError> {
+    /// No wait ends later than `end`.
+    pub fn acquire_in_queue(
+        file: File,
+        deadline: Deadline,
+        end: Option<Deadline>,
+    ) -> Result<(Self, Deadline), LockError> {
         let mut seen = mark(&file);
-        Self::wait(file, deadline, move |file| {
+        Self::wait(file, deadline, end, move |file| {
             let now = mark(file);
             (now != seen).then(|| {
                 seen = now;
-                Deadline::after(deadline.budget())
+                Deadline::after(deadline.budget()).no_later_than(end)
             })
         })
     }
@@ -55,9 +60,10 @@ impl Lock {
     fn wait(
         file: File,
         mut deadline: Deadline,
+        end: Option<Deadline>,
         mut progress: impl FnMut(&File) -> Option<Deadline>,
     ) -> Result<(Self, Deadline), LockError> {
-        let longest = Deadline::after(MAX_WAIT);
+        let longest = Deadline::after(MAX_WAIT).no_later_than(end);
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok((Self(file), deadline)),
@@ -128,10 +134,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let budget = Duration::from_millis(300);
-        let (held, _) = Lock::acquire_in_queue(open(&path), Deadline::after(budget)).unwrap();
+        let (held, _) = Lock::acquire_in_queue(open(&path), Deadline::after(budget), None).unwrap();
         let waiting = thread::spawn({
             let path = path.clone();
-            move || Lock::acquire_in_queue(open(&path), Deadline::after(budget)).map(drop)
+            move || Lock::acquire_in_queue(open(&path), Deadline::after(budget), None).map(drop)
         });
         for _ in 0..8 {
             thread::sleep(Duration::from_millis(100));

@@ -35,6 +35,15 @@ pub struct Record {
     pub newest_interface: Option<u64>,
     /// Where it is attached.
     pub attached: Option<Attachment>,
+    /// The guest that may have it: its QEMU did not reply to the command that attaches or detaches
+    /// it. Until that is settled, the device is neither returned to the host nor offered to another
+    /// VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<Attachment>,
+    /// Whether the host's drivers may be unbound from a device that is in no guest. They are not
+    /// for long, unless the process that unbound them was killed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unbound: bool,
     /// Whether it was detached by hand: it stays with the host until it is pulled.
     #[serde(default)]
     pub detached_manual: bool,
@@ -78,6 +87,11 @@ impl Attachment {
 }
 
 impl Record {
+    /// The guest that has the device, or may have it.
+    pub fn holder(&self) -> Option<&Attachment> {
+        self.attached.as_ref().or(self.unconfirmed.as_ref())
+    }
+
     /// Whether the device with that number is thought to be in a guest.
     pub fn has_attached(&self, devnum: DevNum) -> bool {
         self.devnum == devnum && self.attached.is_some()
@@ -108,6 +122,8 @@ pub(crate) mod tests {
             seen: UeventMark { at: Monotonic(20), seqnum: Some(100) },
             newest_interface: None,
             attached: None,
+            unconfirmed: None,
+            unbound: false,
             detached_manual: false,
             properties: BTreeMap::new(),
         }

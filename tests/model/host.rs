@@ -17,6 +17,7 @@ use hotplugger::host::disks::Disks;
 use hotplugger::host::drivers::Interface;
 use hotplugger::host::settle::{Settle, Settled};
 use hotplugger::host::topology::Topology;
+use hotplugger::host::usbfs::Program;
 use hotplugger::location::{PortLocation, UsbLocation};
 use hotplugger::monitor::Monitor;
 use hotplugger::port::{BusNum, DevNum, Port};
@@ -138,6 +139,22 @@ impl Host for ModelHost {
 
     fn disks(&self, _: &DevPath) -> Disks {
         Disks::default()
+    }
+
+    fn is_authorized(&self, _: &DevPath, _: &Interface) -> bool {
+        true
+    }
+
+    fn programs_with(&self, _: &UsbDevice) -> Vec<Program> {
+        Vec::new()
+    }
+
+    fn unbind_programs(&self, _: &DevPath) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        None
     }
 
     fn unbind_drivers(&self, _: &DevPath) -> io::Result<usize> {

@@ -57,6 +57,7 @@ fn request<'a>(hubs: &'a [String], device: &'a dyn UsbSource) -> AttachRequest<'
         access: AccessMode::Node,
         peer_policy: PeerPolicy::default(),
         expected_attached: false,
+        claim: Claim::Free,
         device,
     }
 }
