@@ -328,9 +328,10 @@ impl<'a> Attempt<'a> {
         let mut session =
             host.connect(&vm.monitor, vm.timeout).map_err(|error| self.outcome_of(error.into()))?;
         let interfaces = self.interfaces_now().map_err(|error| self.outcome_of(error.into()))?;
-        let claim = match interfaces.iter().any(Interface::is_claimed) {
-            true => self.take_from_programs()?,
-            false => Claim::Free,
+        let claim = if interfaces.iter().any(Interface::is_claimed) {
+            self.take_from_programs()?
+        } else {
+            Claim::Free
         };
         let history = host.guest_port_history(&vm.name, self.job.port);
         let (access, peer_policy) = self.access()?;
@@ -376,7 +377,7 @@ impl<'a> Attempt<'a> {
             0 => "a program that /proc does not show".to_owned(),
             _ => names.join(" and "),
         };
-        let kept = |why: &str| Outcome::Failed(format!("not attached: {names} uses it; {why}"));
+        let kept = |why: &str| Outcome::Failed(format!("not attached: used by {names}; {why}"));
         if !self.vm.unbind_host_drivers {
             return Err(kept("stop the program, or write `unbind_host_drivers: true`"));
         }

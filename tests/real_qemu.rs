@@ -20,7 +20,8 @@ use hotplugger::config::access::AccessMode;
 use hotplugger::deadline::Deadline;
 use hotplugger::device_id::DeviceId;
 use hotplugger::guest::attach::{
-    AttachError, AttachRequest, Attached, BusError, BusErrorKind, Unavailable, UsbSource, attach,
+    AttachError, AttachRequest, Attached, BusError, BusErrorKind, Claim, Unavailable, UsbSource,
+    attach,
 };
 use hotplugger::guest::bus::buses;
 use hotplugger::guest::ports::{GuestPort, GuestPortHistory, LastPort};
@@ -96,6 +97,7 @@ fn place_again(
             access: AccessMode::Node,
             peer_policy: PeerPolicy::default(),
             expected_attached: false,
+            claim: Claim::Free,
             device: &Zero,
         },
     )
@@ -361,6 +363,7 @@ fn attach_via_fd(qmp: &mut dyn Qmp, speed: Speed) -> Result<Attached, AttachErro
             access: AccessMode::Fd,
             peer_policy: PeerPolicy { uid: None, trust_directory: true },
             expected_attached: false,
+            claim: Claim::Free,
             device: &Zero,
         },
     )

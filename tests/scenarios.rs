@@ -14,6 +14,7 @@
 //! | `attribute PORT NAME VALUE` | writes one of its files in sysfs |
 //! | `driver INTERFACE NAME\|none` | binds a driver of the host's to an interface (`1-3:1.0`), which appears with it |
 //! | `disk PORT NAME NUMBER` | gives the device a block device: `sda 8:0` |
+//! | `program PID EXECUTABLE FILE` | a process that has the file open |
 //! | `cat FILE` | what is in a file |
 //! | `udev ACTION NAME [VARIABLE=VALUE…] [&]` | the event of a device or an interface (`1-3:1.0`); with `&` the next step comes at once |
 //! | `wait` | for all that were begun with `&`, in their order |
@@ -147,6 +148,7 @@ impl Stage {
             ["pull", port] => root.pull(port),
             ["driver", interface, driver] => root.bind_driver(interface, driver),
             ["disk", port, name, number] => root.add_disk(port, name, number),
+            ["program", pid, executable, node] => root.add_program(pid, executable, node),
             ["cat", path] => {
                 let text = fs::read_to_string(root.path(path)).unwrap();
                 return or_nothing(text.lines().map(str::to_owned).collect());

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod hostile;
+pub(crate) mod proxy;
 pub(crate) mod qemu;
 pub(crate) mod root;
 pub(crate) mod scenario;

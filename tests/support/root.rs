@@ -181,6 +181,16 @@ impl Root {
         }
     }
 
+    /// Adds a process that has a file open.
+    pub(crate) fn add_program(&self, pid: &str, executable: &str, file: &str) {
+        let proc = format!("/proc/{pid}");
+        let name = executable.rsplit('/').next().unwrap();
+        self.write(&format!("{proc}/comm"), format!("{name}\n"));
+        make_folder(&self.path(format!("{proc}/fd")));
+        symlink(executable, self.path(format!("{proc}/exe"))).unwrap();
+        symlink(file, self.path(format!("{proc}/fd/9"))).unwrap();
+    }
+
     /// Gives the device in a port a block device such as `sda` with the number `8:0`.
     pub(crate) fn add_disk(&self, port: &str, name: &str, number: &str) {
         let port: Port = port.parse().expect("a port such as 1-3.1");

@@ -133,6 +133,25 @@ fn attach_takes_seven_commands_and_two_if_already_attached() {
     assert_eq!(commands(&qmp), ["qom-list", "qom-get"]);
 }
 
+/// QEMU has claimed the device by our object, or by another one, which `device_add` would not
+/// notice.
+#[test]
+fn device_that_a_qemu_has_claimed_is_attached_only_by_our_object() {
+    let history = had("xhci0.0", 1, Some(Speed::SUPER));
+    let claimed = AttachRequest {
+        claim: Claim::ByQemu("qemu-system-x86_64 (process 7)".to_owned()),
+        history: &history,
+        ..request(&[], &Present)
+    };
+    let mut ours = guest(&[ID]);
+    assert!(matches!(attach(&mut ours, &claimed), Ok(Attached::Before)));
+    assert_eq!(added(&ours).len(), 0);
+    let mut others = guest(&["usb0"]);
+    let error = attach(&mut others, &claimed).unwrap_err().to_string();
+    assert!(error.starts_with("qemu-system-x86_64 (process 7) uses it already;"), "{error}");
+    assert_eq!(added(&others).len(), 0);
+}
+
 #[test]
 fn attach_deletes_objects_of_earlier_devices_first() {
     let mut qmp = guest(&["hotplugger-1-3-9", "hotplugger-1-3.1-9", "kbd0"]);
