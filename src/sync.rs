@@ -116,11 +116,17 @@ impl SyncJob<'_> {
         }
     }
 
-    /// Returns to the host's drivers the devices that the VM, which does not run, has left without
-    /// a driver.
+    /// Returns to the host's drivers the devices that a hotplugger which was killed has left without a
+    /// driver, while the VM does not run. If the config says so, all devices that the VM has left are
+    /// returned.
     pub fn return_to_host(&self, report: &mut dyn FnMut(Report)) {
+        self.settle_others(&[], report);
         let topology = self.host.topology();
         for assigned in self.assigned_devices(&topology) {
+            let was_left = assigned.record.as_ref().is_some_and(|record| record.unbound);
+            if !(was_left || self.vm.return_to_host) {
+                continue;
+            }
             let port = &assigned.port;
             let outcome = self.return_device(&port.port, &port.devpath);
             if !matches!(outcome, Outcome::Skipped(_)) {

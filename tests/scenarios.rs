@@ -18,6 +18,7 @@
 //! | `cat FILE` | what is in a file |
 //! | `udev ACTION NAME [VARIABLE=VALUE…] [&]` | the event of a device or an interface (`1-3:1.0`); with `&` the next step comes at once |
 //! | `wait` | for all that were begun with `&`, in their order |
+//! | `sigkill` | kills the one that was begun last |
 //! | `await FILE` | until the file is there |
 //! | `state` | what is remembered |
 //! | `hotplugger [ARGUMENT…]` | the program, run by hand |
@@ -155,6 +156,7 @@ impl Stage {
             }
             ["attribute", port, name, value] => root.set_attribute(port, name, value),
             ["udev", action, name, ref rest @ ..] => return self.udev(action, name, rest),
+            ["sigkill"] => self.begun.pop().expect("a program that runs").kill(),
             ["wait"] => return self.begun.drain(..).flat_map(|run| told(&run.end())).collect(),
             ["await", path] => {
                 let (path, deadline) = (root.path(path), Deadline::after(PATIENCE));

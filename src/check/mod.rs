@@ -5,7 +5,7 @@
 
 pub mod access;
 pub mod config;
-pub mod conflicts;
+pub mod devices;
 pub mod excerpt;
 pub mod finding;
 pub mod guest;
@@ -23,13 +23,14 @@ use std::path::Path;
 use std::thread;
 
 use self::config::ConfigFacts;
-use self::conflicts::{DeviceFacts, RunningPrograms};
+use self::devices::{DeviceFacts, RunningPrograms};
 use self::finding::Report;
 use self::program::ProgramFacts;
 use self::rules::RulesFacts;
 use self::state::StateFacts;
 use self::units::UnitsFacts;
 use self::vm::VmFacts;
+use crate::clock::Monotonic;
 use crate::host::topology::{Topology, read_topology};
 use crate::root::Root;
 
@@ -68,8 +69,8 @@ impl Facts {
             programs: rules.programs().iter().map(|named| program::gather(root, named)).collect(),
             units: units::gather(root, &rules, config.understood()),
             state: state::gather(root, &topology),
-            devices: conflicts::gather(root, config.config(), &topology),
-            running: conflicts::running_programs(root),
+            devices: devices::gather(root, config.config(), &topology),
+            running: devices::running_programs(root),
             config,
             topology,
             rules,
@@ -118,7 +119,7 @@ pub fn check(facts: &Facts) -> Report {
         report.add(guest::check(vm));
         report.add(access::check(vm));
     }
-    report.add(conflicts::check(&facts.devices, &facts.running));
+    report.add(devices::check(&facts.devices, &facts.running, &facts.vms, Monotonic::now()));
     report.skipped = facts.skipped();
     report.summarize(config, facts.vms.iter().filter(|vm| vm.is_off()).count());
     report

@@ -12,6 +12,7 @@ use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::bus::{self, GuestBus};
+use crate::guest::objects::OtherUsbHost;
 use crate::guest::{load_usb_host, objects};
 use crate::host::session::Session;
 use crate::host::topology::{HubPort, Topology};
@@ -54,6 +55,8 @@ pub struct Answer {
     pub buses: Vec<GuestBus>,
     /// Our objects that have their device open.
     pub attached: Vec<DeviceId>,
+    /// The usb-host objects that hotplugger did not make.
+    pub foreign: Vec<OtherUsbHost>,
     pub pid: Option<u32>,
     /// Why the peer process is not passed a file descriptor; `None` if it is.
     pub peer_error: Option<String>,
@@ -210,6 +213,7 @@ fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
     let objects = objects::list(qmp)?;
     Ok(Answer {
         attached: objects::attached(qmp, &objects)?,
+        foreign: objects::others(qmp)?,
         no_usb_host: match load_usb_host(qmp) {
             Ok(()) => None,
             Err(Error::NoUsbHost(problem)) => Some(problem),

@@ -14,9 +14,11 @@ use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::bus::{GuestBus, buses};
 use crate::guest::objects;
+use crate::host::drivers::{self, Interface};
 use crate::host::session::Session;
 use crate::host::topology::Topology;
 use crate::host::topology::read_topology;
+use crate::host::{sysfs, usbfs};
 use crate::output::{Line, Output, Style};
 use crate::qmp::Error;
 use crate::root::Root;
@@ -74,8 +76,10 @@ struct Object {
     port: String,
     product: String,
     speed: Option<String>,
-    /// Whether the guest really has it; false while the guest is paused or the device is gone.
+    /// Whether QEMU has it open. It has not while the guest is paused, or if it was unplugged.
     attached: bool,
+    /// Whether the guest has configured it.
+    in_use: bool,
     /// For how many seconds, if it is remembered.
     seconds: Option<u64>,
 }
@@ -143,8 +147,11 @@ fn machine_lines(machine: &Machine, output: &mut Output) -> Result<()> {
     rows.clear();
     for device in &machine.attached {
         let speed = device.speed.as_ref().map(|speed| format!("{speed} Mb/s"));
-        let (tone, state) =
-            if device.attached { (Style::Good, "attached") } else { (Style::Warning, "not open") };
+        let (tone, state) = match (device.attached, device.in_use) {
+            (true, true) => (Style::Good, "in use by the guest"),
+            (true, false) => (Style::Warning, "attached, not configured by the guest"),
+            (false, _) => (Style::Warning, "not open"),
+        };
         rows.push(vec![
             Line::from("  has"),
             Line::from(device.id.as_str()),
@@ -232,10 +239,13 @@ fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Rec
         ports: vm.ports.iter().map(|port| configured_port(vm, port, topology)).collect(),
     };
     match ask(root, vm) {
-        Ok((running, buses)) => {
-            machine.state = if running { "running" } else { "paused" };
-            machine.attached = buses.iter().flat_map(|bus| attached(bus, records)).collect();
-            machine.buses = buses
+        Ok(answer) => {
+            machine.state = if answer.running { "running" } else { "paused" };
+            let uses = |id: &DeviceId| is_in_use(root, topology, id, answer.pid);
+            let attached = answer.buses.iter().flat_map(|bus| attached(bus, records, &uses));
+            machine.attached = attached.collect();
+            machine.buses = answer
+                .buses
                 .into_iter()
                 .map(|bus| Bus {
                     free_usb2: bus
@@ -257,13 +267,38 @@ fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Rec
     machine
 }
 
-fn ask(root: &Root, vm: &VirtualMachine) -> Result<(bool, Vec<GuestBus>), Error> {
+/// What QEMU replied.
+struct Answer {
+    running: bool,
+    buses: Vec<GuestBus>,
+    pid: Option<u32>,
+}
+
+fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
     let mut qmp = Session::connect(root, &vm.monitor, Deadline::after(vm.timeout), None)?;
-    Ok((objects::is_running(&mut qmp)?, buses(&mut qmp, &[])?))
+    Ok(Answer {
+        running: objects::is_running(&mut qmp)?,
+        buses: buses(&mut qmp, &[])?,
+        pid: qmp.qemu_pid(),
+    })
+}
+
+/// Whether the guest has configured the device: QEMU then claims its interfaces
+/// (`hw/usb/host-libusb.c`: `usb_host_set_config`).
+fn is_in_use(root: &Root, topology: &Topology, id: &DeviceId, pid: Option<u32>) -> bool {
+    let mut devices = topology.devices();
+    let Some((port, device)) =
+        devices.find(|(port, device)| port.port == id.port && device.devnum == id.devnum)
+    else {
+        return false;
+    };
+    let node = sysfs::node(device.busnum, device.devnum);
+    drivers::interfaces(root, &port.devpath).iter().any(Interface::is_claimed)
+        && pid.and_then(|pid| usbfs::has_open(root, pid, &node)).unwrap_or(true)
 }
 
 /// The devices on a bus that hotplugger attached.
-fn attached(bus: &GuestBus, records: &[Record]) -> Vec<Object> {
+fn attached(bus: &GuestBus, records: &[Record], uses: &dyn Fn(&DeviceId) -> bool) -> Vec<Object> {
     let ours = bus.devices.iter().filter_map(|occupant| {
         let id: DeviceId = occupant.id.as_deref()?.parse().ok()?;
         let known = records.iter().filter_map(|record| record.attached.as_ref());
@@ -275,6 +310,7 @@ fn attached(bus: &GuestBus, records: &[Record]) -> Vec<Object> {
             product: occupant.product.clone(),
             speed: occupant.speed.map(Speed::number),
             attached: occupant.attached,
+            in_use: occupant.attached && uses(&id),
             seconds: known.map(|attached| Monotonic::now().since(attached.at).as_secs()),
         })
     });

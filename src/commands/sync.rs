@@ -87,7 +87,7 @@ impl Sync {
             // The receiver ends with the program.
             let _ = sender.send(Message::Report(Box::new(report)));
         };
-        let mut return_to_host = vm.return_to_host;
+        let mut is_first = true;
         let result = loop {
             let file = host.socket_file(&vm.monitor);
             let result = if host.is_running(&vm.monitor) {
@@ -98,7 +98,7 @@ impl Sync {
                     error => (error.to_string(), true),
                 })
             } else {
-                if mem::take(&mut return_to_host) {
+                if mem::take(&mut is_first) {
                     job.return_to_host(&mut report);
                 }
                 Err(("not running".to_owned(), false))

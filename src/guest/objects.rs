@@ -1,5 +1,6 @@
 //! Our objects in a guest, and the sets of file descriptors from which QEMU opens devices.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -10,6 +11,8 @@ use crate::device_id::DeviceId;
 use crate::port::{DevNum, Port};
 use crate::qmp::peer::PeerPolicy;
 use crate::qmp::{Error, OpenDevice, Qmp};
+use crate::text::sanitize;
+use crate::usb_device::UsbDevice;
 
 /// Where QEMU keeps the devices with an ID (`softmmu/qdev-monitor.c`: `qdev_set_id`).
 pub(super) const PERIPHERAL: &str = "/machine/peripheral";
@@ -40,6 +43,74 @@ pub(super) fn children(qmp: &mut dyn Qmp, path: &str) -> Result<Vec<(String, Str
 pub fn list(qmp: &mut dyn Qmp) -> Result<Vec<DeviceId>, Error> {
     let children = children(qmp, PERIPHERAL)?;
     Ok(children.into_iter().filter_map(|(name, _)| name.parse().ok()).collect())
+}
+
+/// A usb-host object that hotplugger did not make, with the properties by which QEMU chooses its
+/// device (`hw/usb/host-libusb.c`: `usb_host_dev_properties`). 0 matches any value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtherUsbHost {
+    pub id: Option<String>,
+    pub bus: u64,
+    pub port: Option<String>,
+    pub address: u64,
+    pub vendor_id: u64,
+    pub product_id: u64,
+}
+
+impl OtherUsbHost {
+    /// Whether QEMU opens the device in that port for it.
+    pub fn is_of(&self, port: &Port, device: &UsbDevice) -> bool {
+        let is = |wanted: u64, actual: u64| wanted == 0 || wanted == actual;
+        let chooses =
+            self.bus | self.address | self.vendor_id | self.product_id != 0 || self.port.is_some();
+        chooses
+            && is(self.bus, port.bus().0.into())
+            && is(self.address, device.devnum.0.into())
+            && is(self.vendor_id, device.vendor_id.into())
+            && is(self.product_id, device.product_id.into())
+            && self.port.as_ref().is_none_or(|own| own.as_str() == port.hostport())
+    }
+}
+
+impl fmt::Display for OtherUsbHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.id {
+            Some(id) => write!(f, "its usb-host {}", sanitize(id, 64)),
+            None => f.write_str("a usb-host without an id"),
+        }
+    }
+}
+
+/// Returns the usb-host objects that hotplugger did not make.
+pub fn others(qmp: &mut dyn Qmp) -> Result<Vec<OtherUsbHost>, Error> {
+    let mut others = Vec::new();
+    for parent in [PERIPHERAL, "/machine/peripheral-anon"] {
+        for (name, kind) in children(qmp, parent)? {
+            if kind != "usb-host" || name.parse::<DeviceId>().is_ok() {
+                continue;
+            }
+            let path = format!("{parent}/{name}");
+            let mut get = |property: &str| {
+                let arguments = json!({ "path": path, "property": property });
+                match qmp.execute("qom-get", arguments) {
+                    Ok(value) => Ok(value),
+                    Err(Error::Command { .. }) => Ok(Value::Null),
+                    Err(error) => Err(error),
+                }
+            };
+            let port = get("hostport")?.as_str().map(str::to_owned);
+            let mut number = |property| get(property).map(|value| value.as_u64().unwrap_or(0));
+            others.push(OtherUsbHost {
+                id: (parent == PERIPHERAL).then_some(name.clone()),
+                bus: number("hostbus")?,
+                port: port.filter(|port| !port.is_empty()),
+                address: number("hostaddr")?,
+                vendor_id: number("vendorid")?,
+                product_id: number("productid")?,
+            });
+        }
+    }
+    Ok(others)
 }
 
 /// Returns whether the object has its host device open. A missing object has not.

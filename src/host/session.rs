@@ -95,6 +95,14 @@ impl Session {
         u32::try_from(self.client()?.peer().ok()?.pid.as_raw_nonzero().get()).ok()
     }
 
+    /// QEMU's process, if it is in a visible PID namespace.
+    pub fn qemu_pid(&self) -> Option<u32> {
+        match self.channel {
+            Channel::Domain(_) => read_pid(&self.root.path(self.monitor.file())),
+            Channel::Socket(_) => self.peer_pid(),
+        }
+    }
+
     /// Checks that the peer may receive a file descriptor. libvirt may, because it runs as root.
     pub fn verify_peer(&self, policy: &PeerPolicy) -> Result<(), Error> {
         let Some(client) = self.client() else { return Ok(()) };
@@ -112,11 +120,7 @@ impl Session {
         if no_usb_host::is_noted(&self.root, &self.monitor.file()) {
             return Err(Error::NoUsbHost(UsbHostProblem::Missing));
         }
-        let pid = match self.channel {
-            Channel::Domain(_) => read_pid(&self.root.path(self.monitor.file())),
-            Channel::Socket(_) => self.peer_pid(),
-        };
-        if pid.is_some_and(|pid| was_upgraded(&self.root, pid)) {
+        if self.qemu_pid().is_some_and(|pid| was_upgraded(&self.root, pid)) {
             return Err(Error::NoUsbHost(UsbHostProblem::Upgraded));
         }
         self.may_use_usb_host = true;

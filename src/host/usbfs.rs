@@ -26,18 +26,20 @@ impl fmt::Display for Program {
 pub fn programs_with(root: &Root, node: &Path) -> Vec<Program> {
     let Ok(entries) = fs::read_dir(root.path("/proc")) else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut programs: Vec<Program> =
-        pids.filter(|pid| has_open(root, *pid, node)).map(|pid| program(root, pid)).collect();
+    let mut programs: Vec<Program> = pids
+        .filter(|pid| has_open(root, *pid, node) == Some(true))
+        .map(|pid| program(root, pid))
+        .collect();
     programs.sort_by_key(|program| program.pid);
     programs
 }
 
-/// Whether the process has the node open. A descriptor that was passed to it has the path by which
-/// its sender opened it.
-pub fn has_open(root: &Root, pid: u32, node: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(root.path(format!("/proc/{pid}/fd"))) else { return false };
+/// Whether the process has the node open; `None` if this user may not know. A descriptor that was
+/// passed to it has the path by which its sender opened it.
+pub fn has_open(root: &Root, pid: u32, node: &Path) -> Option<bool> {
+    let entries = fs::read_dir(root.path(format!("/proc/{pid}/fd"))).ok()?;
     let mut links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    links.any(|link| link == node)
+    Some(links.any(|link| link == node))
 }
 
 fn program(root: &Root, pid: u32) -> Program {

@@ -109,6 +109,12 @@ impl Running {
         Self(child)
     }
 
+    /// Kills it, as the kernel does when memory is short.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
     /// Waits for its end.
     ///
     /// # Panics
