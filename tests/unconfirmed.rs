@@ -25,7 +25,7 @@ const ID: &str = "hotplugger-1-3-16";
 /// More than any of these calls sends.
 const MAX_COMMANDS: usize = 30;
 
-const STOPS: [Stop; 3] = [Stop::AfterIt, Stop::BeforeIt, Stop::ClosedAfterIt];
+const STOPS: [Stop; 3] = [Stop::Executed, Stop::Delayed, Stop::Closed];
 
 /// A host with a device, and a paused guest: QEMU opens no device of the machine that runs the test.
 struct Host {
@@ -165,7 +165,7 @@ fn qemu_stops_within_the_detach_of_an_unplugged_device() {
 fn next_event_does_not_return_a_device_whose_guest_is_unknown() {
     let mut host = Host::new();
     let commands_before_device_add = 5;
-    host.proxy.stop_at(commands_before_device_add, Stop::BeforeIt);
+    host.proxy.stop_at(commands_before_device_add, Stop::Delayed);
     assert_eq!(host.root.event("bind", "1-3").run(&host.root).status, 1);
     let again = host.root.event("bind", "1-3").run(&host.root);
     assert!(again.line().contains("it is unknown whether the guest has it"), "{}", again.stderr);

@@ -13,11 +13,11 @@ use serde_json::Value;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// QEMU executes it and does not reply.
-    AfterIt,
+    Executed,
     /// QEMU executes it when it is resumed.
-    BeforeIt,
+    Delayed,
     /// QEMU executes it, and the connection is closed without a reply.
-    ClosedAfterIt,
+    Closed,
 }
 
 #[derive(Default)]
@@ -89,17 +89,17 @@ fn serve(
             let number = state.commands.len();
             state.commands.push(command["execute"].as_str().unwrap().to_owned());
             let stop = state.stop.filter(|(at, _)| *at == number).map(|(_, stop)| stop);
-            state.stopped = matches!(stop, Some(Stop::AfterIt | Stop::BeforeIt));
+            state.stopped = matches!(stop, Some(Stop::Executed | Stop::Delayed));
             stop
         };
-        if stop == Some(Stop::BeforeIt) {
+        if stop == Some(Stop::Delayed) {
             wait_until_resumed(state);
         }
         writeln!(qemu, "{line}")?;
         let reply = read_reply(&mut replies, &command["id"])?;
         match stop {
             None => client.write_all(reply.as_bytes())?,
-            Some(Stop::ClosedAfterIt) => return Ok(()),
+            Some(Stop::Closed) => return Ok(()),
             Some(_) => {
                 wait_until_resumed(state);
                 return Ok(());
