@@ -327,7 +327,7 @@ impl<'a> Attempt<'a> {
         let (host, vm) = (self.job.host, self.vm);
         let mut session =
             host.connect(&vm.monitor, vm.timeout).map_err(|error| self.outcome_of(error.into()))?;
-        let interfaces = self.interfaces_now().map_err(|error| self.outcome_of(error.into()))?;
+        let interfaces = host.interfaces(self.job.devpath());
         let claim = if interfaces.iter().any(Interface::is_claimed) {
             self.take_from_programs()?
         } else {
@@ -349,19 +349,6 @@ impl<'a> Attempt<'a> {
             device: self,
         };
         guest::attach(session.as_mut(), &request).map_err(|error| self.outcome_of(error))
-    }
-
-    /// Checks the device again: that it is the same one, and may still go to the guest. Returns its
-    /// interfaces.
-    fn interfaces_now(&self) -> Result<Vec<Interface>, Unavailable> {
-        let host = self.job.host;
-        let interfaces = host.interfaces(self.job.devpath());
-        // A device that cannot be read now was there a moment ago.
-        let Ok(now) = host.usb_device(self.job.devpath()) else { return Ok(interfaces) };
-        let now = now.filter(|now| now.devnum == self.id.devnum).ok_or(Unavailable::Unplugged)?;
-        policy::check(host, self.job.assignment, &now, &interfaces)
-            .map_err(Unavailable::Rejected)?;
-        Ok(interfaces)
     }
 
     /// Takes the device from the programs that have claimed an interface through usbfs. A QEMU is
@@ -537,7 +524,12 @@ pub fn upgraded(vm: &str) -> String {
 
 impl UsbSource for Attempt<'_> {
     fn recheck(&self) -> Result<(), Unavailable> {
-        self.interfaces_now().map(drop)
+        let host = self.job.host;
+        // A device that cannot be read now was there a moment ago.
+        let Ok(now) = host.usb_device(self.job.devpath()) else { return Ok(()) };
+        let now = now.filter(|now| now.devnum == self.id.devnum).ok_or(Unavailable::Unplugged)?;
+        let interfaces = host.interfaces(self.job.devpath());
+        policy::check(host, self.job.assignment, &now, &interfaces).map_err(Unavailable::Rejected)
     }
 
     fn may_be_listed(&self) -> bool {

@@ -190,7 +190,9 @@ impl DeviceFacts {
         }
         let id = DeviceId { port: self.port.clone(), devnum: self.device.devnum };
         let answers = vms.iter().filter_map(|vm| Some((vm, vm.answer.as_ref().ok()?)));
-        let holder = answers.clone().find(|(_, answer)| answer.attached.contains(&id));
+        let has = |ids: &[DeviceId]| ids.contains(&id);
+        let mut holders = answers.clone();
+        let holder = holders.find(|(_, answer)| has(&answer.attached) || has(&answer.pending));
         let is_claimed = self.interfaces.iter().any(Interface::is_claimed);
         if let Some((vm, answer)) = holder {
             let name = &vm.vm.name;

@@ -23,6 +23,11 @@ pub fn check(facts: &VmFacts) -> Vec<Finding> {
     let mut findings = version(name, answer);
     findings.extend(controllers(name, answer));
     findings.extend(buses(facts, answer));
+    if !answer.stale.is_empty() {
+        let ids: Vec<String> = answer.stale.iter().map(ToString::to_string).collect();
+        let what = format!("{} of unplugged devices are left in the guest", ids.join(", "));
+        findings.push(Finding::warning("object-stale", name, what).run("hotplugger sync"));
+    }
     if !answer.running {
         let what = "the guest is paused; QEMU opens devices when it resumes";
         findings.push(Finding::note("guest-paused", name, what));

@@ -55,6 +55,10 @@ pub struct Answer {
     pub buses: Vec<GuestBus>,
     /// Our objects that have their device open.
     pub attached: Vec<DeviceId>,
+    /// Our objects in a paused guest: QEMU opens their devices when it resumes.
+    pub pending: Vec<DeviceId>,
+    /// Our objects of devices that were unplugged.
+    pub stale: Vec<DeviceId>,
     /// The usb-host objects that hotplugger did not make.
     pub foreign: Vec<OtherUsbHost>,
     pub pid: Option<u32>,
@@ -184,7 +188,7 @@ fn busy(facts: &VmFacts, own: &str) -> Finding {
 
 pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topology) -> VmFacts {
     let socket = root.path(vm.monitor.file());
-    let answer = ask(root, vm);
+    let answer = ask(root, vm, topology);
     let users = match &answer {
         Err(Error::Timeout { step: Step::Connect | Step::Greeting, .. }) => {
             socket_users::gather(root, &socket)
@@ -207,11 +211,17 @@ pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topo
     }
 }
 
-fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
+fn ask(root: &Root, vm: &VirtualMachine, topology: &Topology) -> Result<Answer, Error> {
     let mut session = Session::connect(root, &vm.monitor, Deadline::after(vm.timeout), None)?;
     let qmp = &mut session;
     let objects = objects::list(qmp)?;
+    let running = objects::is_running(qmp)?;
+    let is_plugged_in = |id: &DeviceId| {
+        topology.devices().any(|(port, device)| port.port == id.port && device.devnum == id.devnum)
+    };
     Ok(Answer {
+        pending: if running { Vec::new() } else { objects.clone() },
+        stale: objects.iter().filter(|id| !is_plugged_in(id)).cloned().collect(),
         attached: objects::attached(qmp, &objects)?,
         foreign: objects::others(qmp)?,
         no_usb_host: match load_usb_host(qmp) {
@@ -219,7 +229,7 @@ fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
             Err(Error::NoUsbHost(problem)) => Some(problem),
             Err(error) => return Err(error),
         },
-        running: objects::is_running(qmp)?,
+        running,
         buses: bus::buses(qmp, &[])?,
         version: session.version(),
         pid: session.peer_pid(),

@@ -111,7 +111,7 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 const NODE_TIMEOUT_BEFORE_FD: Duration = Duration::from_millis(300);
 const NODE_POLL: Duration = Duration::from_millis(100);
 
-/// Attaches the device, which was checked just now, and proves that QEMU has it open.
+/// Attaches the device and proves that QEMU has it open.
 ///
 /// The port of the last device of this speed is tried first, without any query. Then the stale
 /// objects in the device's port are deleted, and the other guest ports are tried in the order of
@@ -178,7 +178,6 @@ impl Attempt<'_> {
             return Err(Unavailable::InOtherQemu(qemu.clone()).into());
         }
         let buses = bus::buses(qmp, request.hubs)?;
-        request.device.recheck()?;
         let ports = rank_ports(&buses, request.hubs, request.speed, request.history);
         self.try_ports(qmp, &ports, &buses)
     }
@@ -210,6 +209,7 @@ impl Attempt<'_> {
         buses: &[GuestBus],
     ) -> Result<Attached, AttachError> {
         let request = self.request;
+        request.device.recheck()?;
         let mut errors: Vec<BusError> = Vec::new();
         let mut fastest: Option<(&PortCandidate, Option<Speed>)> = None;
         for (number, port) in ports.iter().enumerate() {
