@@ -17,7 +17,6 @@ use crate::host::{Host, UdevProperties};
 use crate::outcome::{EventContext, Outcome, Report, SkipReason, Times};
 use crate::policy::{self, Assignment};
 use crate::port::{DevNum, Port};
-use crate::qmp::peer::PeerPolicy;
 use crate::qmp::{Error, UsbHostProblem};
 use crate::speed::Speed;
 use crate::state::lock::Lock;
@@ -311,7 +310,7 @@ impl<'a> Attempt<'a> {
     /// device, for example while udevd restarts, and could open it later beside the QEMU
     /// that gets it now.
     fn has_device(&self, vm: &VirtualMachine) -> Result<bool, Error> {
-        let mut session = self.job.host.connect(&vm.monitor, vm.timeout)?;
+        let mut session = self.job.host.connect(&vm.monitor, &vm.access, vm.timeout)?;
         let qmp = session.as_mut();
         if !objects::list(qmp)?.contains(&self.id) {
             return Ok(false);
@@ -325,8 +324,9 @@ impl<'a> Attempt<'a> {
 
     fn attach_in_guest(&mut self, expected_attached: bool) -> Result<Attached, Outcome> {
         let (host, vm) = (self.job.host, self.vm);
-        let mut session =
-            host.connect(&vm.monitor, vm.timeout).map_err(|error| self.outcome_of(error.into()))?;
+        let mut session = host
+            .connect(&vm.monitor, &vm.access, vm.timeout)
+            .map_err(|error| self.outcome_of(error.into()))?;
         let interfaces = host.interfaces(self.job.devpath());
         let claim = if interfaces.iter().any(Interface::is_claimed) {
             self.take_from_programs()?
@@ -334,7 +334,7 @@ impl<'a> Attempt<'a> {
             Claim::Free
         };
         let history = host.guest_port_history(&vm.name, self.job.port);
-        let (access, peer_policy) = self.access()?;
+        let access = self.access()?;
         let request = AttachRequest {
             id: self.id.clone(),
             speed: self.device.speed,
@@ -343,7 +343,6 @@ impl<'a> Attempt<'a> {
             has_product_name: self.device.product.is_some(),
             node: sysfs::node(self.device.busnum, self.device.devnum),
             access,
-            peer_policy,
             expected_attached,
             claim,
             device: self,
@@ -389,33 +388,19 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// How QEMU gets the device, and which peer process may receive its file descriptor.
+    /// How QEMU gets the device.
     ///
     /// A device of 20 Gb/s goes by file descriptor: if QEMU opened it by itself, it would read past
     /// a table (see [`UsbSource::may_be_listed`]).
-    fn access(&self) -> Result<(AccessMode, PeerPolicy), Outcome> {
-        let config = &self.vm.access;
+    fn access(&self) -> Result<AccessMode, Outcome> {
         let is_20g = self.device.speed.is_some_and(|speed| speed >= Speed::SUPER_PLUS_X2);
-        let mode = match config.mode {
-            AccessMode::Auto if is_20g => AccessMode::Fd,
-            AccessMode::Node if is_20g => {
-                return Err(Outcome::Failed(
-                    "not attached: QEMU cannot open a device of 20 Gb/s itself; write `access: auto`"
-                        .to_owned(),
-                ));
-            }
-            mode => mode,
-        };
-        if mode == AccessMode::Node {
-            return Ok((mode, PeerPolicy::default()));
-        }
-        match config.uid(|name| self.job.host.uid(name)) {
-            Ok(uid) => {
-                Ok((mode, PeerPolicy { uid, trust_directory: config.trust_socket_directory }))
-            }
-            // QEMU may be able to open the device itself. `check` reports the unknown user.
-            Err(_) if mode == AccessMode::Auto => Ok((AccessMode::Node, PeerPolicy::default())),
-            Err(error) => Err(Outcome::Failed(format!("not attached: {error}"))),
+        match self.vm.access.mode {
+            AccessMode::Auto if is_20g => Ok(AccessMode::Fd),
+            AccessMode::Node if is_20g => Err(Outcome::Failed(
+                "not attached: QEMU cannot open a device of 20 Gb/s itself; write `access: auto`"
+                    .to_owned(),
+            )),
+            mode => Ok(mode),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::VirtualMachine;
+use crate::config::access::Access;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest;
@@ -21,13 +22,14 @@ pub struct Target<'a> {
     pub vm: &'a str,
     /// The VM's QMP socket.
     pub monitor: &'a Monitor,
+    pub access: &'a Access,
     /// The time limit of the session.
     pub timeout: Duration,
 }
 
 impl<'a> Target<'a> {
     pub fn of(vm: &'a VirtualMachine) -> Self {
-        Self { vm: &vm.name, monitor: &vm.monitor, timeout: vm.timeout }
+        Self { vm: &vm.name, monitor: &vm.monitor, access: &vm.access, timeout: vm.timeout }
     }
 }
 
@@ -83,7 +85,7 @@ pub fn detach_port(
     devpath: &DevPath,
     devnum: Option<DevNum>,
 ) -> Result<Vec<DeviceId>, Error> {
-    let mut session = host.connect(target.monitor, target.timeout)?;
+    let mut session = host.connect(target.monitor, target.access, target.timeout)?;
     let present = host.usb_device(devpath).ok().flatten().map(|device| device.devnum);
     let present = present.filter(|present| Some(*present) != devnum);
     guest::detach(session.as_mut(), port, present)

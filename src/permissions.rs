@@ -3,7 +3,7 @@
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use crate::text::shell_word;
 
@@ -26,6 +26,9 @@ pub enum PermissionKind {
 }
 
 const STICKY: u32 = 0o1000;
+
+/// As many as the kernel follows (`include/linux/namei.h`: `MAXSYMLINKS`).
+const MAX_LINKS: usize = 40;
 
 /// The issue of one file or directory. In a directory with the sticky bit no user can replace files that
 /// belong to another.
@@ -54,43 +57,61 @@ pub fn path_issue(path: &Path, owners: &[u32]) -> io::Result<Option<PermissionIs
     }
 }
 
-/// The first issue of the directories on the way to a file.
+/// The first issue of the directories on the way to a file, and of the links among them.
 ///
 /// # Errors
 ///
 /// A file or directory on the way cannot be read.
 pub fn directories_issue(path: &Path, owners: &[u32]) -> io::Result<Option<PermissionIssue>> {
-    directory_issue(path, owners, true)
+    directory_issue(path, Path::new("/"), owners, true)
 }
 
-/// The same; unless `sticky_is_safe`, a directory in which others can make new files counts as well,
-/// though they cannot delete the existing ones.
+/// The same for the directories below `top`. Unless `sticky_is_safe`, a directory in which others can
+/// make new files counts as well, though they cannot delete the existing ones.
 ///
 /// # Errors
 ///
 /// A file or directory on the way cannot be read.
 pub fn directory_issue(
     path: &Path,
+    top: &Path,
     owners: &[u32],
     sticky_is_safe: bool,
 ) -> io::Result<Option<PermissionIssue>> {
-    let real = path.canonicalize()?;
-    // A link stands in a directory of its own.
-    for directory in real.ancestors().skip(1).chain(path.parent()) {
-        if directory.as_os_str().is_empty() {
-            continue;
+    let mut path = path::absolute(path)?;
+    for _ in 0..MAX_LINKS {
+        let mut link = None;
+        let ancestors: Vec<&Path> = path.ancestors().take_while(|at| at.starts_with(top)).collect();
+        for (depth, at) in ancestors.iter().enumerate().rev() {
+            let metadata = fs::symlink_metadata(at)?;
+            if metadata.is_symlink() {
+                if !owners.contains(&metadata.uid()) {
+                    let kind = PermissionKind::Owner(metadata.uid());
+                    return Ok(Some(PermissionIssue { path: at.to_path_buf(), kind }));
+                }
+                link = Some(at.to_path_buf());
+                break;
+            }
+            if depth == 0 {
+                return Ok(None);
+            }
+            let issue = file_issue(&metadata, at, owners).or_else(|| {
+                let is_open = !sticky_is_safe && metadata.mode() & 0o022 != 0;
+                let kind = PermissionKind::Mode(metadata.mode() & 0o7777);
+                is_open.then(|| PermissionIssue { path: at.to_path_buf(), kind })
+            });
+            if issue.is_some() {
+                return Ok(issue);
+            }
         }
-        let metadata = fs::metadata(directory)?;
-        let found = file_issue(&metadata, directory, owners).or_else(|| {
-            let open = !sticky_is_safe && metadata.mode() & 0o022 != 0;
-            let kind = PermissionKind::Mode(metadata.mode() & 0o7777);
-            open.then(|| PermissionIssue { path: directory.to_path_buf(), kind })
-        });
-        if found.is_some() {
-            return Ok(found);
-        }
+        // Outside of `top` nothing is checked.
+        let Some(link) = link else { return Ok(None) };
+        let rest = path.strip_prefix(&link).unwrap_or(Path::new("")).to_path_buf();
+        let target = link.parent().unwrap_or(&link).join(fs::read_link(&link)?);
+        path =
+            path::absolute(if rest.as_os_str().is_empty() { target } else { target.join(rest) })?;
     }
-    Ok(None)
+    Err(io::Error::other(format!("{}: too many symbolic links", path.display())))
 }
 
 impl PermissionIssue {

@@ -152,7 +152,7 @@ impl SyncJob<'_> {
     }
 
     fn delete_stale_objects(&self, timeout: Duration) -> Result<GuestState, Error> {
-        let mut session = self.host.connect(&self.vm.monitor, timeout)?;
+        let mut session = self.host.connect(&self.vm.monitor, &self.vm.access, timeout)?;
         let qmp = session.as_mut();
         let objects = objects::list(qmp)?;
         let good = objects_with_device(qmp, &objects)?;

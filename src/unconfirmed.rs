@@ -1,5 +1,6 @@
 //! Settles whether a guest has a device, after a session that ended without QEMU's reply.
 
+use crate::config::access::Access;
 use crate::config::{Config, VirtualMachine};
 use crate::guest::objects;
 use crate::host::Host;
@@ -23,8 +24,9 @@ pub fn settle(
     let monitor = &unconfirmed.monitor;
     let vm = config.virtual_machines.iter().find(|vm| vm.monitor == *monitor);
     let timeout = vm.map_or(VirtualMachine::DEFAULT_TIMEOUT, |vm| vm.timeout);
+    let access = vm.map_or(&Access::DEFAULT, |vm| &vm.access);
     let ask = || {
-        let mut session = host.connect(monitor, timeout)?;
+        let mut session = host.connect(monitor, access, timeout)?;
         objects::settle(session.as_mut(), &unconfirmed.id, !record.detached_manual)
     };
     let is_attached = match ask() {

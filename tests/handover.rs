@@ -1,4 +1,4 @@
-//! Which peers receive a file descriptor, tested with peers that try to get one.
+//! Which peers receive commands and file descriptors, tested with peers that try to get some.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,16 +11,16 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use hotplugger::config::access::{Access, User};
 use hotplugger::deadline::Deadline;
 use hotplugger::host::session::Session;
 use hotplugger::monitor::Monitor;
-use hotplugger::qmp::peer::PeerPolicy;
 use hotplugger::qmp::{Error, Qmp};
 use hotplugger::root::Root;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -38,8 +38,8 @@ struct Peer {
     socket: PathBuf,
     /// The user that listens.
     user: u32,
-    /// Returns the inodes of the file descriptors that it received.
-    thread: JoinHandle<Vec<u64>>,
+    /// Returns the inodes of the file descriptors that it received, and the text.
+    thread: JoinHandle<(Vec<u64>, String)>,
 }
 
 impl Peer {
@@ -76,33 +76,41 @@ impl Peer {
         let file = self.dir.path().join("device");
         File::create(&file).unwrap();
         let inode = file.metadata().unwrap().ino();
-        let policy = PeerPolicy { uid: user, trust_directory };
+        let access = Access {
+            user: user.map(User::Id),
+            trust_socket_directory: trust_directory,
+            ..Access::DEFAULT
+        };
         let open = || File::open(&file).map(OwnedFd::from);
         let deadline = Deadline::after(Duration::from_secs(30));
-        let mut qmp =
-            Session::connect(&Root::at("/"), &Monitor::Socket(self.socket.clone()), deadline, None)
-                .unwrap();
-        let answer = qmp.execute_with_fd("add-fd", json!({"opaque": "x"}), &policy, &open);
-        let refused = matches!(answer, Err(Error::PeerRejected { .. }));
-        assert_eq!(refused, answer.is_err());
-        drop(qmp);
-        let came = self.thread.join().unwrap();
+        let monitor = Monitor::Socket(self.socket.clone());
+        let answer = Session::connect(&Root::at("/"), &monitor, &access, deadline, None)
+            .and_then(|mut qmp| qmp.execute_with_fd("add-fd", json!({"opaque": "x"}), &open));
+        let is_rejected = matches!(answer, Err(Error::PeerRejected { .. }));
+        assert_eq!(is_rejected, answer.is_err(), "{answer:?}");
+        // The peer may not have been connected to.
+        drop(UnixStream::connect(&self.socket));
+        let (came, text) = self.thread.join().unwrap();
+        assert_eq!(text.is_empty(), is_rejected, "{text}");
         assert!(came.iter().all(|other| *other == inode) && came.len() < 2);
         (answer.map_err(|error| error.to_string()), !came.is_empty())
     }
 }
 
 /// Sends the greeting, accepts all commands and keeps all file descriptors.
-fn take(mut stream: &UnixStream) -> io::Result<Vec<u64>> {
-    stream.write_all(b"{\"QMP\": {}}\r\n")?;
-    let mut inodes = Vec::new();
+fn take(mut stream: &UnixStream) -> io::Result<(Vec<u64>, String)> {
+    let (mut inodes, mut all) = (Vec::new(), Vec::new());
+    // A client that leaves at once does not read it.
+    let _ = stream.write_all(b"{\"QMP\": {}}\r\n");
     let mut text = Vec::new();
     loop {
         let mut bytes = [0; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut into = [IoSliceMut::new(&mut bytes)];
-        let came = recvmsg(stream, &mut into, &mut control, RecvFlags::empty())?.bytes;
+        // A client that leaves without having read the greeting resets the connection.
+        let came = recvmsg(stream, &mut into, &mut control, RecvFlags::empty());
+        let came = came.map_or(0, |message| message.bytes);
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 for descriptor in descriptors {
@@ -111,8 +119,9 @@ fn take(mut stream: &UnixStream) -> io::Result<Vec<u64>> {
             }
         }
         if came == 0 {
-            return Ok(inodes);
+            return Ok((inodes, String::from_utf8_lossy(&all).into_owned()));
         }
+        all.extend_from_slice(&bytes[..came]);
         text.extend_from_slice(&bytes[..came]);
         while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = text.drain(..=end).collect();
@@ -147,8 +156,9 @@ fn user_other_than_the_configured_one_receives_nothing() {
     let (answer, came) = peer.offer(Some(other), true);
     let said = answer.unwrap_err();
     assert!(!came, "{said}");
-    let hint =
-        format!("it runs as user {listens} and must run as user {other}; if QEMU runs as user");
+    let hint = format!(
+        "belongs to user {listens} and must belong to user {other} or to root; if QEMU runs as"
+    );
     assert!(said.contains(&hint), "{said}");
 }
 
@@ -189,4 +199,68 @@ fn sticky_bit_suffices_only_with_a_configured_user() {
     assert!(!came);
     let (answer, came) = Peer::in_directory_of_mode(0o1777).offer(user, false);
     assert!(answer.is_ok() && came, "{answer:?}");
+}
+
+/// A link in a directory of another user, who could point it anywhere.
+#[test]
+fn link_of_another_user_is_not_followed() {
+    if !geteuid().is_root() {
+        return;
+    }
+    for trusted in [false, true] {
+        let peer = Peer::in_directory_of_mode(0o700);
+        let own = peer.dir.path().join("own");
+        fs::create_dir(&own).unwrap();
+        chown(&own, Some(1), None).unwrap();
+        let link = own.join("qmp");
+        symlink(&peer.socket, &link).unwrap();
+        lchown(&link, Some(1), None).unwrap();
+        let peer = Peer { socket: link, ..peer };
+        let (answer, came) = peer.offer(None, trusted);
+        let said = answer.unwrap_err();
+        assert!(said.contains("qmp is a symbolic link of user 1"), "{said}");
+        assert!(!came);
+    }
+}
+
+/// The same with a directory on the way.
+#[test]
+fn directory_that_is_a_link_of_another_user_is_not_followed() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let peer = Peer::in_directory_of_mode(0o700);
+    let link = peer.dir.path().join("link");
+    symlink(peer.socket.parent().unwrap(), &link).unwrap();
+    lchown(&link, Some(1), None).unwrap();
+    let user = Some(peer.user);
+    let peer = Peer { socket: link.join("qmp"), ..peer };
+    let (answer, came) = peer.offer(user, false);
+    assert!(answer.unwrap_err().contains("link belongs to user 1, so another user could"));
+    assert!(!came);
+    // Root's links are as good as root's directories.
+    let peer = Peer::in_directory_of_mode(0o700);
+    let link = peer.dir.path().join("link");
+    symlink(peer.socket.parent().unwrap(), &link).unwrap();
+    let peer = Peer { socket: link.join("qmp"), ..peer };
+    let (answer, came) = peer.offer(user, false);
+    assert!(answer.is_ok() && came, "{answer:?}");
+}
+
+/// Root listens at a user's socket: the user passed the connection to another process.
+#[test]
+fn root_is_trusted_only_at_a_socket_of_its_own() {
+    if !geteuid().is_root() {
+        return;
+    }
+    for (owner, is_trusted) in [(0, true), (NOBODY, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("qmp");
+        let listener = UnixListener::bind(&socket).unwrap();
+        chown(&socket, Some(owner), None).unwrap();
+        let thread = thread::spawn(move || take(&listener.accept().unwrap().0).unwrap());
+        let peer = Peer { dir, socket, user: owner, thread };
+        let (answer, came) = peer.offer(None, true);
+        assert_eq!((answer.is_ok(), came), (is_trusted, is_trusted), "{answer:?}");
+    }
 }

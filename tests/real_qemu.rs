@@ -28,7 +28,6 @@ use hotplugger::guest::ports::{GuestPort, GuestPortHistory, LastPort};
 use hotplugger::guest::{detach, hmp, load_usb_host, objects};
 use hotplugger::host::session::Session;
 use hotplugger::port::DevNum;
-use hotplugger::qmp::peer::PeerPolicy;
 use hotplugger::qmp::{Error, OpenDevice, Qmp, Step};
 use hotplugger::speed::Speed;
 use serde_json::{Value, json};
@@ -95,7 +94,6 @@ fn place_again(
             has_product_name: true,
             node: "/dev/bus/usb/001/016".into(),
             access: AccessMode::Node,
-            peer_policy: PeerPolicy::default(),
             expected_attached: false,
             claim: Claim::Free,
             device: &Zero,
@@ -306,10 +304,9 @@ impl Qmp for WithoutHmp {
         &mut self,
         command: &'static str,
         arguments: Value,
-        policy: &PeerPolicy,
         open: &OpenDevice<'_>,
     ) -> Result<Value, Error> {
-        self.0.execute_with_fd(command, arguments, policy, open)
+        self.0.execute_with_fd(command, arguments, open)
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {
@@ -361,7 +358,6 @@ fn attach_via_fd(qmp: &mut dyn Qmp, speed: Speed) -> Result<Attached, AttachErro
             has_product_name: true,
             node: "/dev/bus/usb/001/016".into(),
             access: AccessMode::Fd,
-            peer_policy: PeerPolicy { uid: None, trust_directory: true },
             expected_attached: false,
             claim: Claim::Free,
             device: &Zero,

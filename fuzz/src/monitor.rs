@@ -8,7 +8,6 @@ use hotplugger::guest::bus::buses;
 use hotplugger::guest::detach;
 use hotplugger::guest::hmp::guest_device;
 use hotplugger::guest::ports::{GuestPort, GuestPortHistory, LastPort};
-use hotplugger::qmp::peer::PeerPolicy;
 use hotplugger::speed::Speed;
 
 use super::script::{Device, Script};
@@ -39,7 +38,6 @@ pub fn run(data: &[u8]) {
             has_product_name: true,
             node: PathBuf::from("/dev/bus/usb/001/016"),
             access,
-            peer_policy: PeerPolicy::default(),
             expected_attached: false,
             claim: Claim::Free,
             device: &Device,

@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use hotplugger::guest::attach::{Unavailable, UsbSource};
-use hotplugger::qmp::peer::PeerPolicy;
 use hotplugger::qmp::{Error, OpenDevice, Qmp, Step};
 use hotplugger::text::sanitize;
 use serde_json::Value;
@@ -44,7 +43,6 @@ impl Qmp for Script<'_> {
         &mut self,
         command: &'static str,
         arguments: Value,
-        _: &PeerPolicy,
         _: &OpenDevice<'_>,
     ) -> Result<Value, Error> {
         self.execute(command, arguments)

@@ -13,33 +13,11 @@ pub fn check(facts: &VmFacts) -> Vec<Finding> {
     let Ok(answer) = &facts.answer else { return Vec::new() };
     let access = facts.vm.access.mode;
     let name = &facts.vm.name;
-    match &answer.peer_error {
-        _ if access == AccessMode::Node => without_fd(facts, answer),
-        None => {
-            let what = format!("QEMU of `{name}` is passed the devices that it may not open");
-            vec![Finding::ok("fd-passed", name, what)]
-        }
-        Some(why) if access == AccessMode::Fd => vec![peer_error(Finding::error, facts, why)],
-        Some(why) => {
-            let mut findings = without_fd(facts, answer);
-            // A device that QEMU can open need not be passed.
-            if findings.iter().any(|finding| finding.code != "node-open") {
-                findings.insert(0, peer_error(Finding::warning, facts, why));
-            }
-            findings
-        }
+    if access == AccessMode::Node {
+        return without_fd(facts, answer);
     }
-}
-
-fn peer_error(
-    level: fn(&'static str, String, String) -> Finding,
-    facts: &VmFacts,
-    why: &str,
-) -> Finding {
-    level("fd-not-passed", facts.socket.display().to_string(), why.to_owned()).advice(
-        "let QEMU create the socket in a directory that belongs to root or to QEMU's user, and set \
-         `user:` to the user that QEMU runs as",
-    )
+    let what = format!("QEMU of `{name}` is passed the devices that it may not open");
+    vec![Finding::ok("fd-passed", name, what)]
 }
 
 /// Judges what QEMU may open by itself.
@@ -133,18 +111,15 @@ mod tests {
 
     #[test]
     fn device_passed_as_fd_need_not_be_opened() {
-        let codes = |mode, nodes: Vec<Node>, peer_error: Option<&str>| {
-            let peer_error = peer_error.map(str::to_owned);
-            let mut facts = facts(Ok(Answer { peer_error, ..Answer::default() }));
+        let codes = |mode, nodes: Vec<Node>| {
+            let mut facts = facts(Ok(Answer::default()));
             (facts.process, facts.nodes, facts.vm.access.mode) = (Some(qemu()), nodes, mode);
             check(&facts).iter().map(|finding| finding.code).collect::<Vec<_>>()
         };
         let denied = || vec![node(0, 0, 0o664)];
-        assert_eq!(codes(AccessMode::Auto, denied(), None), ["fd-passed"]);
-        assert_eq!(codes(AccessMode::Fd, denied(), None), ["fd-passed"]);
-        assert_eq!(codes(AccessMode::Auto, denied(), Some("no")), ["fd-not-passed", "node-denied"]);
-        let open = || vec![node(0, 0, 0o666)];
-        assert_eq!(codes(AccessMode::Auto, open(), Some("no")), ["node-open"]);
-        assert_eq!(codes(AccessMode::Fd, open(), Some("no")), ["fd-not-passed"]);
+        assert_eq!(codes(AccessMode::Auto, denied()), ["fd-passed"]);
+        assert_eq!(codes(AccessMode::Fd, denied()), ["fd-passed"]);
+        assert_eq!(codes(AccessMode::Node, denied()), ["node-denied"]);
+        assert_eq!(codes(AccessMode::Node, vec![node(0, 0, 0o666)]), ["node-open"]);
     }
 }

@@ -15,12 +15,11 @@ use crate::guest::bus::{self, GuestBus};
 use crate::guest::objects::OtherUsbHost;
 use crate::guest::{load_usb_host, objects};
 use crate::host::session::Session;
+use crate::host::sysfs;
 use crate::host::topology::{HubPort, Topology};
-use crate::host::{sysfs, users};
 use crate::monitor::Monitor;
 use crate::permissions::{PermissionIssue, PermissionKind, path_issue};
 use crate::qmp::message::Version;
-use crate::qmp::peer::{PeerError, PeerPolicy};
 use crate::qmp::{Error, Step, UsbHostProblem};
 use crate::root::Root;
 use crate::text::shell_word;
@@ -62,8 +61,6 @@ pub struct Answer {
     /// The usb-host objects that hotplugger did not make.
     pub foreign: Vec<OtherUsbHost>,
     pub pid: Option<u32>,
-    /// Why the peer process is not passed a file descriptor; `None` if it is.
-    pub peer_error: Option<String>,
 }
 
 impl VmFacts {
@@ -121,10 +118,16 @@ fn answer(facts: &VmFacts) -> Option<Finding> {
     };
     Some(match error {
         // Nothing is passed to QEMU here.
-        Error::Lock(_)
-        | Error::NoUsbHost(_)
-        | Error::PeerRejected { .. }
-        | Error::OpenDevice(_) => return None,
+        Error::Lock(_) | Error::NoUsbHost(_) | Error::OpenDevice(_) => return None,
+        Error::PeerRejected { source, .. } => Finding::error(
+            "peer-not-trusted",
+            place,
+            format!("no device is attached: {source}"),
+        )
+        .advice(
+            "let QEMU create the socket in a directory that belongs to root or to QEMU's user, \
+                     and set `user:` to the user that QEMU runs as",
+        ),
         Error::Libvirt { domain, .. } => Finding::error("libvirt", name, error.to_string()).advice(
             format!("does `virsh -c qemu:///system domstate {}` work?", shell_word(domain)),
         ),
@@ -212,7 +215,8 @@ pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topo
 }
 
 fn ask(root: &Root, vm: &VirtualMachine, topology: &Topology) -> Result<Answer, Error> {
-    let mut session = Session::connect(root, &vm.monitor, Deadline::after(vm.timeout), None)?;
+    let deadline = Deadline::after(vm.timeout);
+    let mut session = Session::connect(root, &vm.monitor, &vm.access, deadline, None)?;
     let qmp = &mut session;
     let objects = objects::list(qmp)?;
     let running = objects::is_running(qmp)?;
@@ -233,17 +237,7 @@ fn ask(root: &Root, vm: &VirtualMachine, topology: &Topology) -> Result<Answer, 
         buses: bus::buses(qmp, &[])?,
         version: session.version(),
         pid: session.peer_pid(),
-        peer_error: verify_peer(root, vm, &session).err().map(|error| error.to_string()),
     })
-}
-
-fn verify_peer(root: &Root, vm: &VirtualMachine, session: &Session) -> Result<(), Error> {
-    let uid =
-        vm.access.uid(|name| users::uid(root, name)).map_err(|error| Error::PeerRejected {
-            socket: vm.monitor.file().into_owned(),
-            source: PeerError::Unknown(error),
-        })?;
-    session.verify_peer(&PeerPolicy { uid, trust_directory: vm.access.trust_socket_directory })
 }
 
 /// What lets users other than root and the socket's owner replace the socket. In the directory

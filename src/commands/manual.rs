@@ -343,7 +343,7 @@ impl<'a> ManualJob<'a> {
 
     fn has_object(&self, vm: &VirtualMachine, device: &UsbDevice) -> Result<bool, Error> {
         let id = DeviceId { port: self.port.clone(), devnum: device.devnum };
-        let mut session = self.host.connect(&vm.monitor, vm.timeout)?;
+        let mut session = self.host.connect(&vm.monitor, &vm.access, vm.timeout)?;
         Ok(objects::list(session.as_mut())?.contains(&id))
     }
 

@@ -275,7 +275,8 @@ struct Answer {
 }
 
 fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
-    let mut qmp = Session::connect(root, &vm.monitor, Deadline::after(vm.timeout), None)?;
+    let mut qmp =
+        Session::connect(root, &vm.monitor, &vm.access, Deadline::after(vm.timeout), None)?;
     Ok(Answer {
         running: objects::is_running(&mut qmp)?,
         buses: buses(&mut qmp, &[])?,

@@ -36,6 +36,10 @@ pub enum User {
 }
 
 impl Access {
+    /// What holds for a VM that is no longer in the config.
+    pub const DEFAULT: Self =
+        Self { mode: AccessMode::Auto, user: None, trust_socket_directory: false };
+
     /// The number of the user who must listen, if one is named; `look_up` finds a name's.
     ///
     /// # Errors

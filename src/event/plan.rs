@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::config::access::AccessMode;
+use crate::config::access::{Access, AccessMode};
 use crate::config::{Config, VirtualMachine};
 use crate::detach::Target;
 use crate::location::UsbLocation;
@@ -123,6 +123,7 @@ fn targets<'a>(
         return vec![Target {
             vm: &attachment.vm,
             monitor: &attachment.monitor,
+            access: configured.map_or(&Access::DEFAULT, |vm| &vm.access),
             timeout: configured.map_or(VirtualMachine::DEFAULT_TIMEOUT, |vm| vm.timeout),
         }];
     }

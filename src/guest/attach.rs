@@ -24,7 +24,6 @@ use super::ports::{GuestPort, GuestPortHistory, LastPort, PortCandidate, last_po
 use crate::config::access::AccessMode;
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
-use crate::qmp::peer::PeerPolicy;
 use crate::qmp::{Error, Qmp, UsbHostProblem};
 use crate::speed::Speed;
 
@@ -62,8 +61,6 @@ pub struct AttachRequest<'a> {
     /// For messages.
     pub node: PathBuf,
     pub access: AccessMode,
-    /// Which peer may receive the device's file descriptor.
-    pub peer_policy: PeerPolicy,
     /// Whether a record says that the device is attached.
     pub expected_attached: bool,
     pub claim: Claim,
@@ -343,8 +340,8 @@ impl Attempt<'_> {
     }
 
     fn pass_fd(&mut self, qmp: &mut dyn Qmp) -> Result<FdSet, AttachError> {
-        let AttachRequest { id, peer_policy, device, .. } = self.request;
-        FdSet::add(qmp, id, peer_policy, &|| device.open_node()).map_err(|error| {
+        let AttachRequest { id, device, .. } = self.request;
+        FdSet::add(qmp, id, &|| device.open_node()).map_err(|error| {
             self.unconfirmed |= error.is_without_reply();
             let desc = error.desc().unwrap_or_default();
             if desc.starts_with("No file descriptor supplied") {

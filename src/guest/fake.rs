@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::Qmp;
 use crate::device_id::DeviceId;
-use crate::qmp::peer::PeerPolicy;
 use crate::qmp::{Error, OpenDevice};
 
 #[derive(Clone, Debug)]
@@ -317,7 +316,6 @@ impl Qmp for FakeQemu {
         &mut self,
         command: &'static str,
         arguments: Value,
-        _: &PeerPolicy,
         _: &OpenDevice<'_>,
     ) -> Result<Value, Error> {
         self.commands.push((command, arguments.clone()));

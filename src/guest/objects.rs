@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use crate::device_id::DeviceId;
 use crate::port::{DevNum, Port};
-use crate::qmp::peer::PeerPolicy;
 use crate::qmp::{Error, OpenDevice, Qmp};
 use crate::text::sanitize;
 use crate::usb_device::UsbDevice;
@@ -230,14 +229,13 @@ impl FdSet {
     pub(super) fn add(
         qmp: &mut dyn Qmp,
         id: &DeviceId,
-        policy: &PeerPolicy,
         open: &OpenDevice<'_>,
     ) -> Result<Self, Error> {
         let used = sweep_fd_sets(qmp)?;
         let free = (FIRST_SET - MAX_SETS..=FIRST_SET).rev().find(|set| !used.contains(set));
         let set = Self(free.unwrap_or(FIRST_SET));
         let arguments = json!({ "fdset-id": set.0, "opaque": id });
-        qmp.execute_with_fd("add-fd", arguments, policy, open)?;
+        qmp.execute_with_fd("add-fd", arguments, open)?;
         Ok(set)
     }
 

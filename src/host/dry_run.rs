@@ -17,13 +17,14 @@ use serde_json::Value;
 use super::Host;
 use super::disks::{self, Disks};
 use super::drivers::{self, Interface};
+use super::node;
 use super::settle::{Settle, Settled};
 use super::sysfs;
 use super::topology::{Topology, location, read_topology};
 use super::usbfs::{self, Program};
-use super::{node, users};
 use crate::clock::Monotonic;
 use crate::config::Config;
+use crate::config::access::Access;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest::fake::{Bus, FakeQemu, HostDevice};
@@ -31,7 +32,6 @@ use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
 use crate::monitor::Monitor;
 use crate::port::{BusNum, DevNum, Port};
-use crate::qmp::peer::PeerPolicy;
 use crate::qmp::{Error, OpenDevice, Qmp};
 use crate::root::Root;
 use crate::speed::Speed;
@@ -170,10 +170,6 @@ impl Host for DryRun<'_> {
 
     fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd> {
         node::open(self.root, devpath, device)
-    }
-
-    fn uid(&self, name: &str) -> io::Result<Option<u32>> {
-        users::uid(self.root, name)
     }
 
     fn location(&self, devpath: &DevPath) -> UsbLocation {
@@ -344,7 +340,12 @@ impl Host for DryRun<'_> {
         Ok(())
     }
 
-    fn connect(&self, monitor: &Monitor, _: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
+    fn connect(
+        &self,
+        monitor: &Monitor,
+        _: &Access,
+        _: Duration,
+    ) -> Result<Box<dyn Qmp + '_>, Error> {
         self.step(Step::Connect { socket: monitor.file().into_owned() });
         let mut state = self.state.borrow_mut();
         let devices = state.host_devices();
@@ -407,10 +408,9 @@ impl Qmp for DryRunSession<'_> {
         &mut self,
         command: &'static str,
         arguments: Value,
-        policy: &PeerPolicy,
         open: &OpenDevice<'_>,
     ) -> Result<Value, Error> {
-        self.run(|qemu| qemu.execute_with_fd(command, arguments, policy, open))
+        self.run(|qemu| qemu.execute_with_fd(command, arguments, open))
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {

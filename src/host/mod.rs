@@ -27,6 +27,7 @@ use self::settle::{Settle, Settled};
 use self::topology::Topology;
 use self::usbfs::Program;
 use crate::clock::Monotonic;
+use crate::config::access::Access;
 use crate::devpath::DevPath;
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
@@ -50,9 +51,6 @@ pub trait Host {
 
     /// Opens the device's node, and makes sure that it is the node of this device.
     fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd>;
-
-    /// The uid of the user of that name; `None` if there is no such user.
-    fn uid(&self, name: &str) -> io::Result<Option<u32>>;
 
     /// The location of a device, which may be unplugged already.
     fn location(&self, devpath: &DevPath) -> UsbLocation;
@@ -139,9 +137,15 @@ pub trait Host {
 
     fn save_guest_port(&self, vm: &str, port: &Port, last: &LastPort) -> anyhow::Result<()>;
 
-    /// Locks the socket against other hotplugger processes and connects to the QEMU behind it.
-    /// `timeout` is the limit for the whole session, including the wait for the lock.
-    fn connect(&self, monitor: &Monitor, timeout: Duration) -> Result<Box<dyn Qmp + '_>, Error>;
+    /// Locks the socket against other hotplugger processes, connects to the QEMU behind it and
+    /// verifies the peer. `timeout` is the limit for the whole session, including the wait for the
+    /// lock.
+    fn connect(
+        &self,
+        monitor: &Monitor,
+        access: &Access,
+        timeout: Duration,
+    ) -> Result<Box<dyn Qmp + '_>, Error>;
 }
 
 /// What udev knows of a device.

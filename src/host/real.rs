@@ -10,13 +10,14 @@ use anyhow::Context;
 use super::Host;
 use super::disks::{self, Disks};
 use super::drivers::{self, Interface};
+use super::node;
 use super::session::Session;
 use super::settle::{self, Settle, Settled};
 use super::sysfs;
 use super::topology::{Topology, location, read_topology};
 use super::usbfs::{self, Program};
-use super::{node, users};
 use crate::clock::Monotonic;
+use crate::config::access::Access;
 use crate::deadline::Deadline;
 use crate::devpath::DevPath;
 use crate::guest::ports::{GuestPortHistory, LastPort};
@@ -102,10 +103,6 @@ impl Host for RealHost<'_> {
 
     fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd> {
         node::open(self.root, devpath, device)
-    }
-
-    fn uid(&self, name: &str) -> io::Result<Option<u32>> {
-        users::uid(self.root, name)
     }
 
     fn location(&self, devpath: &DevPath) -> UsbLocation {
@@ -232,7 +229,12 @@ impl Host for RealHost<'_> {
         guest_ports::save(&state.records(&self.deadline(STATE_TIMEOUT))?, vm, port, last)
     }
 
-    fn connect(&self, monitor: &Monitor, timeout: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
+    fn connect(
+        &self,
+        monitor: &Monitor,
+        access: &Access,
+        timeout: Duration,
+    ) -> Result<Box<dyn Qmp + '_>, Error> {
         let mut deadline = self.deadline(timeout);
         let mut lock = None;
         if let Some(state) = self.state() {
@@ -245,6 +247,6 @@ impl Host for RealHost<'_> {
                 Err(LockError::Io(error)) => return Err(Error::Lock(error.into())),
             }
         }
-        Ok(Box::new(Session::connect(self.root, monitor, deadline, lock)?))
+        Ok(Box::new(Session::connect(self.root, monitor, access, deadline, lock)?))
     }
 }

@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::config::access::Access;
 use crate::deadline::Deadline;
-use crate::host::usbfs;
+use crate::host::{usbfs, users};
 use crate::monitor::Monitor;
 use crate::qmp::client::{self, QmpClient};
 use crate::qmp::message::Version;
-use crate::qmp::peer::{PeerError, PeerPolicy};
+use crate::qmp::peer::PeerPolicy;
 use crate::qmp::virsh::Virsh;
 use crate::qmp::{Error, OpenDevice, Qmp, Step, UsbHostProblem};
 use crate::root::Root;
@@ -51,17 +52,29 @@ pub fn is_running(root: &Root, monitor: &Monitor) -> bool {
 }
 
 impl Session {
-    /// Connects to the QEMU of the VM behind that monitor. The deadline covers all
-    /// later commands too.
+    /// Connects to the QEMU of the VM behind that monitor, and verifies the peer. The deadline
+    /// covers all later commands too.
     pub fn connect(
         root: &Root,
         monitor: &Monitor,
+        access: &Access,
         deadline: Deadline,
         lock: Option<Lock>,
     ) -> Result<Self, Error> {
         let path = root.path(monitor.file());
         let channel = match monitor {
-            Monitor::Socket(_) => Channel::Socket(QmpClient::connect(&path, deadline)?),
+            Monitor::Socket(_) => {
+                let uid = access.uid(|name| users::uid(root, name));
+                let policy = PeerPolicy {
+                    uid: uid.map_err(|error| Error::PeerRejected {
+                        socket: path.clone(),
+                        source: error.into(),
+                    })?,
+                    trust_directory: access.trust_socket_directory,
+                    root: root.path("/"),
+                };
+                Channel::Socket(QmpClient::connect(&path, &policy, deadline)?)
+            }
             Monitor::Domain(_) if !path.exists() => {
                 return Err(Error::NotRunning { monitor: monitor.clone(), stale: false });
             }
@@ -101,15 +114,6 @@ impl Session {
             Channel::Domain(_) => read_pid(&self.root.path(self.monitor.file())),
             Channel::Socket(_) => self.peer_pid(),
         }
-    }
-
-    /// Checks that the peer may receive a file descriptor. libvirt may, because it runs as root.
-    pub fn verify_peer(&self, policy: &PeerPolicy) -> Result<(), Error> {
-        let Some(client) = self.client() else { return Ok(()) };
-        let path = self.root.path(self.monitor.file());
-        let peer = client.peer().map_err(PeerError::Unknown);
-        peer.and_then(|peer| policy.check(&path, peer.uid.as_raw()))
-            .map_err(|source| Error::PeerRejected { socket: path, source })
     }
 
     /// Checks that this QEMU can use usb-host, once in a session.
@@ -162,11 +166,9 @@ impl Qmp for Session {
         &mut self,
         command: &'static str,
         arguments: Value,
-        policy: &PeerPolicy,
         open: &OpenDevice<'_>,
     ) -> Result<Value, Error> {
         self.check_usb_host()?;
-        self.verify_peer(policy)?;
         let fd = open().map_err(Error::OpenDevice)?;
         let reply = match &mut self.channel {
             Channel::Socket(client) => client.send(command, arguments, Some(&fd)),

@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use super::framing::Framer;
 use super::message::{Command, Message, Version};
+use super::peer::{PeerError, PeerPolicy};
 use super::{Error, Step};
 use crate::deadline::Deadline;
 use crate::monitor::Monitor;
@@ -50,16 +51,30 @@ fn open(path: &Path) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
 }
 
 impl QmpClient {
-    /// Connects, reads the greeting and completes the negotiation of capabilities.
-    pub fn connect(path: &Path, deadline: Deadline) -> Result<Self, Error> {
-        let (socket, address) = open(path)
-            .map_err(|error| Error::Socket { socket: path.to_path_buf(), source: error.into() })?;
-        let path = path.to_path_buf();
+    /// Connects, verifies the peer, reads the greeting and completes the negotiation of capabilities.
+    pub fn connect(path: &Path, policy: &PeerPolicy, deadline: Deadline) -> Result<Self, Error> {
+        let rejected = |source| Error::PeerRejected { socket: path.to_path_buf(), source };
+        let failed = |source| Error::Socket { socket: path.to_path_buf(), source };
+        let file = match policy.open(path).map_err(rejected)? {
+            Ok(Some(file)) => file,
+            Ok(None) => return Err(failed(io::Error::other("it is not a socket"))),
+            Err(Errno::NOENT) => {
+                return Err(Error::NotRunning {
+                    monitor: Monitor::Socket(path.to_path_buf()),
+                    stale: false,
+                });
+            }
+            Err(error) => return Err(failed(error.into())),
+        };
+        let (socket, address) = open(&file.path()).map_err(|error| failed(error.into()))?;
         let framer = Framer::default();
         // QEMU may still reply to a client that has just left: IDs must differ from that client's.
         let last_id = u64::from(process::id()) << 20;
-        let mut client = Self { socket, path, deadline, framer, last_id, version: None };
+        let owned = path.to_path_buf();
+        let mut client = Self { socket, path: owned, deadline, framer, last_id, version: None };
         client.connect_to(&address)?;
+        let peer = client.peer().map_err(PeerError::Unknown);
+        peer.and_then(|peer| file.check_peer(peer.uid.as_raw())).map_err(rejected)?;
         client.version = client.read_greeting()?;
         client.send("qmp_capabilities", Value::Null, None)?;
         Ok(client)

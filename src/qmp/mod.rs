@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use serde_json::Value;
 
 use self::message::ErrorReply;
-use self::peer::{PeerError, PeerPolicy};
+use self::peer::PeerError;
 use crate::deadline::Deadline;
 use crate::monitor::Monitor;
 use crate::text::sanitize;
@@ -34,13 +34,12 @@ pub trait Qmp {
     /// session is over.
     fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error>;
 
-    /// Verifies the peer, opens the device, and executes a command with its file descriptor. After
-    /// [`Error::PeerRejected`] and [`Error::OpenDevice`] nothing was sent.
+    /// Opens the device, and executes a command with its file descriptor. After
+    /// [`Error::OpenDevice`] nothing was sent.
     fn execute_with_fd(
         &mut self,
         command: &'static str,
         arguments: Value,
-        policy: &PeerPolicy,
         open: &OpenDevice<'_>,
     ) -> Result<Value, Error>;
 
@@ -70,7 +69,8 @@ pub enum Error {
     // The JSON parser repeats whole strings of the peer.
     #[error("the peer does not speak QMP: {}", sanitize(.0, 300))]
     Protocol(String),
-    #[error("no file descriptor is passed to the process at {}: {source}", socket.display())]
+    /// Nothing was sent.
+    #[error("the process at {} is not trusted: {source}", socket.display())]
     PeerRejected { socket: PathBuf, source: PeerError },
     #[error("the device cannot be opened: {0}")]
     OpenDevice(#[source] io::Error),

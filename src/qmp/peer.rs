@@ -1,25 +1,30 @@
 //! The peer process: the process at the other end of the QMP socket.
 //!
-//! Other users may be able to replace the socket. A device's file descriptor is therefore passed only
-//! to the user that the config names.
+//! Other users may be able to replace the socket, by a link to another VM's socket for example. The
+//! socket file, the directories on the way to it and the peer are therefore verified before the
+//! first command, and the verified file is the one that is connected to.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, lstat, open};
+use rustix::io::Errno;
 
 use crate::permissions::{self, PermissionIssue, PermissionKind};
 
-/// Which peer may receive a file descriptor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which process may be the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerPolicy {
     /// The user that must listen at the socket; `None` for the owner of the socket file.
     pub uid: Option<u32>,
     /// Whether the socket's directory may be writable by other users.
     pub trust_directory: bool,
+    /// Only directories below it are checked.
+    pub root: PathBuf,
 }
 
-/// Why a peer may not receive a file descriptor.
+/// Why a peer is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
     #[error(transparent)]
@@ -30,11 +35,30 @@ pub enum PeerError {
     )]
     WrongUser { actual: u32, expected: u32 },
     #[error(
+        "the socket belongs to user {actual} and must belong to user {expected} or to root; if QEMU runs as \
+         user {actual}, write `user: {actual}` into the config"
+    )]
+    WrongOwner { actual: u32, expected: u32 },
+    #[error(
+        "{} is a symbolic link of user {owner}, who could point it at another VM's socket; write the \
+         path of the socket itself into the config",
+        path.display()
+    )]
+    Link { path: PathBuf, owner: u32 },
+    #[error(
         "{}, so another user could replace the socket; move the socket, or write \
          `trust_socket_directory: true` into the config",
         describe(.0)
     )]
     UnsafeDirectory(PermissionIssue),
+}
+
+/// A socket file that was verified. It stays the same file, whatever the path leads to later.
+#[derive(Debug)]
+pub struct SocketPath {
+    file: OwnedFd,
+    expected: u32,
+    owner: u32,
 }
 
 fn describe(PermissionIssue { path, kind }: &PermissionIssue) -> String {
@@ -46,26 +70,63 @@ fn describe(PermissionIssue { path, kind }: &PermissionIssue) -> String {
 }
 
 impl PeerPolicy {
-    /// Checks the peer that listens at `socket` as the user `actual`.
+    /// Opens the socket file and verifies it: it must belong to the expected user or to root, and
+    /// nobody else may be able to replace it.
     ///
-    /// It must be the expected user, or root, which can open any device by itself. Only these two may
-    /// be able to replace the socket. If the config names no user, the socket's owner is expected,
-    /// and a directory with a sticky bit is unsafe, because everybody can create the socket there.
-    pub fn check(&self, socket: &Path, actual: u32) -> Result<(), PeerError> {
-        let expected = match self.uid {
-            Some(uid) => uid,
-            None => fs::metadata(socket)?.uid(),
+    /// If the config names no user, the file's owner is expected, and a directory with a sticky bit is
+    /// unsafe, because everybody can create the socket there.
+    ///
+    /// Returns the kernel's error if there is no such file, and `None` if it is not a socket.
+    pub fn open(&self, socket: &Path) -> Result<Result<Option<SocketPath>, Errno>, PeerError> {
+        let (file, stat) = match open_file(socket) {
+            Ok(opened) => opened,
+            Err(error) => return Ok(Err(error)),
         };
-        if actual != expected && actual != 0 {
-            return Err(PeerError::WrongUser { actual, expected });
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+            return Ok(Ok(None));
         }
-        if self.trust_directory {
+        let owner = stat.st_uid;
+        let expected = self.uid.unwrap_or(owner);
+        if owner != expected && owner != 0 {
+            return Err(PeerError::WrongOwner { actual: owner, expected });
+        }
+        let owners = [0, expected];
+        let link = lstat(socket).map_err(io::Error::from)?;
+        if FileType::from_raw_mode(link.st_mode) == FileType::Symlink
+            && !owners.contains(&link.st_uid)
+        {
+            return Err(PeerError::Link { path: socket.to_path_buf(), owner: link.st_uid });
+        }
+        if !self.trust_directory {
+            let sticky_is_safe = self.uid.is_some();
+            if let Some(issue) =
+                permissions::directory_issue(socket, &self.root, &owners, sticky_is_safe)?
+            {
+                return Err(PeerError::UnsafeDirectory(issue));
+            }
+        }
+        Ok(Ok(Some(SocketPath { file, expected, owner })))
+    }
+}
+
+fn open_file(socket: &Path) -> Result<(OwnedFd, Stat), Errno> {
+    let file = open(socket, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = fstat(&file)?;
+    Ok((file, stat))
+}
+
+impl SocketPath {
+    /// A path that leads to this file, whatever was put in its place.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+
+    /// Verifies the user that listens. Root may only listen at a socket of its own: a user could have
+    /// connected root's process to the socket.
+    pub fn check_peer(&self, uid: u32) -> Result<(), PeerError> {
+        if uid == self.expected || (uid == 0 && self.owner == 0) {
             return Ok(());
         }
-        let sticky_is_safe = self.uid.is_some();
-        match permissions::directory_issue(socket, &[0, expected], sticky_is_safe)? {
-            Some(issue) => Err(PeerError::UnsafeDirectory(issue)),
-            None => Ok(()),
-        }
+        Err(PeerError::WrongUser { actual: uid, expected: self.expected })
     }
 }

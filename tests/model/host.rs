@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hotplugger::clock::Monotonic;
+use hotplugger::config::access::Access;
 use hotplugger::devpath::DevPath;
 use hotplugger::guest::fake::FakeQemu;
 use hotplugger::guest::ports::{GuestPortHistory, LastPort};
@@ -21,7 +22,6 @@ use hotplugger::host::usbfs::Program;
 use hotplugger::location::{PortLocation, UsbLocation};
 use hotplugger::monitor::Monitor;
 use hotplugger::port::{BusNum, DevNum, Port};
-use hotplugger::qmp::peer::PeerPolicy;
 use hotplugger::qmp::{Error, OpenDevice, Qmp};
 use hotplugger::state::lock::Lock;
 use hotplugger::state::record::{Record, UeventMark};
@@ -86,10 +86,6 @@ impl Host for ModelHost {
     /// Nobody is there to have it.
     fn open_node(&self, _: &DevPath, _: &UsbDevice) -> io::Result<OwnedFd> {
         Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn uid(&self, _: &str) -> io::Result<Option<u32>> {
-        Ok(None)
     }
 
     fn location(&self, devpath: &DevPath) -> UsbLocation {
@@ -219,7 +215,12 @@ impl Host for ModelHost {
         Ok(())
     }
 
-    fn connect(&self, monitor: &Monitor, _: Duration) -> Result<Box<dyn Qmp + '_>, Error> {
+    fn connect(
+        &self,
+        monitor: &Monitor,
+        _: &Access,
+        _: Duration,
+    ) -> Result<Box<dyn Qmp + '_>, Error> {
         self.moment();
         let not_running = || Error::NotRunning { monitor: monitor.clone(), stale: false };
         let number = number(monitor).ok_or_else(not_running)?;
@@ -257,11 +258,10 @@ impl Qmp for Connection<'_> {
         &mut self,
         command: &'static str,
         arguments: Value,
-        policy: &PeerPolicy,
         open: &OpenDevice<'_>,
     ) -> Result<Value, Error> {
         self.host.moment();
-        self.with(|guest| guest.execute_with_fd(command, arguments, policy, open))
+        self.with(|guest| guest.execute_with_fd(command, arguments, open))
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {

@@ -9,11 +9,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use hotplugger::config::access::Access;
 use hotplugger::deadline::Deadline;
 use hotplugger::host::session::Session;
 use hotplugger::monitor::Monitor;
 use hotplugger::qmp::Error;
 use hotplugger::qmp::client::QmpClient;
+use hotplugger::qmp::peer::PeerPolicy;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -111,7 +113,8 @@ impl Qemu {
 
     /// Executes a command on the tests' socket. No guard keeps a command from an upgraded QEMU.
     pub(crate) fn execute(&self, command: &'static str, arguments: Value) -> Result<Value, Error> {
-        let mut client = QmpClient::connect(&self.control, Deadline::after(PATIENCE))?;
+        let policy = PeerPolicy { uid: None, trust_directory: true, root: PathBuf::from("/") };
+        let mut client = QmpClient::connect(&self.control, &policy, Deadline::after(PATIENCE))?;
         client.send(command, arguments, None)
     }
 
@@ -165,7 +168,9 @@ impl Qemu {
 /// Connects to a socket of this machine.
 pub(crate) fn connect(socket: &Path, deadline: Deadline) -> Result<Session, Error> {
     let monitor = Monitor::Socket(socket.to_path_buf());
-    Session::connect(&hotplugger::root::Root::at("/"), &monitor, deadline, None)
+    // The directory of the tests is below /tmp.
+    let access = Access { trust_socket_directory: true, ..Access::DEFAULT };
+    Session::connect(&hotplugger::root::Root::at("/"), &monitor, &access, deadline, None)
 }
 
 impl Drop for Qemu {

@@ -55,7 +55,6 @@ fn request<'a>(hubs: &'a [String], device: &'a dyn UsbSource) -> AttachRequest<'
         has_product_name: true,
         node: "/dev/bus/usb/001/016".into(),
         access: AccessMode::Node,
-        peer_policy: PeerPolicy::default(),
         expected_attached: false,
         claim: Claim::Free,
         device,
