@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use crate::config::VirtualMachine;
 use crate::config::access::AccessMode;
@@ -107,6 +108,17 @@ impl<'a> AttachJob<'a> {
             _ => Outcome::UnpluggedEarly,
         }
     }
+}
+
+/// How long another VM that lists the port may take to say whether it has the device.
+const CO_OWNER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether another VM that lists the port has the device.
+enum CoOwner {
+    HasDevice,
+    /// It says so, and the kernel does not.
+    NotConfirmed,
+    HasNot,
 }
 
 /// One attempt to attach the device that is in the port.
@@ -293,7 +305,10 @@ impl<'a> Attempt<'a> {
 
     /// Another VM of the port that has the device although no record says so: the state was deleted,
     /// or hotplugger was killed before it wrote the record.
-    fn attached_to_other_vm(&self, known: Option<&Record>) -> Option<&'a VirtualMachine> {
+    ///
+    /// A VM that says so is believed only if its QEMU has the device's node open: the VM could keep
+    /// the device from this one otherwise.
+    fn attached_to_other_vm(&mut self, known: Option<&Record>) -> Option<&'a VirtualMachine> {
         let is_recorded = known.is_some_and(|record| record.attached.is_some());
         if self.job.trigger == Trigger::Manual || is_recorded {
             return None;
@@ -301,25 +316,39 @@ impl<'a> Attempt<'a> {
         let Assignment { config, location, .. } = self.job.assignment;
         let mut owners = config.owners(location);
         owners.retain(|vm| vm.monitor != self.vm.monitor && self.job.host.is_running(&vm.monitor));
-        owners.into_iter().find(|vm| self.has_device(vm).unwrap_or(false))
+        for vm in owners {
+            match self.has_device(vm) {
+                Ok(CoOwner::HasDevice) => return Some(vm),
+                Ok(CoOwner::HasNot) => {}
+                Ok(CoOwner::NotConfirmed) => self.warnings.push(format!(
+                    "{} says that it has the device, and its QEMU has not opened it",
+                    vm.name
+                )),
+                Err(error) => self.warnings.push(format!("{}: {error}", vm.name)),
+            }
+        }
+        None
     }
 
-    /// Whether that VM has the device, or gets it when its guest resumes.
+    /// Whether that VM has the device.
     ///
-    /// An object without a device in a running guest is deleted. Its QEMU has not learned of the
-    /// device, for example while udevd restarts, and could open it later beside the QEMU
+    /// An object that has no device is deleted: its QEMU could open the device later beside the QEMU
     /// that gets it now.
-    fn has_device(&self, vm: &VirtualMachine) -> Result<bool, Error> {
-        let mut session = self.job.host.connect(&vm.monitor, &vm.access, vm.timeout)?;
+    fn has_device(&self, vm: &VirtualMachine) -> Result<CoOwner, Error> {
+        let timeout = vm.timeout.min(CO_OWNER_TIMEOUT);
+        let mut session = self.job.host.connect(&vm.monitor, &vm.access, timeout)?;
         let qmp = session.as_mut();
         if !objects::list(qmp)?.contains(&self.id) {
-            return Ok(false);
+            return Ok(CoOwner::HasNot);
         }
-        if objects::is_attached(qmp, &self.id)? || !objects::is_running(qmp)? {
-            return Ok(true);
+        let pid = qmp.qemu_pid();
+        let says_so = objects::is_attached(qmp, &self.id)?;
+        let programs = self.job.host.programs_with(self.device);
+        if says_so && programs.iter().any(|program| Some(program.pid) == pid) {
+            return Ok(CoOwner::HasDevice);
         }
         objects::delete(qmp, &self.id)?;
-        Ok(false)
+        Ok(if says_so { CoOwner::NotConfirmed } else { CoOwner::HasNot })
     }
 
     fn attach_in_guest(&mut self, expected_attached: bool) -> Result<Attached, Outcome> {

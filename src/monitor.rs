@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Where libvirt keeps the process IDs of its domains (`src/qemu/qemu_process.c`:
-/// `virPidFileBuildPath`).
-const LIBVIRT_DIRECTORY: &str = "/run/libvirt/qemu";
+/// Where libvirt keeps the process IDs and the status of its running domains
+/// (`src/qemu/qemu_process.c`: `virPidFileBuildPath`; `src/conf/domain_conf.c`:
+/// `virDomainObjSave`).
+pub const LIBVIRT_DIRECTORY: &str = "/run/libvirt/qemu";
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

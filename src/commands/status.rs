@@ -20,7 +20,7 @@ use crate::host::topology::Topology;
 use crate::host::topology::read_topology;
 use crate::host::{sysfs, usbfs};
 use crate::output::{Line, Output, Style};
-use crate::qmp::Error;
+use crate::qmp::{Error, Qmp};
 use crate::root::Root;
 use crate::speed::Speed;
 use crate::state::record::Record;

@@ -78,7 +78,7 @@ impl Session {
             Monitor::Domain(_) if !path.exists() => {
                 return Err(Error::NotRunning { monitor: monitor.clone(), stale: false });
             }
-            Monitor::Domain(name) => Channel::Domain(Virsh::new(root, name, deadline)),
+            Monitor::Domain(name) => Channel::Domain(Virsh::new(root, name, deadline)?),
         };
         Ok(Self {
             root: root.clone(),
@@ -106,14 +106,6 @@ impl Session {
     /// The process at the other end of the socket, if it is in a visible PID namespace.
     pub fn peer_pid(&self) -> Option<u32> {
         u32::try_from(self.client()?.peer().ok()?.pid.as_raw_nonzero().get()).ok()
-    }
-
-    /// QEMU's process, if it is in a visible PID namespace.
-    pub fn qemu_pid(&self) -> Option<u32> {
-        match self.channel {
-            Channel::Domain(_) => read_pid(&self.root.path(self.monitor.file())),
-            Channel::Socket(_) => self.peer_pid(),
-        }
     }
 
     /// Checks that this QEMU can use usb-host, once in a session.
@@ -175,6 +167,14 @@ impl Qmp for Session {
             Channel::Domain(virsh) => virsh.send(command, &arguments, Some(fd)),
         };
         self.read_reply(false, reply)
+    }
+
+    /// QEMU's process, if it is in a visible PID namespace.
+    fn qemu_pid(&self) -> Option<u32> {
+        match self.channel {
+            Channel::Domain(_) => read_pid(&self.root.path(self.monitor.file())),
+            Channel::Socket(_) => self.peer_pid(),
+        }
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {

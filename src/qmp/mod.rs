@@ -43,6 +43,11 @@ pub trait Qmp {
         open: &OpenDevice<'_>,
     ) -> Result<Value, Error>;
 
+    /// QEMU's process, if it is known.
+    fn qemu_pid(&self) -> Option<u32> {
+        None
+    }
+
     /// Waits before the next poll.
     fn pause(&mut self, time: Duration) -> Result<(), Error>;
 }

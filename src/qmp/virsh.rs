@@ -3,6 +3,7 @@
 //!
 //! libvirt 8.2 and later pass file descriptors to QEMU. hotplugger does not load the libvirt library.
 
+use std::fs;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use super::framing::Framer;
 use super::message::Message;
 use super::{Error, Step};
 use crate::deadline::Deadline;
-use crate::monitor::Monitor;
+use crate::monitor::{LIBVIRT_DIRECTORY, Monitor};
 use crate::root::Root;
 use crate::text::sanitize;
 
@@ -26,14 +27,34 @@ const PROGRAM: &str = "/usr/bin/virsh";
 #[derive(Debug)]
 pub struct Virsh {
     program: PathBuf,
+    /// Its name, for messages.
     domain: String,
+    /// What virsh finds it by.
+    key: String,
     deadline: Deadline,
 }
 
 impl Virsh {
     /// The first command shows whether the domain runs.
-    pub fn new(root: &Root, domain: &str, deadline: Deadline) -> Self {
-        Self { program: root.path(PROGRAM), domain: domain.to_owned(), deadline }
+    ///
+    /// virsh takes `--domain=` for an ID, a UUID or a name, in that order
+    /// (`tools/virsh-util.c`: `virshLookupDomainInternal`). A domain with the name 1 is therefore
+    /// addressed by its UUID.
+    pub fn new(root: &Root, domain: &str, deadline: Deadline) -> Result<Self, Error> {
+        let status = fs::read_to_string(root.path(format!("{LIBVIRT_DIRECTORY}/{domain}.xml")));
+        let uuid = status.ok().and_then(|status| uuid_of(&status, domain));
+        let is_ambiguous = domain.bytes().all(|byte| byte.is_ascii_digit()) || is_uuid(domain);
+        let key = match uuid {
+            Some(uuid) => uuid,
+            None if !is_ambiguous => domain.to_owned(),
+            None => {
+                let why = "its UUID is not known, and virsh takes the name for an ID or a UUID; rename the \
+                           domain";
+                let (domain, source) = (domain.to_owned(), io::Error::other(why));
+                return Err(Error::Libvirt { domain, source });
+            }
+        };
+        Ok(Self { program: root.path(PROGRAM), domain: domain.to_owned(), key, deadline })
     }
 
     /// Sends a command, with a file descriptor if there is one, and returns the reply.
@@ -65,7 +86,7 @@ impl Virsh {
         let mut command = Command::new(&self.program);
         command.env_clear().env("LC_ALL", "C").current_dir("/");
         command.args(["--quiet", "--connect", "qemu:///system", "qemu-monitor-command"]);
-        command.arg(format!("--domain={}", self.domain)).args(["--cmd", text]);
+        command.arg(format!("--domain={}", self.key)).args(["--cmd", text]);
         match fd {
             Some(fd) => command.args(["--pass-fds", "0"]).stdin(fd),
             None => command.stdin(Stdio::null()),
@@ -128,6 +149,27 @@ impl Virsh {
     }
 }
 
+/// The UUID of the domain with that name in libvirt's status file (`src/conf/domain_conf.c`:
+/// `virDomainDefFormatInternal` writes name and UUID first).
+fn uuid_of(status: &str, name: &str) -> Option<String> {
+    let (_, domain) = status.split_once("<domain ")?;
+    let element = |tag: &str| {
+        let (_, rest) = domain.split_once(&format!("<{tag}>"))?;
+        rest.split_once(&format!("</{tag}>")).map(|(text, _)| text)
+    };
+    let escaped = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let uuid = element("uuid").filter(|uuid| is_uuid(uuid))?;
+    (element("name")? == escaped).then(|| uuid.to_owned())
+}
+
+fn is_uuid(text: &str) -> bool {
+    let is_hyphen = |index| [8, 13, 18, 23].contains(&index);
+    text.len() == 36
+        && text.bytes().enumerate().all(|(index, byte)| {
+            if is_hyphen(index) { byte == b'-' } else { byte.is_ascii_hexdigit() }
+        })
+}
+
 /// Starts virsh with one pipe for its output and its errors.
 fn spawn(mut command: Command) -> io::Result<(Child, PipeReader)> {
     let (reader, writer) = io::pipe()?;
@@ -139,4 +181,45 @@ fn spawn(mut command: Command) -> io::Result<(Child, PipeReader)> {
         _ => error,
     })?;
     Ok((child, reader))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const UUID: &str = "c7a5fdbd-edaf-9455-926a-d65c16db1809";
+
+    fn status(name: &str) -> String {
+        format!(
+            "<domstatus state='running' reason='booted' pid='7'>\n  <monitor path='/x' type='unix'/>\n  \
+             <domain type='kvm' id='2'>\n    <name>{name}</name>\n    <uuid>{UUID}</uuid>\n  \
+             </domain>\n</domstatus>\n"
+        )
+    }
+
+    #[test]
+    fn uuid_is_read_only_from_the_status_of_the_domain() {
+        assert_eq!(uuid_of(&status("1"), "1").as_deref(), Some(UUID));
+        assert_eq!(uuid_of(&status("a&amp;b"), "a&b").as_deref(), Some(UUID));
+        assert_eq!(uuid_of(&status("other"), "1"), None);
+        assert_eq!(uuid_of(&status("1").replace("c7a5", "x7a5"), "1"), None);
+        assert_eq!(uuid_of("", "1"), None);
+    }
+
+    #[test]
+    fn name_that_virsh_would_misread_is_rejected_without_the_uuid() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let key = |name: &str| {
+            let virsh = Virsh::new(&root, name, Deadline::after(Duration::from_secs(1)));
+            virsh.map(|virsh| virsh.key).map_err(|error| error.to_string())
+        };
+        assert_eq!(key("windows"), Ok("windows".to_owned()));
+        assert!(key("1").unwrap_err().contains("its UUID is not known"));
+        assert!(key(UUID).unwrap_err().contains("its UUID is not known"));
+        fs::create_dir_all(root.path(LIBVIRT_DIRECTORY)).unwrap();
+        fs::write(root.path(format!("{LIBVIRT_DIRECTORY}/1.xml")), status("1")).unwrap();
+        assert_eq!(key("1"), Ok(UUID.to_owned()));
+    }
 }

@@ -29,7 +29,7 @@ use hotplugger::state::socket_file::SocketFile;
 use hotplugger::usb_device::UsbDevice;
 use serde_json::Value;
 
-use crate::state::{Act, Guest, PortState, SOCKETS};
+use crate::state::{Act, Guest, PORT, PortState, SOCKETS};
 
 /// What happens at a moment of the program's run.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,11 @@ impl ModelHost {
             _ => {}
         }
     }
+}
+
+/// The process ID of a guest's QEMU.
+fn pid(number: usize) -> u32 {
+    u32::try_from(number).unwrap() + 1
 }
 
 fn number(monitor: &Monitor) -> Option<usize> {
@@ -141,8 +146,15 @@ impl Host for ModelHost {
         true
     }
 
-    fn programs_with(&self, _: &UsbDevice) -> Vec<Program> {
-        Vec::new()
+    /// The QEMUs that have the device open.
+    fn programs_with(&self, device: &UsbDevice) -> Vec<Program> {
+        let id = format!("hotplugger-{PORT}-{}", device.devnum.0);
+        let host = self.host.borrow();
+        let has_it = |guest: &Guest| guest.qemu.open().contains(&id.as_str());
+        let guests = host.guests.iter().enumerate();
+        let guests = guests.filter(|(_, guest)| guest.as_ref().is_some_and(has_it));
+        let program = |number| Program { pid: pid(number), name: String::new(), is_qemu: true };
+        guests.map(|(number, _)| program(number)).collect()
     }
 
     fn unbind_programs(&self, _: &DevPath) -> io::Result<()> {
@@ -262,6 +274,10 @@ impl Qmp for Connection<'_> {
     ) -> Result<Value, Error> {
         self.host.moment();
         self.with(|guest| guest.execute_with_fd(command, arguments, open))
+    }
+
+    fn qemu_pid(&self) -> Option<u32> {
+        Some(pid(self.number))
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), Error> {
