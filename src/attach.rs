@@ -8,6 +8,7 @@ use crate::config::VirtualMachine;
 use crate::config::access::AccessMode;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
+use crate::disk_claims::DiskClaims;
 use crate::driver_guard::DriverGuard;
 use crate::guest::attach::{AttachError, AttachRequest, Attached, Claim, Unavailable, UsbSource};
 use crate::guest::{self, objects};
@@ -142,16 +143,16 @@ impl<'a> Attempt<'a> {
         let host = self.job.host;
         self.settle_unconfirmed()?;
         let interfaces = host.interfaces(self.job.devpath());
-        policy::check(host, self.job.assignment, self.device, &interfaces)
-            .and_then(|()| self.check_authorized(&interfaces))
+        let claims = policy::check(host, self.job.assignment, self.device, &interfaces)
             .map_err(Outcome::Rejected)?;
+        self.check_authorized(&interfaces).map_err(Outcome::Rejected)?;
         self.check_vm_runs()?;
         let is_attached = matches!(self.job.trigger, Trigger::Udev { settle: false, .. });
         if !is_attached {
             if self.vm.unbind_host_drivers && interfaces.iter().any(Interface::has_kernel_driver) {
                 self.record_unbound();
             }
-            drivers.unbind();
+            drivers.unbind(claims);
         }
         let record = self.begin_record();
         let started = host.now();
@@ -374,6 +375,7 @@ impl<'a> Attempt<'a> {
             access,
             expected_attached,
             claim,
+            host_drives_storage: interfaces.iter().any(Interface::is_driven_storage),
             device: self,
         };
         guest::attach(session.as_mut(), &request).map_err(|error| self.outcome_of(error))
@@ -537,10 +539,12 @@ pub fn upgraded(vm: &str) -> String {
 }
 
 impl UsbSource for Attempt<'_> {
-    fn recheck(&self) -> Result<(), Unavailable> {
+    fn recheck(&self) -> Result<DiskClaims, Unavailable> {
         let host = self.job.host;
         // A device that cannot be read now was there a moment ago.
-        let Ok(now) = host.usb_device(self.job.devpath()) else { return Ok(()) };
+        let Ok(now) = host.usb_device(self.job.devpath()) else {
+            return Ok(DiskClaims::default());
+        };
         let now = now.filter(|now| now.devnum == self.id.devnum).ok_or(Unavailable::Unplugged)?;
         let interfaces = host.interfaces(self.job.devpath());
         policy::check(host, self.job.assignment, &now, &interfaces).map_err(Unavailable::Rejected)

@@ -2,6 +2,7 @@
 
 use std::mem;
 
+use crate::disk_claims::DiskClaims;
 use crate::host::Host;
 use crate::policy::{self, Assignment};
 use crate::port::DevNum;
@@ -31,8 +32,8 @@ impl<'a> DriverGuard<'a> {
 
     /// Unbinds the drivers, if the config lets it.
     ///
-    /// For a device that has just passed the policy, and a VM that runs.
-    pub fn unbind(&mut self) {
+    /// For a device that has just passed the policy, with its disks claimed, and a VM that runs.
+    pub fn unbind(&mut self, _claims: DiskClaims) {
         if !self.assignment.vm.unbind_host_drivers {
             return;
         }
@@ -53,10 +54,11 @@ impl<'a> DriverGuard<'a> {
         }
         let Ok(Some(device)) = self.host.usb_device(self.assignment.devpath()) else { return };
         let interfaces = self.host.interfaces(self.assignment.devpath());
-        if device.devnum == self.devnum
-            && policy::check(self.host, self.assignment, &device, &interfaces).is_ok()
-        {
-            self.unbind();
+        if device.devnum != self.devnum {
+            return;
+        }
+        if let Ok(claims) = policy::check(self.host, self.assignment, &device, &interfaces) {
+            self.unbind(claims);
         }
     }
 

@@ -14,6 +14,7 @@ pub mod deadline;
 pub mod detach;
 pub mod device_id;
 pub mod devpath;
+pub mod disk_claims;
 pub mod driver_guard;
 pub mod event;
 pub mod guest;

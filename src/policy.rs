@@ -2,8 +2,8 @@
 
 use crate::config::{Config, VirtualMachine};
 use crate::devpath::DevPath;
+use crate::disk_claims::DiskClaims;
 use crate::host::Host;
-use crate::host::disks::in_use;
 use crate::host::drivers::Interface;
 use crate::location::UsbLocation;
 use crate::usb_device::UsbDevice;
@@ -22,7 +22,8 @@ impl<'a> Assignment<'a> {
     }
 }
 
-/// Checks the device as it is at this moment, with its interfaces.
+/// Checks the device as it is at this moment, with its interfaces. While the result lives, nothing
+/// on the host can begin to use its disks.
 ///
 /// # Errors
 ///
@@ -32,7 +33,7 @@ pub fn check(
     assignment: Assignment<'_>,
     device: &UsbDevice,
     interfaces: &[Interface],
-) -> Result<(), String> {
+) -> Result<DiskClaims, String> {
     if device.is_hub() {
         let why = "it is a hub; devices behind it are attached, the hub itself never is";
         return Err(why.to_owned());
@@ -47,8 +48,5 @@ pub fn check(
     if let Some(entry) = config.exclusion(vm, location, device, &classes) {
         return Err(format!("it stays with the host; the config excludes `{entry}`"));
     }
-    match in_use(assignment.devpath(), &host.disks(assignment.devpath())) {
-        Some(used) => Err(used.to_string()),
-        None => Ok(()),
-    }
+    host.claim_disks(assignment.devpath()).map_err(|used| used.to_string())
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use hotplugger::config::access::AccessMode;
 use hotplugger::deadline::Deadline;
 use hotplugger::device_id::DeviceId;
+use hotplugger::disk_claims::DiskClaims;
 use hotplugger::guest::attach::{
     AttachError, AttachRequest, Attached, BusError, BusErrorKind, Claim, Unavailable, UsbSource,
     attach,
@@ -45,8 +46,8 @@ const ID: &str = "hotplugger-1-3-16";
 struct Zero;
 
 impl UsbSource for Zero {
-    fn recheck(&self) -> Result<(), Unavailable> {
-        Ok(())
+    fn recheck(&self) -> Result<DiskClaims, Unavailable> {
+        Ok(DiskClaims::default())
     }
 
     fn open_node(&self) -> io::Result<OwnedFd> {
@@ -96,6 +97,7 @@ fn place_again(
             access: AccessMode::Node,
             expected_attached: false,
             claim: Claim::Free,
+            host_drives_storage: false,
             device: &Zero,
         },
     )
@@ -360,6 +362,7 @@ fn attach_via_fd(qmp: &mut dyn Qmp, speed: Speed) -> Result<Attached, AttachErro
             access: AccessMode::Fd,
             expected_attached: false,
             claim: Claim::Free,
+            host_drives_storage: false,
             device: &Zero,
         },
     )

@@ -40,6 +40,7 @@ pub fn run(data: &[u8]) {
             access,
             expected_attached: false,
             claim: Claim::Free,
+            host_drives_storage: false,
             device: &Device,
         };
         match attach(&mut Script::new(&text), &request) {

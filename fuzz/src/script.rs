@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use hotplugger::disk_claims::DiskClaims;
 use hotplugger::guest::attach::{Unavailable, UsbSource};
 use hotplugger::qmp::{Error, OpenDevice, Qmp, Step};
 use hotplugger::text::sanitize;
@@ -57,8 +58,8 @@ impl Qmp for Script<'_> {
 pub struct Device;
 
 impl UsbSource for Device {
-    fn recheck(&self) -> Result<(), Unavailable> {
-        Ok(())
+    fn recheck(&self) -> Result<DiskClaims, Unavailable> {
+        Ok(DiskClaims::default())
     }
 
     fn may_be_listed(&self) -> bool {

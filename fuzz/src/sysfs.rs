@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Component, Path};
 
 use hotplugger::devpath::DevPath;
-use hotplugger::host::disks::{in_use, read};
+use hotplugger::host::disks::claim;
 use hotplugger::host::topology::{self, location};
 use hotplugger::host::{drivers, sysfs};
 use hotplugger::port::{BusNum, DevNum};
@@ -81,7 +81,7 @@ pub fn run(data: &[u8]) {
         let places = location::places(root, &devpath);
         assert!(places.peers.len() <= 6);
         location::peers(root, &devpath);
-        drop(in_use(&devpath, &read(root, &devpath)).map(|used| used.to_string()));
+        drop(claim(root, &devpath, false).map_err(|used| used.to_string()));
         topology::port(root, &devpath);
     }
     sysfs::plugged_at(root, BusNum(1), DevNum(16));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use std::{fs, process};
 
 use super::finding::Finding;
-use super::process::{file, pids};
+use super::process::file;
 use super::vm::VmFacts;
 use crate::clock::Monotonic;
 use crate::config::Config;
@@ -103,7 +103,7 @@ pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFa
 /// Reads which of these programs run.
 pub fn running_programs(root: &Root) -> RunningPrograms {
     let mut running = RunningPrograms::default();
-    for pid in pids(root) {
+    for pid in usbfs::pids(root) {
         let Ok(name) = attribute(file(root, pid, "comm")) else { continue };
         match name.as_str() {
             "udisksd" => running.udisks = true,

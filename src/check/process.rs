@@ -174,12 +174,6 @@ fn parse(status: &str) -> Option<Process> {
     Some(Process { user, groups, opens_all, ..Process::default() })
 }
 
-/// The processes there are.
-pub(super) fn pids(root: &Root) -> Vec<u32> {
-    let entries = fs::read_dir(root.path("/proc")).into_iter().flatten().filter_map(Result::ok);
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
 #[cfg(test)]
 pub(in crate::check) mod tests {
     use super::*;

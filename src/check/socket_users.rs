@@ -12,8 +12,9 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
-use super::process::{file, pids};
+use super::process::file;
 use crate::host::sysfs::attribute;
+use crate::host::usbfs;
 use crate::root::Root;
 use crate::text::sanitize;
 
@@ -79,7 +80,7 @@ pub fn gather(root: &Root, path: &Path) -> SocketUsers {
 /// The processes by the sockets they have open, without this one.
 fn processes(root: &Root) -> HashMap<u32, SocketUser> {
     let mut found = HashMap::new();
-    for pid in pids(root).into_iter().filter(|pid| *pid != std::process::id()) {
+    for pid in usbfs::pids(root).into_iter().filter(|pid| *pid != std::process::id()) {
         let Ok(descriptors) = fs::read_dir(file(root, pid, "fd")) else { continue };
         for descriptor in descriptors.filter_map(Result::ok) {
             let Ok(target) = fs::read_link(descriptor.path()) else { continue };

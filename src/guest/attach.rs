@@ -24,13 +24,15 @@ use super::ports::{GuestPort, GuestPortHistory, LastPort, PortCandidate, last_po
 use crate::config::access::AccessMode;
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
+use crate::disk_claims::DiskClaims;
 use crate::qmp::{Error, Qmp, UsbHostProblem};
 use crate::speed::Speed;
 
 /// The device on the host.
 pub trait UsbSource {
-    /// Checks that the same device is still in its port and may go to the guest.
-    fn recheck(&self) -> Result<(), Unavailable>;
+    /// Checks that the same device is still in its port and may go to the guest. While the result
+    /// lives, nothing on the host can begin to use its disks.
+    fn recheck(&self) -> Result<DiskClaims, Unavailable>;
 
     fn open_node(&self) -> io::Result<OwnedFd>;
 
@@ -64,6 +66,9 @@ pub struct AttachRequest<'a> {
     /// Whether a record says that the device is attached.
     pub expected_attached: bool,
     pub claim: Claim,
+    /// Whether the host's drivers serve its disks. A paused guest does not get it then: the host
+    /// could mount a disk before QEMU takes it.
+    pub host_drives_storage: bool,
     pub device: &'a dyn UsbSource,
 }
 
@@ -206,7 +211,7 @@ impl Attempt<'_> {
         buses: &[GuestBus],
     ) -> Result<Attached, AttachError> {
         let request = self.request;
-        request.device.recheck()?;
+        let _claims = request.device.recheck()?;
         let mut errors: Vec<BusError> = Vec::new();
         let mut fastest: Option<(&PortCandidate, Option<Speed>)> = None;
         for (number, port) in ports.iter().enumerate() {
@@ -302,6 +307,10 @@ impl Attempt<'_> {
                 // QEMU had the device open and lost it.
                 self.not_opened(port)
             } else if !objects::is_running(qmp)? {
+                if request.host_drives_storage {
+                    self.delete(qmp)?;
+                    return Err(AttachError::StorageWhilePaused);
+                }
                 return Ok(Ok(Attached::PendingResume(port.guest_port())));
             } else {
                 match self.wait_until_listed(qmp) {

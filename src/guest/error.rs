@@ -25,6 +25,11 @@ pub enum AttachError {
     )]
     NoController,
     #[error(
+        "the guest is paused, and the host's driver serves the disk until the guest takes it; resume the \
+         guest and run `hotplugger sync`"
+    )]
+    StorageWhilePaused,
+    #[error(
         "QEMU does not list the device; check that QEMU's /dev has {} (namespace, container) and that \
          udev runs where QEMU runs",
         node.display()

@@ -1,127 +1,352 @@
-//! Whether the host uses a disk of a USB device: mounted, swapped on, or part of a set that is.
+//! Whether the host uses a disk of a USB device, and who.
 //!
-//! Decided from the facts that [`read`] gathers from sysfs and proc. A use that the kernel does not show there is
-//! not seen: a member of an imported ZFS pool (it has no `holders`), and mounts that only a
-//! container's mount namespace has.
+//! Evidence in sysfs and proc names the user: a mount, swap, a loop device, a volume, a process. It
+//! is not complete (other mount namespaces, ZFS, bcache), so the kernel is asked as well: an
+//! exclusive open of a block device fails while anybody has claimed it (`block/bdev.c`:
+//! `bd_prepare_to_claim`). The opens are kept, so that nothing claims the disk between the check and
+//! the unbinding of the host's drivers.
+//!
+//! The opens have no side effects: with `O_NONBLOCK` the kernel neither needs a medium nor closes a
+//! tray (`drivers/cdrom/cdrom.c`: `cdrom_open`), and udevd sends a `change` event only after a
+//! device was open for writing.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::{fmt, fs};
+use std::time::Duration;
+use std::{fmt, fs, process, thread};
 
+use rustix::fs::{FileType, Mode, OFlags, fstat, lstat, major, minor, open};
+use rustix::io::Errno;
+
+use crate::deadline::Deadline;
 use crate::devpath::DevPath;
+use crate::disk_claims::DiskClaims;
 use crate::host::sysfs::attribute;
+use crate::host::usbfs::{self, Program};
 use crate::root::Root;
 use crate::text::sanitize;
 
+/// How long a use is waited out that may end by itself: udevd and udisks open each new disk for a
+/// moment, and so does another hotplugger.
+const TRANSIENT: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(50);
+
 /// The host's block devices, and those that it uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Disks {
+struct Disks {
     /// All block devices, partitions too.
-    pub blocks: Vec<Block>,
-    /// The mounts. `None` if they cannot be read.
-    pub mounts: Option<Vec<Mount>>,
-    /// What is swapped on.
-    pub swaps: Vec<Source>,
+    blocks: Vec<Block>,
+    /// `None` if the mounts cannot be read.
+    mounts: Option<Vec<Mount>>,
+    swaps: Vec<Source>,
     /// The names of the block devices of each btrfs file system that is mounted somewhere.
-    pub btrfs: Vec<Vec<String>>,
+    btrfs: Vec<Vec<String>>,
 }
 
-/// A block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Block {
+struct Block {
     /// The kernel's name: `sda1`.
-    pub name: String,
-    /// Its place; a partition's is below its disk's.
-    pub devpath: DevPath,
+    name: String,
+    /// A partition's is below its disk's.
+    devpath: DevPath,
     /// Major and minor number, `8:1`.
-    pub number: String,
+    number: String,
     /// The name of a device-mapper device below `/dev/mapper`.
-    pub mapped: Option<String>,
+    mapped: Option<String>,
+    /// The file or block device that a loop device is set up on.
+    backing: Option<Source>,
     /// The names of the devices that are made of it: device-mapper, md.
-    pub holders: Vec<String>,
+    holders: Vec<String>,
 }
 
-/// A mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
+struct Mount {
     /// The number of its device. btrfs and bcachefs have one of their own.
-    pub number: String,
-    /// What is mounted.
-    pub sources: Vec<Source>,
-    /// Where.
-    pub at: String,
+    number: String,
+    sources: Vec<Source>,
+    at: String,
 }
 
 /// A file by which something names a block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// Its path.
-    pub path: String,
+struct Source {
+    path: String,
     /// The number of the block device there, if one is.
-    pub number: Option<String>,
+    number: Option<String>,
 }
 
-/// What a disk is used for.
+/// What the host uses a disk for. `block` is the device's own block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// It is mounted.
+pub enum DiskUse {
     Mounted {
-        /// The block device, the device's own.
         block: String,
-        /// Where.
         at: String,
+        /// A process in the mount namespace that has the mount, if it is not the host's.
+        namespace: Option<Program>,
     },
-    /// The host swaps on it.
     Swap {
-        /// The block device, the device's own.
+        block: String,
+    },
+    /// A loop device is set up on it.
+    Loop {
+        block: String,
+        device: String,
+    },
+    /// A device-mapper or md device that is made of it is in use.
+    Volume {
+        block: String,
+        device: String,
+    },
+    /// A process has it open.
+    Open {
+        block: String,
+        program: Program,
+    },
+    /// The kernel has claimed it for a user that is not found.
+    Claimed {
         block: String,
     },
     /// It has disks, and the mounts cannot be read.
     Unknown,
 }
 
-/// What the host uses a disk of the device at `devpath` for, if it does.
-pub fn in_use(devpath: &DevPath, disks: &Disks) -> Option<Use> {
-    let own = disks.blocks.iter().filter(|block| block.devpath.is_at_or_below(devpath));
-    own.into_iter().find_map(|block| {
-        let Some(mounts) = &disks.mounts else { return Some(Use::Unknown) };
-        let made_of_it = dependents(block, disks);
-        let is_one = |source: &Source| made_of_it.iter().any(|block| block.is_at(source));
-        if disks.swaps.iter().any(is_one) {
-            return Some(Use::Swap { block: block.name.clone() });
+/// Claims all disks of the device at `devpath`, so that nothing else can while the result lives.
+///
+/// With `exclusively` false, only evidence is read and nothing is claimed.
+///
+/// # Errors
+///
+/// What the host uses a disk for.
+pub fn claim(root: &Root, devpath: &DevPath, exclusively: bool) -> Result<DiskClaims, DiskUse> {
+    // Most devices have no disk, and a host may have dozens, loop devices of snaps above all.
+    if !locations(root).iter().any(|(_, location)| location.is_at_or_below(devpath)) {
+        return Ok(DiskClaims::default());
+    }
+    let deadline = Deadline::after(TRANSIENT);
+    loop {
+        let disks = read(root);
+        if let Some(used) = disks.known_use(devpath) {
+            return Err(used);
         }
-        let mounted = mounts.iter().find(|mount| {
-            made_of_it.iter().any(|block| block.number == mount.number)
-                || mount.sources.iter().any(is_one)
-        })?;
-        Some(Use::Mounted { block: block.name.clone(), at: mounted.at.clone() })
+        if !exclusively {
+            return Ok(DiskClaims::default());
+        }
+        let own = || disks.own(devpath);
+        let claimed = disks.claim(root, devpath).and_then(|claims| {
+            let opened = own().find_map(|block| disks.opened(root, block));
+            opened.map_or(Ok(claims), Err)
+        });
+        match claimed {
+            Ok(claims) => return Ok(DiskClaims::new(claims)),
+            Err(used) if deadline.remaining().is_none() => return Err(used),
+            Err(_) => thread::sleep(POLL),
+        }
+    }
+}
+
+/// The result of an exclusive open.
+enum Opened {
+    Held(OwnedFd),
+    /// Somebody has claimed it.
+    Busy,
+    /// There is no medium, or no such device any more.
+    Nothing,
+}
+
+impl Disks {
+    /// The block devices of the USB device.
+    fn own(&self, devpath: &DevPath) -> impl Iterator<Item = &Block> {
+        self.blocks.iter().filter(move |block| block.devpath.is_at_or_below(devpath))
+    }
+
+    /// The use that sysfs and proc show.
+    fn known_use(&self, devpath: &DevPath) -> Option<DiskUse> {
+        self.own(devpath).find_map(|block| {
+            let Some(mounts) = &self.mounts else { return Some(DiskUse::Unknown) };
+            let made_of_it = self.dependents(block);
+            let name = || block.name.clone();
+            let is_one = |source: &Source| made_of_it.iter().any(|block| block.is_at(source));
+            if self.swaps.iter().any(is_one) {
+                return Some(DiskUse::Swap { block: name() });
+            }
+            if let Some(mount) = mounts.iter().find(|mount| mount.is_of(&made_of_it)) {
+                let at = mount.at.clone();
+                return Some(DiskUse::Mounted { block: name(), at, namespace: None });
+            }
+            let loop_device = made_of_it.iter().find(|block| block.backing.is_some())?;
+            Some(DiskUse::Loop { block: name(), device: loop_device.name.clone() })
+        })
+    }
+
+    /// The block device and all that is made of it: loop, device-mapper and md devices on it and
+    /// theirs in turn, the partitions of those, the other devices of a btrfs file system.
+    fn dependents<'a>(&'a self, block: &'a Block) -> Vec<&'a Block> {
+        let mut seen = BTreeSet::from([block.name.as_str()]);
+        let mut found = vec![block];
+        let mut next = 0;
+        while let Some(&one) = found.get(next) {
+            next += 1;
+            let with_it = self.btrfs.iter().filter(|devices| devices.contains(&one.name)).flatten();
+            let names: Vec<&String> = one.holders.iter().chain(with_it).collect();
+            let upper = self.blocks.iter().filter(|upper| {
+                // Partitions of a device that is made of the block are part of it; those of the disk
+                // itself are read one by one.
+                let is_partition = next > 1 && upper.devpath.is_at_or_below(&one.devpath);
+                let is_loop = upper.backing.as_ref().is_some_and(|backing| one.is_at(backing));
+                names.contains(&&upper.name) || is_partition || is_loop
+            });
+            for upper in upper {
+                if seen.insert(&upper.name) {
+                    found.push(upper);
+                }
+            }
+        }
+        found
+    }
+
+    /// Claims each disk. A claim on a whole disk covers its partitions. Of a disk that is claimed
+    /// already, the part that is claimed is determined.
+    fn claim(&self, root: &Root, devpath: &DevPath) -> Result<Vec<OwnedFd>, DiskUse> {
+        let mut claims = Vec::new();
+        let is_whole = |block: &&Block| {
+            !self.own(devpath).any(|other| {
+                other.name != block.name && block.devpath.is_at_or_below(&other.devpath)
+            })
+        };
+        for disk in self.own(devpath).filter(is_whole) {
+            match open_exclusively(root, disk) {
+                Opened::Held(claim) => claims.push(claim),
+                Opened::Nothing => {}
+                Opened::Busy => {
+                    let partitions = self.own(&disk.devpath).filter(|part| part.name != disk.name);
+                    let mut claimed = Vec::new();
+                    for partition in partitions {
+                        match open_exclusively(root, partition) {
+                            Opened::Held(claim) => claims.push(claim),
+                            Opened::Nothing => {}
+                            Opened::Busy => claimed.push(partition),
+                        }
+                    }
+                    if claimed.is_empty() {
+                        claimed.push(disk);
+                    }
+                    for block in claimed {
+                        claims.extend(self.claim_idle_volumes(root, block)?);
+                    }
+                }
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Claims the volumes and arrays that are made of the block device. The host assembles them by
+    /// itself when it sees the disk, so that alone is no use.
+    fn claim_idle_volumes(&self, root: &Root, block: &Block) -> Result<Vec<OwnedFd>, DiskUse> {
+        let made_of_it = self.dependents(block);
+        let volumes: Vec<&&Block> = made_of_it.iter().skip(1).collect();
+        if volumes.is_empty() {
+            return Err(self.user(root, block, &made_of_it));
+        }
+        let mut claims = Vec::new();
+        // One that other volumes are made of is claimed by these.
+        for volume in volumes.iter().filter(|volume| volume.holders.is_empty()) {
+            match open_exclusively(root, volume) {
+                Opened::Held(claim) => claims.push(claim),
+                // Its partitions are claimed by themselves.
+                Opened::Busy if volumes.iter().any(|part| part.is_part_of(volume)) => {}
+                Opened::Nothing => {}
+                Opened::Busy => return Err(self.user(root, block, &made_of_it)),
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Who uses the block device, or what is made of it, that the kernel has claimed.
+    fn user(&self, root: &Root, block: &Block, made_of_it: &[&Block]) -> DiskUse {
+        let name = block.name.clone();
+        if let Some((at, program)) = mount_elsewhere(root, made_of_it) {
+            return DiskUse::Mounted { block: name, at, namespace: Some(program) };
+        }
+        if let Some(used) = self.opened(root, block) {
+            return used;
+        }
+        match made_of_it {
+            [_, .., volume] => {
+                let device = volume.mapped.as_ref().unwrap_or(&volume.name);
+                DiskUse::Volume { block: name, device: device.clone() }
+            }
+            _ => DiskUse::Claimed { block: name },
+        }
+    }
+
+    /// The process that has the block device open, or what is made of it. A raw open claims nothing.
+    fn opened(&self, root: &Root, block: &Block) -> Option<DiskUse> {
+        let made_of_it = self.dependents(block);
+        let program = program_with(root, &made_of_it)?;
+        Some(DiskUse::Open { block: block.name.clone(), program })
+    }
+}
+
+/// Opens the block device for this process alone.
+fn open_exclusively(root: &Root, block: &Block) -> Opened {
+    // The kernel writes `!` for `/` in names (`drivers/base/core.c`).
+    let path = root.path(format!("/dev/{}", block.name.replace('!', "/")));
+    let is_it = |stat: &rustix::fs::Stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice
+            && number(stat.st_rdev) == block.number
+    };
+    // Opening another device could have effects.
+    if !lstat(&path).is_ok_and(|stat| is_it(&stat)) {
+        return Opened::Nothing;
+    }
+    let flags =
+        OFlags::RDONLY | OFlags::EXCL | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match open(&path, flags, Mode::empty()) {
+        Ok(file) if fstat(&file).is_ok_and(|stat| is_it(&stat)) => Opened::Held(file),
+        Err(Errno::BUSY) => Opened::Busy,
+        Ok(_) | Err(_) => Opened::Nothing,
+    }
+}
+
+fn number(device: u64) -> String {
+    format!("{}:{}", major(device), minor(device))
+}
+
+/// A mount of one of the block devices in a mount namespace that is neither ours nor the host's, with
+/// a process in it.
+fn mount_elsewhere(root: &Root, blocks: &[&Block]) -> Option<(String, Program)> {
+    let mut seen = BTreeSet::new();
+    usbfs::pids(root).into_iter().find_map(|pid| {
+        let namespace = fs::read_link(root.path(format!("/proc/{pid}/ns/mnt"))).ok()?;
+        if !seen.insert(namespace) {
+            return None;
+        }
+        let table = fs::read(root.path(format!("/proc/{pid}/mountinfo"))).ok()?;
+        let table = String::from_utf8_lossy(&table);
+        let mut mounts = table.lines().filter_map(|line| mount(root, line));
+        let mount = mounts.find(|mount| mount.is_of(blocks))?;
+        Some((mount.at, usbfs::program(root, pid)))
     })
 }
 
-/// The block device and all that is made of it: device-mapper and md devices on it and theirs in
-/// turn, the partitions of those, the other devices of a btrfs file system.
-fn dependents<'a>(block: &'a Block, disks: &'a Disks) -> Vec<&'a Block> {
-    let mut seen = BTreeSet::from([block.name.as_str()]);
-    let mut found = vec![block];
-    let mut next = 0;
-    while let Some(&one) = found.get(next) {
-        next += 1;
-        let with_it = disks.btrfs.iter().filter(|devices| devices.contains(&one.name)).flatten();
-        let names: Vec<&String> = one.holders.iter().chain(with_it).collect();
-        let upper = disks.blocks.iter().filter(|upper| {
-            // Partitions of a device that is made of the block are part of it; those of the disk
-            // itself are read one by one.
-            let is_partition = next > 1 && upper.devpath.is_at_or_below(&one.devpath);
-            names.contains(&&upper.name) || is_partition
-        });
-        for upper in upper {
-            if seen.insert(&upper.name) {
-                found.push(upper);
-            }
-        }
-    }
-    found
+/// A process other than this one that has one of the block devices open.
+fn program_with(root: &Root, blocks: &[&Block]) -> Option<Program> {
+    let pids = usbfs::pids(root).into_iter().filter(|pid| *pid != process::id());
+    let has_open = |pid: &u32| {
+        let Ok(entries) = fs::read_dir(root.path(format!("/proc/{pid}/fd"))) else { return false };
+        entries.filter_map(Result::ok).any(|entry| {
+            // Other files may be on a file system that hangs.
+            let is_in_dev = fs::read_link(entry.path()).is_ok_and(|link| link.starts_with("/dev"));
+            let metadata = is_in_dev.then(|| fs::metadata(entry.path()).ok()).flatten();
+            metadata.is_some_and(|metadata| {
+                metadata.file_type().is_block_device()
+                    && blocks.iter().any(|block| block.number == number(metadata.rdev()))
+            })
+        })
+    };
+    pids.into_iter().find(has_open).map(|pid| usbfs::program(root, pid))
 }
 
 impl Block {
@@ -135,42 +360,81 @@ impl Block {
         below("/dev/") == Some(&self.name)
             || self.mapped.as_deref().is_some_and(|name| below("/dev/mapper/") == Some(name))
     }
-}
 
-impl fmt::Display for Use {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mounted { block, at } => write!(
-                f,
-                "the host uses its disk, {} is mounted at {}; unmount it and plug it again",
-                sanitize(block, 32),
-                sanitize(at, 128)
-            ),
-            Self::Swap { block } => write!(
-                f,
-                "the host swaps on its disk, {}; swap it off and plug it again",
-                sanitize(block, 32)
-            ),
-            Self::Unknown => f.write_str(
-                "it has a disk, and it is unknown whether the host uses it: /proc/self/mountinfo \
-                 is not to be read",
-            ),
-        }
+    fn is_part_of(&self, disk: &Self) -> bool {
+        self.name != disk.name && self.devpath.is_at_or_below(&disk.devpath)
     }
 }
 
-/// Gathers it; on a host where the device at `devpath` has no disk, nothing at all.
+impl Mount {
+    fn is_of(&self, blocks: &[&Block]) -> bool {
+        blocks.iter().any(|block| block.number == self.number)
+            || self.sources.iter().any(|source| blocks.iter().any(|block| block.is_at(source)))
+    }
+}
+
+impl fmt::Display for DiskUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |text: &str| sanitize(text, 64);
+        let prefix = if *self == Self::Unknown {
+            "it is unknown whether the host uses its disk: "
+        } else {
+            "the host uses its disk: "
+        };
+        f.write_str(prefix)?;
+        let action = match self {
+            Self::Mounted { block, at, namespace } => {
+                write!(f, "{} is mounted at {}", name(block), sanitize(at, 128))?;
+                if let Some(program) = namespace {
+                    write!(f, " in the mount namespace of {program}")?;
+                }
+                "unmount it"
+            }
+            Self::Swap { block } => {
+                write!(f, "{} is swap space", name(block))?;
+                "run swapoff"
+            }
+            Self::Loop { block, device } => {
+                write!(f, "the loop device {} is set up on {}", name(device), name(block))?;
+                "detach the loop device"
+            }
+            Self::Volume { block, device } => {
+                write!(
+                    f,
+                    "the volume {}, which is made of {}, is in use",
+                    name(device),
+                    name(block)
+                )?;
+                "close the volume"
+            }
+            Self::Open { block, program } => {
+                write!(f, "{program} has {} open", name(block))?;
+                "stop the program"
+            }
+            Self::Claimed { block } => {
+                write!(
+                    f,
+                    "the kernel has claimed {} (bcache, ZFS, a journal, or a mount that is not shown)",
+                    name(block)
+                )?;
+                "release it"
+            }
+            Self::Unknown => {
+                f.write_str("/proc/self/mountinfo cannot be read")?;
+                "mount /proc"
+            }
+        };
+        write!(f, "; {action} and run `hotplugger sync`")
+    }
+}
+
+/// Reads the block devices and their uses.
 ///
 /// A file system is in use as long as any mount namespace has it mounted. udevd has one of its own
 /// (systemd.exec(5), `PrivateMounts`), so the host's is read by way of process 1 and our own
-/// besides: a mount that is left there keeps the disk busy as well. Without the right to read that
-/// of process 1 (only root has it) our own counts as the host's, because only udevd starts us elsewhere.
-pub fn read(root: &Root, devpath: &DevPath) -> Disks {
-    // Of most devices that is all: a host may have dozens of disks, loop devices of snaps above all.
-    let places = places(root);
-    if !places.iter().any(|(_, place)| place.is_at_or_below(devpath)) {
-        return Disks::default();
-    }
+/// besides. Without the right to read that of process 1 (only root has it) our own counts as the
+/// host's, because only udevd starts us elsewhere. The exclusive opens reveal mounts in others.
+fn read(root: &Root) -> Disks {
     let tables = ["/proc/1/mountinfo", "/proc/self/mountinfo"];
     let text = |path: &str| {
         fs::read(root.path(path)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).ok()
@@ -180,31 +444,33 @@ pub fn read(root: &Root, devpath: &DevPath) -> Disks {
     let swaps = text("/proc/swaps").unwrap_or_default();
     let swaps = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
     Disks {
-        blocks: places.into_iter().filter_map(|place| block(root, place)).collect(),
+        blocks: locations(root).into_iter().filter_map(|block| read_block(root, block)).collect(),
         mounts: mounts.map(|table| table.lines().filter_map(|line| mount(root, line)).collect()),
         swaps: swaps.map(|path| source(root, &unescape(path))).collect(),
         btrfs: btrfs(root),
     }
 }
 
-/// The name and the place of each block device.
-fn places(root: &Root) -> Vec<(String, DevPath)> {
+/// The name and the DEVPATH of each block device.
+fn locations(root: &Root) -> Vec<(String, DevPath)> {
     let class = root.path("/sys/class/block");
-    let place = |name: String| {
-        // Links such as `../../devices/…/block/sda/sda1`, which say the DEVPATH.
+    let location = |name: String| {
+        // Links such as `../../devices/…/block/sda/sda1`.
         let link = fs::read_link(class.join(&name)).ok()?;
-        let (_, place) = link.to_str()?.split_once("/devices/")?;
-        Some((name, format!("/devices/{place}").parse().ok()?))
+        let (_, devpath) = link.to_str()?.split_once("/devices/")?;
+        Some((name, format!("/devices/{devpath}").parse().ok()?))
     };
-    names(&class).into_iter().filter_map(place).collect()
+    names(&class).into_iter().filter_map(location).collect()
 }
 
-fn block(root: &Root, (name, devpath): (String, DevPath)) -> Option<Block> {
+fn read_block(root: &Root, (name, devpath): (String, DevPath)) -> Option<Block> {
     let directory = root.path("/sys/class/block").join(&name);
+    let backing = attribute(directory.join("loop/backing_file")).ok();
     Some(Block {
         devpath,
         number: attribute(directory.join("dev")).ok()?,
         mapped: attribute(directory.join("dm/name")).ok(),
+        backing: backing.map(|path| source(root, &path)),
         holders: names(&directory.join("holders")),
         name,
     })
@@ -229,16 +495,12 @@ fn mount(root: &Root, line: &str) -> Option<Mount> {
     Some(Mount { number, sources, at })
 }
 
-/// Looks only into `/dev`: elsewhere may be a network file system that hangs.
+/// Only files in `/dev` are read: others may be on a network file system that hangs.
 fn source(root: &Root, path: &str) -> Source {
     let in_dev = path.starts_with("/dev/").then(|| root.path(path));
     let metadata = in_dev.and_then(|path| fs::metadata(path).ok());
-    let number = metadata.filter(|metadata| metadata.file_type().is_block_device());
-    let number = number.map(|metadata| {
-        let device = metadata.rdev();
-        format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
-    });
-    Source { path: path.to_owned(), number }
+    let block = metadata.filter(|metadata| metadata.file_type().is_block_device());
+    Source { path: path.to_owned(), number: block.map(|metadata| number(metadata.rdev())) }
 }
 
 /// The members of each mounted btrfs (`/sys/fs/btrfs/UUID/devices`).
@@ -286,6 +548,7 @@ mod tests {
             devpath: format!("/devices/{place}").parse().unwrap(),
             number: number.to_owned(),
             mapped: None,
+            backing: None,
             holders: holders.iter().map(|name| (*name).to_owned()).collect(),
         }
     }
@@ -318,10 +581,12 @@ mod tests {
     }
 
     fn used(disks: &Disks) -> Option<String> {
-        in_use(&STICK.parse().unwrap(), disks).map(|it| match it {
-            Use::Mounted { block, at } => format!("{block} {at}"),
-            Use::Swap { block } => format!("{block} swap"),
-            Use::Unknown => "unknown".to_owned(),
+        disks.known_use(&STICK.parse().unwrap()).map(|it| match it {
+            DiskUse::Mounted { block, at, .. } => format!("{block} {at}"),
+            DiskUse::Swap { block } => format!("{block} swap"),
+            DiskUse::Loop { block, device } => format!("{block} {device}"),
+            DiskUse::Unknown => "unknown".to_owned(),
+            other => panic!("{other:?}"),
         })
     }
 
@@ -360,6 +625,24 @@ mod tests {
     }
 
     #[test]
+    fn loop_devices_count_to_any_depth() {
+        let mut disks = disks();
+        let loop_on = |name: &str, number: &str, backing: Source| {
+            let mut device = block(name, &format!("virtual/block/{name}"), number, &[]);
+            device.backing = Some(backing);
+            device
+        };
+        disks.blocks.push(loop_on("loop0", "7:0", source("/dev/sdb", Some("8:16"))));
+        disks.blocks.push(loop_on("loop1", "7:1", source("/home/image", None)));
+        assert_eq!(used(&disks), None);
+        disks.blocks.push(loop_on("loop2", "7:2", source("/dev/disk/by-id/x", Some("8:1"))));
+        assert_eq!(used(&disks).as_deref(), Some("sda1 loop2"));
+        disks.blocks.push(loop_on("loop3", "7:3", source("/dev/loop2", None)));
+        disks.mounts = Some(mount("7:3", "/dev/loop3"));
+        assert_eq!(used(&disks).as_deref(), Some("sda1 /media/x"));
+    }
+
+    #[test]
     fn a_file_system_with_a_number_of_its_own_is_known_by_its_source_and_its_members() {
         let mut disks = disks();
         disks.mounts = Some(mount("0:45", "/dev/sda1"));
@@ -373,7 +656,8 @@ mod tests {
     #[test]
     fn a_mount_point_cannot_steer_the_terminal() {
         let at = "/media/\u{1b}[2J\n".to_owned();
-        let message = Use::Mounted { block: "sda1".to_owned(), at }.to_string();
+        let message =
+            DiskUse::Mounted { block: "sda1".to_owned(), at, namespace: None }.to_string();
         assert!(message.contains("sda1 is mounted at /media/\u{fffd}[2J"), "{message}");
     }
 
@@ -393,6 +677,7 @@ mod tests {
                     devpath: format!("/devices/{place}").parse().unwrap(),
                     number: format!("9:{at}"),
                     mapped: None,
+                    backing: None,
                     holders: holders.map(|(_, to)| format!("b{to}")).collect(),
                 }
             }).collect();
@@ -410,7 +695,6 @@ mod tests {
 
 #[cfg(test)]
 mod read_tests {
-    use super::in_use;
     use super::*;
     use proptest::prelude::*;
     use std::os::unix::fs::symlink;
@@ -425,7 +709,7 @@ mod read_tests {
             fs::write(path, text).unwrap();
         };
         let stick: DevPath = "/devices/x/usb2/2-1".parse().unwrap();
-        assert_eq!(read(&root, &stick), Disks::default());
+        assert_eq!(read(&root), Disks::default());
         fs::create_dir_all(root.path("/sys/class/block")).unwrap();
         for (name, place, number) in [
             ("sda", "x/usb2/2-1/2-1:1.0/host0/block/sda", "8:0"),
@@ -436,10 +720,10 @@ mod read_tests {
             let link = root.path(format!("/sys/class/block/{name}"));
             symlink(format!("../../devices/{place}"), link).unwrap();
         }
-        assert_eq!(in_use(&stick, &read(&root, &stick)), Some(super::Use::Unknown));
+        assert_eq!(read(&root).known_use(&stick), Some(DiskUse::Unknown));
         write("/proc/1/mountinfo", "22 1 8:16 / / rw - ext4 /dev/sdb rw\n");
         write("/proc/swaps", "Filename Type Size Used Priority\n");
-        assert_eq!(in_use(&stick, &read(&root, &stick)), None);
+        assert_eq!(read(&root).known_use(&stick), None);
         // In udevd's own namespace only, and on a device made of the stick.
         write("/sys/class/block/sda1/holders/dm-0", "");
         write(
@@ -447,15 +731,15 @@ mod read_tests {
             "22 1 8:16 / / rw - ext4 /dev/sdb rw\n\
              36 22 253:0 / /mnt/my\\040stick rw,noatime master:1 - ext4 /dev/mapper/x rw\n",
         );
-        let message = in_use(&stick, &read(&root, &stick)).unwrap().to_string();
+        let message = read(&root).known_use(&stick).unwrap().to_string();
         assert!(message.contains("sda1 is mounted at /mnt/my stick;"), "{message}");
         fs::remove_file(root.path("/proc/self/mountinfo")).unwrap();
         write(
             "/proc/swaps",
             "Filename Type\n/dev/sda1\\040(deleted) partition\n/dev/sda1 partition\n",
         );
-        let message = in_use(&stick, &read(&root, &stick)).unwrap().to_string();
-        assert!(message.contains("swaps on its disk, sda1"), "{message}");
+        let message = read(&root).known_use(&stick).unwrap().to_string();
+        assert!(message.contains("sda1 is swap space"), "{message}");
     }
 
     proptest! {

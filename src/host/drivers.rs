@@ -33,6 +33,11 @@ impl Interface {
         self.driver.as_ref().is_some_and(|driver| driver != USBFS)
     }
 
+    /// Whether a driver of the host serves a disk by it.
+    pub fn is_driven_storage(&self) -> bool {
+        self.class == 8 && self.has_kernel_driver()
+    }
+
     /// Whether a program has claimed it.
     pub fn is_claimed(&self) -> bool {
         self.driver.as_ref().is_some_and(|driver| driver == USBFS)

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Host;
-use super::disks::{self, Disks};
+use super::disks::{self, DiskUse};
 use super::drivers::{self, Interface};
 use super::node;
 use super::settle::{Settle, Settled};
@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::config::access::Access;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
+use crate::disk_claims::DiskClaims;
 use crate::guest::fake::{Bus, FakeQemu, HostDevice};
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
@@ -221,8 +222,8 @@ impl Host for DryRun<'_> {
         interfaces
     }
 
-    fn disks(&self, devpath: &DevPath) -> Disks {
-        disks::read(self.root, devpath)
+    fn claim_disks(&self, devpath: &DevPath) -> Result<DiskClaims, DiskUse> {
+        disks::claim(self.root, devpath, false)
     }
 
     fn is_authorized(&self, devpath: &DevPath, interface: &Interface) -> bool {

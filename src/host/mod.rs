@@ -21,7 +21,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use self::disks::Disks;
+use self::disks::DiskUse;
 use self::drivers::Interface;
 use self::settle::{Settle, Settled};
 use self::topology::Topology;
@@ -29,6 +29,7 @@ use self::usbfs::Program;
 use crate::clock::Monotonic;
 use crate::config::access::Access;
 use crate::devpath::DevPath;
+use crate::disk_claims::DiskClaims;
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
 use crate::monitor::Monitor;
@@ -80,8 +81,8 @@ pub trait Host {
     /// The interfaces of the device's active configuration.
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface>;
 
-    /// The host's block devices and their uses; empty if the device has no disk.
-    fn disks(&self, devpath: &DevPath) -> Disks;
+    /// Claims the device's disks, if nothing on the host uses them.
+    fn claim_disks(&self, devpath: &DevPath) -> Result<DiskClaims, DiskUse>;
 
     fn is_authorized(&self, devpath: &DevPath, interface: &Interface) -> bool;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::Host;
-use super::disks::{self, Disks};
+use super::disks::{self, DiskUse};
 use super::drivers::{self, Interface};
 use super::node;
 use super::session::Session;
@@ -20,6 +20,7 @@ use crate::clock::Monotonic;
 use crate::config::access::Access;
 use crate::deadline::Deadline;
 use crate::devpath::DevPath;
+use crate::disk_claims::DiskClaims;
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
 use crate::monitor::Monitor;
@@ -147,8 +148,8 @@ impl Host for RealHost<'_> {
         drivers::interfaces(self.root, devpath)
     }
 
-    fn disks(&self, devpath: &DevPath) -> Disks {
-        disks::read(self.root, devpath)
+    fn claim_disks(&self, devpath: &DevPath) -> Result<DiskClaims, DiskUse> {
+        disks::claim(self.root, devpath, true)
     }
 
     fn is_authorized(&self, devpath: &DevPath, interface: &Interface) -> bool {

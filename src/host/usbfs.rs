@@ -22,16 +22,19 @@ impl fmt::Display for Program {
     }
 }
 
-/// The processes that have the node open, by process ID. Only root sees those of other users.
-pub fn programs_with(root: &Root, node: &Path) -> Vec<Program> {
+/// The IDs of all processes, in their order.
+pub fn pids(root: &Root) -> Vec<u32> {
     let Ok(entries) = fs::read_dir(root.path("/proc")) else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut programs: Vec<Program> = pids
-        .filter(|pid| has_open(root, *pid, node) == Some(true))
-        .map(|pid| program(root, pid))
-        .collect();
-    programs.sort_by_key(|program| program.pid);
-    programs
+    let mut pids: Vec<u32> = pids.collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// The processes that have the node open, by process ID. Only root sees those of other users.
+pub fn programs_with(root: &Root, node: &Path) -> Vec<Program> {
+    let pids = pids(root).into_iter().filter(|pid| has_open(root, *pid, node) == Some(true));
+    pids.map(|pid| program(root, pid)).collect()
 }
 
 /// Whether the process has the node open; `None` if this user may not know. A descriptor that was
@@ -42,7 +45,7 @@ pub fn has_open(root: &Root, pid: u32, node: &Path) -> Option<bool> {
     Some(links.any(|link| link == node))
 }
 
-fn program(root: &Root, pid: u32) -> Program {
+pub fn program(root: &Root, pid: u32) -> Program {
     let name = fs::read_to_string(root.path(format!("/proc/{pid}/comm"))).unwrap_or_default();
     Program { pid, name: sanitize(&name, 32), is_qemu: is_qemu(root, pid) }
 }

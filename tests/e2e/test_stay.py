@@ -48,8 +48,8 @@ class StayTest(StayCase):
         self.vm.sh('mkdir -p "/mnt/my stick"; mount /dev/sda "/mnt/my stick"')
         self.guest.start('seabios')
         self.bind_again()
-        self.wait_line('not attached: the host uses its disk, sda is mounted at /mnt/my stick; '
-                       'unmount it and plug it again')
+        self.wait_line('not attached: the host uses its disk: sda is mounted at /mnt/my stick; '
+                       'unmount it and run `hotplugger sync`')
         self.assertEqual(self.guest.ids(), [])
         self.assertEqual(self.vm.drivers()['2-1:1.0'], 'usb-storage')
         self.vm.sh('touch "/mnt/my stick/still there"; sync; umount "/mnt/my stick"')
@@ -66,7 +66,7 @@ class StayTest(StayCase):
         self.guest.start('seabios')
         self.vm.sh('mkswap -q /dev/sda 2>/dev/null || mkswap /dev/sda >/dev/null; swapon /dev/sda')
         self.bind_again()
-        self.wait_line('the host swaps on its disk, sda; swap it off and plug it again')
+        self.wait_line('the host uses its disk: sda is swap space; run swapoff')
         self.vm.sh('swapoff /dev/sda')
         if self.vm.exec('modprobe dm_mod && command -v dmsetup').rc != 0:
             self.skipTest('no device-mapper in the host VM; swap was told')

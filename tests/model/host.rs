@@ -11,10 +11,11 @@ use std::time::Duration;
 use hotplugger::clock::Monotonic;
 use hotplugger::config::access::Access;
 use hotplugger::devpath::DevPath;
+use hotplugger::disk_claims::DiskClaims;
 use hotplugger::guest::fake::FakeQemu;
 use hotplugger::guest::ports::{GuestPortHistory, LastPort};
 use hotplugger::host::Host;
-use hotplugger::host::disks::Disks;
+use hotplugger::host::disks::DiskUse;
 use hotplugger::host::drivers::Interface;
 use hotplugger::host::settle::{Settle, Settled};
 use hotplugger::host::topology::Topology;
@@ -138,8 +139,8 @@ impl Host for ModelHost {
         Vec::new()
     }
 
-    fn disks(&self, _: &DevPath) -> Disks {
-        Disks::default()
+    fn claim_disks(&self, _: &DevPath) -> Result<DiskClaims, DiskUse> {
+        Ok(DiskClaims::default())
     }
 
     fn is_authorized(&self, _: &DevPath, _: &Interface) -> bool {

@@ -17,8 +17,8 @@ struct Present;
 struct UnpluggedAfter(Cell<u32>);
 
 impl UsbSource for Present {
-    fn recheck(&self) -> Result<(), Unavailable> {
-        Ok(())
+    fn recheck(&self) -> Result<DiskClaims, Unavailable> {
+        Ok(DiskClaims::default())
     }
 
     fn open_node(&self) -> io::Result<OwnedFd> {
@@ -31,10 +31,10 @@ impl UsbSource for Present {
 }
 
 impl UsbSource for UnpluggedAfter {
-    fn recheck(&self) -> Result<(), Unavailable> {
+    fn recheck(&self) -> Result<DiskClaims, Unavailable> {
         let left = self.0.get().checked_sub(1).ok_or(Unavailable::Unplugged)?;
         self.0.set(left);
-        Ok(())
+        Ok(DiskClaims::default())
     }
 
     fn open_node(&self) -> io::Result<OwnedFd> {
@@ -57,6 +57,7 @@ fn request<'a>(hubs: &'a [String], device: &'a dyn UsbSource) -> AttachRequest<'
         access: AccessMode::Node,
         expected_attached: false,
         claim: Claim::Free,
+        host_drives_storage: false,
         device,
     }
 }
@@ -149,6 +150,18 @@ fn device_that_a_qemu_has_claimed_is_attached_only_by_our_object() {
     let error = attach(&mut others, &claimed).unwrap_err().to_string();
     assert!(error.starts_with("qemu-system-x86_64 (process 7) uses it already;"), "{error}");
     assert_eq!(added(&others).len(), 0);
+}
+
+/// QEMU would open the device when the guest resumes, whatever the host has mounted by then.
+#[test]
+fn paused_guest_gets_no_object_for_storage_that_the_host_drives() {
+    let mut qmp = guest(&[]);
+    qmp.running = false;
+    let driven = AttachRequest { host_drives_storage: true, ..request(&[], &Present) };
+    let error = attach(&mut qmp, &driven).unwrap_err();
+    assert!(matches!(error, AttachError::StorageWhilePaused), "{error}");
+    assert_eq!(qmp.ids().len(), 0);
+    assert!(matches!(attach(&mut qmp, &request(&[], &Present)), Ok(Attached::PendingResume(_))));
 }
 
 #[test]
@@ -597,8 +610,8 @@ fn attach_without_hmp_says_that_the_cause_is_hidden_or_passes_the_fd() {
 struct BesideFastDevice;
 
 impl UsbSource for BesideFastDevice {
-    fn recheck(&self) -> Result<(), Unavailable> {
-        Ok(())
+    fn recheck(&self) -> Result<DiskClaims, Unavailable> {
+        Ok(DiskClaims::default())
     }
 
     fn open_node(&self) -> io::Result<OwnedFd> {
