@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Stdout, Write};
 
+use crate::text::sanitize_line;
 use anstream::AutoStream;
 use anstyle::AnsiColor;
 use serde::Serialize;
@@ -54,6 +55,7 @@ impl Output {
 
     /// Writes a line, cut to the terminal's width.
     pub fn line(&mut self, line: &Line) -> io::Result<()> {
+        let line = &line.sanitized();
         let mut left = self.width.unwrap_or(usize::MAX);
         let cut = line.width() > left;
         left -= usize::from(cut);
@@ -71,6 +73,7 @@ impl Output {
 
     /// Writes a line in its colours without truncating it, because it is not part of a listing.
     pub fn line_untruncated(&mut self, line: &Line) -> io::Result<()> {
+        let line = &line.sanitized();
         for (tone, text) in &line.0 {
             let style = tone.style();
             write!(self.stream, "{style}{text}{style:#}")?;
@@ -136,6 +139,12 @@ impl Line {
     #[must_use]
     pub fn plain(self, text: impl Into<String>) -> Self {
         self.with(Style::Plain, text)
+    }
+
+    /// The line without what could move the cursor or end the line: it may quote devices, guests and
+    /// file names.
+    fn sanitized(&self) -> Self {
+        Self(self.0.iter().map(|(style, text)| (*style, sanitize_line(text))).collect())
     }
 
     /// The columns it takes on a terminal.
@@ -212,6 +221,12 @@ mod tests {
         ];
         let lines: Vec<String> = columns(&rows).iter().map(ToString::to_string).collect();
         assert_eq!(lines, ["port   device", "1-1.4  鍵盤    attached", "1-2"]);
+    }
+
+    #[test]
+    fn line_is_sanitized_in_all_its_parts() {
+        let line = Line::from("a\u{1b}[2J").with(Style::Bad, "b\nc\u{202e}");
+        assert_eq!(line.sanitized().to_string(), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}");
     }
 
     #[test]

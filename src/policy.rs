@@ -5,7 +5,7 @@ use crate::devpath::DevPath;
 use crate::host::Host;
 use crate::host::disks::in_use;
 use crate::location::UsbLocation;
-use crate::usb_device::UsbDevice;
+use crate::usb_device::{CLASS_HUB, UsbDevice};
 
 /// A device's location, and the VM that the config assigns to it.
 #[derive(Clone, Copy)]
@@ -31,7 +31,10 @@ pub fn check(
     assignment: Assignment<'_>,
     device: &UsbDevice,
 ) -> Result<(), String> {
-    if device.is_hub() {
+    let Assignment { config, vm, location } = assignment;
+    let interfaces = host.interfaces(assignment.devpath());
+    let classes: Vec<u8> = interfaces.iter().map(|interface| interface.class).collect();
+    if device.is_hub() || classes.contains(&CLASS_HUB) {
         let why = "it is a hub; devices behind it are attached, the hub itself never is";
         return Err(why.to_owned());
     }
@@ -40,9 +43,6 @@ pub fn check(
                    attached once it is authorized";
         return Err(why.to_owned());
     }
-    let Assignment { config, vm, location } = assignment;
-    let interfaces = host.interfaces(assignment.devpath());
-    let classes: Vec<u8> = interfaces.iter().map(|interface| interface.class).collect();
     if let Some(entry) = config.exclusion(vm, location, device, &classes) {
         return Err(format!("it stays with the host; the config excludes `{entry}`"));
     }
