@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Stdout, Write};
 
-use crate::text::sanitize_line;
+use crate::text::{sanitize_line, sanitize_lines};
 use anstream::AutoStream;
 use anstyle::AnsiColor;
 use serde::Serialize;
@@ -81,9 +81,9 @@ impl Output {
         writeln!(self.stream)
     }
 
-    /// Writes a line of plain text as it is, so that it can be copied.
+    /// Writes lines of plain text, so that they can be copied.
     pub fn text(&mut self, text: &str) -> io::Result<()> {
-        writeln!(self.stream, "{text}")
+        writeln!(self.stream, "{}", sanitize_lines(text))
     }
 
     /// Writes lines as columns: each cell is padded to the widest of its column.
@@ -94,13 +94,13 @@ impl Output {
     /// Writes a value as JSON in one line, for programs that read line by line.
     pub fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string(value).map_err(io::Error::other)?;
-        self.text(&text)
+        writeln!(self.stream, "{text}")
     }
 
     /// Writes a value as JSON for programs.
     pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
-        self.text(&text)
+        writeln!(self.stream, "{text}")
     }
 }
 

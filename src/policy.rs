@@ -43,6 +43,15 @@ pub fn check(
                    attached once it is authorized";
         return Err(why.to_owned());
     }
+    if let Some(entry) = config.class_exclusion(vm)
+        && classes.is_empty()
+        && !host.has_interfaces(assignment.devpath())
+    {
+        return Err(format!(
+            "it has no active configuration, so its classes are not known; the config excludes \
+             `{entry}`"
+        ));
+    }
     if let Some(entry) = config.exclusion(vm, location, device, &classes) {
         return Err(format!("it stays with the host; the config excludes `{entry}`"));
     }

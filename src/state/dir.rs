@@ -84,19 +84,19 @@ impl StateDir {
 
     /// Takes hold of the records, waiting for others until the deadline.
     pub fn records(&self, deadline: &Deadline) -> Result<Records<'_>> {
-        let file = self.open_lock("records.lock".to_owned())?;
+        let file = self.open_lock("records.lock")?;
         let lock = Lock::acquire(file, deadline).context("state directory")?;
         Ok(Records { dir: self, _lock: lock })
     }
 
     /// The lock file for exchanges over the QMP socket at `path`: QEMU serves one client at a time.
     pub fn qmp_lock(&self, path: &Path) -> Result<LockFile<'_>> {
-        self.open_lock(format!("qmp-{}.lock", name_of_socket(path)))
+        self.open_lock(&format!("qmp-{}.lock", name_of_socket(path)))
     }
 
     /// The lock file of the port's device.
     pub fn port_lock(&self, port: &Port) -> Result<LockFile<'_>> {
-        self.open_lock(format!("hold-{port}.lock"))
+        self.open_lock(&format!("hold-{port}.lock"))
     }
 
     /// The record of the port. A file that is damaged, of another boot, of another version or of
@@ -138,8 +138,8 @@ impl StateDir {
         })
     }
 
-    fn open_lock(&self, name: String) -> Result<LockFile<'_>> {
-        LockFile::open(self, name.clone()).with_context(|| format!("lock file {name}"))
+    fn open_lock(&self, name: &str) -> Result<LockFile<'_>> {
+        LockFile::open(self, name.to_owned()).with_context(|| format!("lock file {name}"))
     }
 
     /// Opens a lock file, or makes it.
