@@ -43,6 +43,9 @@ pub fn check(
                    attached once it is authorized";
         return Err(why.to_owned());
     }
+    if let Some(entry) = config.exclusion(vm, location, device, &classes) {
+        return Err(format!("it stays with the host; the config excludes `{entry}`"));
+    }
     if let Some(entry) = config.class_exclusion(vm)
         && classes.is_empty()
         && !host.has_interfaces(assignment.devpath())
@@ -51,9 +54,6 @@ pub fn check(
             "it has no active configuration, so its classes are not known; the config excludes \
              `{entry}`"
         ));
-    }
-    if let Some(entry) = config.exclusion(vm, location, device, &classes) {
-        return Err(format!("it stays with the host; the config excludes `{entry}`"));
     }
     match in_use(assignment.devpath(), &host.disks(assignment.devpath())) {
         Some(used) => Err(used.to_string()),
