@@ -159,7 +159,9 @@ impl StateDir {
             return Ok(file);
         }
         self.remove(name)?;
-        self.create(name, flags)
+        // Not exclusively: another process may just have made it.
+        let file = self.open_if_ours(name, flags | OFlags::CREATE)?;
+        file.ok_or_else(|| io::Error::other("not a private file"))
     }
 
     /// Makes a file that does not exist.
