@@ -13,6 +13,7 @@ use systemd_journal_logger::JournalLog;
 
 use crate::outcome::Report;
 use crate::root::Root;
+use crate::text::{sanitize_line, sanitize_lines};
 
 /// The name in the journal and in syslog.
 const IDENTIFIER: &str = "hotplugger";
@@ -46,7 +47,8 @@ pub fn report_manual(root: &Root, outcome: &Report) {
 fn write(logger: &dyn Log, outcome: &Report) {
     let mut record = Record::builder();
     let record = record.level(outcome.level()).target(IDENTIFIER);
-    logger.log(&record.args(format_args!("{outcome}")).build());
+    let line = sanitize_line(&outcome.to_string());
+    logger.log(&record.args(format_args!("{line}")).build());
 }
 
 /// A program below another root does not write to the system's logs.
@@ -55,7 +57,9 @@ fn system_log(root: &Root, outcome: &Report) -> Option<Box<dyn Log>> {
         return None;
     }
     if let Ok(journal) = JournalLog::empty() {
-        let fields = outcome.fields();
+        let fields =
+            outcome.fields().into_iter().map(|(name, value)| (name, sanitize_line(&value)));
+        let fields: Vec<_> = fields.collect();
         let journal = journal.with_syslog_identifier(IDENTIFIER.to_owned());
         return Some(Box::new(journal.with_extra_fields(fields)));
     }
@@ -107,7 +111,7 @@ impl Log for Stderr {
 pub fn write_stderr(line: &str) {
     let stderr = stderr();
     // A pipe that poll(2) calls writable takes a page at once (pipe(7)), be it blocking or not.
-    let mut line = format!("{IDENTIFIER}: {line}").into_bytes();
+    let mut line = format!("{IDENTIFIER}: {}", sanitize_lines(line)).into_bytes();
     line.truncate(4095);
     line.push(b'\n');
     let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];

@@ -81,6 +81,8 @@ pub enum SkipReason {
     /// The event of a newer interface attaches the device.
     LeftToNewerInterface,
     DetachedManually,
+    /// The `remove` was triggered by a program.
+    StillPluggedIn,
     AttachedElsewhere,
     AlreadyReturned,
 }
@@ -297,6 +299,7 @@ impl fmt::Display for SkipReason {
             Self::DetachedManually => {
                 "detached manually; it stays with the host until it is unplugged"
             }
+            Self::StillPluggedIn => "the device is still plugged in",
             Self::AttachedElsewhere => "already attached to another VM",
             Self::AlreadyReturned => "the host has it",
         })

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Stdout, Write};
 
+use crate::text::{sanitize_line, sanitize_lines};
 use anstream::AutoStream;
 use anstyle::AnsiColor;
 use serde::Serialize;
@@ -54,6 +55,7 @@ impl Output {
 
     /// Writes a line, cut to the terminal's width.
     pub fn line(&mut self, line: &Line) -> io::Result<()> {
+        let line = &line.sanitized();
         let mut left = self.width.unwrap_or(usize::MAX);
         let cut = line.width() > left;
         left -= usize::from(cut);
@@ -71,6 +73,7 @@ impl Output {
 
     /// Writes a line in its colours without truncating it, because it is not part of a listing.
     pub fn line_untruncated(&mut self, line: &Line) -> io::Result<()> {
+        let line = &line.sanitized();
         for (tone, text) in &line.0 {
             let style = tone.style();
             write!(self.stream, "{style}{text}{style:#}")?;
@@ -78,9 +81,9 @@ impl Output {
         writeln!(self.stream)
     }
 
-    /// Writes a line of plain text as it is, so that it can be copied.
+    /// Writes lines of plain text, so that they can be copied.
     pub fn text(&mut self, text: &str) -> io::Result<()> {
-        writeln!(self.stream, "{text}")
+        writeln!(self.stream, "{}", sanitize_lines(text))
     }
 
     /// Writes lines as columns: each cell is padded to the widest of its column.
@@ -91,13 +94,13 @@ impl Output {
     /// Writes a value as JSON in one line, for programs that read line by line.
     pub fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string(value).map_err(io::Error::other)?;
-        self.text(&text)
+        writeln!(self.stream, "{text}")
     }
 
     /// Writes a value as JSON for programs.
     pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
-        self.text(&text)
+        writeln!(self.stream, "{text}")
     }
 }
 
@@ -136,6 +139,12 @@ impl Line {
     #[must_use]
     pub fn plain(self, text: impl Into<String>) -> Self {
         self.with(Style::Plain, text)
+    }
+
+    /// The line without what could move the cursor or end the line: it may quote devices, guests and
+    /// file names.
+    fn sanitized(&self) -> Self {
+        Self(self.0.iter().map(|(style, text)| (*style, sanitize_line(text))).collect())
     }
 
     /// The columns it takes on a terminal.
@@ -212,6 +221,12 @@ mod tests {
         ];
         let lines: Vec<String> = columns(&rows).iter().map(ToString::to_string).collect();
         assert_eq!(lines, ["port   device", "1-1.4  鍵盤    attached", "1-2"]);
+    }
+
+    #[test]
+    fn line_is_sanitized_in_all_its_parts() {
+        let line = Line::from("a\u{1b}[2J").with(Style::Bad, "b\nc\u{202e}");
+        assert_eq!(line.sanitized().to_string(), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}");
     }
 
     #[test]

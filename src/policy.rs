@@ -6,7 +6,7 @@ use crate::disk_claims::DiskClaims;
 use crate::host::Host;
 use crate::host::drivers::Interface;
 use crate::location::UsbLocation;
-use crate::usb_device::UsbDevice;
+use crate::usb_device::{CLASS_HUB, UsbDevice};
 
 /// A device's location, and the VM that the config assigns to it.
 #[derive(Clone, Copy)]
@@ -34,7 +34,9 @@ pub fn check(
     device: &UsbDevice,
     interfaces: &[Interface],
 ) -> Result<DiskClaims, String> {
-    if device.is_hub() {
+    let Assignment { config, vm, location } = assignment;
+    let mut classes: Vec<u8> = interfaces.iter().map(|interface| interface.class).collect();
+    if device.is_hub() || classes.contains(&CLASS_HUB) {
         let why = "it is a hub; devices behind it are attached, the hub itself never is";
         return Err(why.to_owned());
     }
@@ -43,10 +45,21 @@ pub fn check(
                    attached once it is authorized";
         return Err(why.to_owned());
     }
-    let Assignment { config, vm, location } = assignment;
-    let classes: Vec<u8> = interfaces.iter().map(|interface| interface.class).collect();
+    if config.class_exclusion(vm).is_some() {
+        // The guest may choose another configuration than the host has.
+        classes.extend(host.interface_classes(assignment.devpath()));
+    }
     if let Some(entry) = config.exclusion(vm, location, device, &classes) {
         return Err(format!("it stays with the host; the config excludes `{entry}`"));
+    }
+    if let Some(entry) = config.class_exclusion(vm)
+        && classes.is_empty()
+        && !host.has_interfaces(assignment.devpath())
+    {
+        return Err(format!(
+            "it has no active configuration, so its classes are not known; the config excludes \
+             `{entry}`"
+        ));
     }
     host.claim_disks(assignment.devpath()).map_err(|used| used.to_string())
 }

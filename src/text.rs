@@ -22,6 +22,11 @@ pub fn sanitize_line(line: &str) -> String {
         .collect()
 }
 
+/// Sanitizes each line of a text of several lines, such as an error with an excerpt of the config.
+pub fn sanitize_lines(text: &str) -> String {
+    text.split('\n').map(sanitize_line).collect::<Vec<_>>().join("\n")
+}
+
 /// The word as a shell takes it for one.
 pub fn shell_word(word: &str) -> String {
     let plain =

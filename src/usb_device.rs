@@ -3,6 +3,9 @@
 use crate::port::{BusNum, DevNum};
 use crate::speed::Speed;
 
+/// The class of hubs (USB 2.0 specification, 11.23.1).
+pub const CLASS_HUB: u8 = 9;
+
 /// A USB device as sysfs has it (`drivers/usb/core/sysfs.c`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsbDevice {
@@ -28,7 +31,7 @@ pub struct UsbDevice {
 
 impl UsbDevice {
     pub fn is_hub(&self) -> bool {
-        self.class == 9
+        self.class == CLASS_HUB
     }
 
     /// The product name and IDs: `QEMU USB Tablet (0627:0001)`.

@@ -7,7 +7,7 @@ use super::{CommandStatus, Context};
 use crate::config::VirtualMachine;
 use crate::monitor::Monitor;
 use crate::output::Output;
-use crate::text::shell_word;
+use crate::text::{sanitize_line, shell_word};
 
 /// Arguments of `qemu-args`.
 #[derive(Debug, Args)]
@@ -71,6 +71,9 @@ fn arguments(vm: &VirtualMachine) -> Result<Vec<String>> {
         );
     };
     let Some(socket) = socket.to_str() else { bail!("the socket's path is not UTF-8") };
+    if sanitize_line(socket) != socket {
+        bail!("the socket's path has control characters; choose another path");
+    }
     let mut arguments = vec![
         "-qmp".to_owned(),
         // A comma in a value is written twice (qemu(1)).
@@ -136,6 +139,14 @@ mod tests {
                 "qemu-xhci,id=usb,p2=15,p3=15"
             ]
         );
+    }
+
+    #[test]
+    fn socket_path_with_control_characters_is_refused() {
+        for path in ["/run/a\nb", "/run/a\u{1b}[2J", "/run/\u{202e}a"] {
+            let error = arguments(&vm(path, &[])).unwrap_err().to_string();
+            assert!(error.contains("control characters"), "{error}");
+        }
     }
 
     #[test]

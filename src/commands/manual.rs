@@ -25,7 +25,7 @@ use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report};
 use crate::output::{Output, Style};
 use crate::policy::{self, Assignment};
-use crate::port::Port;
+use crate::port::{DevNum, Port};
 use crate::qmp::Error;
 use crate::root::Root;
 use crate::state::record::{Attachment, Record};
@@ -112,6 +112,9 @@ impl Target {
                 config: &config,
                 location: &location,
                 port: &device.port,
+                devnum: topology
+                    .devices()
+                    .find_map(|(port, found)| (port.port == device.port).then_some(found.devnum)),
                 vm,
             };
             let report = job.run(action).unwrap_or_else(|failed| failed);
@@ -170,6 +173,8 @@ struct ManualJob<'a> {
     config: &'a Config,
     location: &'a UsbLocation,
     port: &'a Port,
+    /// The device that was in the port when the command started.
+    devnum: Option<DevNum>,
     /// The VM that was named.
     vm: Option<&'a VirtualMachine>,
 }
@@ -183,6 +188,9 @@ impl<'a> ManualJob<'a> {
         })?;
         // Read under the lock: another device may have been plugged in while this process waited.
         let why = match self.host.usb_device(self.devpath()) {
+            Ok(Some(device)) if self.devnum.is_some_and(|devnum| devnum != device.devnum) => {
+                "another device was plugged in in the meantime; nothing was done".to_owned()
+            }
             Ok(Some(device)) => {
                 self.settle_unconfirmed(&device)?;
                 return match action {
@@ -251,7 +259,17 @@ impl<'a> ManualJob<'a> {
             detached_manual: true,
             ..self.record(device)
         };
-        report.warnings.extend(self.host.save_record_or_warn(&record));
+        // A device that was plugged in in the meantime keeps its record: `add` takes no port lock.
+        let saved = self.host.update_record(self.port, &|stored| match stored {
+            Some(stored) if stored.devnum != device.devnum => {
+                let is_present = self.host.usb_device(self.devpath()).ok().flatten();
+                let is_same = is_present.is_some_and(|one| one.devnum == device.devnum);
+                Some(if is_same { record.clone() } else { stored })
+            }
+            _ => Some(record.clone()),
+        });
+        let not_saved = saved.err().map(|error| format!("record not saved: {error:#}"));
+        report.warnings.extend(not_saved);
         if let Err(error) = self.host.probe_drivers(self.devpath()) {
             report.warnings.push(format!("not returned to the host's drivers: {error}"));
         }

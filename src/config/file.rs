@@ -180,7 +180,8 @@ fn copy(bytes: &[u8], like: &Path, directory: &Path) -> Result<tempfile::NamedTe
             .context("its owner and group cannot be kept; run the command with sudo")?;
     }
     // After the owner: a change of owner clears bits of the mode.
-    file.as_file().set_permissions(Permissions::from_mode(metadata.mode() & 0o7777))?;
+    // Set-user-ID and the like have no meaning for a config.
+    file.as_file().set_permissions(Permissions::from_mode(metadata.mode() & 0o777))?;
     file.as_file().sync_all()?;
     Ok(file)
 }
@@ -200,6 +201,19 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(file))?;
         fs::set_permissions(&folder_path, fs::Permissions::from_mode(directory))?;
         ConfigFile::read(&path)?.context("no file")?.refuse_if_others_can_write()
+    }
+
+    #[test]
+    fn replaced_config_and_its_backup_lose_special_mode_bits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yaml");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6640)).unwrap();
+        let backup = replace(&ConfigFile::read(&path).unwrap().unwrap(), "new").unwrap();
+        for (path, text) in [(path, "new"), (backup, "old")] {
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
+        }
     }
 
     #[test]

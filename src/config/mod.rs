@@ -82,6 +82,12 @@ impl Config {
         entries.find(|entry| entry.is_of(places, device, interfaces))
     }
 
+    /// The first entry that keeps a class of devices from this VM.
+    pub fn class_exclusion<'a>(&'a self, vm: &'a VirtualMachine) -> Option<&'a Exclusion> {
+        let mut entries = vm.exclude.iter().chain(&self.exclude);
+        entries.find(|entry| matches!(entry, Exclusion::Class(_)))
+    }
+
     /// The VMs that a device in these places may go to, the first that runs before
     /// the others.
     ///

@@ -51,6 +51,10 @@ pub fn plan<'a>(
     let record_of_device =
         record.filter(|record| event.devnum.is_none_or(|devnum| devnum == record.devnum));
     if event.kind == EventKind::DeviceRemove {
+        // `udevadm trigger --action=remove` only finds devices that are plugged in.
+        if event.synthetic {
+            return Plan::Skip(SkipReason::StillPluggedIn);
+        }
         let targets = targets(config, location, record);
         return if targets.is_empty() && record_of_device.is_none() {
             Plan::Skip(SkipReason::NotConfigured)

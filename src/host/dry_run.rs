@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Host;
+use super::descriptors;
 use super::disks::{self, DiskUse};
 use super::drivers::{self, Interface};
 use super::node;
@@ -220,6 +221,10 @@ impl Host for DryRun<'_> {
             interface.driver = None;
         }
         interfaces
+    }
+
+    fn interface_classes(&self, devpath: &DevPath) -> Vec<u8> {
+        descriptors::interface_classes(self.root, devpath)
     }
 
     fn claim_disks(&self, devpath: &DevPath) -> Result<DiskClaims, DiskUse> {

@@ -3,6 +3,7 @@
 //! [`real`] is this machine. [`dry_run`] reads this machine and changes nothing. The code that
 //! decides and acts is the same for both.
 
+pub mod descriptors;
 pub mod disks;
 pub mod drivers;
 pub mod dry_run;
@@ -80,6 +81,9 @@ pub trait Host {
 
     /// The interfaces of the device's active configuration.
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface>;
+
+    /// The classes of the interfaces of all configurations; empty if they are not known.
+    fn interface_classes(&self, devpath: &DevPath) -> Vec<u8>;
 
     /// Claims the device's disks, if nothing on the host uses them.
     fn claim_disks(&self, devpath: &DevPath) -> Result<DiskClaims, DiskUse>;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::Host;
+use super::descriptors;
 use super::disks::{self, DiskUse};
 use super::drivers::{self, Interface};
 use super::node;
@@ -146,6 +147,10 @@ impl Host for RealHost<'_> {
 
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface> {
         drivers::interfaces(self.root, devpath)
+    }
+
+    fn interface_classes(&self, devpath: &DevPath) -> Vec<u8> {
+        descriptors::interface_classes(self.root, devpath)
     }
 
     fn claim_disks(&self, devpath: &DevPath) -> Result<DiskClaims, DiskUse> {

@@ -73,9 +73,11 @@ const CONFIG_TEXT: &str = include_str!("../../config.yaml");
 const SERVICE_TEXT: &str = include_str!("../../dist/systemd/hotplugger-sync@.service");
 const SLEEP_TEXT: &str = include_str!("../../dist/hooks/sleep");
 const LIBVIRT_TEXT: &str = include_str!("../../dist/hooks/libvirt-qemu");
-/// Made before any user can log in, and never aged (tmpfiles.d(5)).
+/// Made at boot, before any user can log in, and never aged (tmpfiles.d(5)). `!` keeps it to the
+/// boot: later the directory may be another user's, and systemd-tmpfiles would give it to root with
+/// that user's files and locks in it. `D` empties one that is left of the last boot.
 const TMPFILES_TEXT: &str = "# hotplugger's state; see tmpfiles.d(5).\n\
-    d /tmp/hotplugger 0700 root root -\n\
+    D! /tmp/hotplugger 0700 root root -\n\
     x /tmp/hotplugger\n";
 
 /// All pieces for this config, which start this program; without a config those that need none.

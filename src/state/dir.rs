@@ -3,20 +3,27 @@
 //! Everything is opened relative to the directory's own descriptor and no link is followed. A directory
 //! that is not ours alone is not used, repaired or deleted: `/run/hotplugger`, where nobody else
 //! can put one, takes its place.
+//!
+//! The directory may have been another user's before it became ours, and that user may still hold
+//! locks on files in it or read them. A file that is not ours alone therefore counts as absent, and
+//! is replaced before it is written to or locked.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, renameat, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, mkdirat, openat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::lock::Lock;
+use super::lock::{Lock, LockFile};
 use super::record::{Record, VERSION};
 use crate::deadline::Deadline;
 use crate::devpath::DevPath;
@@ -28,6 +35,10 @@ const NAME: &str = "hotplugger";
 
 /// No record is larger.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// How long to wait for another hotplugger that replaces a file. Only a user who opened the
+/// directory before it became ours can take longer.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The state directory.
 #[derive(Debug)]
@@ -73,45 +84,53 @@ impl StateDir {
 
     /// Takes hold of the records, waiting for others until the deadline.
     pub fn records(&self, deadline: &Deadline) -> Result<Records<'_>> {
-        let lock =
-            Lock::acquire(self.open_lock("records.lock")?, deadline).context("state directory")?;
+        let file = self.open_lock("records.lock")?;
+        let lock = Lock::acquire(file, deadline).context("state directory")?;
         Ok(Records { dir: self, _lock: lock })
     }
 
     /// The lock file for exchanges over the QMP socket at `path`: QEMU serves one client at a time.
-    pub fn qmp_lock(&self, path: &Path) -> Result<File> {
+    pub fn qmp_lock(&self, path: &Path) -> Result<LockFile<'_>> {
         self.open_lock(&format!("qmp-{}.lock", name_of_socket(path)))
     }
 
     /// The lock file of the port's device.
-    pub fn port_lock(&self, port: &Port) -> Result<File> {
+    pub fn port_lock(&self, port: &Port) -> Result<LockFile<'_>> {
         self.open_lock(&format!("hold-{port}.lock"))
     }
 
-    fn read(&self, name: &str) -> Option<Record> {
-        let file = self.open_to_read(name).ok()?;
+    /// The record of the port. A file that is damaged, of another boot, of another version or of
+    /// another port counts as absent.
+    fn read(&self, port: &Port) -> Option<Record> {
+        let file = self.open_to_read(&file_name(port)).ok()?;
         let mut text = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
         let record: Record = serde_json::from_slice(&text).ok()?;
-        (record.version == VERSION && record.boot_id == self.boot_id).then_some(record)
+        let valid =
+            record.version == VERSION && record.boot_id == self.boot_id && record.port == *port;
+        valid.then_some(record)
     }
 
+    /// Opens a file that is ours alone. Any other file counts as absent, and is left as it is.
     pub(super) fn open_to_read(&self, name: &str) -> io::Result<File> {
-        self.open_file(name, OFlags::RDONLY)
+        self.open_if_ours(name, OFlags::RDONLY)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     pub(super) fn append_to(&self, name: &str) -> io::Result<File> {
-        self.open_file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)
+        self.open_or_replace(name, OFlags::WRONLY | OFlags::APPEND)
     }
 
     /// Replaces a file: whole, or not at all if it fails.
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let temporary = format!("{name}.new");
+        let rename = || renameat(&self.directory, &temporary, &self.directory, name);
         let write = || -> io::Result<()> {
-            let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-            self.open_file(&temporary, flags)?.write_all(bytes)?;
-            renameat(&self.directory, &temporary, &self.directory, name)?;
+            self.remove(&temporary)?;
+            self.create(&temporary, OFlags::WRONLY)?.write_all(bytes)?;
+            if rename() == Err(Errno::ISDIR) {
+                self.remove(name)?;
+                rename()?;
+            }
             Ok(())
         };
         write().inspect_err(|_| {
@@ -119,19 +138,101 @@ impl StateDir {
         })
     }
 
-    fn open_lock(&self, name: &str) -> Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE;
-        self.open_file(name, flags).with_context(|| format!("lock file {name}"))
+    fn open_lock(&self, name: &str) -> Result<LockFile<'_>> {
+        LockFile::open(self, name.to_owned()).with_context(|| format!("lock file {name}"))
     }
 
-    /// Opens a regular file that belongs to this user, and nothing else.
-    fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR)?;
-        if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
-            return Err(io::Error::other("not a regular file"));
+    /// Opens a lock file, or makes it.
+    pub(super) fn open_to_lock(&self, name: &str) -> io::Result<File> {
+        self.open_or_replace(name, OFlags::RDWR)
+    }
+
+    /// Opens a file that is ours alone. It is made if it does not exist, and made again if it is not
+    /// ours alone.
+    fn open_or_replace(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        if let Some(file) = self.open_if_ours(name, flags | OFlags::CREATE)? {
+            return Ok(file);
         }
-        Ok(File::from(file))
+        // Of two processes that find the file, the second must not remove the new file of the first.
+        let _replacing = self.lock_directory();
+        if let Some(file) = self.open_if_ours(name, flags | OFlags::CREATE)? {
+            return Ok(file);
+        }
+        self.remove(name)?;
+        // Not exclusively: another process may just have made it.
+        let file = self.open_if_ours(name, flags | OFlags::CREATE)?;
+        file.ok_or_else(|| io::Error::other("not a private file"))
+    }
+
+    /// Makes a file that does not exist.
+    fn create(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::CREATE | OFlags::EXCL;
+        self.open_if_ours(name, flags)?.ok_or_else(|| io::Error::other("not a private file"))
+    }
+
+    /// Opens the file, without following a link. `None` if it is not a regular file, belongs to
+    /// another user, is open to others or has a second name.
+    fn open_if_ours(&self, name: &str, flags: OFlags) -> io::Result<Option<File>> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = match openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => file,
+            // A link, a directory, a fifo or a socket, a file of another user (with
+            // fs.protected_regular, or if we are not root), a device without a driver.
+            Err(
+                Errno::LOOP
+                | Errno::ISDIR
+                | Errno::NXIO
+                | Errno::ACCESS
+                | Errno::PERM
+                | Errno::NODEV,
+            ) if statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let stat = fstat(&file)?;
+        let is_ours = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && owned(&stat, false)
+            && stat.st_mode & 0o7077 == 0
+            && stat.st_nlink == 1;
+        Ok(is_ours.then(|| File::from(file)))
+    }
+
+    /// Removes whatever has that name, if anything has.
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let removed = match unlinkat(&self.directory, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => unlinkat(&self.directory, name, AtFlags::REMOVEDIR),
+            removed => removed,
+        };
+        match removed {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                Err(io::Error::other("a directory has its name; delete it"))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Keeps other processes from replacing files in the directory. Goes ahead without the lock if
+    /// it is held for too long.
+    fn lock_directory(&self) -> DirectoryLock<'_> {
+        let deadline = Deadline::after(REPLACE_TIMEOUT);
+        while flock(&self.directory, FlockOperation::NonBlockingLockExclusive)
+            == Err(Errno::WOULDBLOCK)
+            && deadline.remaining().is_some()
+        {
+            thread::sleep(Duration::from_millis(5));
+        }
+        DirectoryLock(&self.directory)
+    }
+}
+
+/// The lock on the directory itself, until this is dropped.
+struct DirectoryLock<'a>(&'a OwnedFd);
+
+impl Drop for DirectoryLock<'_> {
+    fn drop(&mut self) {
+        let _ = flock(self.0, FlockOperation::Unlock);
     }
 }
 
@@ -141,16 +242,9 @@ impl Records<'_> {
         self.dir
     }
 
-    /// The record of the port. A file that is damaged, of another boot or of another version
-    /// counts as absent.
+    /// The record of the port, if it has a valid one.
     pub fn get(&self, port: &Port) -> Option<Record> {
-        let file = self.dir.open_file(&file_name(port), OFlags::RDONLY).ok()?;
-        let mut text = Vec::new();
-        file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
-        let record: Record = serde_json::from_slice(&text).ok()?;
-        let valid =
-            record.version == VERSION && record.boot_id == self.dir.boot_id && record.port == *port;
-        valid.then_some(record)
+        self.dir.read(port)
     }
 
     /// Stores the record: whole or, when it fails, not at all.
@@ -163,10 +257,7 @@ impl Records<'_> {
     /// Forgets the port.
     pub fn delete(&self, port: &Port) -> Result<()> {
         let name = file_name(port);
-        match unlinkat(&self.dir.directory, &name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("state file {name}")),
-        }
+        self.dir.remove(&name).with_context(|| format!("state file {name}"))
     }
 }
 
@@ -181,7 +272,7 @@ pub fn may_have_record(root: &Root, device: &DevPath) -> bool {
 
 /// The record of the port, read without changing or waiting for anything.
 pub fn read_unlocked(root: &Root, port: &Port) -> Option<Record> {
-    StateDir::open_read_only(root)?.read(&file_name(port)).filter(|record| record.port == *port)
+    StateDir::open_read_only(root)?.read(port)
 }
 
 /// All records, read without changing or waiting for anything, in the order of their ports.
@@ -190,15 +281,12 @@ pub fn read_all_unlocked(root: &Root) -> Vec<Record> {
     let Ok(entries) = rustix::fs::Dir::read_from(&state.directory) else { return Vec::new() };
     let names = entries.filter_map(Result::ok);
     let names = names.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
-    let of_port = |name: &String| {
-        let port = name.strip_prefix("port-").and_then(|rest| rest.strip_suffix(".json"));
-        port.is_some_and(|port| port.parse::<Port>().is_ok())
+    let port_of = |name: String| {
+        let port = name.strip_prefix("port-")?.strip_suffix(".json")?.parse::<Port>().ok()?;
+        (file_name(&port) == name).then_some(port)
     };
-    // As for one port: a record in another port's file does not count.
-    let of_its_own =
-        |name: &str, record: Record| (file_name(&record.port) == name).then_some(record);
     let mut records: Vec<Record> =
-        names.filter(of_port).filter_map(|name| of_its_own(&name, state.read(&name)?)).collect();
+        names.filter_map(port_of).filter_map(|port| state.read(&port)).collect();
     records.sort_by(|one, other| one.port.cmp(&other.port));
     records
 }

@@ -1,21 +1,30 @@
 //! Locks with a deadline.
 //!
-//! A lock is an empty file that is never deleted (a deleted one could be held twice), taken with
-//! flock(2): it falls when its holder dies.
+//! A lock is a file that is taken with flock(2): it falls when its holder dies. Only a file that is
+//! not ours alone is deleted, and a lock on a deleted file does not count.
 
 use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::thread;
 use std::time::Duration;
 
+use super::dir::StateDir;
 use crate::clock::Monotonic;
 use crate::deadline::Deadline;
 
 /// A lock that is held until this is dropped.
 #[derive(Debug)]
 pub struct Lock(File);
+
+/// A file to lock.
+#[derive(Debug)]
+pub struct LockFile<'a> {
+    state: &'a StateDir,
+    name: String,
+    file: File,
+}
 
 /// Why a lock was not taken.
 #[derive(Debug)]
@@ -32,9 +41,16 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// The longest wait for a lock, however fast its queue moves.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
+impl<'a> LockFile<'a> {
+    pub(super) fn open(state: &'a StateDir, name: String) -> io::Result<Self> {
+        let file = state.open_to_lock(&name)?;
+        Ok(Self { state, name, file })
+    }
+}
+
 impl Lock {
     /// Takes the lock, waiting for it until the deadline.
-    pub fn acquire(file: File, deadline: &Deadline) -> Result<Self, LockError> {
+    pub fn acquire(file: LockFile<'_>, deadline: &Deadline) -> Result<Self, LockError> {
         Self::wait(file, *deadline, None, |_| None).map(|(lock, _)| lock)
     }
 
@@ -43,11 +59,11 @@ impl Lock {
     /// that is then in force, so that a stuck QEMU costs one budget, however many processes wait.
     /// No wait ends later than `end`.
     pub fn acquire_in_queue(
-        file: File,
+        file: LockFile<'_>,
         deadline: Deadline,
         end: Option<Deadline>,
     ) -> Result<(Self, Deadline), LockError> {
-        let mut seen = mark(&file);
+        let mut seen = mark(&file.file);
         Self::wait(file, deadline, end, move |file| {
             let now = mark(file);
             (now != seen).then(|| {
@@ -58,14 +74,18 @@ impl Lock {
     }
 
     fn wait(
-        file: File,
+        lock: LockFile<'_>,
         mut deadline: Deadline,
         end: Option<Deadline>,
         mut progress: impl FnMut(&File) -> Option<Deadline>,
     ) -> Result<(Self, Deadline), LockError> {
         let longest = Deadline::after(MAX_WAIT).no_later_than(end);
+        let LockFile { state, name, mut file } = lock;
         loop {
             match file.try_lock() {
+                Ok(()) if file.metadata().is_ok_and(|data| data.nlink() == 0) => {
+                    file = state.open_to_lock(&name).map_err(LockError::Io)?;
+                }
                 Ok(()) => return Ok((Self(file), deadline)),
                 Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
                 Err(TryLockError::WouldBlock) => {}
@@ -109,41 +129,59 @@ impl std::error::Error for LockError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
+    use crate::root::Root;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
 
-    fn open(path: &Path) -> File {
-        File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+    fn state() -> (tempfile::TempDir, StateDir) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("tmp")).unwrap();
+        fs::set_permissions(dir.path().join("tmp"), Permissions::from_mode(0o1777)).unwrap();
+        let state = StateDir::open(&Root::at(dir.path())).unwrap();
+        (dir, state)
+    }
+
+    fn open(state: &StateDir) -> LockFile<'_> {
+        LockFile::open(state, "lock".to_owned()).unwrap()
+    }
+
+    #[test]
+    fn lock_on_a_deleted_file_does_not_count() {
+        let (dir, state) = state();
+        let opened = open(&state);
+        fs::remove_file(dir.path().join("tmp/hotplugger/lock")).unwrap();
+        let short = Duration::from_millis(30);
+        let _held = Lock::acquire(opened, &Deadline::after(short)).unwrap();
+        assert!(Lock::acquire(open(&state), &Deadline::after(short)).is_err());
     }
 
     #[test]
     fn a_held_lock_costs_the_deadline_and_a_freed_one_is_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
+        let (_dir, state) = state();
         let short = Duration::from_millis(30);
-        let held = Lock::acquire(open(&path), &Deadline::after(short)).unwrap();
+        let held = Lock::acquire(open(&state), &Deadline::after(short)).unwrap();
         assert!(matches!(
-            Lock::acquire(open(&path), &Deadline::after(short)),
+            Lock::acquire(open(&state), &Deadline::after(short)),
             Err(LockError::Busy(_))
         ));
         drop(held);
-        assert!(Lock::acquire(open(&path), &Deadline::after(short)).is_ok());
+        assert!(Lock::acquire(open(&state), &Deadline::after(short)).is_ok());
     }
 
     #[test]
     fn a_queue_that_moves_is_waited_for_beyond_the_budget() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
+        let (_dir, state) = state();
         let budget = Duration::from_millis(300);
-        let (held, _) = Lock::acquire_in_queue(open(&path), Deadline::after(budget), None).unwrap();
-        let waiting = thread::spawn({
-            let path = path.clone();
-            move || Lock::acquire_in_queue(open(&path), Deadline::after(budget), None).map(drop)
+        let acquire = || Lock::acquire_in_queue(open(&state), Deadline::after(budget), None);
+        let (held, _) = acquire().unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| acquire().map(drop));
+            for _ in 0..8 {
+                thread::sleep(Duration::from_millis(100));
+                held.progress();
+            }
+            drop(held);
+            assert!(waiting.join().unwrap().is_ok(), "800 ms of progress, 300 ms of budget");
         });
-        for _ in 0..8 {
-            thread::sleep(Duration::from_millis(100));
-            held.progress();
-        }
-        drop(held);
-        assert!(waiting.join().unwrap().is_ok(), "800 ms of progress, 300 ms of budget");
     }
 }

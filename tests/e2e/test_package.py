@@ -41,11 +41,11 @@ class PackageTest(Case):
         self.apt('install', self.package)
         self.assertEqual(self.vm.sh('hotplugger status'), 'No virtual machine is configured.\n')
         self.assertIn('\nvirtual_machines:\n', self.vm.sh(['cat', CONFIG]), 'the example')
-        self.assertEqual(self.vm.sh('stat -c %a:%U /tmp/hotplugger').strip(), '700:root')
         self.configure()
         self.assertIn('/usr/lib/systemd/system/hotplugger-sync@.service',
                       self.vm.sh('hotplugger check -v'), 'check knows the package\'s unit')
         self.plug_and_pull()
+        self.assertEqual(self.vm.sh('stat -c %a:%U /tmp/hotplugger').strip(), '700:root')
 
         with self.subTest('an upgrade leaves what the administrator has'):
             config = self.vm.get(CONFIG)

@@ -139,6 +139,10 @@ impl Host for ModelHost {
         Vec::new()
     }
 
+    fn interface_classes(&self, _: &DevPath) -> Vec<u8> {
+        Vec::new()
+    }
+
     fn claim_disks(&self, _: &DevPath) -> Result<DiskClaims, DiskUse> {
         Ok(DiskClaims::default())
     }

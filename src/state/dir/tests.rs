@@ -119,3 +119,84 @@ fn a_record_in_the_file_of_another_port_is_nobodys() {
     fs::copy(directory.join("port-1-1.json"), directory.join("port-1-2.json")).unwrap();
     assert_eq!(read_all_unlocked(&root), [record("1-1", 5)]);
 }
+
+/// The user who had the directory before it became ours locked a file in it, or can still read it.
+#[test]
+fn file_that_is_not_ours_alone_is_made_again() {
+    type Plant = fn(&Path);
+    let plants: [Plant; 6] = [
+        |path| {
+            fs::write(path, "{}").unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
+        },
+        |path| {
+            fs::write(path, "{}").unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::hard_link(path, path.with_extension("second-name")).unwrap();
+        },
+        |path| symlink("/etc/passwd", path).unwrap(),
+        |path| fs::create_dir(path).unwrap(),
+        |path| rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).unwrap(),
+        |path| drop(std::os::unix::net::UnixListener::bind(path).unwrap()),
+    ];
+    let names =
+        ["records.lock", "hold-1-1.lock", "port-1-1.json", "port-1-1.json.new", "history.jsonl"];
+    for plant in plants {
+        let (_dir, root) = root();
+        let state = StateDir::open(&root).unwrap();
+        let directory = root.path("/tmp/hotplugger");
+        for name in names {
+            plant(&directory.join(name));
+        }
+        let lock = directory.join("hold-1-1.lock");
+        let held = lock.is_file().then(|| fs::File::open(lock).unwrap());
+        let _held = held.inspect(|file| file.try_lock().unwrap());
+        assert_eq!(read_all_unlocked(&root), []);
+        let port = "1-1".parse().unwrap();
+        Lock::acquire(state.port_lock(&port).unwrap(), &deadline()).unwrap();
+        state.append_to("history.jsonl").unwrap().write_all(b"line\n").unwrap();
+        let records = state.records(&deadline()).unwrap();
+        assert_eq!(records.get(&port), None);
+        records.save(&record("1-1", 5)).unwrap();
+        assert_eq!(records.get(&port), Some(record("1-1", 5)));
+        for name in names.into_iter().filter(|name| *name != "port-1-1.json.new") {
+            let data = directory.join(name).symlink_metadata().unwrap();
+            assert!(data.is_file() && data.permissions().mode() & 0o7777 == 0o600, "{name}");
+            assert_eq!(std::os::unix::fs::MetadataExt::nlink(&data), 1, "{name}");
+        }
+        assert_eq!(fs::read_to_string(directory.join("history.jsonl")).unwrap(), "line\n");
+    }
+}
+
+#[test]
+fn full_directory_in_the_place_of_a_file_is_an_error_that_says_so() {
+    let (_dir, root) = root();
+    let state = StateDir::open(&root).unwrap();
+    fs::create_dir_all(root.path("/tmp/hotplugger/hold-1-1.lock/full")).unwrap();
+    let error = format!("{:#}", state.port_lock(&"1-1".parse().unwrap()).unwrap_err());
+    assert_eq!(error, "lock file hold-1-1.lock: a directory has its name; delete it");
+}
+
+/// A process that replaces the file waits for another one that does, and takes the other's new file.
+#[test]
+fn of_many_processes_that_replace_a_lock_one_holds_it() {
+    for _ in 0..20 {
+        let (_dir, root) = root();
+        let state = StateDir::open(&root).unwrap();
+        let path = root.path("/tmp/hotplugger/hold-1-1.lock");
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let port: Port = "1-1".parse().unwrap();
+        let held: Vec<_> = std::thread::scope(|scope| {
+            let take = || {
+                let state = StateDir::open(&root).unwrap();
+                let file = state.port_lock(&port).unwrap();
+                Lock::acquire(file, &Deadline::after(Duration::from_millis(20))).ok()
+            };
+            let tries: Vec<_> = (0..8).map(|_| scope.spawn(take)).collect();
+            tries.into_iter().filter_map(|one| one.join().unwrap()).collect()
+        });
+        assert_eq!(held.len(), 1);
+        drop(state);
+    }
+}
