@@ -14,6 +14,17 @@ fn error(text: &str) -> String {
 }
 
 #[test]
+fn delay_and_timeout_fit_into_a_call() {
+    let with = |delay: u32, timeout: u32| {
+        let keys = format!("    delay: {delay}\n    timeout: {timeout}\n");
+        parse(&format!("virtual_machines:\n  w:\n    socket: /q\n{keys}    ports: []\n"))
+    };
+    assert!(with(90, 60).is_ok() && with(120, 30).is_ok());
+    let error = with(91, 60).unwrap_err().to_string();
+    assert!(error.contains("add up to 151 s: write at most 150 s"), "{error}");
+}
+
+#[test]
 fn the_example_parses() {
     let config = parse(EXAMPLE).unwrap();
     assert!(!config.virtual_machines.is_empty());
