@@ -23,7 +23,7 @@ use hotplugger::host::usbfs::Program;
 use hotplugger::location::{PortLocation, UsbLocation};
 use hotplugger::monitor::Monitor;
 use hotplugger::port::{BusNum, DevNum, Port};
-use hotplugger::qmp::{Error, OpenDevice, Qmp};
+use hotplugger::qmp::{Error, OpenDevice, Qmp, Step};
 use hotplugger::state::lock::Lock;
 use hotplugger::state::record::{Record, UeventMark};
 use hotplugger::state::socket_file::SocketFile;
@@ -37,6 +37,15 @@ use crate::state::{Act, Guest, PORT, PortState, SOCKETS};
 pub(crate) enum Interrupt {
     Kill,
     Act(Act),
+    /// The guest's QEMU does not reply until the call is over.
+    Stuck(Stuck),
+}
+
+/// When a stuck QEMU executes the command that it got last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stuck {
+    AtOnce,
+    WhenItResumes,
 }
 
 /// The payload of the panic that stands for SIGKILL.
@@ -46,16 +55,31 @@ pub(crate) struct ModelHost {
     host: RefCell<PortState>,
     interrupt: Option<(usize, Interrupt)>,
     moments: Cell<usize>,
+    /// The guest whose QEMU is stuck.
+    stuck: Cell<Option<usize>>,
+    /// The command that it executes when it resumes.
+    pending: RefCell<Option<(&'static str, Value)>>,
 }
 
 impl ModelHost {
     pub(crate) fn new(host: PortState, interrupt: Option<(usize, Interrupt)>) -> Self {
-        Self { host: RefCell::new(host), interrupt, moments: Cell::new(0) }
+        Self {
+            host: RefCell::new(host),
+            interrupt,
+            moments: Cell::new(0),
+            stuck: Cell::new(None),
+            pending: RefCell::new(None),
+        }
     }
 
     /// The host, and how many moments there were.
     pub(crate) fn end(self) -> (PortState, usize) {
-        (self.host.into_inner(), self.moments.get())
+        let mut host = self.host.into_inner();
+        let guest = self.stuck.get().and_then(|number| host.guests[number].as_mut());
+        if let (Some(guest), Some((command, arguments))) = (guest, self.pending.into_inner()) {
+            let _ = guest.qemu.execute(command, arguments);
+        }
+        (host, self.moments.get())
     }
 
     pub(crate) fn is_up(&self, monitor: &Monitor) -> bool {
@@ -65,13 +89,25 @@ impl ModelHost {
 
     /// A moment at which something may happen.
     fn moment(&self) {
+        let _ = self.moment_of_command();
+    }
+
+    /// The same, while a command is sent. Returns whether QEMU is stuck from now on.
+    fn moment_of_command(&self) -> Option<Stuck> {
         let moment = self.moments.replace(self.moments.get() + 1);
-        match self.interrupt {
-            Some((at, Interrupt::Kill)) if at == moment => panic_any(Killed),
-            Some((at, Interrupt::Act(act))) if at == moment => self.host.borrow_mut().act(act),
-            _ => {}
+        match self.interrupt.filter(|(at, _)| *at == moment)?.1 {
+            Interrupt::Kill => panic_any(Killed),
+            Interrupt::Act(act) => {
+                self.host.borrow_mut().act(act);
+                None
+            }
+            Interrupt::Stuck(stuck) => Some(stuck),
         }
     }
+}
+
+fn no_reply(step: Step) -> Error {
+    Error::Timeout { step, budget: Duration::from_secs(5) }
 }
 
 /// The process ID of a guest's QEMU.
@@ -243,6 +279,9 @@ impl Host for ModelHost {
         let number = number(monitor).ok_or_else(not_running)?;
         let start = self.host.borrow().guests[number].as_ref().map(|guest| guest.start);
         let start = start.ok_or_else(not_running)?;
+        if self.stuck.get() == Some(number) {
+            return Err(no_reply(Step::Greeting));
+        }
         Ok(Box::new(Connection { host: self, number, start }))
     }
 }
@@ -267,7 +306,19 @@ impl Connection<'_> {
 
 impl Qmp for Connection<'_> {
     fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
-        self.host.moment();
+        if let Some(stuck) = self.host.moment_of_command() {
+            self.host.stuck.set(Some(self.number));
+            match stuck {
+                Stuck::AtOnce => drop(self.with(|guest| guest.execute(command, arguments))),
+                Stuck::WhenItResumes => {
+                    self.host.pending.replace(Some((command, arguments)));
+                }
+            }
+            return Err(no_reply(Step::Command(command)));
+        }
+        if self.host.stuck.get() == Some(self.number) {
+            return Err(no_reply(Step::Command(command)));
+        }
         self.with(|guest| guest.execute(command, arguments))
     }
 

@@ -1,5 +1,6 @@
 //! The life of one port, explored: whatever the kernel, the guests and a person do, in whatever
-//! order and at whatever moment of a udev call, and wherever that call is killed.
+//! order and at whatever moment of a udev call, wherever that call is killed, and wherever QEMU does
+//! not reply to it.
 //!
 //! What runs is the program's own code (`event::handle` and `SyncJob`), on
 //! a host in memory. Each state is handled once: what leads to the same one again is cut off.
@@ -27,7 +28,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::time::Instant;
 
-use host::{Interrupt, Killed, ModelHost};
+use host::{Interrupt, Killed, ModelHost, Stuck};
 use state::{Act, Model, PortState};
 
 /// How many things happen, beside the udev calls.
@@ -151,6 +152,12 @@ fn interrupted(
         let (host, _) = run(model, &reached.host, call, Some((moment, Interrupt::Kill)));
         let what = format!("{call:?} killed at {moment}");
         next.push(with(host, what, reached.acts, interrupts, true));
+        for stuck in [Stuck::AtOnce, Stuck::WhenItResumes] {
+            let interrupt = Some((moment, Interrupt::Stuck(stuck)));
+            let (host, _) = run(model, &reached.host, call, interrupt);
+            let what = format!("{call:?} with QEMU stuck ({stuck:?}) at {moment}");
+            next.push(with(host, what, reached.acts, interrupts, true));
+        }
         if reached.acts == 0 {
             continue;
         }

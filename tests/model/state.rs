@@ -13,7 +13,7 @@ use hotplugger::guest::fake::{FakeQemu, HostDevice};
 use hotplugger::host::topology::{Connector, Controller, Hub, HubPort, Plugged, Topology};
 use hotplugger::port::{BusNum, DevNum};
 use hotplugger::root::Root;
-use hotplugger::state::record::Record;
+use hotplugger::state::record::{Attachment, Record};
 use hotplugger::sync;
 use hotplugger::usb_device::UsbDevice;
 
@@ -144,18 +144,19 @@ impl PortState {
                 })
             })
             .collect();
+        let attachment = |attached: &Attachment| {
+            let number =
+                SOCKETS.iter().position(|socket| attached.monitor.file().ends_with(&socket[1..]));
+            let start = self.guests[number.expect("a socket of the config")]
+                .as_ref()
+                .map(|guest| guest.start);
+            let holds = attached.socket_file.map(|file| file.inode) == start;
+            (number, attached.id.to_string(), holds)
+        };
         let record = self.record.as_ref().map(|record| {
-            let attached = record.attached.as_ref().map(|attached| {
-                let number = SOCKETS
-                    .iter()
-                    .position(|socket| attached.monitor.file().ends_with(&socket[1..]));
-                let start = self.guests[number.expect("a socket of the config")]
-                    .as_ref()
-                    .map(|guest| guest.start);
-                let holds = attached.socket_file.map(|file| file.inode) == start;
-                (number, attached.id.to_string(), holds)
-            });
-            (record.devnum, attached, record.detached_manual)
+            let attached = record.attached.as_ref().map(attachment);
+            let unconfirmed = record.unconfirmed.as_ref().map(attachment);
+            (record.devnum, attached, unconfirmed, record.detached_manual)
         });
         (self.device, self.last, self.events.clone(), guests, record)
     }
