@@ -9,7 +9,9 @@ import time
 import product
 from testvm import TestVm, VmError
 
-KINDS = ('kbd', 'mouse', 'tablet', 'audio', 'serial')
+KINDS = ('kbd', 'mouse', 'tablet', 'audio', 'serial', 'storage')
+# Behind QEMU's hub, which is full speed, a disk of the host VM takes too long.
+KINDS_BEHIND = KINDS[:-1]
 # Port 4 is listed by both guests: the first that runs gets what is plugged in.  Hubs go into 7 and 8.
 PORTS = {'windows': ['1', '2', '3', '4', '7'], 'linux': ['4', '5', '6', '8']}
 PLAIN = ('1', '2', '3', '4', '5', '6')
@@ -28,10 +30,11 @@ _WEIGHTS = {
     'kill_guest': 2, 'restart_guest': 2, 'pause_guest': 3, 'go_on': 4, 'reset_guest': 2,
     'restart_udevd': 2, 'trigger': 4, 'forget': 2, 'break_config': 2, 'change_delay': 3,
     'sync': 4, 'fill_tmp': 2, 'kill_hotplugger': 5, 'move': 3, 'wait': 8,
+    'stop_qemu': 3, 'claim': 3, 'mount': 3, 'take_state': 2,
 }
 # After these an event may have found nobody to handle it, or no guest: `sync` is what mends it.
 _LOSES = {'kill_guest', 'restart_guest', 'restart_udevd', 'break_config', 'kill_hotplugger',
-          'pause_guest'}
+          'pause_guest', 'stop_qemu', 'mount', 'take_state'}
 
 
 def sequence(dice):
@@ -80,18 +83,33 @@ def _arguments(name, dice, plugged, hubs):
         return free and _plug(dice, plugged, dice.choice(free)) or None
     if name.endswith('_guest') or name == 'go_on':
         return (dice.choice(sorted(PORTS)),)
+    if name == 'stop_qemu':
+        return (dice.choice(sorted(PORTS)), dice.choice((2, 12)))
     if name in ('wait', 'kill_hotplugger'):
         return (round(dice.uniform(0, 1.5), 2),)
     if name == 'trigger':
-        return (('add', 'bind', 'change')[len(plugged) % 3],)
+        return (('add', 'bind', 'change', 'remove')[len(plugged) % 4],)
     if name == 'change_delay':
         return (dice.choice((0, 0.3, 1)),)
     return ()
 
 
 def _plug(dice, plugged, port):
-    plugged[port] = dice.choice(KINDS)
+    plugged[port] = dice.choice(KINDS_BEHIND if '.' in port else KINDS)
     return port, plugged[port]
+
+
+# Claims interface 0 of a device that it can open, and keeps it.
+CLAIM = '''
+import fcntl, os, struct, sys, time
+node = os.open(sys.argv[1], os.O_RDWR)
+try:
+    fcntl.ioctl(node, 0xc0105512, struct.pack('@iiP', 0, 0x5516, 0))
+except OSError:
+    pass
+fcntl.ioctl(node, 0x8004550f, struct.pack('@I', 0))
+time.sleep(4)
+'''
 
 
 class Broken(Exception):
@@ -216,6 +234,31 @@ class Campaign:
     def _move(self, port):
         self.vm.exec(f'hotplugger move 1-{port}')
 
+    def _stop_qemu(self, name, seconds):
+        """QEMU does not reply for a while, which may be longer than a session."""
+        guest = self.guests[name]
+        guest.signal('STOP')
+        self.vm.sh(f'(sleep {seconds}; systemctl kill -s CONT {guest.unit}) >/dev/null 2>&1 &')
+
+    def _claim(self):
+        """A program claims what it finds, as usbmuxd and pcscd do."""
+        self.vm.put(CLAIM.encode(), '/run/claim.py')
+        self.vm.exec('cd /sys/bus/usb/devices; for d in *-*; do case $d in *:*) continue;; esac; '
+                     '[ "$(cat $d/bDeviceClass)" = 09 ] || timeout 5 python3 /run/claim.py '
+                     '/dev/bus/usb/$(printf %03d/%03d $(cat $d/busnum $d/devnum)) '
+                     '>/dev/null 2>&1 & done')
+
+    def _mount(self):
+        """The host mounts the disks that it has, one of them in a namespace of its own."""
+        self.vm.exec('mkdir -p /run/mnt; for disk in /dev/sd?; do mke2fs -q -F $disk && '
+                     'mount $disk /run/mnt; done; '
+                     'timeout 5 unshare -m sh -c "mount /dev/sda /mnt && sleep 4" &')
+
+    def _take_state(self):
+        """Another user makes the state directory."""
+        self.vm.exec('rm -rf /tmp/hotplugger; setpriv --reuid=65534 --clear-groups '
+                     'sh -c "mkdir -m 777 /tmp/hotplugger; echo x > /tmp/hotplugger/records.lock"')
+
     def _wait(self, seconds):
         time.sleep(seconds)
 
@@ -223,7 +266,9 @@ class Campaign:
 
     def _settle(self, lost):
         """Lets everything come to rest, both guests running."""
-        self.vm.exec('while pidwait -f "[p]kill -9 -x hotplugger"; do :; done')
+        self.vm.exec('while pidwait -f "[p]kill -9 -x hotplugger"; do :; done; '
+                     'while pidwait -f "[k]ill -s CONT|[c]laim.py|[u]nshare -m"; do :; done; '
+                     'umount -q -A /run/mnt; while umount -q /run/mnt; do :; done')
         for guest in self.guests.values():
             if self._answered(lambda: self._runs_again(guest)):
                 lost = True
@@ -309,7 +354,7 @@ class Campaign:
                 for name, *rest in devices if len(rest) == 2 and rest[1] != '09'}
 
     def _config(self):
-        return product.config(PORTS, timeout=30, delay=self.delay)
+        return product.config(PORTS, timeout=8, delay=self.delay)
 
     def _write_config(self):
         self.vm.put(self._config().encode(), '/etc/hotplugger/config.yaml.new', 0o644)
