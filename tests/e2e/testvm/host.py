@@ -57,6 +57,10 @@ class Host:
         """Plugs a device; see ports.py for kinds and ports.  Returns its id."""
         return self._ports.plug(kind, port, **options)
 
+    def plug_device(self, device, port):
+        """Plugs a device of usbdev, which is a program.  Returns its id."""
+        return self._ports.plug_device(device, port)
+
     def plug_together(self, *devices):
         """Plugs several (kind, port) at one and the same moment."""
         return self._ports.plug_together(*devices)

@@ -30,6 +30,7 @@ class Ports:
 
     def __init__(self, machine):
         self._machine = machine
+        self._devices = {}              # id: the Device in Python behind it
 
     def plug(self, kind, port, **options):
         """Plugs a device; options go to QEMU's device_add (serial='X').  Returns its id."""
@@ -51,6 +52,23 @@ class Ports:
         self._store(plugged)
         return name
 
+    def plug_device(self, device, port):
+        """Plugs a device of usbdev.  Returns its id."""
+        plugged = self._load()
+        name = f'redir{plugged["count"]}'
+        path = f'{self._machine.folder}/{name}.sock'
+        device.serve(path)
+        self._devices[name] = device
+        self._qmp('chardev-add', id=f'{name}-socket', backend={'type': 'socket', 'data': {
+            'addr': {'type': 'unix', 'data': {'path': path}}, 'server': False}})
+        controller, _, place = str(port).rpartition(':')
+        self._qmp('device_add', driver='usb-redir', id=name, chardev=f'{name}-socket',
+                  bus=f'{controller or "xhci"}.0', port=place)
+        plugged['count'] += 1
+        plugged['ports'][name] = str(port)
+        self._store(plugged)
+        return name
+
     def plug_together(self, *devices):
         """Plugs several (kind, port) at one and the same moment of the host."""
         with self._machine.paused():
@@ -65,6 +83,9 @@ class Ports:
             raise VmError(f'nothing is plugged into {port}; plugged: {ports}')
         self._qmp('device_del', id=name)
         self._machine.qmp.wait_event('DEVICE_DELETED', device=name)
+        if name in self._devices:
+            # QEMU has deleted the character device with it.
+            self._devices.pop(name).close()
         behind = ports[name] + '.'
         plugged['ports'] = {n: p for n, p in ports.items()
                             if n != name and not p.startswith(behind)}
