@@ -20,7 +20,6 @@ pub fn check(facts: &VmFacts) -> Vec<Finding> {
     vec![Finding::ok("fd-passed", name, what)]
 }
 
-/// Judges what QEMU may open by itself.
 fn without_fd(facts: &VmFacts, answer: &Answer) -> Vec<Finding> {
     let Some(process) = &facts.process else { return Vec::new() };
     let name = &facts.vm.name;

@@ -5,7 +5,6 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::text::sanitize_line;
 
-/// A line of a file, and the position of an error in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Excerpt {
     /// From 1.
@@ -27,7 +26,6 @@ impl Excerpt {
         Some(Self { line, column, text: sanitize_line(&shown) })
     }
 
-    /// The line with its number, and the mark below it.
     pub fn lines(&self) -> [String; 2] {
         let number = self.line.to_string();
         let before: String = self.text.chars().take(self.column - 1).collect();

@@ -8,23 +8,19 @@ use serde::Serialize;
 use super::excerpt::Excerpt;
 use crate::config::Config;
 
-/// Something that was checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub level: Level,
     /// The kind of finding, the same in all versions: `port-missing`.
     pub code: &'static str,
-    /// A file, a socket, a port or a VM.
     #[serde(rename = "where")]
     pub place: String,
-    /// What was found.
     pub what: String,
     pub excerpt: Option<Excerpt>,
     /// The fix; `None` if nothing needs to be done.
     pub remedy: Option<Remedy>,
 }
 
-/// How severe a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -37,16 +33,13 @@ pub enum Level {
     Error,
 }
 
-/// What fixes a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Remedy {
-    /// A command to run as root.
     Command {
         /// The command line, quoted for a shell.
         run: String,
     },
-    /// A line of a file to add, to remove, or to replace.
     Edit {
         file: PathBuf,
         /// The VM that has the line in its `ports:`. `None` in a file that is not the config.
@@ -54,8 +47,9 @@ pub enum Remedy {
         remove: Option<String>,
         add: Option<String>,
     },
-    /// An instruction in words.
-    Advice { text: String },
+    Advice {
+        text: String,
+    },
 }
 
 impl Finding {
@@ -85,21 +79,18 @@ impl Finding {
         Self::new(Level::Error, code, place, what)
     }
 
-    /// A command fixes it.
     #[must_use]
     pub fn run(mut self, command: impl Into<String>) -> Self {
         self.remedy = Some(Remedy::Command { run: command.into() });
         self
     }
 
-    /// An instruction in words fixes it.
     #[must_use]
     pub fn advice(mut self, text: impl Into<String>) -> Self {
         self.remedy = Some(Remedy::Advice { text: text.into() });
         self
     }
 
-    /// A new line in a file fixes it.
     #[must_use]
     pub fn add_line(mut self, file: impl Into<PathBuf>, line: impl Into<String>) -> Self {
         let (file, add) = (file.into(), Some(line.into()));
@@ -125,7 +116,6 @@ impl Finding {
         self
     }
 
-    /// Adds the line of the file.
     #[must_use]
     pub fn showing(mut self, excerpt: Option<Excerpt>) -> Self {
         self.excerpt = excerpt;
@@ -165,10 +155,8 @@ impl fmt::Display for Remedy {
     }
 }
 
-/// The result of `check`.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
-    /// Whether there is no error.
     pub ok: bool,
     pub summary: String,
     pub counts: Counts,
@@ -177,7 +165,6 @@ pub struct Report {
     pub skipped: Vec<String>,
 }
 
-/// The number of findings by level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     pub ok: usize,

@@ -7,13 +7,10 @@ use crate::qmp::UsbHostProblem;
 use crate::qmp::message::Version;
 use crate::speed::Speed;
 
-/// The oldest supported QEMU.
 const OLDEST: Version = Version { major: 5, minor: 0, micro: 0 };
 
-/// The largest number of ports of one speed that QEMU's xHCI has.
 const MAX_PORTS: usize = 15;
 
-/// The argument that gives a guest enough ports.
 const DEVICE: &str = "-device qemu-xhci,id=xhci0,p2=15,p3=15";
 
 /// Judges what QEMU replied, if it did.

@@ -34,18 +34,15 @@ use crate::clock::Monotonic;
 use crate::host::topology::{Topology, read_topology};
 use crate::root::Root;
 
-/// All facts that are judged.
 #[derive(Debug)]
 pub struct Facts {
     pub config: ConfigFacts,
     pub topology: Topology,
     pub rules: RulesFacts,
-    /// The programs that the rules start.
     pub programs: Vec<ProgramFacts>,
     pub units: UnitsFacts,
     pub state: StateFacts,
     pub vms: Vec<VmFacts>,
-    /// The devices in configured ports.
     pub devices: Vec<DeviceFacts>,
     pub running: RunningPrograms,
 }
@@ -103,7 +100,6 @@ impl Facts {
     }
 }
 
-/// Judges all facts.
 pub fn check(facts: &Facts) -> Report {
     let mut report = Report::default();
     report.add(config::check(&facts.config));

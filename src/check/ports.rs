@@ -9,7 +9,6 @@ use crate::config::{Config, VirtualMachine};
 use crate::devpath::{DevPath, is_root_hub};
 use crate::host::topology::{Controller, Hub, HubPort, Plugged, Topology};
 
-/// Judges the ports of all VMs.
 pub fn check(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> {
     let mut entries = Vec::new();
     for vm in &config.virtual_machines {
@@ -49,7 +48,6 @@ struct Ports<'a> {
 }
 
 impl Ports<'_> {
-    /// Whether the host has the port.
     fn there(&self, entry: &Entry<'_>, port: &DevPath) -> Finding {
         let ok = || {
             let what = format!("a port of this host, for `{}`", entry.vm.name);
@@ -203,7 +201,6 @@ impl Ports<'_> {
         PortName::recommended(&self.topology.place(devpath))
     }
 
-    /// Whether the peer port goes to the same VM.
     fn half(&self, entry: &Entry<'_>, port: &DevPath) -> Option<Finding> {
         let vm = entry.vm;
         let connector = &self.topology.port(port)?.connector;
@@ -256,7 +253,6 @@ impl Ports<'_> {
         }
     }
 
-    /// Whether another configured port contains this one.
     fn below(&self, entry: &Entry<'_>, port: &DevPath) -> Vec<Finding> {
         let above = self.all().filter(|(_, above)| *above != port && port.is_at_or_below(above));
         let finding = |(other, _): (&Entry<'_>, &DevPath)| {

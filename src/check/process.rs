@@ -9,20 +9,14 @@ use crate::host::sysfs::attribute;
 use crate::root::Root;
 use crate::text::sanitize;
 
-/// QEMU's process, as /proc has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
-    /// Its number.
     pub pid: u32,
-    /// The user as which it opens files.
     pub user: u32,
-    /// The groups as which it does.
     pub groups: Vec<u32>,
     /// Whether it may open any file (`CAP_DAC_OVERRIDE`).
     pub opens_all: bool,
-    /// The `AppArmor` profile that is enforced on it.
     pub profile: Option<String>,
-    /// The file for rules that apply to the QEMUs of all libvirt domains.
     pub libvirt_rules: &'static str,
 }
 
@@ -31,22 +25,14 @@ pub struct Process {
 pub const RULES_IN_DIRECTORY: &str = "/etc/apparmor.d/abstractions/libvirt-qemu.d/hotplugger";
 pub const RULES_IN_LOCAL: &str = "/etc/apparmor.d/local/abstractions/libvirt-qemu";
 
-/// A device's node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its path.
     pub path: PathBuf,
-    /// What is behind it.
     pub device: String,
-    /// Its port's DEVPATH.
     pub devpath: DevPath,
-    /// The id it has in a guest.
     pub id: DeviceId,
-    /// Its owner.
     pub owner: u32,
-    /// Its group.
     pub group: u32,
-    /// Its mode.
     pub mode: u32,
     /// Its access list beyond the mode; empty if it has none.
     pub list: Vec<Entry>,
@@ -57,30 +43,22 @@ pub struct Node {
 /// An entry of a POSIX access list (acl(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// To whom it applies.
     pub who: Who,
-    /// The permission bits, as in a mode.
     pub permissions: u32,
 }
 
-/// To whom an entry applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// A user.
     User(u32),
-    /// The node's group.
     OwningGroup,
-    /// A group.
     Group(u32),
     /// The most that users, groups and the owning group are given.
     Mask,
 }
 
-/// To read and to write.
 const BOTH: u32 = 0o6;
 
 impl Process {
-    /// Whether it may read and write the node.
     pub(super) fn may_open(&self, node: &Node) -> bool {
         let both = |permissions: u32| permissions & BOTH == BOTH;
         if self.opens_all {
@@ -129,7 +107,6 @@ pub fn parse_list(attribute: &[u8]) -> Vec<Entry> {
     entries.chunks_exact(8).filter_map(entry).collect()
 }
 
-/// A file of a process.
 pub(super) fn file(root: &Root, pid: u32, name: &str) -> PathBuf {
     root.path(format!("/proc/{pid}/{name}"))
 }
@@ -146,7 +123,6 @@ pub fn gather(root: &Root, pid: u32) -> Option<Process> {
     Some(Process { pid, profile, libvirt_rules, ..parse(&status)? })
 }
 
-/// The file for local rules of libvirt's QEMUs, from the includes of the abstraction on this machine.
 fn libvirt_rules(root: &Root) -> &'static str {
     let abstraction = root.path("/etc/apparmor.d/abstractions/libvirt-qemu");
     let includes = fs::read_to_string(&abstraction).unwrap_or_default();

@@ -18,21 +18,16 @@ use crate::host::usbfs;
 use crate::root::Root;
 use crate::text::sanitize;
 
-/// The processes that use a socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SocketUsers {
-    /// The process that listens.
     pub listener: Option<SocketUser>,
-    /// The processes that are connected to it.
     pub clients: Vec<SocketUser>,
 }
 
-/// A process that has a socket open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketUser {
     pub pid: u32,
     pub name: String,
-    /// Whether it is stopped (SIGSTOP).
     pub stopped: bool,
 }
 
@@ -48,9 +43,7 @@ struct Socket {
     /// Its inode, which /proc shows for file descriptors.
     inode: u32,
     listens: bool,
-    /// The inode and device of the file it is bound to.
     file: Option<(u32, u32)>,
-    /// The inode of the socket that is connected to it.
     peer: Option<u32>,
 }
 

@@ -11,10 +11,8 @@ use crate::install::{Installed, in_use, installed, is_applicable, path_units};
 use crate::root::Root;
 use crate::text::shell_word;
 
-/// The facts about the units and hooks of `install`.
 #[derive(Debug, Default)]
 pub struct UnitsFacts {
-    /// Each unit or hook for this config, with its installed state.
     pub items: Vec<UnitFacts>,
     /// Path units and links of VMs that the config does not have; empty if the config cannot be
     /// read.
@@ -23,16 +21,13 @@ pub struct UnitsFacts {
     pub unsupported: Vec<(String, UnitNameError)>,
 }
 
-/// A unit or hook, with its installed state.
 #[derive(Debug)]
 pub struct UnitFacts {
     pub item: InstallItem,
-    /// Whether this host has the directory that it requires.
     pub is_applicable: bool,
     pub installed: Installed,
 }
 
-/// Judges them, group by group.
 pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for group in [Group::Systemd, Group::Sleep, Group::Libvirt] {
@@ -70,7 +65,6 @@ pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
 
 const INSTALL: &str = "hotplugger install";
 
-/// When the units or hooks of a group run `sync`.
 fn when(group: Group) -> &'static str {
     match group {
         Group::Sleep => "when the host wakes up",

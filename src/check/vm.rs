@@ -25,26 +25,20 @@ use crate::root::Root;
 use crate::text::shell_word;
 use crate::usb_device::UsbDevice;
 
-/// The facts about a VM.
 #[derive(Debug)]
 pub struct VmFacts {
     pub vm: VirtualMachine,
-    /// The path of its socket, below the root.
     pub socket: PathBuf,
     /// What lets users other than root and the socket's owner replace the socket.
     pub issue: Option<PermissionIssue>,
-    /// What QEMU replied, or why it did not.
     pub answer: Result<Answer, Error>,
     /// The processes that use the socket; read only if QEMU did not answer.
     pub users: SocketUsers,
-    /// Whether this process is root.
     pub root: bool,
     pub process: Option<Process>,
-    /// The nodes of the devices in its ports.
     pub nodes: Vec<Node>,
 }
 
-/// What QEMU replied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     pub version: Option<Version>,
@@ -52,11 +46,9 @@ pub struct Answer {
     pub no_usb_host: Option<UsbHostProblem>,
     pub running: bool,
     pub buses: Vec<GuestBus>,
-    /// Our objects that have their device open.
     pub attached: Vec<DeviceId>,
     /// Our objects in a paused guest: QEMU opens their devices when it resumes.
     pub pending: Vec<DeviceId>,
-    /// Our objects of devices that were unplugged.
     pub stale: Vec<DeviceId>,
     /// The usb-host objects that hotplugger did not make.
     pub foreign: Vec<OtherUsbHost>,
@@ -79,7 +71,6 @@ fn is_denied(answer: &Result<Answer, Error>) -> bool {
     matches!(answer, Err(Error::Socket { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Judges the socket.
 pub fn check(facts: &VmFacts) -> Vec<Finding> {
     directory(facts).into_iter().chain(answer(facts)).collect()
 }
@@ -258,7 +249,6 @@ fn issue(root: &Root, socket: &Path) -> io::Result<Option<PermissionIssue>> {
     path_issue(directory, &trusted)
 }
 
-/// Reads the nodes of the devices in the VM's ports, and what decides who may open them.
 fn nodes(
     root: &Root,
     config: &Config,

@@ -25,7 +25,6 @@ mod report;
 mod watch;
 mod write;
 
-/// Arguments of `identify`.
 #[derive(Debug, Args)]
 pub struct Identify {
     /// Shows the devices that are plugged now, and does not wait.
@@ -56,7 +55,6 @@ pub struct Identify {
 enum Notice<'a> {
     /// From now on, nothing is missed.
     Listening,
-    /// It is over.
     End {
         reason: EndReason,
         ports: Vec<&'a str>,
@@ -217,7 +215,6 @@ fn plugged(topology: &Topology, words: &[String]) -> Vec<PortEvent> {
     topology.ports().into_iter().filter(is_occupied).filter(meant).map(sighting).collect()
 }
 
-/// Whether the word is the port's name or DEVPATH, or names the device in it.
 fn is_meant(port: &HubPort, word: &str) -> bool {
     let word = word.to_lowercase();
     port.port.to_string() == word

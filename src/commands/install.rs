@@ -21,7 +21,6 @@ use crate::permissions::path_issue;
 use crate::root::Root;
 use crate::text::shell_word;
 
-/// Arguments of `install`.
 #[derive(Debug, Args)]
 pub struct Install {
     /// The program that the rule runs, as an absolute path [default: this program]
@@ -73,7 +72,6 @@ struct Choices {
     no_libvirt: bool,
 }
 
-/// Arguments of `uninstall`.
 #[derive(Debug, Args)]
 pub struct Uninstall {
     #[command(flatten)]
@@ -91,12 +89,10 @@ struct Options {
     dry_run: bool,
 }
 
-/// Whether a group is installed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Choice {
     Yes,
     No,
-    /// If this host can use it.
     Auto,
 }
 
@@ -259,7 +255,6 @@ struct Installer<'a> {
     runs: bool,
     /// Whether systemd must reload its units.
     units_changed: bool,
-    /// The path units to start.
     units: Vec<String>,
     output: &'a mut Output,
 }
@@ -318,7 +313,6 @@ impl<'a> Installer<'a> {
         fs::remove_file(self.root.path(path)).map_err(|error| self.error(error, path))
     }
 
-    /// Stops path units and removes their files and links.
     fn remove_units(&mut self, paths: &[String]) -> Result<()> {
         let names = paths.iter().filter_map(|path| path.rsplit('/').next());
         let mut names: Vec<&str> = names.collect();

@@ -14,7 +14,6 @@ use crate::output::{Line, Output, Style};
 use crate::speed::Speed;
 use crate::state::dir;
 
-/// Arguments of `ports`.
 #[derive(Debug, Args)]
 pub struct Ports {
     /// Prints a JSON object.
@@ -75,16 +74,13 @@ struct ListedDevice {
 
 #[derive(Debug, Serialize)]
 struct Missing {
-    /// If it is named by one.
     devpath: Option<String>,
     name: String,
     vm: String,
 }
 
-/// What the listing is made from.
 struct ListingInput {
     config: Config,
-    /// Port, number and VM of the devices that are recorded as attached.
     attached: Vec<(DevPath, u8, String)>,
 }
 
@@ -256,7 +252,6 @@ fn port_row(port: &ListedPort, indent: &str) -> Vec<Line> {
     ]
 }
 
-/// What is known of the port's socket: its other half, its kind, its place.
 fn socket(port: &ListedPort) -> String {
     let peer = port.peer.as_ref().and_then(|peer| peer.rsplit('/').next());
     let sign = if port.peer_guessed { "?" } else { "" };

@@ -26,7 +26,6 @@ use crate::speed::Speed;
 use crate::state::record::Record;
 use crate::state::{dir, history};
 
-/// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct Status {
     /// Prints a JSON object.
@@ -45,21 +44,18 @@ struct Report {
     events: Vec<history::Entry>,
 }
 
-/// A VM.
 #[derive(Debug, Serialize)]
 struct Machine {
     name: String,
     socket: String,
     /// `running`, `paused`, `not-running` or `unreachable`.
     state: &'static str,
-    /// Why it could not be asked.
     problem: Option<String>,
     buses: Vec<Bus>,
     attached: Vec<Object>,
     ports: Vec<Port>,
 }
 
-/// A USB bus of the guest.
 #[derive(Debug, Serialize)]
 struct Bus {
     name: String,
@@ -84,15 +80,12 @@ struct Object {
     seconds: Option<u64>,
 }
 
-/// A configured port.
 #[derive(Debug, Serialize)]
 struct Port {
     /// None if it is named otherwise and the host has no such port now.
     devpath: Option<String>,
-    /// As the config names it.
     name: String,
     exists: bool,
-    /// What is in it or behind it.
     devices: Vec<String>,
 }
 
@@ -197,7 +190,6 @@ fn event_lines(events: &[history::Entry], output: &mut Output) -> Result<()> {
     Ok(())
 }
 
-/// A time in the greatest unit that it fills.
 fn duration(seconds: u64) -> String {
     match seconds {
         0..=119 => format!("{seconds} s"),
@@ -267,7 +259,6 @@ fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Rec
     machine
 }
 
-/// What QEMU replied.
 struct Answer {
     running: bool,
     buses: Vec<GuestBus>,

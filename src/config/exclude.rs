@@ -12,16 +12,13 @@ use crate::usb_device::UsbDevice;
 pub enum Exclusion {
     /// A model: `0627:0001`.
     Model {
-        /// `idVendor`.
         vendor_id: u16,
-        /// `idProduct`.
         product_id: u16,
     },
     /// A class, of the device or of any of its interfaces: `class: 08`.
     Class(u8),
     /// One single device: `serial: XYZ`.
     Serial(String),
-    /// A connector with all that is below it.
     Port(PortName),
 }
 
@@ -56,7 +53,6 @@ impl Exclusion {
 }
 
 impl fmt::Display for Exclusion {
-    /// As it is written in the config; a class by its code.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Model { vendor_id, product_id } => write!(f, "{vendor_id:04x}:{product_id:04x}"),

@@ -22,7 +22,6 @@ use crate::location::{PortLocation, UsbLocation};
 use crate::monitor::Monitor;
 use crate::usb_device::UsbDevice;
 
-/// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The VMs, in the order of the file.
@@ -31,12 +30,9 @@ pub struct Config {
     pub exclude: Vec<Exclusion>,
 }
 
-/// One VM and its ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualMachine {
-    /// Its name in the config.
     pub name: String,
-    /// The path of its QMP socket, absolute.
     pub monitor: Monitor,
     /// How long a device must be quiet before it is attached: 0 to 120 s.
     pub delay: Duration,
@@ -48,11 +44,9 @@ pub struct VirtualMachine {
     pub exclude: Vec<Exclusion>,
     /// Whether the host's drivers are kept off a device while it settles.
     pub unbind_host_drivers: bool,
-    /// How its QEMU gets at a device.
     pub access: Access,
     /// Whether the host's drivers get its devices back when it does not run.
     pub return_to_host: bool,
-    /// The ports, each with all that is below it.
     pub ports: Vec<PortName>,
     /// Whether the other halves of its ports' connectors are its too, where no other name has
     /// them.
@@ -60,9 +54,7 @@ pub struct VirtualMachine {
 }
 
 impl VirtualMachine {
-    /// The settle delay where the config says none.
     pub const DEFAULT_DELAY: Duration = Duration::from_secs(1);
-    /// The deadline where the config says none.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
     /// The most that `delay` and `timeout` may add up to, so that both fit into the call of an event.
     pub const MAX_DELAY_AND_TIMEOUT: Duration = Duration::from_secs(150);
@@ -109,7 +101,6 @@ impl Config {
         self.owners(places).into_iter().map(|vm| vm.name.clone()).collect()
     }
 
-    /// Whether a device in these places may go to a VM.
     pub fn is_configured(&self, places: &UsbLocation) -> bool {
         self.virtual_machines.iter().any(|vm| vm.claim(places).is_some())
     }
@@ -130,12 +121,9 @@ impl Config {
     }
 }
 
-/// The config has no VM of that name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoSuchMachine {
-    /// The name.
     pub name: String,
-    /// The names that it has.
     pub known: Vec<String>,
 }
 
@@ -151,11 +139,9 @@ impl std::error::Error for NoSuchMachine {}
 /// How good a VM's claim to a device is; the greater is the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct MatchRank {
-    /// How many port numbers the name has.
     length: usize,
     /// Whether it is to the place itself, not to the other half.
     own: bool,
-    /// Whether the name is of one half.
     one_half: bool,
 }
 

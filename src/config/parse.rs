@@ -15,18 +15,15 @@ use crate::config::exclude::{CLASS_NAMES, Exclusion};
 use crate::config::port::PortName;
 use crate::monitor::Monitor;
 
-/// What is wrong with a config, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// The line, from 1. `None` if the error concerns the whole text.
     pub line: Option<usize>,
     /// The column, from 1.
     pub column: Option<usize>,
-    /// What is wrong and what to write instead.
     pub message: String,
 }
 
-/// Parses the text of a config file.
 pub fn parse(text: &str) -> Result<Config, ConfigError> {
     if is_deeply_nested(text) {
         let message = "too many brackets within brackets".to_owned();
@@ -245,7 +242,6 @@ fn add<T, E: de::Error>(list: &mut Vec<T>, entry: T) -> Result<(), E> {
 
 /// A value that is written as one YAML scalar, read as text whatever YAML would take it for.
 trait Scalar: Sized {
-    /// For error messages.
     const EXPECTED: &str = "";
     fn expected() -> String {
         Self::EXPECTED.to_owned()
@@ -261,7 +257,6 @@ trait Scalar: Sized {
     }
     /// Whether a list of them may be empty.
     const OPTIONAL: bool = true;
-    /// Whether one may also be written as a map.
     const IS_MAP: bool = false;
     fn read_map<'de, A: MapAccess<'de>>(_map: A) -> Result<Self, A::Error> {
         Err(de::Error::invalid_type(de::Unexpected::Map, &Self::expected().as_str()))
@@ -317,7 +312,6 @@ impl<'de, T: Scalar> Visitor<'de> for New<'_, T> {
     }
 }
 
-/// A scalar that is in no list.
 struct One<T>(T);
 
 impl<'de, T: Scalar> Deserialize<'de> for One<T> {
@@ -411,7 +405,6 @@ impl Scalar for DomainName {
     }
 }
 
-/// A USB bus of the guest.
 struct BusName(String);
 
 impl Scalar for BusName {
@@ -447,7 +440,6 @@ impl Scalar for PortName {
     }
 }
 
-/// A number of seconds between `MIN` and `MAX` milliseconds.
 struct Seconds<const MIN: u64, const MAX: u64>(Duration);
 
 impl<const MIN: u64, const MAX: u64> Scalar for Seconds<MIN, MAX> {

@@ -12,14 +12,10 @@ use crate::devpath::{DevPath, is_root_hub};
 use crate::location::{ControllerName, Generation, PortLocation, UsbLocation};
 use crate::port::{Chain, Port};
 
-/// The name of a port, and so of all that is below it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PortName {
-    /// The DEVPATH that a device in it has, or that of a whole root hub.
     DevPath(DevPath),
-    /// A name that bus numbers do not change.
     Stable {
-        /// The host controller.
         controller: ControllerName,
         /// Its root hub. `None`: the root hubs of every generation.
         generation: Option<Generation>,
@@ -37,7 +33,6 @@ pub struct PortMatch {
     pub one_half: bool,
 }
 
-/// What is wrong with a text that should name a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortNameError(String);
 

@@ -12,14 +12,10 @@ use crate::text::shell_word;
 
 pub mod unit;
 
-/// One file or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstallItem {
-    /// What it is part of.
     pub group: Group,
-    /// Where it belongs, absolute.
     pub path: String,
-    /// What is there.
     pub content: Content,
     /// The directory without which a machine has no use for it.
     pub requires_dir: Option<&'static str>,
@@ -27,45 +23,32 @@ pub struct InstallItem {
     pub only_if_present: bool,
 }
 
-/// What belongs together and is chosen together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
-    /// The rule, the config, the state directory.
     Base,
-    /// systemd's units: a VM's socket appears or goes away.
     Systemd,
-    /// The hooks that run when the host wakes up.
     Sleep,
-    /// libvirt's hook: a guest has started or ended.
     Libvirt,
 }
 
-/// What a piece is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// A file.
     File {
-        /// Its text.
         text: String,
-        /// Its mode.
         mode: u32,
     },
     /// A file that is the administrator's once it is there.
     ConfigTemplate(String),
-    /// A symbolic link, and its target.
     Link(String),
 }
 
-/// The rule.
 pub const RULE: &str = "/etc/udev/rules.d/99-hotplugger.rules";
-/// The config.
 pub const CONFIG: &str = "/etc/hotplugger/config.yaml";
 /// The directory that is there while systemd runs (`sd_booted(3)`).
 pub const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// The socket that is there while udevd runs, systemd's or eudev's.
 pub const UDEVD_RUNS: &str = "/run/udev/control";
 
-/// The program that the files in the source tree start.
 pub const PACKAGED_PROGRAM: &str = "/usr/bin/hotplugger";
 
 const RULE_TEXT: &str = include_str!("../../rules/99-hotplugger.rules");
@@ -171,7 +154,6 @@ const PACKAGE_DIRS: [(&str, &str); 3] = [
     ("/etc/systemd/system", "/usr/lib/systemd/system"),
 ];
 
-/// The rule of a package. It shows that a package is installed.
 pub const PACKAGE_RULE: &str = "/usr/lib/udev/rules.d/99-hotplugger.rules";
 
 impl InstallItem {
@@ -192,18 +174,13 @@ impl InstallItem {
     }
 }
 
-/// What was found in a piece's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Installed {
-    /// Nothing.
     Missing,
-    /// The piece.
     UpToDate,
-    /// Something else: its text, or the link's target.
     Modified(String),
 }
 
-/// Compares the item with the file at its path.
 pub fn installed(root: &Root, item: &InstallItem) -> Installed {
     let path = root.path(&item.path);
     if path.symlink_metadata().is_err() {
@@ -233,7 +210,6 @@ pub fn installed(root: &Root, item: &InstallItem) -> Installed {
     }
 }
 
-/// The piece that is in use: the package's where it has the same one and nothing takes its place.
 pub fn in_use(root: &Root, item: &InstallItem) -> InstallItem {
     let packaged =
         item.in_package().filter(|packaged| installed(root, packaged) == Installed::UpToDate);
@@ -243,7 +219,6 @@ pub fn in_use(root: &Root, item: &InstallItem) -> InstallItem {
     }
 }
 
-/// Whether a package has installed the item where `install` would install it too.
 pub fn is_of_package(root: &Root, item: &InstallItem) -> bool {
     root.path(PACKAGE_RULE).exists()
         && item.in_package().is_some_and(|packaged| packaged.path == item.path)
@@ -254,7 +229,6 @@ pub fn is_applicable(root: &Root, item: &InstallItem) -> bool {
     item.requires_dir.is_none_or(|directory| root.path(directory).is_dir())
 }
 
-/// The paths of all our path units, and of their links.
 pub fn path_units(root: &Root) -> Vec<String> {
     let mut paths = Vec::new();
     for directory in FOLDERS {

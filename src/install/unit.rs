@@ -4,9 +4,7 @@ use std::fmt;
 
 use crate::config::VirtualMachine;
 
-/// Where units that the administrator (or `install`) writes are.
 const DIRECTORY: &str = "/etc/systemd/system";
-/// Where links make systemd start path units at boot.
 const WANTS: &str = "/etc/systemd/system/paths.target.wants";
 const PREFIX: &str = "hotplugger-sync@";
 const SUFFIX: &str = ".path";
@@ -21,7 +19,6 @@ pub struct PathUnit {
     socket: String,
 }
 
-/// Why a VM can have no unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnitNameError {
     /// Its name is too long when it is escaped.
@@ -33,7 +30,6 @@ pub enum UnitNameError {
 }
 
 impl PathUnit {
-    /// The unit of this VM.
     pub fn of(vm: &VirtualMachine) -> Result<Self, UnitNameError> {
         let name = format!("{PREFIX}{}{SUFFIX}", escape(&vm.name));
         let file = vm.monitor.file();
@@ -50,17 +46,14 @@ impl PathUnit {
         }
     }
 
-    /// Its name, for `systemctl`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its file.
     pub fn path(&self) -> String {
         format!("{DIRECTORY}/{}", self.name)
     }
 
-    /// The link that has it started at boot.
     pub fn link(&self) -> String {
         format!("{WANTS}/{}", self.name)
     }
@@ -88,16 +81,13 @@ impl PathUnit {
 
 const WATCHES: &str = "PathChanged=";
 
-/// The socket that a path unit's text names.
 pub fn watched(text: &str) -> Option<String> {
     let path = text.lines().find_map(|line| line.strip_prefix(WATCHES))?;
     Some(path.replace("%%", "%"))
 }
 
-/// The directories in which path units and their links are.
 pub const FOLDERS: [&str; 2] = [DIRECTORY, WANTS];
 
-/// Whether a file of that name is one of our path units.
 pub fn is_path_unit(file_name: &str) -> bool {
     file_name.starts_with(PREFIX) && file_name.ends_with(SUFFIX)
 }

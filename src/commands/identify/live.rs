@@ -16,7 +16,6 @@ use crate::host::netlink::{Received, UeventSocket};
 use crate::host::topology::{self, HubPort, Topology, read_topology};
 use crate::root::Root;
 
-/// This machine.
 pub(super) struct LiveSource<'a> {
     root: &'a Root,
     uevents: UeventSocket,
@@ -27,7 +26,6 @@ pub(super) struct LiveSource<'a> {
 /// The kind of standard input, if it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stdin {
-    /// A line or its end ends the command.
     Terminal,
     /// A line ends the command; its end only means that no line will come.
     Pipe,
@@ -51,12 +49,10 @@ impl<'a> LiveSource<'a> {
         Ok(Self { root, uevents: UeventSocket::open()?, signals, input })
     }
 
-    /// Whether a person can press Enter.
     pub(super) fn has_terminal(&self) -> bool {
         self.input == Some(Stdin::Terminal)
     }
 
-    /// Reads the available bytes of standard input.
     fn read_input(&mut self, input: Stdin) -> io::Result<Input> {
         let mut bytes = [0; 4096];
         let read = match rustix::io::read(stdin(), &mut bytes) {

@@ -16,7 +16,6 @@ use crate::port::Port;
 use crate::speed::Speed;
 use crate::usb_device::UsbDevice;
 
-/// A port that was seen.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
     pub(super) event: Event,
@@ -28,11 +27,9 @@ pub(super) struct Report {
     pub(super) peer: Option<Peer>,
     pub(super) connect_type: Option<String>,
     pub(super) position: Option<String>,
-    /// The occupied ports of the hub in it.
     pub(super) behind: Vec<Behind>,
 }
 
-/// A port, with the facts that need no device in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Place {
     pub(super) devpath: DevPath,
@@ -47,7 +44,6 @@ pub(super) struct Place {
     pub(super) vms: Vec<String>,
 }
 
-/// The other half of a connector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Peer {
     #[serde(flatten)]
@@ -56,7 +52,6 @@ pub(super) struct Peer {
     pub(super) guessed: bool,
 }
 
-/// A port behind the hub in the port that was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Behind {
     #[serde(flatten)]
@@ -76,16 +71,12 @@ pub(super) struct Device {
     label: String,
 }
 
-/// What a report is made with.
 pub(super) struct Reporter<'a> {
-    /// Who has which port.
     pub(super) config: &'a Config,
-    /// Where a port is.
     pub(super) places: &'a dyn Fn(&DevPath) -> UsbLocation,
 }
 
 impl Reporter<'_> {
-    /// The report of a sighting.
     pub(super) fn report(&self, sighting: &PortEvent) -> Report {
         let HubPort { devpath, connector, .. } = &sighting.port;
         Report {
@@ -151,7 +142,6 @@ impl Place {
 }
 
 impl Report {
-    /// The lines for people.
     pub(super) fn lines(&self) -> Vec<Line> {
         let (tone, word) = match self.event {
             Event::Plug => (Style::Good, "plugged"),
@@ -194,7 +184,6 @@ impl Report {
 }
 
 impl Place {
-    /// Adds its facts to the line that shows it.
     fn describe(&self, line: Line) -> Line {
         let line = match self.usb {
             Some(usb) => line.with(Style::Faint, format!("  USB {usb}")),
@@ -215,19 +204,16 @@ impl Place {
     }
 }
 
-/// What was found so far.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     connectors: Vec<Connector>,
 }
 
-/// A connector: one port, or two halves.
 #[derive(Debug)]
 struct Connector {
     ports: Vec<FoundPort>,
 }
 
-/// A port that was found.
 #[derive(Clone, Debug)]
 pub(super) struct FoundPort {
     pub(super) places: UsbLocation,
@@ -241,7 +227,6 @@ impl FoundPort {
         Self { places: place.places.clone(), new }
     }
 
-    /// The DEVPATH.
     pub(super) fn devpath(&self) -> &DevPath {
         &self.places.own.devpath
     }
@@ -282,17 +267,14 @@ impl Found {
         self.connectors.push(Connector { ports });
     }
 
-    /// How many connectors were found.
     pub(super) fn count(&self) -> usize {
         self.connectors.len()
     }
 
-    /// All their ports.
     pub(super) fn ports(&self) -> impl Iterator<Item = &FoundPort> {
         self.connectors.iter().flat_map(|connector| &connector.ports)
     }
 
-    /// The YAML to paste; a port that is listed already is a comment in it.
     pub(super) fn yaml(&self, config: &Config) -> Vec<String> {
         let entry = |port: &FoundPort| match config.lists(&port.places.own) {
             None => format!("      - {}", port.new.entry()),

@@ -13,24 +13,18 @@ use crate::devpath::{DevPath, is_root_hub};
 use crate::host::topology::{Connector, HubPort, Topology};
 use crate::uevent::{Action, Uevent};
 
-/// What was seen of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Event {
-    /// A device was plugged into it.
     Plug,
-    /// The device in it was pulled.
     Pull,
-    /// The device was there all along.
     Plugged,
 }
 
-/// A port in which something happened, with the device that is or was in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PortEvent {
     pub(super) event: Event,
     pub(super) port: HubPort,
-    /// The occupied ports of the hub in it.
     pub(super) behind: Vec<HubPort>,
 }
 
@@ -75,7 +69,6 @@ pub(super) fn watch(
     }
 }
 
-/// The occupied ports as they were last seen, and the pending reports.
 struct Watch {
     occupied: BTreeMap<DevPath, HubPort>,
     pending: Vec<Pending>,
@@ -92,12 +85,10 @@ impl Watch {
         Self { occupied: occupied(topology), pending: Vec::new() }
     }
 
-    /// When the next sighting can be reported.
     fn due(&self) -> Option<Monotonic> {
         self.pending.iter().map(|pending| pending.due).min()
     }
 
-    /// Waits for nothing any more.
     fn flush(&mut self) {
         self.pending.iter_mut().for_each(|pending| pending.due = Monotonic(0));
     }
@@ -126,7 +117,6 @@ impl Watch {
         }
     }
 
-    /// Finds the events that were missed.
     fn compare(&mut self, source: &impl EventSource) {
         let (now, new) = (source.now(), occupied(&source.topology()));
         let devnum = |port: &HubPort| port.device().map(|device| device.devnum);
@@ -160,7 +150,6 @@ impl Watch {
         }
     }
 
-    /// The next sighting that is due.
     fn take(&mut self, source: &impl EventSource) -> Option<PortEvent> {
         let now = source.now();
         let index = self.pending.iter().position(|pending| pending.due <= now)?;
@@ -197,44 +186,31 @@ fn bare(devpath: &DevPath) -> Option<HubPort> {
     Some(HubPort { port: devpath.port()?, devpath, connector, plugged: None })
 }
 
-/// The source of events, and of the facts about the ports.
 pub(super) trait EventSource {
     /// Waits for the next happening, at most for `time`.
     fn next(&mut self, time: Option<Duration>) -> io::Result<Input>;
-    /// The time.
     fn now(&self) -> Monotonic;
-    /// A port as it is now.
     fn port(&self, devpath: &DevPath) -> Option<HubPort>;
-    /// All ports as they are now.
     fn topology(&self) -> Topology;
 }
 
-/// What may happen.
 #[derive(Debug)]
 pub(super) enum Input {
     /// A kernel uevent.
     Uevent(Box<Uevent>),
-    /// Uevents were lost.
     Lost,
-    /// The user has had enough.
     End(EndReason),
-    /// Nothing, or nothing of interest.
     Nothing,
 }
 
-/// How the watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum EndReason {
-    /// The user pressed Enter.
     Enter,
     /// A signal came, as with Ctrl-C.
     Signal,
-    /// As many ports as wanted were seen.
     Count,
-    /// The time was over.
     Timeout,
-    /// There was nothing to wait for.
     Listed,
 }
 

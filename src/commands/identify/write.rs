@@ -13,7 +13,6 @@ use crate::config::port::PortName;
 use crate::config::{Config, file};
 use crate::devpath::DevPath;
 
-/// What was written.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Written {
     vm: String,
@@ -21,9 +20,7 @@ pub(super) struct Written {
     /// The backup of the old text. `None` if nothing had to be written.
     backup: Option<PathBuf>,
     added: Vec<DevPath>,
-    /// What was written for those.
     names: Vec<PortName>,
-    /// The ports that the VM had already.
     had: Vec<DevPath>,
 }
 
@@ -79,7 +76,6 @@ fn text(file: &ConfigFile) -> Result<&str> {
 }
 
 impl Written {
-    /// The lines for people.
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> =
             self.had.iter().map(|port| format!("{} has it already: {port}", self.vm)).collect();

@@ -16,7 +16,6 @@ use crate::port::{BusNum, Port};
 use crate::root::Root;
 use crate::speed::Speed;
 
-/// Reads the places of a device.
 pub fn places(root: &Root, devpath: &DevPath) -> UsbLocation {
     UsbLocation::gather(devpath, |devpath| place(root, devpath), |port| peer(root, port))
 }
@@ -28,7 +27,6 @@ pub fn peers(root: &Root, devpath: &DevPath) -> Vec<Port> {
     devpath.ports_up().filter_map(|port| peer_port(root, &port)).collect()
 }
 
-/// Reads the controller and the root hub's generation.
 pub fn place(root: &Root, devpath: &DevPath) -> PortLocation {
     let bare = PortLocation::of(devpath.clone());
     let Some((hub, controller)) = devpath.root_hub().and_then(|hub| {
@@ -87,7 +85,6 @@ fn peer_port(root: &Root, devpath: &DevPath) -> Option<Port> {
 }
 
 impl Topology {
-    /// The places of a device, as [`places`] reads them.
     pub fn places(&self, devpath: &DevPath) -> UsbLocation {
         UsbLocation::gather(
             devpath,
@@ -96,7 +93,6 @@ impl Topology {
         )
     }
 
-    /// The place with that DEVPATH.
     pub fn place(&self, devpath: &DevPath) -> PortLocation {
         let hub = devpath.root_hub();
         let known = self.controllers.iter().find_map(|controller| {
@@ -132,7 +128,6 @@ impl Topology {
         meant.filter_map(devpath).collect()
     }
 
-    /// The root hubs and all ports.
     pub fn all_places(&self) -> Vec<PortLocation> {
         let hubs = self.controllers.iter().flat_map(|controller| &controller.root_hubs);
         let hubs = hubs.map(|hub| &hub.devpath);

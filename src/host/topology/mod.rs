@@ -19,42 +19,30 @@ pub mod location;
 /// All USB controllers of the host, in the order of their DEVPATHs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
-    /// The controllers.
     pub controllers: Vec<Controller>,
 }
 
 /// A host controller and its root hubs: of an xHCI one for USB 2 and one for USB 3.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Controller {
-    /// Its DEVPATH.
     pub devpath: DevPath,
-    /// Its name, which bus numbers do not change.
     pub name: Option<ControllerName>,
-    /// Its root hubs, by bus number.
     pub root_hubs: Vec<Hub>,
 }
 
-/// A hub or root hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hub {
-    /// Its DEVPATH.
     pub devpath: DevPath,
-    /// The fastest speed of its ports.
     pub speed: Option<Speed>,
-    /// Its ports, by number.
     pub ports: Vec<HubPort>,
 }
 
-/// A port of a hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubPort {
-    /// Its name, which a device in it has too.
     pub port: Port,
-    /// The DEVPATH that a device in it has, for the config.
     pub devpath: DevPath,
     /// What the kernel and the firmware say of its socket.
     pub connector: Connector,
-    /// What is plugged into it.
     pub plugged: Option<Plugged>,
 }
 
@@ -72,12 +60,9 @@ pub struct Connector {
     pub position: Option<String>,
 }
 
-/// What is in a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plugged {
-    /// A device.
     Device(UsbDevice),
-    /// A hub, with ports of its own.
     Hub(UsbDevice, Hub),
 }
 
@@ -116,7 +101,6 @@ impl Topology {
         ports
     }
 
-    /// What is plugged in and no hub, and the port it is in.
     pub fn devices(&self) -> impl Iterator<Item = (&HubPort, &UsbDevice)> {
         self.ports().into_iter().filter_map(|port| match &port.plugged {
             Some(Plugged::Device(device)) => Some((port, device)),
@@ -124,7 +108,6 @@ impl Topology {
         })
     }
 
-    /// The port with this DEVPATH.
     pub fn port(&self, devpath: &DevPath) -> Option<&HubPort> {
         self.ports().into_iter().find(|port| port.devpath == *devpath)
     }
@@ -213,7 +196,6 @@ fn read_port(root: &Root, hub: &DevPath, number: u8, directory: &Path) -> Option
     Some(HubPort { port: devpath.port()?, devpath, connector: connector(root, directory), plugged })
 }
 
-/// The DEVPATH of a device in port `number` of a hub.
 fn below(hub: &DevPath, number: u8) -> Option<DevPath> {
     let name = match hub.sysname().strip_prefix("usb") {
         Some(bus) => format!("{bus}-{number}"),
@@ -247,14 +229,12 @@ fn connector(root: &Root, directory: &Path) -> Connector {
     }
 }
 
-/// The DEVPATH of a path below `sys`, links resolved.
 pub(crate) fn devpath_of(sys: &Path, path: &Path) -> Option<DevPath> {
     let path = fs::canonicalize(path).ok()?;
     let below = path.strip_prefix(fs::canonicalize(sys).ok()?).ok()?;
     format!("/{}", below.to_str()?).parse().ok()
 }
 
-/// The names and paths in a directory; none of one that is not there.
 fn entries(directory: &Path) -> Vec<(String, PathBuf)> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let named = |entry: fs::DirEntry| Some((entry.file_name().into_string().ok()?, entry.path()));
