@@ -45,8 +45,8 @@ pub struct PortLocation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsbLocation {
     pub own: PortLocation,
-    /// The other halves of the connectors that it and the hubs above it are in, nearest first. What
-    /// is below a hub's other half counts as that half here: none is longer than the own place.
+    /// The peer ports of the port and of the hubs above it, nearest first. A peer port of a hub stands
+    /// for all ports below it, so none is longer than the own location.
     pub peers: Vec<PortLocation>,
 }
 
@@ -120,7 +120,7 @@ impl Generation {
 }
 
 impl PortLocation {
-    /// The place of which only the DEVPATH is known.
+    /// A location of which only the DEVPATH is known.
     pub fn of(devpath: DevPath) -> Self {
         Self { devpath, controller: None, generation: None }
     }

@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use super::excerpt::Excerpt;
+use super::finding::Excerpt;
 use super::finding::{Finding, plural};
 use super::rules::RulesFacts;
 use super::trusted_owners;

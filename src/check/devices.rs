@@ -61,7 +61,7 @@ pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFa
     let records = dir::read_all_unlocked(root);
     let hostdevs = hostdevs(root);
     let facts = |(port, device): (&HubPort, &UsbDevice)| {
-        let location = topology.places(&port.devpath);
+        let location = topology.usb_location(&port.devpath);
         let owners = config.owners(&location);
         let vm = owners.first()?;
         let interfaces = drivers::interfaces(root, &port.devpath);
@@ -181,10 +181,10 @@ impl DeviceFacts {
         let id = DeviceId { port: self.port.clone(), devnum: self.device.devnum };
         let answers = vms.iter().filter_map(|vm| Some((vm, vm.answer.as_ref().ok()?)));
         let has = |ids: &[DeviceId]| ids.contains(&id);
-        let mut holders = answers.clone();
-        let holder = holders.find(|(_, answer)| has(&answer.attached) || has(&answer.pending));
+        let guest =
+            answers.clone().find(|(_, answer)| has(&answer.attached) || has(&answer.pending));
         let is_claimed = self.interfaces.iter().any(Interface::is_claimed);
-        if let Some((vm, answer)) = holder {
+        if let Some((vm, answer)) = guest {
             let name = &vm.vm.name;
             let is_its = |program: &&Program| Some(program.pid) == answer.pid;
             if is_claimed

@@ -3,12 +3,9 @@
 //! Each file is about one thing: it reads the facts and judges them. Nothing is changed, with one
 //! exception: a QEMU without usb-host is noted, because a second try would abort it.
 
-pub mod access;
 pub mod config;
 pub mod devices;
-pub mod excerpt;
 pub mod finding;
-pub mod guest;
 pub mod ports;
 pub mod process;
 pub mod program;
@@ -112,8 +109,8 @@ pub fn check(facts: &Facts) -> Report {
     report.add(state::check(&facts.state));
     for vm in &facts.vms {
         report.add(vm::check(vm));
-        report.add(guest::check(vm));
-        report.add(access::check(vm));
+        report.add(vm::check_guest(vm));
+        report.add(process::check(vm));
     }
     report.add(devices::check(&facts.devices, &facts.running, &facts.vms, Monotonic::now()));
     report.skipped = facts.skipped();

@@ -25,7 +25,7 @@ pub fn check(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> 
         }
         for devpath in &entry.devpaths {
             findings.push(ports.there(entry, devpath));
-            findings.extend(ports.half(entry, devpath));
+            findings.extend(ports.peer(entry, devpath));
             findings.extend(ports.below(entry, devpath));
         }
     }
@@ -198,10 +198,10 @@ impl Ports<'_> {
 
     /// The name without a bus number.
     fn name(&self, devpath: &DevPath) -> PortName {
-        PortName::recommended(&self.topology.place(devpath))
+        PortName::recommended(&self.topology.port_location(devpath))
     }
 
-    fn half(&self, entry: &Entry<'_>, port: &DevPath) -> Option<Finding> {
+    fn peer(&self, entry: &Entry<'_>, port: &DevPath) -> Option<Finding> {
         let vm = entry.vm;
         let connector = &self.topology.port(port)?.connector;
         let peer = connector.peer.as_ref()?;
@@ -210,12 +210,12 @@ impl Ports<'_> {
         } else {
             ""
         };
-        let owners = self.config.owners(&self.topology.places(peer));
+        let owners = self.config.owners(&self.topology.usb_location(peer));
         match owners.first() {
             // Only with `peer_ports: false`.
             None => {
-                let faster =
-                    self.topology.place(peer).generation > self.topology.place(port).generation;
+                let faster = self.topology.port_location(peer).generation
+                    > self.topology.port_location(port).generation;
                 let what = if faster {
                     "this is the USB 2 port of a connector; USB 3 devices use its peer port"
                 } else {

@@ -62,7 +62,7 @@ pub fn gather(root: &Root, path: &Path) -> SocketUsers {
     let processes = processes(root);
     let of = |inode: u32| processes.get(&inode).cloned();
     let mut clients: Vec<SocketUser> = ours.iter().filter_map(|socket| of(socket.peer?)).collect();
-    clients.sort_by_key(|holder| holder.pid);
+    clients.sort_by_key(|user| user.pid);
     clients.dedup();
     SocketUsers {
         listener: ours.iter().find(|socket| socket.listens).and_then(|socket| of(socket.inode)),
@@ -81,14 +81,14 @@ fn processes(root: &Root) -> HashMap<u32, SocketUser> {
                 target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
             });
             if let Some(inode) = inode {
-                found.entry(inode).or_insert_with(|| holder(root, pid));
+                found.entry(inode).or_insert_with(|| user(root, pid));
             }
         }
     }
     found
 }
 
-fn holder(root: &Root, pid: u32) -> SocketUser {
+fn user(root: &Root, pid: u32) -> SocketUser {
     let name = attribute(file(root, pid, "comm")).unwrap_or_default();
     let status = fs::read_to_string(file(root, pid, "status")).unwrap_or_default();
     let stopped = status.lines().any(|line| line.starts_with("State:\tT"));

@@ -5,9 +5,9 @@ use std::env;
 use super::finding::Finding;
 use super::rules::RulesFacts;
 use crate::config::Config;
-use crate::install::unit::{self, PathUnit, UnitNameError};
 use crate::install::{Content, Group, InstallItem, items};
 use crate::install::{Installed, in_use, installed, is_applicable, path_units};
+use crate::install::{PathUnit, UnitNameError, watched_socket};
 use crate::root::Root;
 use crate::text::shell_word;
 
@@ -91,10 +91,10 @@ fn check_one(facts: &UnitFacts) -> Option<Finding> {
         Installed::Modified(there) => there,
     };
     let wanted = match &facts.item.content {
-        Content::File { text, .. } => unit::watched(text),
+        Content::File { text, .. } => watched_socket(text),
         _ => None,
     };
-    let what = match (unit::watched(there), wanted) {
+    let what = match (watched_socket(there), wanted) {
         (Some(there), Some(wanted)) if there != wanted => {
             format!("it watches {there}, but the config has {wanted}")
         }

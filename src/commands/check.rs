@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{CommandStatus, Context};
-use crate::check::excerpt::Excerpt;
+use crate::check::finding::Excerpt;
 use crate::check::finding::{Finding, Level, Report, plural};
 use crate::check::{self, Facts};
 use crate::output::{Line, Output, Style};

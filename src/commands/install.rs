@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::{CommandStatus, Context};
 use crate::config::Config;
-use crate::install::unit::{self, PathUnit};
+use crate::install::{self, PathUnit};
 use crate::install::{
     CONFIG, Content, Group, InstallItem, PACKAGED_PROGRAM, SYSTEMD_RUNS, UDEVD_RUNS, items,
 };
@@ -275,7 +275,7 @@ impl<'a> Installer<'a> {
     fn install(&mut self, item: &InstallItem, may_fail: bool) -> Result<()> {
         let path = &item.path;
         if let Some(name) = Path::new(path).file_name().and_then(|name| name.to_str())
-            && unit::is_path_unit(name)
+            && install::is_path_unit(name)
             && !self.units.iter().any(|unit| unit == name)
         {
             self.units.push(name.to_owned());
@@ -324,13 +324,13 @@ impl<'a> Installer<'a> {
         paths.iter().try_for_each(|path| self.remove(path))?;
         if !self.dry_run && !paths.is_empty() {
             // As `systemctl disable` does, if the directory has no other links.
-            let _ = fs::remove_dir(self.root.path(unit::FOLDERS[1]));
+            let _ = fs::remove_dir(self.root.path(install::FOLDERS[1]));
         }
         Ok(())
     }
 
     fn note_unit(&mut self, path: &str) {
-        self.units_changed |= path.starts_with(unit::FOLDERS[0]);
+        self.units_changed |= path.starts_with(install::FOLDERS[0]);
     }
 
     fn has_systemd(&self) -> bool {

@@ -102,7 +102,7 @@ impl Target {
         let host = RealHost::open_with_state(context.root)?;
         let mut status = CommandStatus::Ok;
         for device in devices {
-            let location = topology.places(&device.devpath);
+            let location = topology.usb_location(&device.devpath);
             let job = ManualJob {
                 host: &host,
                 config: &config,
@@ -153,11 +153,11 @@ fn devices_in<'a>(root: &Root, topology: &'a Topology, text: &str) -> Result<Vec
     };
     let ports = topology.devices().map(|(port, _)| port);
     let devices: Vec<&HubPort> =
-        ports.filter(|port| name.contains(&topology.places(&port.devpath), true)).collect();
+        ports.filter(|port| name.contains(&topology.usb_location(&port.devpath), true)).collect();
     if !devices.is_empty() {
         return Ok(devices);
     }
-    if !topology.all_places().iter().any(|place| name.names_exactly(place)) {
+    if !topology.port_locations().iter().any(|place| name.names_exactly(place)) {
         bail!("{text}: {NO_SUCH_PORT}");
     }
     bail!("{text}: nothing is plugged in there");

@@ -40,12 +40,12 @@ pub struct Status {
 /// What is printed; the form is documented in docs/json.md.
 #[derive(Debug, Serialize)]
 struct Report {
-    virtual_machines: Vec<Machine>,
+    virtual_machines: Vec<VmStatus>,
     events: Vec<history::Entry>,
 }
 
 #[derive(Debug, Serialize)]
-struct Machine {
+struct VmStatus {
     name: String,
     socket: String,
     /// `running`, `paused`, `not-running` or `unreachable`.
@@ -95,7 +95,7 @@ impl Status {
         let config = context.config()?;
         let mut events = history::read(context.root);
         events.drain(..events.len().saturating_sub(self.events));
-        let report = Report { virtual_machines: machines(context.root, &config), events };
+        let report = Report { virtual_machines: vm_states(context.root, &config), events };
         if self.json {
             output.json(&report)?;
             return Ok(CommandStatus::Ok);
@@ -115,7 +115,7 @@ impl Status {
     }
 }
 
-fn machine_lines(machine: &Machine, output: &mut Output) -> Result<()> {
+fn machine_lines(machine: &VmStatus, output: &mut Output) -> Result<()> {
     let tone = match machine.state {
         "running" => Style::Good,
         "unreachable" => Style::Bad,
@@ -206,7 +206,7 @@ fn now() -> u64 {
 }
 
 /// All VMs of the config, asked at the same time: one that is stuck delays no other.
-fn machines(root: &Root, config: &Config) -> Vec<Machine> {
+fn vm_states(root: &Root, config: &Config) -> Vec<VmStatus> {
     let topology = read_topology(root);
     let records = dir::read_all_unlocked(root);
     std::thread::scope(|scope| {
@@ -220,8 +220,8 @@ fn machines(root: &Root, config: &Config) -> Vec<Machine> {
     })
 }
 
-fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Record]) -> Machine {
-    let mut machine = Machine {
+fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Record]) -> VmStatus {
+    let mut machine = VmStatus {
         name: vm.name.clone(),
         socket: vm.monitor.file().display().to_string(),
         state: "running",
@@ -312,16 +312,19 @@ fn attached(bus: &GuestBus, records: &[Record], uses: &dyn Fn(&DeviceId) -> bool
 fn configured_port(vm: &VirtualMachine, name: &PortName, topology: &Topology) -> Port {
     let devices = topology
         .devices()
-        .filter(|(port, _)| name.contains(&topology.places(&port.devpath), vm.peer_ports))
+        .filter(|(port, _)| name.contains(&topology.usb_location(&port.devpath), vm.peer_ports))
         .map(|(port, device)| format!("{} {}", port.port, device.label()));
-    let place = topology.all_places().into_iter().find(|place| name.names_exactly(place));
+    let location =
+        topology.port_locations().into_iter().find(|location| name.names_exactly(location));
     Port {
         devpath: match name {
             PortName::DevPath(devpath) => Some(devpath.to_string()),
-            PortName::Stable { .. } => place.as_ref().map(|place| place.devpath.to_string()),
+            PortName::Stable { .. } => {
+                location.as_ref().map(|location| location.devpath.to_string())
+            }
         },
         name: name.to_string(),
-        exists: place.is_some(),
+        exists: location.is_some(),
         devices: devices.collect(),
     }
 }

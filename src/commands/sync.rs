@@ -166,7 +166,7 @@ impl Sync {
 struct Count {
     attached: usize,
     deleted: usize,
-    left_alone: usize,
+    skipped: usize,
     failed: usize,
 }
 
@@ -178,7 +178,7 @@ impl Count {
             Outcome::Failed(_) | Outcome::Unconfirmed(_) | Outcome::NotRunning(_) => {
                 self.failed += 1;
             }
-            _ => self.left_alone += 1,
+            _ => self.skipped += 1,
         }
     }
 
@@ -187,7 +187,7 @@ impl Count {
         let parts = [
             (self.attached, "attached"),
             (self.deleted, "deleted"),
-            (self.left_alone, "left alone"),
+            (self.skipped, "skipped"),
             (self.failed, "failed"),
             (good, "as before"),
         ];

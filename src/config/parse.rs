@@ -9,9 +9,8 @@ use std::time::Duration;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{Config, VirtualMachine};
+use super::{CLASS_NAMES, Config, Exclusion, VirtualMachine};
 use crate::config::access::{Access, AccessMode, User};
-use crate::config::exclude::{CLASS_NAMES, Exclusion};
 use crate::config::port::PortName;
 use crate::monitor::Monitor;
 
@@ -710,7 +709,7 @@ mod exclude_tests {
              - class: 03\n      - serial: 0012\n      - 1234:ABCD\n      - class: 10\n"
         );
         let config = parse(&text).unwrap();
-        let shown = |list: &[super::Exclusion]| {
+        let shown = |list: &[crate::config::Exclusion]| {
             list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")
         };
         assert_eq!(shown(&config.exclude), "0627:0001 | class: 08 | /devices/x/usb1/1-1/1-1.2");
