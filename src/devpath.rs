@@ -15,7 +15,6 @@ use crate::port::Port;
 #[serde(transparent)]
 pub struct DevPath(String);
 
-/// What is wrong with a text that should be a DEVPATH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DevPathError {
     /// It does not begin with `/devices/`.
@@ -26,11 +25,9 @@ pub enum DevPathError {
     BadText,
 }
 
-/// How each of them begins.
 const TOP: &str = "/devices/";
 
 impl DevPath {
-    /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -51,7 +48,6 @@ impl DevPath {
         above.starts_with(TOP).then(|| Self(above.to_owned()))
     }
 
-    /// Returns whether this is `other` or stands below it.
     pub fn is_at_or_below(&self, other: &Self) -> bool {
         self.0
             .strip_prefix(other.as_str())
@@ -92,7 +88,6 @@ impl DevPath {
         above.map(|(path, _)| path)
     }
 
-    /// The DEVPATH of a device in that port, where this is the host controller.
     pub fn controllers_port(&self, port: &Port) -> Option<Self> {
         let above: Vec<Port> = iter::successors(Some(port.clone()), Port::parent).collect();
         let names: Vec<String> = above.iter().rev().map(|port| format!("/{port}")).collect();
@@ -117,7 +112,6 @@ impl DevPath {
     }
 }
 
-/// Returns whether this is a root hub's sysname: `usb` and a number.
 pub fn is_root_hub(sysname: &str) -> bool {
     sysname
         .strip_prefix("usb")

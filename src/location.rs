@@ -19,7 +19,6 @@ use crate::speed::Speed;
 #[serde(transparent)]
 pub struct ControllerName(String);
 
-/// The text is no controller's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAController;
 
@@ -34,10 +33,8 @@ pub enum Generation {
     Usb3,
 }
 
-/// A place where a device is or was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortLocation {
-    /// The DEVPATH that a device there has.
     pub devpath: DevPath,
     /// The host controller. `None` if it was not read or is not known.
     pub controller: Option<ControllerName>,
@@ -45,13 +42,11 @@ pub struct PortLocation {
     pub generation: Option<Generation>,
 }
 
-/// The place of a device, and those that are the same connector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsbLocation {
-    /// Its own.
     pub own: PortLocation,
-    /// The other halves of the connectors that it and the hubs above it are in, nearest first. What
-    /// is below a hub's other half counts as that half here: none is longer than the own place.
+    /// The peer ports of the port and of the hubs above it, nearest first. A peer port of a hub stands
+    /// for all ports below it, so none is longer than the own location.
     pub peers: Vec<PortLocation>,
 }
 
@@ -97,7 +92,6 @@ impl fmt::Display for ControllerName {
 }
 
 impl Generation {
-    /// The generation of a root hub with that speed.
     pub fn of_root_hub(speed: Speed) -> Self {
         match speed {
             _ if speed >= Speed::SUPER => Self::Usb3,
@@ -115,7 +109,6 @@ impl Generation {
         }
     }
 
-    /// The generation with that number.
     pub fn from_number(number: &str) -> Option<Self> {
         match number {
             "1" => Some(Self::Usb1),
@@ -127,7 +120,7 @@ impl Generation {
 }
 
 impl PortLocation {
-    /// The place of which only the DEVPATH is known.
+    /// A location of which only the DEVPATH is known.
     pub fn of(devpath: DevPath) -> Self {
         Self { devpath, controller: None, generation: None }
     }
@@ -139,12 +132,10 @@ impl PortLocation {
 }
 
 impl UsbLocation {
-    /// The location of a device with an unknown connector.
     pub fn of(own: PortLocation) -> Self {
         Self { own, peers: Vec::new() }
     }
 
-    /// Gathers the places: `place` locates a DEVPATH, `peer` the other half of a port.
     pub fn gather(
         devpath: &DevPath,
         place: impl Fn(&DevPath) -> PortLocation,

@@ -13,25 +13,20 @@ use crate::port::{DevNum, Port};
 use crate::text::sanitize;
 use crate::uevent::UsbEvent;
 
-/// An outcome with its context.
 #[derive(Debug)]
 pub struct Report {
     /// `None` for an event that is not about a USB device.
     pub context: Option<EventContext>,
     pub outcome: Outcome,
-    /// Problems that did not change the outcome.
     pub warnings: Vec<String>,
-    /// What was decided about a uevent, for a dry run.
     pub decision: Option<String>,
 }
 
-/// What an event is about.
 #[derive(Clone, Debug)]
 pub struct EventContext {
     pub port: Port,
     /// The DEVPATH of the device; empty if it is not known.
     pub devpath: String,
-    /// The product name and IDs.
     pub device: Option<String>,
     /// The VM's name.
     pub vm: Option<String>,
@@ -67,18 +62,14 @@ pub enum Outcome {
     ReturnedToHost,
     /// It is unknown whether a guest has the device, for this reason. A later session settles it.
     Unconfirmed(String),
-    /// What went wrong, and what to do.
     Failed(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
-    /// The event has no meaning for any port.
     NotUsbDevice,
     NotConfigured,
-    /// Another event of the device has been or will be handled.
     AlreadyRecorded,
-    /// The event of a newer interface attaches the device.
     LeftToNewerInterface,
     DetachedManually,
     /// The `remove` was triggered by a program.
@@ -87,14 +78,11 @@ pub enum SkipReason {
     AlreadyReturned,
 }
 
-/// How long the steps of an attach took.
 #[derive(Debug)]
 pub struct Times {
     /// Since the kernel added the device.
     pub since_plug: Duration,
-    /// Of that, settling in this process.
     pub settling: Duration,
-    /// Of that, the session with QEMU and the wait for its lock.
     pub session: Duration,
 }
 
@@ -168,7 +156,6 @@ impl EventContext {
 }
 
 impl Outcome {
-    /// The name in the journal's fields and in JSON.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Skipped(_) => "skipped",

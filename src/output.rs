@@ -11,35 +11,26 @@ use anstyle::AnsiColor;
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Standard output.
 pub struct Output {
     stream: AutoStream<Stdout>,
     width: Option<usize>,
 }
 
-/// A line in pieces, each with its tone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Line(Vec<(Style, String)>);
 
-/// What a piece of a line is, for its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// Text.
     Plain,
     /// A heading, or what matters most in a line.
     Strong,
-    /// What is there for completeness.
     Faint,
-    /// What is as it should be.
     Good,
-    /// What needs care.
     Warning,
-    /// What is wrong.
     Bad,
 }
 
 impl Output {
-    /// Standard output as this process has it.
     pub fn stdout() -> Self {
         let width = rustix::termios::tcgetwinsize(io::stdout())
             .ok()
@@ -48,12 +39,10 @@ impl Output {
         Self { stream: AutoStream::auto(io::stdout()), width }
     }
 
-    /// Whether a person reads along on a terminal.
     pub fn is_terminal(&self) -> bool {
         self.stream.is_terminal()
     }
 
-    /// Writes a line, cut to the terminal's width.
     pub fn line(&mut self, line: &Line) -> io::Result<()> {
         let line = &line.sanitized();
         let mut left = self.width.unwrap_or(usize::MAX);
@@ -91,13 +80,11 @@ impl Output {
         columns(rows).iter().try_for_each(|line| self.line(line))
     }
 
-    /// Writes a value as JSON in one line, for programs that read line by line.
     pub fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string(value).map_err(io::Error::other)?;
         writeln!(self.stream, "{text}")
     }
 
-    /// Writes a value as JSON for programs.
     pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
         writeln!(self.stream, "{text}")
@@ -128,14 +115,12 @@ fn columns(rows: &[Vec<Line>]) -> Vec<Line> {
 }
 
 impl Line {
-    /// The line with a piece of that tone added.
     #[must_use]
     pub fn with(mut self, tone: Style, text: impl Into<String>) -> Self {
         self.0.push((tone, text.into()));
         self
     }
 
-    /// The line with plain text added.
     #[must_use]
     pub fn plain(self, text: impl Into<String>) -> Self {
         self.with(Style::Plain, text)
@@ -153,7 +138,6 @@ impl Line {
     }
 }
 
-/// The text alone.
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|(_, text)| f.write_str(text))

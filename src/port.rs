@@ -40,7 +40,6 @@ pub struct Chain {
     numbers: [u8; MAX_CHAIN],
 }
 
-/// The text is no port's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAPort;
 
@@ -49,7 +48,6 @@ pub struct NotAPort;
 const MAX_CHAIN: usize = 6;
 
 impl Chain {
-    /// The numbers, from the root hub on.
     pub fn numbers(&self) -> &[u8] {
         let length = self.numbers.iter().position(|number| *number == 0);
         &self.numbers[..length.unwrap_or(MAX_CHAIN)]
@@ -78,17 +76,14 @@ impl FromStr for Chain {
 }
 
 impl Port {
-    /// The port that this chain leads to on a bus.
     pub fn new(bus: BusNum, chain: Chain) -> Self {
         Self { bus, chain }
     }
 
-    /// The chain.
     pub fn chain(&self) -> &Chain {
         &self.chain
     }
 
-    /// The bus.
     pub fn bus(&self) -> BusNum {
         self.bus
     }
@@ -98,7 +93,6 @@ impl Port {
         self.chain.to_string()
     }
 
-    /// The number of the port on its hub.
     pub fn number(&self) -> u8 {
         self.chain.numbers().last().copied().unwrap_or_default()
     }

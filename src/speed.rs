@@ -10,7 +10,6 @@ pub struct Speed {
     tenths: u32,
 }
 
-/// The text is no speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotASpeed;
 
@@ -27,7 +26,6 @@ impl Speed {
     /// 20000 Mb/s: USB 3.2 on two lanes.
     pub const SUPER_PLUS_X2: Self = Self { tenths: 200_000 };
 
-    /// The number as sysfs writes it, in Mb/s.
     pub fn number(self) -> String {
         match (self.tenths / 10, self.tenths % 10) {
             (whole, 0) => whole.to_string(),

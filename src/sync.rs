@@ -198,7 +198,7 @@ impl SyncJob<'_> {
         topology: &'t Topology,
     ) -> impl Iterator<Item = AssignedDevice<'t>> {
         topology.devices().filter_map(|(port, device)| {
-            let location = topology.places(&port.devpath);
+            let location = topology.usb_location(&port.devpath);
             let record = self.host.load_record(&port.port, &port.devpath);
             let record = record.filter(|record| record.devnum == device.devnum);
             let candidates = candidates(self.config, &location, record.as_ref());

@@ -120,12 +120,12 @@ fn what_is_plugged_is_listed_with_its_connector_and_hurts_no_terminal() {
         "in port 1-2  hub Hub (05e3:0608), 12 Mb/s".to_owned(),
         format!("  pci-0000:00:14.0/usb2:2  USB 2  {PCI}/usb1/1-2"),
         format!(
-            "  pci-0000:00:14.0/usb3:2  USB 3  {PCI}/usb2/2-2, the other half of the connector (the kernel's guess, by equal numbers)"
+            "  pci-0000:00:14.0/usb3:2  USB 3  {PCI}/usb2/2-2, the peer port (the kernel's guess, by equal numbers)"
         ),
         "  behind it, 1-2.3: Mouse (046d:c077), 12 Mb/s".to_owned(),
         format!("      - pci-0000:00:14.0/usb2:2 # USB 2: hub Hub (05e3:0608); {PCI}/usb1/1-2"),
         format!(
-            "      - pci-0000:00:14.0/usb3:2 # USB 3: the other half of 1-2, a guess; {PCI}/usb2/2-2"
+            "      - pci-0000:00:14.0/usb3:2 # USB 3: the peer port of 1-2, a guess; {PCI}/usb2/2-2"
         ),
     ] {
         assert!(told.lines().any(|known| known == line), "{line}\n{told}");
@@ -159,7 +159,7 @@ fn ports_are_written_into_the_config_and_nothing_else_changes() {
     let wheel = "1-4 # wheel\n";
     let added = format!(
         "{wheel}      - pci-0000:00:14.0/usb2:2 # USB 2: hub Hub (05e3:0608); {PCI}/usb1/1-2\n      \
-         - pci-0000:00:14.0/usb3:2 # USB 3: the other half of 1-2, a guess; {PCI}/usb2/2-2\n"
+         - pci-0000:00:14.0/usb3:2 # USB 3: the peer port of 1-2, a guess; {PCI}/usb2/2-2\n"
     );
     assert_eq!(machine.config_text(), CONFIG.replace(wheel, &added));
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);

@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 
 use hotplugger::devpath::DevPath;
 use hotplugger::host::disks::claim;
-use hotplugger::host::topology::{self, location};
+use hotplugger::host::topology;
 use hotplugger::host::{drivers, sysfs};
 use hotplugger::port::{BusNum, DevNum};
 
@@ -78,15 +78,15 @@ pub fn run(data: &[u8]) {
         for interface in drivers::interfaces(root, &devpath) {
             assert!(interface.name.starts_with(devpath.sysname()));
         }
-        let places = location::places(root, &devpath);
+        let places = topology::usb_location(root, &devpath);
         assert!(places.peers.len() <= 6);
-        location::peers(root, &devpath);
+        topology::peers(root, &devpath);
         drop(claim(root, &devpath, false).map_err(|used| used.to_string()));
         topology::port(root, &devpath);
     }
     sysfs::plugged_at(root, BusNum(1), DevNum(16));
     let topology = topology::read_topology(root);
-    topology.all_places();
+    topology.port_locations();
 }
 
 /// The path without `..`.

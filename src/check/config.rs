@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use super::excerpt::Excerpt;
+use super::finding::Excerpt;
 use super::finding::{Finding, plural};
 use super::rules::RulesFacts;
 use super::trusted_owners;
@@ -14,12 +14,9 @@ use crate::permissions::{PermissionIssue, PermissionKind};
 use crate::root::Root;
 use crate::text::shell_word;
 
-/// The facts about the config file.
 #[derive(Debug)]
 pub enum ConfigFacts {
-    /// No file.
     None {
-        /// Where it is expected.
         path: PathBuf,
     },
     /// A file that cannot be read, and why.
@@ -27,20 +24,16 @@ pub enum ConfigFacts {
         path: PathBuf,
         /// Why it cannot be read, with its path.
         why: String,
-        /// Whether root can read it.
         denied: bool,
     },
-    /// A file.
     File(Box<ConfigFileFacts>),
 }
 
-/// A config file that was read.
 #[derive(Debug)]
 pub struct ConfigFileFacts {
     pub path: PathBuf,
     pub text: String,
     pub parsed: Result<Config, ConfigError>,
-    /// What lets other users change it.
     pub issue: Option<PermissionIssue>,
     /// Whether it was named for this run only, and no rule names it.
     pub unknown_to_udev: bool,
@@ -107,7 +100,6 @@ pub fn gather(root: &Root, given: Option<&Path>, rules: &RulesFacts) -> ConfigFa
     }))
 }
 
-/// Judges the file.
 pub fn check(facts: &ConfigFacts) -> Vec<Finding> {
     match facts {
         ConfigFacts::None { path } => vec![
@@ -191,7 +183,6 @@ fn unparsed(file: &ConfigFileFacts, error: &ConfigError) -> Finding {
     Finding::error("config-syntax", place, error.message.clone()).showing(excerpt).advice(advice)
 }
 
-/// Judges VMs that share a socket.
 pub fn check_sockets(config: &Config, path: &Path) -> Vec<Finding> {
     let vms = &config.virtual_machines;
     let shared = vms.iter().enumerate().filter_map(|(index, second)| {

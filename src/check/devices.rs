@@ -27,30 +27,24 @@ use crate::usb_device::UsbDevice;
 pub struct DeviceFacts {
     pub port: Port,
     pub devpath: DevPath,
-    /// Its directory in sysfs.
     pub directory: PathBuf,
     pub device: UsbDevice,
     pub interfaces: Vec<Interface>,
-    /// An interface that the host has not authorized.
     pub unauthorized: Option<String>,
     /// The processes that have its node open, if one of its interfaces is claimed.
     pub programs: Vec<Program>,
     pub record: Option<Record>,
-    /// Whether the config excludes it.
     pub is_excluded: bool,
     /// The VMs that it may go to.
     pub vms: Vec<String>,
-    /// The libvirt domains whose definition passes it through.
     pub hostdevs: Vec<String>,
 }
 
-/// Programs that use or block devices.
 #[derive(Clone, Debug, Default)]
 pub struct RunningPrograms {
     /// udisks2, which desktops mount with.
     pub udisks: bool,
     pub usbguard: bool,
-    /// Programs that claim devices through usbfs when they are plugged in.
     pub claiming: Vec<&'static str>,
     /// Whether another hotplugger is at work.
     pub hotplugger: bool,
@@ -63,12 +57,11 @@ const CLAIMING: [&str; 8] =
 /// How long a guest that runs may take to configure a device.
 const UNUSED_AFTER: Duration = Duration::from_secs(60);
 
-/// Reads the devices in configured ports.
 pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFacts> {
     let records = dir::read_all_unlocked(root);
     let hostdevs = hostdevs(root);
     let facts = |(port, device): (&HubPort, &UsbDevice)| {
-        let location = topology.places(&port.devpath);
+        let location = topology.usb_location(&port.devpath);
         let owners = config.owners(&location);
         let vm = owners.first()?;
         let interfaces = drivers::interfaces(root, &port.devpath);
@@ -100,7 +93,6 @@ pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFa
     topology.devices().filter(|(_, device)| !device.is_hub()).filter_map(facts).collect()
 }
 
-/// Reads which of these programs run.
 pub fn running_programs(root: &Root) -> RunningPrograms {
     let mut running = RunningPrograms::default();
     for pid in usbfs::pids(root) {
@@ -117,7 +109,6 @@ pub fn running_programs(root: &Root) -> RunningPrograms {
     running
 }
 
-/// Judges the devices in configured ports. `now` is the time of the check.
 pub fn check(
     devices: &[DeviceFacts],
     running: &RunningPrograms,
@@ -175,7 +166,6 @@ impl DeviceFacts {
         })
     }
 
-    /// Whether the guest, the host or nobody has it.
     fn user(&self, running: &RunningPrograms, vms: &[VmFacts], now: Monotonic) -> Option<Finding> {
         let label = self.device.label();
         let warning = |code, what: String| Some(Finding::warning(code, &self.devpath, what));
@@ -191,10 +181,10 @@ impl DeviceFacts {
         let id = DeviceId { port: self.port.clone(), devnum: self.device.devnum };
         let answers = vms.iter().filter_map(|vm| Some((vm, vm.answer.as_ref().ok()?)));
         let has = |ids: &[DeviceId]| ids.contains(&id);
-        let mut holders = answers.clone();
-        let holder = holders.find(|(_, answer)| has(&answer.attached) || has(&answer.pending));
+        let guest =
+            answers.clone().find(|(_, answer)| has(&answer.attached) || has(&answer.pending));
         let is_claimed = self.interfaces.iter().any(Interface::is_claimed);
-        if let Some((vm, answer)) = holder {
+        if let Some((vm, answer)) = guest {
             let name = &vm.vm.name;
             let is_its = |program: &&Program| Some(program.pid) == answer.pid;
             if is_claimed
@@ -243,7 +233,6 @@ impl DeviceFacts {
         if names.is_empty() { "a program".to_owned() } else { names.join(" and ") }
     }
 
-    /// Other definitions that pass the device through.
     fn overlaps(&self, vms: &[VmFacts]) -> Vec<Finding> {
         let label = &self.device.label();
         let warning = |what| Finding::warning("device-passed-twice", &self.devpath, what);
@@ -282,7 +271,6 @@ impl HostDev {
     }
 }
 
-/// The USB devices in the definitions of libvirt's domains, with the domains' names.
 fn hostdevs(root: &Root) -> Vec<(String, HostDev)> {
     let entries = fs::read_dir(root.path("/etc/libvirt/qemu")).into_iter().flatten();
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));

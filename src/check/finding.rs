@@ -4,27 +4,24 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
 
-use super::excerpt::Excerpt;
 use crate::config::Config;
+use crate::text::sanitize_line;
 
-/// Something that was checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub level: Level,
     /// The kind of finding, the same in all versions: `port-missing`.
     pub code: &'static str,
-    /// A file, a socket, a port or a VM.
     #[serde(rename = "where")]
     pub place: String,
-    /// What was found.
     pub what: String,
     pub excerpt: Option<Excerpt>,
     /// The fix; `None` if nothing needs to be done.
     pub remedy: Option<Remedy>,
 }
 
-/// How severe a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -37,16 +34,13 @@ pub enum Level {
     Error,
 }
 
-/// What fixes a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Remedy {
-    /// A command to run as root.
     Command {
         /// The command line, quoted for a shell.
         run: String,
     },
-    /// A line of a file to add, to remove, or to replace.
     Edit {
         file: PathBuf,
         /// The VM that has the line in its `ports:`. `None` in a file that is not the config.
@@ -54,8 +48,9 @@ pub enum Remedy {
         remove: Option<String>,
         add: Option<String>,
     },
-    /// An instruction in words.
-    Advice { text: String },
+    Advice {
+        text: String,
+    },
 }
 
 impl Finding {
@@ -85,21 +80,18 @@ impl Finding {
         Self::new(Level::Error, code, place, what)
     }
 
-    /// A command fixes it.
     #[must_use]
     pub fn run(mut self, command: impl Into<String>) -> Self {
         self.remedy = Some(Remedy::Command { run: command.into() });
         self
     }
 
-    /// An instruction in words fixes it.
     #[must_use]
     pub fn advice(mut self, text: impl Into<String>) -> Self {
         self.remedy = Some(Remedy::Advice { text: text.into() });
         self
     }
 
-    /// A new line in a file fixes it.
     #[must_use]
     pub fn add_line(mut self, file: impl Into<PathBuf>, line: impl Into<String>) -> Self {
         let (file, add) = (file.into(), Some(line.into()));
@@ -125,7 +117,6 @@ impl Finding {
         self
     }
 
-    /// Adds the line of the file.
     #[must_use]
     pub fn showing(mut self, excerpt: Option<Excerpt>) -> Self {
         self.excerpt = excerpt;
@@ -165,10 +156,8 @@ impl fmt::Display for Remedy {
     }
 }
 
-/// The result of `check`.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
-    /// Whether there is no error.
     pub ok: bool,
     pub summary: String,
     pub counts: Counts,
@@ -177,7 +166,6 @@ pub struct Report {
     pub skipped: Vec<String>,
 }
 
-/// The number of findings by level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     pub ok: usize,
@@ -242,6 +230,38 @@ pub(crate) fn plural(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Excerpt {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    pub text: String,
+}
+
+impl Excerpt {
+    /// The longest part of a line that is shown, in characters.
+    const MAX_CHARS: usize = 200;
+
+    /// `None` if the text has no such line.
+    pub fn of(text: &str, line: usize, column: usize) -> Option<Self> {
+        let found = text.lines().nth(line.checked_sub(1)?)?;
+        let shown: String = found.chars().take(Self::MAX_CHARS).collect();
+        let column = column.clamp(1, shown.chars().count() + 1);
+        Some(Self { line, column, text: sanitize_line(&shown) })
+    }
+
+    pub fn lines(&self) -> [String; 2] {
+        let number = self.line.to_string();
+        let before: String = self.text.chars().take(self.column - 1).collect();
+        let marked = self.text.chars().skip(self.column - 1);
+        let marked = marked.take_while(|character| !character.is_whitespace()).count().max(1);
+        let blanks = " ".repeat(before.width());
+        let gutter = " ".repeat(number.len());
+        [format!("{number} | {}", self.text), format!("{gutter} | {blanks}{}", "^".repeat(marked))]
+    }
+}
+
 #[cfg(test)]
 pub(in crate::check) mod tests {
     use super::*;
@@ -286,5 +306,30 @@ pub(in crate::check) mod tests {
         assert_eq!(summary(&[Level::Warning]), "no error, 1 warning");
         assert_eq!(summary(&[Level::Error, Level::Error]), "2 errors");
         assert_eq!(summary(&[Level::Warning, Level::Error]), "1 error, 1 warning");
+    }
+}
+
+#[cfg(test)]
+mod excerpt_tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_mark_stands_below_the_word() {
+        let text = "virtual_machines:\n  windows:\n    dellay: 1\n";
+        let excerpt = Excerpt::of(text, 3, 5).unwrap();
+        assert_eq!(excerpt.lines(), ["3 |     dellay: 1", "  |     ^^^^^^^"]);
+        assert_eq!(Excerpt::of("鍵盤: x", 1, 5).unwrap().lines(), ["1 | 鍵盤: x", "  |       ^"]);
+        assert_eq!(Excerpt::of("\tx", 1, 2).unwrap().lines(), ["1 |  x", "  |  ^"]);
+        assert_eq!(Excerpt::of(text, 9, 1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_place_in_any_text_is_survived(text in "\\PC{0,300}", line in 0..3usize, column in 0..400usize) {
+            if let Some(excerpt) = Excerpt::of(&text, line, column) {
+                excerpt.lines();
+            }
+        }
     }
 }

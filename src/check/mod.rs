@@ -3,12 +3,9 @@
 //! Each file is about one thing: it reads the facts and judges them. Nothing is changed, with one
 //! exception: a QEMU without usb-host is noted, because a second try would abort it.
 
-pub mod access;
 pub mod config;
 pub mod devices;
-pub mod excerpt;
 pub mod finding;
-pub mod guest;
 pub mod ports;
 pub mod process;
 pub mod program;
@@ -34,18 +31,15 @@ use crate::clock::Monotonic;
 use crate::host::topology::{Topology, read_topology};
 use crate::root::Root;
 
-/// All facts that are judged.
 #[derive(Debug)]
 pub struct Facts {
     pub config: ConfigFacts,
     pub topology: Topology,
     pub rules: RulesFacts,
-    /// The programs that the rules start.
     pub programs: Vec<ProgramFacts>,
     pub units: UnitsFacts,
     pub state: StateFacts,
     pub vms: Vec<VmFacts>,
-    /// The devices in configured ports.
     pub devices: Vec<DeviceFacts>,
     pub running: RunningPrograms,
 }
@@ -103,7 +97,6 @@ impl Facts {
     }
 }
 
-/// Judges all facts.
 pub fn check(facts: &Facts) -> Report {
     let mut report = Report::default();
     report.add(config::check(&facts.config));
@@ -116,8 +109,8 @@ pub fn check(facts: &Facts) -> Report {
     report.add(state::check(&facts.state));
     for vm in &facts.vms {
         report.add(vm::check(vm));
-        report.add(guest::check(vm));
-        report.add(access::check(vm));
+        report.add(vm::check_guest(vm));
+        report.add(process::check(vm));
     }
     report.add(devices::check(&facts.devices, &facts.running, &facts.vms, Monotonic::now()));
     report.skipped = facts.skipped();

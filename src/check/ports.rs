@@ -9,7 +9,6 @@ use crate::config::{Config, VirtualMachine};
 use crate::devpath::{DevPath, is_root_hub};
 use crate::host::topology::{Controller, Hub, HubPort, Plugged, Topology};
 
-/// Judges the ports of all VMs.
 pub fn check(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> {
     let mut entries = Vec::new();
     for vm in &config.virtual_machines {
@@ -26,7 +25,7 @@ pub fn check(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> 
         }
         for devpath in &entry.devpaths {
             findings.push(ports.there(entry, devpath));
-            findings.extend(ports.half(entry, devpath));
+            findings.extend(ports.peer(entry, devpath));
             findings.extend(ports.below(entry, devpath));
         }
     }
@@ -49,7 +48,6 @@ struct Ports<'a> {
 }
 
 impl Ports<'_> {
-    /// Whether the host has the port.
     fn there(&self, entry: &Entry<'_>, port: &DevPath) -> Finding {
         let ok = || {
             let what = format!("a port of this host, for `{}`", entry.vm.name);
@@ -200,11 +198,10 @@ impl Ports<'_> {
 
     /// The name without a bus number.
     fn name(&self, devpath: &DevPath) -> PortName {
-        PortName::recommended(&self.topology.place(devpath))
+        PortName::recommended(&self.topology.port_location(devpath))
     }
 
-    /// Whether the peer port goes to the same VM.
-    fn half(&self, entry: &Entry<'_>, port: &DevPath) -> Option<Finding> {
+    fn peer(&self, entry: &Entry<'_>, port: &DevPath) -> Option<Finding> {
         let vm = entry.vm;
         let connector = &self.topology.port(port)?.connector;
         let peer = connector.peer.as_ref()?;
@@ -213,12 +210,12 @@ impl Ports<'_> {
         } else {
             ""
         };
-        let owners = self.config.owners(&self.topology.places(peer));
+        let owners = self.config.owners(&self.topology.usb_location(peer));
         match owners.first() {
             // Only with `peer_ports: false`.
             None => {
-                let faster =
-                    self.topology.place(peer).generation > self.topology.place(port).generation;
+                let faster = self.topology.port_location(peer).generation
+                    > self.topology.port_location(port).generation;
                 let what = if faster {
                     "this is the USB 2 port of a connector; USB 3 devices use its peer port"
                 } else {
@@ -256,7 +253,6 @@ impl Ports<'_> {
         }
     }
 
-    /// Whether another configured port contains this one.
     fn below(&self, entry: &Entry<'_>, port: &DevPath) -> Vec<Finding> {
         let above = self.all().filter(|(_, above)| *above != port && port.is_at_or_below(above));
         let finding = |(other, _): (&Entry<'_>, &DevPath)| {

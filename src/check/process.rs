@@ -1,28 +1,28 @@
-//! QEMU's process, the device nodes, and whether the process may open them.
+//! QEMU's process, and whether it may open the nodes of the devices in its ports.
+//!
+//! This depends on QEMU's user, groups and capabilities, on the node's owner, mode and access list, on
+//! QEMU's own /dev, and on an `AppArmor` profile. The device lists of cgroups cannot be read.
 
 use std::fs;
 use std::path::PathBuf;
 
+use super::finding::Finding;
+use super::vm::{Answer, VmFacts};
+use crate::config::access::AccessMode;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::host::sysfs::attribute;
 use crate::root::Root;
 use crate::text::sanitize;
 
-/// QEMU's process, as /proc has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
-    /// Its number.
     pub pid: u32,
-    /// The user as which it opens files.
     pub user: u32,
-    /// The groups as which it does.
     pub groups: Vec<u32>,
     /// Whether it may open any file (`CAP_DAC_OVERRIDE`).
     pub opens_all: bool,
-    /// The `AppArmor` profile that is enforced on it.
     pub profile: Option<String>,
-    /// The file for rules that apply to the QEMUs of all libvirt domains.
     pub libvirt_rules: &'static str,
 }
 
@@ -31,22 +31,14 @@ pub struct Process {
 pub const RULES_IN_DIRECTORY: &str = "/etc/apparmor.d/abstractions/libvirt-qemu.d/hotplugger";
 pub const RULES_IN_LOCAL: &str = "/etc/apparmor.d/local/abstractions/libvirt-qemu";
 
-/// A device's node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its path.
     pub path: PathBuf,
-    /// What is behind it.
     pub device: String,
-    /// Its port's DEVPATH.
     pub devpath: DevPath,
-    /// The id it has in a guest.
     pub id: DeviceId,
-    /// Its owner.
     pub owner: u32,
-    /// Its group.
     pub group: u32,
-    /// Its mode.
     pub mode: u32,
     /// Its access list beyond the mode; empty if it has none.
     pub list: Vec<Entry>,
@@ -57,30 +49,22 @@ pub struct Node {
 /// An entry of a POSIX access list (acl(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// To whom it applies.
     pub who: Who,
-    /// The permission bits, as in a mode.
     pub permissions: u32,
 }
 
-/// To whom an entry applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// A user.
     User(u32),
-    /// The node's group.
     OwningGroup,
-    /// A group.
     Group(u32),
     /// The most that users, groups and the owning group are given.
     Mask,
 }
 
-/// To read and to write.
 const BOTH: u32 = 0o6;
 
 impl Process {
-    /// Whether it may read and write the node.
     pub(super) fn may_open(&self, node: &Node) -> bool {
         let both = |permissions: u32| permissions & BOTH == BOTH;
         if self.opens_all {
@@ -129,7 +113,6 @@ pub fn parse_list(attribute: &[u8]) -> Vec<Entry> {
     entries.chunks_exact(8).filter_map(entry).collect()
 }
 
-/// A file of a process.
 pub(super) fn file(root: &Root, pid: u32, name: &str) -> PathBuf {
     root.path(format!("/proc/{pid}/{name}"))
 }
@@ -146,7 +129,6 @@ pub fn gather(root: &Root, pid: u32) -> Option<Process> {
     Some(Process { pid, profile, libvirt_rules, ..parse(&status)? })
 }
 
-/// The file for local rules of libvirt's QEMUs, from the includes of the abstraction on this machine.
 fn libvirt_rules(root: &Root) -> &'static str {
     let abstraction = root.path("/etc/apparmor.d/abstractions/libvirt-qemu");
     let includes = fs::read_to_string(&abstraction).unwrap_or_default();
@@ -172,6 +154,80 @@ fn parse(status: &str) -> Option<Process> {
     let opens_all = capabilities.is_some_and(|set| set & 0b10 != 0);
     let user = field("Uid")?.nth(3)?.parse().ok()?;
     Some(Process { user, groups, opens_all, ..Process::default() })
+}
+
+/// Judges what QEMU may open, if its process is visible, and whether it is passed file descriptors.
+pub fn check(facts: &VmFacts) -> Vec<Finding> {
+    let Ok(answer) = &facts.answer else { return Vec::new() };
+    let access = facts.vm.access.mode;
+    let name = &facts.vm.name;
+    if access == AccessMode::Node {
+        return without_fd(facts, answer);
+    }
+    let what = format!("QEMU of `{name}` is passed the devices that it may not open");
+    vec![Finding::ok("fd-passed", name, what)]
+}
+
+fn without_fd(facts: &VmFacts, answer: &Answer) -> Vec<Finding> {
+    let Some(process) = &facts.process else { return Vec::new() };
+    let name = &facts.vm.name;
+    // A device that QEMU has open needs no further proof.
+    let closed: Vec<&Node> =
+        facts.nodes.iter().filter(|node| !answer.attached.contains(&node.id)).collect();
+    let mut findings: Vec<Finding> =
+        closed.iter().map(|node| check_node(name, process, node)).collect();
+    if let Some(profile) = process.profile.as_ref().filter(|_| answer.attached.is_empty()) {
+        let what = format!(
+            "QEMU runs under the AppArmor profile {profile}, which must allow the nodes of USB \
+             devices"
+        );
+        let rule = "/dev/bus/usb/[0-9]*/[0-9]* rw,";
+        findings.push(match profile.strip_prefix("libvirt-") {
+            Some(_) => {
+                Finding::warning("apparmor", name, what).add_line(process.libvirt_rules, rule)
+            }
+            None => Finding::warning("apparmor", name, what)
+                .advice(format!("add this line to the profile: {rule}")),
+        });
+    }
+    if facts.nodes.is_empty() && process.user != 0 && !process.opens_all {
+        let what = format!(
+            "QEMU runs as user {}; whether it may open devices is known once one is in its ports",
+            process.user
+        );
+        findings.push(Finding::note("access-unknown", name, what));
+    }
+    findings
+}
+
+fn check_node(name: &str, process: &Process, node: &Node) -> Finding {
+    let path = node.path.display();
+    if node.visible == Some(false) {
+        let what = format!("QEMU of `{name}` has its own /dev without it ({})", node.device);
+        return Finding::error("node-hidden", path, what).advice(
+            "let QEMU use the host's /dev: with libvirt `namespaces = []` in /etc/libvirt/qemu.conf",
+        );
+    }
+    if process.may_open(node) {
+        return Finding::ok("node-open", path, format!("QEMU of `{name}` may open it"));
+    }
+    let what = format!(
+        "QEMU of `{name}` runs as user {} and may not open it ({}; owner {}, group {}, mode {:o})",
+        process.user,
+        node.device,
+        node.owner,
+        node.group,
+        node.mode & 0o777
+    );
+    let port = &node.devpath;
+    Finding::error("node-denied", path, what).add_line(
+        "/etc/udev/rules.d/70-hotplugger-access.rules",
+        format!(
+            "SUBSYSTEM==\"usb\", ENV{{DEVTYPE}}==\"usb_device\", \
+             DEVPATH==\"{port}|{port}/*\", OWNER=\"{}\"",
+            process.user
+        ),
+    )
 }
 
 #[cfg(test)]
@@ -260,5 +316,46 @@ pub(in crate::check) mod tests {
         assert_eq!(process.groups, [5, 7, 109]);
         assert!(parse(&status.replace("0000000000000000", "000001ffffffffff")).unwrap().opens_all);
         assert_eq!(parse("nonsense"), None);
+    }
+}
+
+#[cfg(test)]
+mod access_tests {
+    use super::*;
+    use crate::check::process::tests::{node, qemu};
+    use crate::check::vm::tests::facts;
+
+    #[test]
+    fn each_obstacle_has_a_code() {
+        let codes = |process: Process, nodes: Vec<Node>, attached: &[&str]| {
+            let attached = attached.iter().map(|id| id.parse().unwrap()).collect();
+            let mut facts = facts(Ok(Answer { attached, ..Answer::default() }));
+            (facts.process, facts.nodes) = (Some(process), nodes);
+            facts.vm.access.mode = AccessMode::Node;
+            check(&facts).iter().map(|finding| finding.code).collect::<Vec<_>>()
+        };
+        assert_eq!(codes(qemu(), vec![node(0, 0, 0o664)], &[]), ["node-denied"]);
+        assert_eq!(codes(qemu(), vec![node(0, 0, 0o666)], &[]), ["node-open"]);
+        assert!(codes(qemu(), vec![node(0, 0, 0o664)], &["hotplugger-1-1-5"]).is_empty());
+        let hidden = Node { visible: Some(false), ..node(0, 0, 0o666) };
+        assert_eq!(codes(qemu(), vec![hidden], &[]), ["node-hidden"]);
+        assert_eq!(codes(qemu(), vec![], &[]), ["access-unknown"]);
+        let confined = Process { profile: Some("libvirt-1".to_owned()), ..qemu() };
+        assert_eq!(codes(confined, vec![node(0, 0, 0o666)], &[]), ["node-open", "apparmor"]);
+        assert!(codes(Process { opens_all: true, ..Process::default() }, vec![], &[]).is_empty());
+    }
+
+    #[test]
+    fn device_passed_as_fd_need_not_be_opened() {
+        let codes = |mode, nodes: Vec<Node>| {
+            let mut facts = facts(Ok(Answer::default()));
+            (facts.process, facts.nodes, facts.vm.access.mode) = (Some(qemu()), nodes, mode);
+            check(&facts).iter().map(|finding| finding.code).collect::<Vec<_>>()
+        };
+        let denied = || vec![node(0, 0, 0o664)];
+        assert_eq!(codes(AccessMode::Auto, denied()), ["fd-passed"]);
+        assert_eq!(codes(AccessMode::Fd, denied()), ["fd-passed"]);
+        assert_eq!(codes(AccessMode::Node, denied()), ["node-denied"]);
+        assert_eq!(codes(AccessMode::Node, vec![node(0, 0, 0o666)]), ["node-open"]);
     }
 }

@@ -12,30 +12,25 @@ use crate::permissions::{PermissionIssue, PermissionKind, path_issue};
 use crate::root::Root;
 use crate::text::shell_word;
 
-/// The facts about the program of the rule.
 #[derive(Debug)]
 pub struct ProgramFacts {
     pub path: PathBuf,
-    /// The program that runs this check.
     pub this: PathBuf,
     pub found: ProgramFound,
 }
 
-/// What is at the path of a program.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ProgramFound {
     Missing,
     /// A file that cannot be executed, or not a file.
     NotExecutable,
     Program {
-        /// What lets other users change it.
         issue: Option<PermissionIssue>,
         /// Whether it is the program that runs this check, or a copy; `None` if it cannot be read.
         same: Option<bool>,
     },
 }
 
-/// Judges the programs.
 pub fn check(programs: &[ProgramFacts]) -> Vec<Finding> {
     programs.iter().flat_map(check_one).collect()
 }

@@ -18,11 +18,9 @@ pub struct RulesFacts {
     pub files: Vec<RulesFile>,
     /// Whether udevd's control socket exists.
     pub udevd: bool,
-    /// The directory for the rules of this host.
     pub directory: PathBuf,
 }
 
-/// A rules file.
 #[derive(Debug)]
 pub struct RulesFile {
     pub path: PathBuf,
@@ -55,7 +53,6 @@ impl RulesFacts {
         programs
     }
 
-    /// Whether a rule's command names the file.
     pub fn mentions(&self, file: &Path) -> bool {
         let file = file.as_os_str();
         [BIND, INTERFACE]
@@ -69,7 +66,6 @@ impl RulesFacts {
         self.files.iter().filter(|file| self.mask(file).is_none())
     }
 
-    /// The file that takes precedence over this one.
     fn mask(&self, file: &RulesFile) -> Option<&RulesFile> {
         let first = self.files.iter().find(|other| other.path.file_name() == file.path.file_name());
         first.filter(|first| first.path != file.path)
@@ -114,7 +110,6 @@ fn program(command: &str) -> Option<String> {
     program.map(str::to_owned)
 }
 
-/// Judges the rules.
 pub fn check(facts: &RulesFacts) -> Vec<Finding> {
     let mut findings = vec![if facts.udevd {
         Finding::ok("udevd-running", "udevd", "it runs")

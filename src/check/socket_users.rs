@@ -18,21 +18,16 @@ use crate::host::usbfs;
 use crate::root::Root;
 use crate::text::sanitize;
 
-/// The processes that use a socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SocketUsers {
-    /// The process that listens.
     pub listener: Option<SocketUser>,
-    /// The processes that are connected to it.
     pub clients: Vec<SocketUser>,
 }
 
-/// A process that has a socket open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketUser {
     pub pid: u32,
     pub name: String,
-    /// Whether it is stopped (SIGSTOP).
     pub stopped: bool,
 }
 
@@ -48,9 +43,7 @@ struct Socket {
     /// Its inode, which /proc shows for file descriptors.
     inode: u32,
     listens: bool,
-    /// The inode and device of the file it is bound to.
     file: Option<(u32, u32)>,
-    /// The inode of the socket that is connected to it.
     peer: Option<u32>,
 }
 
@@ -69,7 +62,7 @@ pub fn gather(root: &Root, path: &Path) -> SocketUsers {
     let processes = processes(root);
     let of = |inode: u32| processes.get(&inode).cloned();
     let mut clients: Vec<SocketUser> = ours.iter().filter_map(|socket| of(socket.peer?)).collect();
-    clients.sort_by_key(|holder| holder.pid);
+    clients.sort_by_key(|user| user.pid);
     clients.dedup();
     SocketUsers {
         listener: ours.iter().find(|socket| socket.listens).and_then(|socket| of(socket.inode)),
@@ -88,14 +81,14 @@ fn processes(root: &Root) -> HashMap<u32, SocketUser> {
                 target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
             });
             if let Some(inode) = inode {
-                found.entry(inode).or_insert_with(|| holder(root, pid));
+                found.entry(inode).or_insert_with(|| user(root, pid));
             }
         }
     }
     found
 }
 
-fn holder(root: &Root, pid: u32) -> SocketUser {
+fn user(root: &Root, pid: u32) -> SocketUser {
     let name = attribute(file(root, pid, "comm")).unwrap_or_default();
     let status = fs::read_to_string(file(root, pid, "status")).unwrap_or_default();
     let stopped = status.lines().any(|line| line.starts_with("State:\tT"));

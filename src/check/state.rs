@@ -11,7 +11,6 @@ use crate::port::Port;
 use crate::root::Root;
 use crate::text::shell_word;
 
-/// The facts about the state directory.
 #[derive(Debug, Default)]
 pub struct StateFacts {
     /// `/tmp/hotplugger`, below the root.
@@ -22,9 +21,7 @@ pub struct StateFacts {
     pub directory: Option<Stat>,
     /// The files in it; `None` if they cannot be listed.
     pub files: Option<Vec<String>>,
-    /// The ports with a device in them.
     pub plugged: Vec<Port>,
-    /// The users it may belong to.
     pub owners: Vec<u32>,
 }
 
@@ -37,7 +34,6 @@ pub struct Stat {
     pub mode: u32,
 }
 
-/// Judges the directory.
 pub fn check(facts: &StateFacts) -> Vec<Finding> {
     let path = facts.path.display();
     let parent = facts.path.parent().unwrap_or(&facts.path);

@@ -3,12 +3,9 @@
 //! Keys that depend on more than the kind of event (a product ID, an attribute of a parent) count as
 //! matching where they guard a RUN, and as not matching where they guard a jump.
 
-/// The kind of event that rules are read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// `add`, `bind`, `remove`.
     pub action: &'static str,
-    /// `usb_device`, `usb_interface`.
     pub devtype: &'static str,
 }
 
@@ -21,16 +18,13 @@ struct Token {
     value: String,
 }
 
-/// A command line of a rules file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     /// The number of the line it stands in, from 1; the first, if the line is continued.
     pub line: usize,
-    /// The command line.
     pub text: String,
 }
 
-/// The command lines that a rules file has run for such an event of a USB device, each once.
 pub fn commands(text: &str, kind: Kind) -> Vec<Command> {
     let rules: Vec<(usize, Vec<Token>)> =
         logical_lines(text).into_iter().map(|(number, line)| (number, tokens(&line))).collect();
@@ -169,7 +163,6 @@ impl Token {
     }
 }
 
-/// Whether a text matches one of the patterns, which are parted by `|`.
 pub(crate) fn matches(patterns: &str, text: &str) -> bool {
     patterns.split('|').any(|pattern| glob(pattern.as_bytes(), text.as_bytes()))
 }

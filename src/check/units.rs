@@ -5,16 +5,14 @@ use std::env;
 use super::finding::Finding;
 use super::rules::RulesFacts;
 use crate::config::Config;
-use crate::install::unit::{self, PathUnit, UnitNameError};
 use crate::install::{Content, Group, InstallItem, items};
 use crate::install::{Installed, in_use, installed, is_applicable, path_units};
+use crate::install::{PathUnit, UnitNameError, watched_socket};
 use crate::root::Root;
 use crate::text::shell_word;
 
-/// The facts about the units and hooks of `install`.
 #[derive(Debug, Default)]
 pub struct UnitsFacts {
-    /// Each unit or hook for this config, with its installed state.
     pub items: Vec<UnitFacts>,
     /// Path units and links of VMs that the config does not have; empty if the config cannot be
     /// read.
@@ -23,16 +21,13 @@ pub struct UnitsFacts {
     pub unsupported: Vec<(String, UnitNameError)>,
 }
 
-/// A unit or hook, with its installed state.
 #[derive(Debug)]
 pub struct UnitFacts {
     pub item: InstallItem,
-    /// Whether this host has the directory that it requires.
     pub is_applicable: bool,
     pub installed: Installed,
 }
 
-/// Judges them, group by group.
 pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for group in [Group::Systemd, Group::Sleep, Group::Libvirt] {
@@ -70,7 +65,6 @@ pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
 
 const INSTALL: &str = "hotplugger install";
 
-/// When the units or hooks of a group run `sync`.
 fn when(group: Group) -> &'static str {
     match group {
         Group::Sleep => "when the host wakes up",
@@ -97,10 +91,10 @@ fn check_one(facts: &UnitFacts) -> Option<Finding> {
         Installed::Modified(there) => there,
     };
     let wanted = match &facts.item.content {
-        Content::File { text, .. } => unit::watched(text),
+        Content::File { text, .. } => watched_socket(text),
         _ => None,
     };
-    let what = match (unit::watched(there), wanted) {
+    let what = match (watched_socket(there), wanted) {
         (Some(there), Some(wanted)) if there != wanted => {
             format!("it watches {there}, but the config has {wanted}")
         }

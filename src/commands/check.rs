@@ -6,13 +6,12 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{CommandStatus, Context};
-use crate::check::excerpt::Excerpt;
+use crate::check::finding::Excerpt;
 use crate::check::finding::{Finding, Level, Report, plural};
 use crate::check::{self, Facts};
 use crate::output::{Line, Output, Style};
 use crate::text::sanitize_line;
 
-/// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
     /// Print all findings as JSON
@@ -21,7 +20,6 @@ pub struct Check {
 }
 
 impl Check {
-    /// Checks everything and prints the problems; with `verbose` all findings.
     pub fn run(
         &self,
         context: &Context<'_>,
@@ -62,7 +60,6 @@ fn print(report: &Report, verbose: bool, output: &mut Output) -> io::Result<()> 
     Ok(())
 }
 
-/// The finding; below it the line of the file and the fix.
 fn print_finding(finding: &Finding, output: &mut Output) -> io::Result<()> {
     let style = match finding.level {
         Level::Ok => Style::Good,

@@ -9,7 +9,6 @@ use crate::monitor::Monitor;
 use crate::output::Output;
 use crate::text::{sanitize_line, shell_word};
 
-/// Arguments of `qemu-args`.
 #[derive(Debug, Args)]
 pub struct QemuArgs {
     /// The VM's name in the config.
@@ -19,7 +18,6 @@ pub struct QemuArgs {
     json: bool,
 }
 
-/// Arguments of `libvirt-xml`.
 #[derive(Debug, Args)]
 pub struct LibvirtXml {
     /// The VM's name in the config.

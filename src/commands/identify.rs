@@ -1,31 +1,31 @@
 //! `identify`: which port is this? Plug or pull a device in it and see.
 //!
-//! The core is pure: `watch` makes sightings of events, `report` formats one, `found` makes the
-//! lines for the config of all. `live` is this machine, `write` its config file.
+//! `watch` makes events of ports from uevents, `report` the lines about one of them and for the config.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use live::LiveSource;
-use report::{Found, Report, Reporter};
+use report::{Found, FoundPort, Report, Reporter};
 use serde::Serialize;
-use write::Written;
+use watch::LiveSource;
 
 use self::watch::{EndReason, Event, PortEvent, watch};
 use super::{CommandStatus, Context};
 use crate::clock::Monotonic;
-use crate::config::Config;
-use crate::host::topology::{HubPort, Topology, location, read_topology};
+use crate::config::edit::{self, EditError, NewPort};
+use crate::config::file::ConfigFile;
+use crate::config::port::PortName;
+use crate::config::{Config, file};
+use crate::devpath::DevPath;
+use crate::host::topology::{HubPort, Topology, read_topology, usb_location};
 use crate::journal;
 use crate::output::{Line, Output, Style};
 
-mod live;
 mod report;
 mod watch;
-mod write;
 
-/// Arguments of `identify`.
 #[derive(Debug, Args)]
 pub struct Identify {
     /// Shows the devices that are plugged now, and does not wait.
@@ -56,7 +56,6 @@ pub struct Identify {
 enum Notice<'a> {
     /// From now on, nothing is missed.
     Listening,
-    /// It is over.
     End {
         reason: EndReason,
         ports: Vec<&'a str>,
@@ -88,22 +87,22 @@ impl Identify {
             );
         }
         let config = self.config(context)?;
-        let places = |devpath: &_| location::places(context.root, devpath);
-        let reporter = Reporter { config: &config, places: &places };
+        let location_of = |devpath: &_| usb_location(context.root, devpath);
+        let reporter = Reporter { config: &config, location_of: &location_of };
         let mut found = Found::default();
-        let mut see = |sighting: &PortEvent, output: &mut Output| -> Result<usize> {
-            let report = reporter.report(sighting);
+        let mut on_event = |event: &PortEvent, output: &mut Output| -> Result<usize> {
+            let report = reporter.report(event);
             self.show(&report, output)?;
             found.add(&report);
             Ok(found.count())
         };
         let end = if self.plugged {
-            for sighting in plugged(&read_topology(context.root), &self.devices) {
-                see(&sighting, output)?;
+            for event in plugged(&read_topology(context.root), &self.devices) {
+                on_event(&event, output)?;
             }
             EndReason::Listed
         } else {
-            self.watch(context, output, &mut see)?
+            self.watch(context, output, &mut on_event)?
         };
         self.finish(context, output, &config, &found, end)?;
         let wanted = self.count.map_or(1, usize::from);
@@ -114,7 +113,7 @@ impl Identify {
     /// The config. It must be there and parse if ports are written to it; otherwise it only names owners.
     fn config(&self, context: &Context<'_>) -> Result<Config> {
         match &self.write {
-            Some(vm) => write::check(context, vm),
+            Some(vm) => check_config(context, vm),
             None => Ok(context.config().unwrap_or_else(|error| {
                 journal::write_stderr(&format!("{error:#}; so no port is shown with its VM"));
                 Config::default()
@@ -126,15 +125,15 @@ impl Identify {
         &self,
         context: &Context<'_>,
         output: &mut Output,
-        see: &mut impl FnMut(&PortEvent, &mut Output) -> Result<usize>,
+        on_event: &mut impl FnMut(&PortEvent, &mut Output) -> Result<usize>,
     ) -> Result<EndReason> {
         let mut source =
             LiveSource::open(context.root, self.count.is_none() && self.timeout.is_none())?;
         let before = read_topology(context.root);
         self.print_prompt(output, source.has_terminal())?;
         let until = self.timeout.map(|time| Monotonic::now().after(time));
-        watch(&mut source, &before, until, |sighting| {
-            let count = see(&sighting, output)?;
+        watch(&mut source, &before, until, |event| {
+            let count = on_event(&event, output)?;
             Ok(self.count.is_some_and(|wanted| count >= usize::from(wanted)))
         })
     }
@@ -171,7 +170,7 @@ impl Identify {
         end: EndReason,
     ) -> Result<()> {
         let written = match &self.write {
-            Some(vm) if found.count() > 0 => write::add(context, vm, found).map(Some),
+            Some(vm) if found.count() > 0 => add_ports(context, vm, found).map(Some),
             _ => Ok(None),
         };
         let yaml = found.yaml(config);
@@ -209,15 +208,14 @@ fn plugged(topology: &Topology, words: &[String]) -> Vec<PortEvent> {
         words => words.iter().any(|word| is_meant(port, word)),
     };
     let is_occupied = |port: &&HubPort| port.plugged.is_some();
-    let sighting = |port: &HubPort| PortEvent {
+    let event = |port: &HubPort| PortEvent {
         event: Event::Plugged,
         port: port.clone(),
         behind: port.behind().into_iter().filter(is_occupied).cloned().collect(),
     };
-    topology.ports().into_iter().filter(is_occupied).filter(meant).map(sighting).collect()
+    topology.ports().into_iter().filter(is_occupied).filter(meant).map(event).collect()
 }
 
-/// Whether the word is the port's name or DEVPATH, or names the device in it.
 fn is_meant(port: &HubPort, word: &str) -> bool {
     let word = word.to_lowercase();
     port.port.to_string() == word
@@ -227,4 +225,81 @@ fn is_meant(port: &HubPort, word: &str) -> bool {
             let name = device.product.as_deref().unwrap_or_default().to_lowercase();
             ids == word || name.contains(&word) && !word.is_empty()
         })
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Written {
+    vm: String,
+    file: PathBuf,
+    /// The backup of the old text. `None` if nothing had to be written.
+    backup: Option<PathBuf>,
+    added: Vec<DevPath>,
+    names: Vec<PortName>,
+    had: Vec<DevPath>,
+}
+
+/// The config, if ports can be added to that VM: better reported before the user has
+/// plugged and pulled.
+fn check_config(context: &Context<'_>, vm: &str) -> Result<Config> {
+    let file = find_config(context)?;
+    let config = file.parse()?;
+    if !config.virtual_machines.iter().any(|known| known.name == vm) {
+        let names = config.virtual_machines.into_iter().map(|vm| vm.name).collect();
+        bail!("{}: {}", file.path.display(), EditError::NoSuchVm(vm.to_owned(), names));
+    }
+    file::refuse_if_not_writable(&file)?;
+    Ok(config)
+}
+
+/// Adds the ports to the VM, except those that it has already.
+fn add_ports(context: &Context<'_>, vm: &str, found: &Found) -> Result<Written> {
+    // Read again, because it may have been edited while the user plugged devices.
+    let file = find_config(context)?;
+    let text = config_text(&file)?;
+    let at = |error: EditError| match error {
+        EditError::Config(error) => anyhow::anyhow!("{}:{error}", file.path.display()),
+        error => anyhow::anyhow!("{}: {error}", file.path.display()),
+    };
+    let config = file.parse()?;
+    let has = |port: &FoundPort| config.owners(&port.location).iter().any(|owner| owner.name == vm);
+    let (had, found): (Vec<FoundPort>, Vec<FoundPort>) = found.ports().cloned().partition(has);
+    let taken = found.iter().find_map(|port| Some((port, config.lists(&port.location.own)?)));
+    if let Some((port, owner)) = taken {
+        return Err(at(EditError::Taken(port.new.name.clone(), owner.name.clone())));
+    }
+    let devpaths = |ports: &[FoundPort]| ports.iter().map(|port| port.devpath().clone()).collect();
+    let new: Vec<NewPort> = found.iter().map(|port| port.new.clone()).collect();
+    let mut backup = None;
+    if !new.is_empty() {
+        let insertion = edit::add_ports(text, vm, &new).map_err(at)?;
+        backup = Some(file::replace(&file, &insertion.apply(text))?);
+    }
+    let (had, added) = (devpaths(&had), devpaths(&found));
+    let names = new.into_iter().map(|port| port.name).collect();
+    Ok(Written { vm: vm.to_owned(), file: file.path.clone(), backup, added, names, had })
+}
+
+fn find_config(context: &Context<'_>) -> Result<ConfigFile> {
+    ConfigFile::find(context.root, context.config)?
+        .context("there is no config file to write to; `--config FILE` names one")
+}
+
+fn config_text(file: &ConfigFile) -> Result<&str> {
+    std::str::from_utf8(&file.text)
+        .with_context(|| format!("{}: not UTF-8 text", file.path.display()))
+}
+
+impl Written {
+    fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> =
+            self.had.iter().map(|port| format!("{} has it already: {port}", self.vm)).collect();
+        lines.extend(self.names.iter().map(|port| format!("added to {}: {port}", self.vm)));
+        let backup = self.backup.as_ref().map(|path| format!("; the old text: {}", path.display()));
+        let file = self.file.display();
+        lines.push(match backup {
+            Some(backup) => format!("config: {file}{backup}"),
+            None => format!("config: {file}, unchanged"),
+        });
+        lines
+    }
 }

@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::{CommandStatus, Context};
 use crate::config::Config;
-use crate::install::unit::{self, PathUnit};
+use crate::install::{self, PathUnit};
 use crate::install::{
     CONFIG, Content, Group, InstallItem, PACKAGED_PROGRAM, SYSTEMD_RUNS, UDEVD_RUNS, items,
 };
@@ -21,7 +21,6 @@ use crate::permissions::path_issue;
 use crate::root::Root;
 use crate::text::shell_word;
 
-/// Arguments of `install`.
 #[derive(Debug, Args)]
 pub struct Install {
     /// The program that the rule runs, as an absolute path [default: this program]
@@ -73,7 +72,6 @@ struct Choices {
     no_libvirt: bool,
 }
 
-/// Arguments of `uninstall`.
 #[derive(Debug, Args)]
 pub struct Uninstall {
     #[command(flatten)]
@@ -91,12 +89,10 @@ struct Options {
     dry_run: bool,
 }
 
-/// Whether a group is installed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Choice {
     Yes,
     No,
-    /// If this host can use it.
     Auto,
 }
 
@@ -259,7 +255,6 @@ struct Installer<'a> {
     runs: bool,
     /// Whether systemd must reload its units.
     units_changed: bool,
-    /// The path units to start.
     units: Vec<String>,
     output: &'a mut Output,
 }
@@ -280,7 +275,7 @@ impl<'a> Installer<'a> {
     fn install(&mut self, item: &InstallItem, may_fail: bool) -> Result<()> {
         let path = &item.path;
         if let Some(name) = Path::new(path).file_name().and_then(|name| name.to_str())
-            && unit::is_path_unit(name)
+            && install::is_path_unit(name)
             && !self.units.iter().any(|unit| unit == name)
         {
             self.units.push(name.to_owned());
@@ -318,7 +313,6 @@ impl<'a> Installer<'a> {
         fs::remove_file(self.root.path(path)).map_err(|error| self.error(error, path))
     }
 
-    /// Stops path units and removes their files and links.
     fn remove_units(&mut self, paths: &[String]) -> Result<()> {
         let names = paths.iter().filter_map(|path| path.rsplit('/').next());
         let mut names: Vec<&str> = names.collect();
@@ -330,13 +324,13 @@ impl<'a> Installer<'a> {
         paths.iter().try_for_each(|path| self.remove(path))?;
         if !self.dry_run && !paths.is_empty() {
             // As `systemctl disable` does, if the directory has no other links.
-            let _ = fs::remove_dir(self.root.path(unit::FOLDERS[1]));
+            let _ = fs::remove_dir(self.root.path(install::FOLDERS[1]));
         }
         Ok(())
     }
 
     fn note_unit(&mut self, path: &str) {
-        self.units_changed |= path.starts_with(unit::FOLDERS[0]);
+        self.units_changed |= path.starts_with(install::FOLDERS[0]);
     }
 
     fn has_systemd(&self) -> bool {

@@ -32,21 +32,18 @@ use crate::state::record::{Attachment, Record};
 use crate::unconfirmed;
 use crate::usb_device::UsbDevice;
 
-/// Arguments of `attach`.
 #[derive(Debug, Args)]
 pub struct Attach {
     #[command(flatten)]
     target: Target,
 }
 
-/// Arguments of `detach`.
 #[derive(Debug, Args)]
 pub struct Detach {
     #[command(flatten)]
     target: Target,
 }
 
-/// Arguments of `move`.
 #[derive(Debug, Args)]
 pub struct Move {
     #[command(flatten)]
@@ -86,7 +83,6 @@ impl Detach {
 }
 
 impl Move {
-    /// Moves the devices to the named VM, else to the next one that lists the port and runs.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         self.target.run(context, output, Action::Move)
     }
@@ -106,7 +102,7 @@ impl Target {
         let host = RealHost::open_with_state(context.root)?;
         let mut status = CommandStatus::Ok;
         for device in devices {
-            let location = topology.places(&device.devpath);
+            let location = topology.usb_location(&device.devpath);
             let job = ManualJob {
                 host: &host,
                 config: &config,
@@ -157,17 +153,16 @@ fn devices_in<'a>(root: &Root, topology: &'a Topology, text: &str) -> Result<Vec
     };
     let ports = topology.devices().map(|(port, _)| port);
     let devices: Vec<&HubPort> =
-        ports.filter(|port| name.contains(&topology.places(&port.devpath), true)).collect();
+        ports.filter(|port| name.contains(&topology.usb_location(&port.devpath), true)).collect();
     if !devices.is_empty() {
         return Ok(devices);
     }
-    if !topology.all_places().iter().any(|place| name.names_exactly(place)) {
+    if !topology.port_locations().iter().any(|place| name.names_exactly(place)) {
         bail!("{text}: {NO_SUCH_PORT}");
     }
     bail!("{text}: nothing is plugged in there");
 }
 
-/// A device that a person attaches, detaches or moves.
 struct ManualJob<'a> {
     host: &'a dyn Host,
     config: &'a Config,
@@ -233,7 +228,6 @@ impl<'a> ManualJob<'a> {
         }
     }
 
-    /// Detaches the device from the VM that has it, and leaves it with the host.
     fn detach(&self, device: &UsbDevice) -> Result<Report, Report> {
         let current = self.current_vm(device)?;
         if let Some((vm, current)) = self.vm.zip(current)
@@ -306,7 +300,6 @@ impl<'a> ManualJob<'a> {
         })
     }
 
-    /// Moves the device to the named VM, else to the next one that runs.
     fn move_device(&self, device: &UsbDevice) -> Result<Report, Report> {
         let Some(from) = self.current_vm(device)? else { return self.attach_to_first(device) };
         let to = match self.vm {
@@ -379,7 +372,6 @@ impl<'a> ManualJob<'a> {
         Ok(self.attach_to(vm, device))
     }
 
-    /// The next VM after `from` that lists the port and runs.
     fn next_running(
         &self,
         from: &VirtualMachine,
@@ -429,7 +421,6 @@ impl<'a> ManualJob<'a> {
         record.filter(|record| record.devnum == device.devnum)
     }
 
-    /// The record of the device, or a new one.
     fn record(&self, device: &UsbDevice) -> Record {
         self.load_record(device).unwrap_or_else(|| {
             let (mark, udev) = (self.host.uevent_mark(), UdevProperties::default());

@@ -23,20 +23,15 @@ use crate::output::{Line, Output, Style};
 use crate::root::Root;
 use crate::state::history;
 
-/// What every command has.
 pub struct Context<'a> {
     /// Where paths begin.
     pub root: &'a Root,
-    /// The config file that was named on the command line.
     pub config: Option<&'a Path>,
 }
 
-/// How a command ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandStatus {
-    /// Done, or nothing to do.
     Ok,
-    /// Done, and it found problems.
     Problems,
 }
 

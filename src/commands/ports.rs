@@ -14,7 +14,6 @@ use crate::output::{Line, Output, Style};
 use crate::speed::Speed;
 use crate::state::dir;
 
-/// Arguments of `ports`.
 #[derive(Debug, Args)]
 pub struct Ports {
     /// Prints a JSON object.
@@ -75,23 +74,20 @@ struct ListedDevice {
 
 #[derive(Debug, Serialize)]
 struct Missing {
-    /// If it is named by one.
     devpath: Option<String>,
     name: String,
     vm: String,
 }
 
-/// What the listing is made from.
 struct ListingInput {
     config: Config,
-    /// Port, number and VM of the devices that are recorded as attached.
     attached: Vec<(DevPath, u8, String)>,
 }
 
 impl Ports {
     /// Prints the tree.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        let knowledge = ListingInput {
+        let input = ListingInput {
             config: context.config()?,
             attached: dir::read_all_unlocked(context.root)
                 .into_iter()
@@ -99,7 +95,7 @@ impl Ports {
                 .collect(),
         };
         let topology = read_topology(context.root);
-        let listing = knowledge.listing(&topology);
+        let listing = input.listing(&topology);
         if self.json {
             output.json(&listing)?;
         } else {
@@ -120,14 +116,14 @@ impl ListingInput {
             name: controller.name.as_ref().map(ToString::to_string),
             buses: controller.root_hubs.iter().map(|hub| self.hub(hub, topology)).collect(),
         });
-        let existing = topology.all_places();
+        let existing = topology.port_locations();
         let configured = self
             .config
             .virtual_machines
             .iter()
             .flat_map(|vm| vm.ports.iter().map(move |port| (port, vm.name.clone())));
-        let missing =
-            configured.filter(|(port, _)| !existing.iter().any(|place| port.names_exactly(place)));
+        let missing = configured
+            .filter(|(port, _)| !existing.iter().any(|location| port.names_exactly(location)));
         Listing {
             controllers: controllers.collect(),
             missing: missing.map(|(port, vm)| Missing::new(port, vm)).collect(),
@@ -137,14 +133,14 @@ impl ListingInput {
     fn hub(&self, hub: &Hub, topology: &Topology) -> ListedHub {
         ListedHub {
             devpath: hub.devpath.to_string(),
-            name: PortName::recommended(&topology.place(&hub.devpath)).to_string(),
+            name: PortName::recommended(&topology.port_location(&hub.devpath)).to_string(),
             speed: hub.speed.map(Speed::number),
             ports: hub.ports.iter().map(|port| self.port(port, topology)).collect(),
         }
     }
 
     fn port(&self, port: &HubPort, topology: &Topology) -> ListedPort {
-        let places = topology.places(&port.devpath);
+        let location = topology.usb_location(&port.devpath);
         let device = port.plugged.as_ref().map(|plugged| {
             let device = plugged.device();
             let attached = self.attached.iter().find(|(devpath, devnum, _)| {
@@ -166,12 +162,12 @@ impl ListingInput {
         ListedPort {
             port: port.port.to_string(),
             devpath: port.devpath.to_string(),
-            name: PortName::recommended(&places.own).to_string(),
+            name: PortName::recommended(&location.own).to_string(),
             peer: port.connector.peer.as_ref().map(ToString::to_string),
             peer_guessed: port.connector.peer_guessed,
             connect_type: port.connector.connect_type.clone(),
             position: port.connector.position.clone(),
-            vms: self.config.owner_names(&places),
+            vms: self.config.owner_names(&location),
             device,
             hub,
         }
@@ -186,7 +182,7 @@ impl Missing {
 }
 
 fn rows(listing: &Listing) -> Vec<Vec<Line>> {
-    let heads = ["PORT", "DEVICE", "SPEED", "VM", "", "SOCKET", "NAME"];
+    let heads = ["PORT", "DEVICE", "SPEED", "VM", "", "CONNECTOR", "NAME"];
     let mut rows = vec![heads.iter().map(|head| Line::from((Style::Faint, *head))).collect()];
     for controller in &listing.controllers {
         for bus in &controller.buses {
@@ -251,13 +247,12 @@ fn port_row(port: &ListedPort, indent: &str) -> Vec<Line> {
         Line::from(speed),
         Line::from(port.vms.join(", ")),
         attached,
-        Line::from((Style::Faint, socket(port))),
+        Line::from((Style::Faint, connector(port))),
         Line::from(port.name.as_str()),
     ]
 }
 
-/// What is known of the port's socket: its other half, its kind, its place.
-fn socket(port: &ListedPort) -> String {
+fn connector(port: &ListedPort) -> String {
     let peer = port.peer.as_ref().and_then(|peer| peer.rsplit('/').next());
     let sign = if port.peer_guessed { "?" } else { "" };
     let peer = peer.map(|name| format!("with {name}{sign}"));

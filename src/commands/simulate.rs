@@ -24,7 +24,6 @@ use crate::text::sanitize;
 use crate::uevent::Uevent;
 use crate::usb_device::UsbDevice;
 
-/// Arguments of `simulate`.
 #[derive(Debug, Args)]
 pub struct Simulate {
     /// A port (1-4), a sysfs path (/sys/bus/usb/devices/1-4), or a file recorded with
@@ -49,10 +48,8 @@ pub struct Simulate {
     json: bool,
 }
 
-/// The largest recording.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// One event and its result. docs/json.md describes the form.
 #[derive(Debug, Serialize)]
 struct SimulatedEvent {
     action: String,
@@ -212,7 +209,6 @@ fn assume_device(event: &Variables, host: &DryRun<'_>) {
     }
 }
 
-/// The device, from the event's variables.
 fn recorded_device(event: &Variables, uevent: &Uevent) -> Option<UsbDevice> {
     let mut ids = event.get("PRODUCT").unwrap_or_default().split('/');
     let mut id = || ids.next().and_then(|id| u16::from_str_radix(id, 16).ok()).unwrap_or(0);

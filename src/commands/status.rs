@@ -26,7 +26,6 @@ use crate::speed::Speed;
 use crate::state::record::Record;
 use crate::state::{dir, history};
 
-/// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct Status {
     /// Prints a JSON object.
@@ -41,25 +40,22 @@ pub struct Status {
 /// What is printed; the form is documented in docs/json.md.
 #[derive(Debug, Serialize)]
 struct Report {
-    virtual_machines: Vec<Machine>,
+    virtual_machines: Vec<VmStatus>,
     events: Vec<history::Entry>,
 }
 
-/// A VM.
 #[derive(Debug, Serialize)]
-struct Machine {
+struct VmStatus {
     name: String,
     socket: String,
     /// `running`, `paused`, `not-running` or `unreachable`.
     state: &'static str,
-    /// Why it could not be asked.
     problem: Option<String>,
     buses: Vec<Bus>,
     attached: Vec<Object>,
     ports: Vec<Port>,
 }
 
-/// A USB bus of the guest.
 #[derive(Debug, Serialize)]
 struct Bus {
     name: String,
@@ -84,15 +80,12 @@ struct Object {
     seconds: Option<u64>,
 }
 
-/// A configured port.
 #[derive(Debug, Serialize)]
 struct Port {
     /// None if it is named otherwise and the host has no such port now.
     devpath: Option<String>,
-    /// As the config names it.
     name: String,
     exists: bool,
-    /// What is in it or behind it.
     devices: Vec<String>,
 }
 
@@ -102,7 +95,7 @@ impl Status {
         let config = context.config()?;
         let mut events = history::read(context.root);
         events.drain(..events.len().saturating_sub(self.events));
-        let report = Report { virtual_machines: machines(context.root, &config), events };
+        let report = Report { virtual_machines: vm_states(context.root, &config), events };
         if self.json {
             output.json(&report)?;
             return Ok(CommandStatus::Ok);
@@ -122,7 +115,7 @@ impl Status {
     }
 }
 
-fn machine_lines(machine: &Machine, output: &mut Output) -> Result<()> {
+fn machine_lines(machine: &VmStatus, output: &mut Output) -> Result<()> {
     let tone = match machine.state {
         "running" => Style::Good,
         "unreachable" => Style::Bad,
@@ -197,7 +190,6 @@ fn event_lines(events: &[history::Entry], output: &mut Output) -> Result<()> {
     Ok(())
 }
 
-/// A time in the greatest unit that it fills.
 fn duration(seconds: u64) -> String {
     match seconds {
         0..=119 => format!("{seconds} s"),
@@ -214,7 +206,7 @@ fn now() -> u64 {
 }
 
 /// All VMs of the config, asked at the same time: one that is stuck delays no other.
-fn machines(root: &Root, config: &Config) -> Vec<Machine> {
+fn vm_states(root: &Root, config: &Config) -> Vec<VmStatus> {
     let topology = read_topology(root);
     let records = dir::read_all_unlocked(root);
     std::thread::scope(|scope| {
@@ -228,8 +220,8 @@ fn machines(root: &Root, config: &Config) -> Vec<Machine> {
     })
 }
 
-fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Record]) -> Machine {
-    let mut machine = Machine {
+fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Record]) -> VmStatus {
+    let mut machine = VmStatus {
         name: vm.name.clone(),
         socket: vm.monitor.file().display().to_string(),
         state: "running",
@@ -267,7 +259,6 @@ fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Rec
     machine
 }
 
-/// What QEMU replied.
 struct Answer {
     running: bool,
     buses: Vec<GuestBus>,
@@ -321,16 +312,19 @@ fn attached(bus: &GuestBus, records: &[Record], uses: &dyn Fn(&DeviceId) -> bool
 fn configured_port(vm: &VirtualMachine, name: &PortName, topology: &Topology) -> Port {
     let devices = topology
         .devices()
-        .filter(|(port, _)| name.contains(&topology.places(&port.devpath), vm.peer_ports))
+        .filter(|(port, _)| name.contains(&topology.usb_location(&port.devpath), vm.peer_ports))
         .map(|(port, device)| format!("{} {}", port.port, device.label()));
-    let place = topology.all_places().into_iter().find(|place| name.names_exactly(place));
+    let location =
+        topology.port_locations().into_iter().find(|location| name.names_exactly(location));
     Port {
         devpath: match name {
             PortName::DevPath(devpath) => Some(devpath.to_string()),
-            PortName::Stable { .. } => place.as_ref().map(|place| place.devpath.to_string()),
+            PortName::Stable { .. } => {
+                location.as_ref().map(|location| location.devpath.to_string())
+            }
         },
         name: name.to_string(),
-        exists: place.is_some(),
+        exists: location.is_some(),
         devices: devices.collect(),
     }
 }

@@ -18,7 +18,6 @@ use crate::output::{Line, Output, Style};
 use crate::qmp::{Error, UsbHostProblem};
 use crate::sync::{SyncJob, delete_stale_records};
 
-/// Arguments of `sync`.
 #[derive(Debug, Args)]
 pub struct Sync {
     /// The VMs [default: all]
@@ -34,7 +33,6 @@ pub struct Sync {
     if_started: bool,
 }
 
-/// What the thread of a VM sends.
 enum Message {
     Report(Box<Report>),
     /// The VM's last line, and whether all went well.
@@ -76,7 +74,6 @@ impl Sync {
         Ok(self.vms.iter().map(|name| config.named(name)).collect::<Result<_, _>>()?)
     }
 
-    /// Syncs one VM as soon as it runs.
     fn sync_vm(&self, job: &SyncJob<'_>, sender: &Sender<Message>) {
         let SyncJob { host, vm, .. } = *job;
         let started = Instant::now();
@@ -165,12 +162,11 @@ impl Sync {
     }
 }
 
-/// How many devices had which outcome.
 #[derive(Default)]
 struct Count {
     attached: usize,
     deleted: usize,
-    left_alone: usize,
+    skipped: usize,
     failed: usize,
 }
 
@@ -182,7 +178,7 @@ impl Count {
             Outcome::Failed(_) | Outcome::Unconfirmed(_) | Outcome::NotRunning(_) => {
                 self.failed += 1;
             }
-            _ => self.left_alone += 1,
+            _ => self.skipped += 1,
         }
     }
 
@@ -191,7 +187,7 @@ impl Count {
         let parts = [
             (self.attached, "attached"),
             (self.deleted, "deleted"),
-            (self.left_alone, "left alone"),
+            (self.skipped, "skipped"),
             (self.failed, "failed"),
             (good, "as before"),
         ];
@@ -201,7 +197,6 @@ impl Count {
     }
 }
 
-/// The line on a terminal that shows how long the command has waited.
 struct Progress {
     since: Option<Instant>,
     shown: bool,

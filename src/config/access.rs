@@ -6,7 +6,6 @@ use std::io;
 /// How QEMU gets at a device, and to whom hotplugger may hand one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// How.
     pub mode: AccessMode,
     /// The user that must listen at the socket. `None`: the socket's owner.
     pub user: Option<User>,
@@ -14,7 +13,6 @@ pub struct Access {
     pub trust_socket_directory: bool,
 }
 
-/// How QEMU gets at a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AccessMode {
     /// By itself if it can, else by a descriptor.
@@ -22,16 +20,12 @@ pub enum AccessMode {
     Auto,
     /// By a descriptor that hotplugger opens.
     Fd,
-    /// It opens the device's node by itself.
     Node,
 }
 
-/// A user of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum User {
-    /// By name.
     Name(String),
-    /// By number.
     Id(u32),
 }
 

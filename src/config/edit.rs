@@ -9,38 +9,31 @@ use std::ops::Range;
 use super::parse::{ConfigError, parse};
 use super::port::PortName;
 
-/// A port to add.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewPort {
-    /// Its name.
     pub name: PortName,
     /// What is written behind it, for people; empty for nothing.
     pub comment: String,
 }
 
-/// An insertion into a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Insertion {
     /// The byte before which the text goes.
     pub at: usize,
-    /// What goes in.
     pub text: String,
 }
 
 /// Why ports cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EditError {
-    /// The config is wrong as it is.
     Config(ConfigError),
     /// There is no such VM, but these.
     NoSuchVm(String, Vec<String>),
-    /// This port is already listed by this VM.
     Taken(PortName, String),
     /// The text has a layout that only a person can edit.
     Layout(String),
 }
 
-/// Where and how to insert the ports behind those that the VM has.
 pub fn add_ports(text: &str, vm: &str, ports: &[NewPort]) -> Result<Insertion, EditError> {
     let mut wanted = parse(text).map_err(EditError::Config)?;
     for port in ports {
@@ -62,7 +55,6 @@ pub fn add_ports(text: &str, vm: &str, ports: &[NewPort]) -> Result<Insertion, E
 }
 
 impl Insertion {
-    /// The text with the insertion.
     pub fn apply(&self, text: &str) -> String {
         let (before, after) = text.split_at(self.at);
         [before, &self.text, after].concat()
@@ -70,7 +62,6 @@ impl Insertion {
 }
 
 impl NewPort {
-    /// The entry as a block list has it, from the name on.
     pub fn entry(&self) -> String {
         let port = scalar(&self.name);
         if self.comment.is_empty() { port } else { format!("{port} # {}", comment(&self.comment)) }
@@ -117,10 +108,8 @@ impl fmt::Display for EditError {
 
 impl std::error::Error for EditError {}
 
-/// A line of a text.
 #[derive(Clone, Copy, Debug)]
 struct Line<'a> {
-    /// Where it begins in the text.
     start: usize,
     /// Without its end.
     body: &'a str,
@@ -128,11 +117,8 @@ struct Line<'a> {
     end: &'a str,
 }
 
-/// A key with its colon, and the rest of its line.
 struct Key<'a> {
-    /// Which line it is.
     line: usize,
-    /// Its value, unquoted.
     name: String,
     /// What is behind the colon, without spaces around it and without a comment that is all.
     rest: &'a str,
@@ -151,7 +137,6 @@ fn lines(text: &str) -> Vec<Line<'_>> {
 }
 
 impl<'a> Line<'a> {
-    /// How far it is indented.
     fn indent(&self) -> usize {
         self.body.len() - self.content().len()
     }
@@ -167,7 +152,6 @@ impl<'a> Line<'a> {
         !content.is_empty() && !content.starts_with('#')
     }
 
-    /// Where it ends in the text, its end included.
     fn stop(&self) -> usize {
         self.start + self.body.len() + self.end.len()
     }
@@ -186,7 +170,6 @@ fn below(lines: &[Line<'_>], line: usize) -> Range<usize> {
     line + 1..end.unwrap_or(lines.len())
 }
 
-/// The key of this name in the mapping that these lines are.
 fn find_key<'a>(lines: &[Line<'a>], range: Range<usize>, name: &str) -> Option<Key<'a>> {
     let indent = lines[next_content(lines, range.clone())?].indent();
     range
@@ -221,7 +204,6 @@ fn is_quoted(text: &str) -> bool {
     quoted_length(text) == Some(text.len())
 }
 
-/// The length of the quoted scalar that the text begins with.
 fn quoted_length(text: &str) -> Option<usize> {
     let quote = text.chars().next().filter(|first| matches!(first, '"' | '\''))?;
     let mut characters = text.char_indices().skip(1).peekable();
@@ -240,13 +222,11 @@ fn quoted_length(text: &str) -> Option<usize> {
 /// The list, as far as it must be known to add to it.
 #[derive(Debug)]
 enum List {
-    /// An entry a line.
     Block {
         /// The byte behind the last entry's line.
         at: usize,
         /// What stands before an entry in its line.
         prefix: String,
-        /// The line end of this file.
         end: String,
         /// Whether the file ends here, without a line end.
         unended: bool,
@@ -338,7 +318,6 @@ impl List {
         Err(several())
     }
 
-    /// What adds the ports to it.
     fn insertion(&self, ports: &[NewPort]) -> Insertion {
         match self {
             Self::Block { at, prefix, end, unended, .. } => {
@@ -363,7 +342,6 @@ fn document(lines: &[Line<'_>]) -> usize {
     lines.iter().position(mark).map_or(0, |mark| mark + 1)
 }
 
-/// The key of that name with its value in the lines below it.
 fn plain_key<'a>(
     lines: &[Line<'a>],
     range: std::ops::Range<usize>,

@@ -14,18 +14,14 @@ use super::parse::parse;
 use crate::permissions::{self, PermissionIssue, PermissionKind};
 use crate::root::Root;
 
-/// The environment variable that names the config file.
 pub const VARIABLE: &str = "HOTPLUGGER_CONFIG";
 
-/// No config is larger; more is a mistake or an attack.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// A config file that was found and read, not yet parsed.
 #[derive(Debug)]
 pub struct ConfigFile {
-    /// Its path.
     pub path: PathBuf,
-    /// Its bytes.
     pub text: Vec<u8>,
     metadata: Metadata,
 }
@@ -121,7 +117,6 @@ impl ConfigFile {
         }
     }
 
-    /// What lets others than these users change the file that was read, or replace it.
     pub fn issue(&self, owners: &[u32]) -> Result<Option<PermissionIssue>> {
         let read =
             || match permissions::file_issue(&self.metadata, &self.path.canonicalize()?, owners) {
@@ -161,7 +156,6 @@ pub fn replace(file: &ConfigFile, text: &str) -> Result<PathBuf> {
     Ok(backup)
 }
 
-/// The file itself, links resolved, and its directory.
 fn target(file: &ConfigFile) -> Result<(PathBuf, PathBuf)> {
     let path =
         file.path.canonicalize().with_context(|| format!("config {}", file.path.display()))?;
@@ -169,7 +163,6 @@ fn target(file: &ConfigFile) -> Result<(PathBuf, PathBuf)> {
     Ok((path, directory))
 }
 
-/// A file with these bytes in the directory, on the disk, with mode and owner of `like`.
 fn copy(bytes: &[u8], like: &Path, directory: &Path) -> Result<tempfile::NamedTempFile> {
     let metadata = fs::metadata(like)?;
     let mut file = tempfile::Builder::new().prefix(".hotplugger-").tempfile_in(directory)?;

@@ -3,31 +3,26 @@
 //! What is wrong is refused while it is read, so that the YAML reader knows the line and column.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{Config, VirtualMachine};
+use super::{CLASS_NAMES, Config, Exclusion, VirtualMachine};
 use crate::config::access::{Access, AccessMode, User};
-use crate::config::exclude::{CLASS_NAMES, Exclusion};
 use crate::config::port::PortName;
 use crate::monitor::Monitor;
 
-/// What is wrong with a config, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// The line, from 1. `None` if the error concerns the whole text.
     pub line: Option<usize>,
     /// The column, from 1.
     pub column: Option<usize>,
-    /// What is wrong and what to write instead.
     pub message: String,
 }
 
-/// Parses the text of a config file.
 pub fn parse(text: &str) -> Result<Config, ConfigError> {
     if is_deeply_nested(text) {
         let message = "too many brackets within brackets".to_owned();
@@ -53,7 +48,8 @@ const RENAMED_KEYS: [(&str, &str); 4] = [
 impl ConfigError {
     fn new(error: &serde_yaml::Error, text: &str) -> Self {
         let location = error.location();
-        let mut message = error.to_string();
+        let mut message =
+            error.to_string().replace("expected a boolean", "expected `true` or `false`");
         if let Some(location) = &location {
             let suffix = format!(" at line {} column {}", location.line(), location.column());
             message = message.replace(&suffix, "");
@@ -94,171 +90,12 @@ impl std::error::Error for ConfigError {}
 )]
 struct File {
     virtual_machines: Option<VirtualMachines>,
-    exclude: Option<Exclude>,
+    exclude: Option<List<Exclusion>>,
 }
 
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Fields {
-    socket: Option<Socket>,
-    domain: Option<Domain>,
-    delay: Option<Seconds<0, 120_000>>,
-    timeout: Option<Seconds<100, 60_000>>,
-    hubs: Option<List<Bus>>,
-    peer_ports: Option<Switch>,
-    exclude: Option<Exclude>,
-    unbind_host_drivers: Option<Switch>,
-    access: Option<ConfiguredMode>,
-    user: Option<ConfiguredUser>,
-    trust_socket_directory: Option<Switch>,
-    return_to_host: Option<Switch>,
-    ports: List<ConfiguredPort>,
-}
-
-impl Fields {
-    /// The machine, still without a name.
-    fn checked<E: de::Error>(self) -> Result<VirtualMachine, E> {
-        let mode = match self.access.map(|mode| mode.0).unwrap_or_default() {
-            // libvirt gives QEMU no device's node that it does not know of.
-            AccessMode::Auto if self.domain.is_some() => AccessMode::Fd,
-            mode => mode,
-        };
-        let monitor = match (self.socket, self.domain) {
-            (Some(socket), None) => Monitor::Socket(socket.0),
-            (None, Some(domain)) => Monitor::Domain(domain.0),
-            (None, None) => return Err(E::missing_field("socket")),
-            (Some(_), Some(_)) => {
-                return Err(E::custom("both `socket:` and `domain:`: leave one out"));
-            }
-        };
-        let delay = self.delay.map_or(VirtualMachine::DEFAULT_DELAY, |seconds| seconds.0);
-        let timeout = self.timeout.map_or(VirtualMachine::DEFAULT_TIMEOUT, |seconds| seconds.0);
-        if delay + timeout > VirtualMachine::MAX_DELAY_AND_TIMEOUT {
-            return Err(E::custom(format_args!(
-                "`delay:` and `timeout:` add up to {} s: write at most {} s, because udev ends a call \
-                 after 180 s",
-                (delay + timeout).as_secs_f64(),
-                VirtualMachine::MAX_DELAY_AND_TIMEOUT.as_secs()
-            )));
-        }
-        Ok(VirtualMachine {
-            name: String::new(),
-            monitor,
-            delay,
-            timeout,
-            hubs: self
-                .hubs
-                .map(|hubs| hubs.0.into_iter().map(|bus| bus.0).collect())
-                .unwrap_or_default(),
-            peer_ports: self.peer_ports.is_none_or(|switch| switch.0),
-            exclude: self.exclude.unwrap_or_default().0,
-            unbind_host_drivers: self.unbind_host_drivers.is_none_or(|switch| switch.0),
-            ports: self.ports.0.into_iter().map(|port| port.0).collect(),
-            return_to_host: self.return_to_host.is_some_and(|switch| switch.0),
-            access: Access {
-                mode,
-                user: self.user.map(|user| user.0),
-                trust_socket_directory: self.trust_socket_directory.is_some_and(|switch| switch.0),
-            },
-        })
-    }
-}
-
-/// A VM without its name.
-struct Unnamed(VirtualMachine);
-
-impl<'de> Deserialize<'de> for Unnamed {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct UnnamedVisitor;
-
-        impl<'de> Visitor<'de> for UnnamedVisitor {
-            type Value = Unnamed;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(
-                    "the keys of a virtual machine: `socket:` (or `domain:`) and `ports:`, and \
-                     perhaps `delay:`, `timeout:`, `hubs:`, `peer_ports:`, `exclude:`, \
-                     `unbind_host_drivers:`, `return_to_host:`, `access:`, `user:` and `trust_socket_directory:`",
-                )
-            }
-
-            // Checked in here, where the YAML reader knows the place.
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Unnamed, A::Error> {
-                Fields::deserialize(MapAccessDeserializer::new(map))?.checked().map(Unnamed)
-            }
-        }
-
-        deserializer.deserialize_map(UnnamedVisitor)
-    }
-}
-
-#[derive(Default)]
-struct VirtualMachines(Vec<VirtualMachine>);
-
-impl<'de> Deserialize<'de> for VirtualMachines {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(VirtualMachinesVisitor)
-    }
-}
-
-struct VirtualMachinesVisitor;
-
-impl<'de> Visitor<'de> for VirtualMachinesVisitor {
-    type Value = VirtualMachines;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the virtual machines: a name and a colon, and their keys indented below it")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VirtualMachines, A::Error> {
-        let mut vms: Vec<VirtualMachine> = Vec::new();
-        while let Some(name) = map.next_key_seed(Text(NewName { known: &vms }))? {
-            let Unnamed(vm) = map.next_value()?;
-            if vms.len() == MAX_ENTRIES {
-                return Err(too_many());
-            }
-            vms.push(VirtualMachine { name, ..vm });
-        }
-        Ok(VirtualMachines(vms))
-    }
-}
-
-/// A VM's name that is not among the known ones: YAML would let the last one win.
-struct NewName<'a> {
-    known: &'a [VirtualMachine],
-}
-
-impl Visitor<'_> for NewName<'_> {
-    type Value = String;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a virtual machine's name")
-    }
-
-    fn visit_str<E: de::Error>(self, name: &str) -> Result<String, E> {
-        if name.is_empty() || name.chars().any(char::is_control) {
-            return Err(E::custom("a virtual machine needs a name of printable characters"));
-        }
-        if self.known.iter().any(|vm| vm.name == name) {
-            return Err(E::custom(format_args!(
-                "virtual machine `{name}` is defined twice: give one of them another name"
-            )));
-        }
-        Ok(name.to_owned())
-    }
-}
-
-/// No list is longer: each entry is compared with those before it, and no host has more ports.
-const MAX_ENTRIES: usize = 255;
-
-/// The error of a list with more.
-fn too_many<E: de::Error>() -> E {
-    E::custom(format_args!("more than {MAX_ENTRIES} entries: no host has so many ports"))
-}
-
-/// Whether far more brackets are open somewhere than any config has: for each further one the YAML
-/// reader visits all that are, so that 1 MiB of them would take it minutes. Those in comments and
-/// strings count as well, they are few.
+/// Whether far more brackets are open somewhere than in any config. For each further one the YAML reader
+/// visits all that are open, so 1 MiB of them would take it minutes. Those in comments and strings
+/// count as well, they are few.
 fn is_deeply_nested(text: &str) -> bool {
     let mut open = 0_usize;
     text.bytes().any(|byte| {
@@ -271,508 +108,464 @@ fn is_deeply_nested(text: &str) -> bool {
     })
 }
 
-/// Reads one scalar as text, whatever YAML would take it for.
-struct Text<V>(pub(super) V);
-
-impl<'de, V: Visitor<'de>> DeserializeSeed<'de> for Text<V> {
-    type Value = V::Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<V::Value, D::Error> {
-        deserializer.deserialize_str(self.0)
-    }
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    socket: Option<One<SocketPath>>,
+    domain: Option<One<DomainName>>,
+    delay: Option<One<Seconds<0, 120_000>>>,
+    timeout: Option<One<Seconds<100, 60_000>>>,
+    hubs: Option<List<BusName>>,
+    peer_ports: Option<bool>,
+    exclude: Option<List<Exclusion>>,
+    unbind_host_drivers: Option<bool>,
+    access: Option<One<AccessMode>>,
+    user: Option<One<User>>,
+    trust_socket_directory: Option<bool>,
+    return_to_host: Option<bool>,
+    ports: List<PortName>,
 }
 
-/// One scalar that is in no list.
-fn single<'de, T: Scalar, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
-    deserializer.deserialize_str(NewEntry { known: &[] })
-}
-
-/// A value that is written as one YAML scalar.
-trait Scalar: Sized + PartialEq + fmt::Display {
-    /// What is to be written, for error messages.
-    const EXPECTED: &str;
-    fn read(text: &str) -> Result<Self, String>;
-    /// Whether a list of them may be empty.
-    const MAY_BE_NONE: bool = false;
-    /// Whether a list with one of them needs no other.
-    fn is_same(&self, other: &Self) -> bool {
-        self == other
-    }
-}
-
-/// A list of scalars with none twice.
-struct List<T>(pub(super) Vec<T>);
-
-impl<'de, T: Scalar> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListVisitor<T>(PhantomData<T>);
-
-        impl<'de, T: Scalar> Visitor<'de> for ListVisitor<T> {
-            type Value = List<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a list, each entry on a line of its own after `- `: {}", T::EXPECTED)
+impl Fields {
+    fn named<E: de::Error>(self, name: String) -> Result<VirtualMachine, E> {
+        let mode = match self.access.map(|mode| mode.0).unwrap_or_default() {
+            // libvirt gives QEMU no device's node that it does not know of.
+            AccessMode::Auto if self.domain.is_some() => AccessMode::Fd,
+            mode => mode,
+        };
+        let monitor = match (self.socket, self.domain) {
+            (Some(One(SocketPath(path))), None) => Monitor::Socket(path),
+            (None, Some(One(DomainName(domain)))) => Monitor::Domain(domain),
+            (None, None) => return Err(E::missing_field("socket")),
+            (Some(_), Some(_)) => {
+                return Err(E::custom("both `socket:` and `domain:`: leave one out"));
             }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T>, A::Error> {
-                let mut list = Vec::new();
-                while let Some(entry) = seq.next_element_seed(Text(NewEntry { known: &list }))? {
-                    if list.len() == MAX_ENTRIES {
-                        return Err(too_many());
-                    }
-                    list.push(entry);
-                }
-                if list.is_empty() && !T::MAY_BE_NONE {
-                    return Err(de::Error::invalid_length(0, &self));
-                }
-                Ok(List(list))
-            }
-
-            fn visit_unit<E: de::Error>(self) -> Result<List<T>, E> {
-                if T::MAY_BE_NONE {
-                    return Ok(List(Vec::new()));
-                }
-                Err(E::invalid_length(0, &self))
-            }
+        };
+        let delay = self.delay.map_or(VirtualMachine::DEFAULT_DELAY, |seconds| seconds.0.0);
+        let timeout = self.timeout.map_or(VirtualMachine::DEFAULT_TIMEOUT, |seconds| seconds.0.0);
+        if delay + timeout > VirtualMachine::MAX_DELAY_AND_TIMEOUT {
+            return Err(E::custom(format_args!(
+                "`delay:` and `timeout:` add up to {} s: write at most {} s, because udev ends a call \
+                 after 180 s",
+                (delay + timeout).as_secs_f64(),
+                VirtualMachine::MAX_DELAY_AND_TIMEOUT.as_secs()
+            )));
         }
-
-        deserializer.deserialize_any(ListVisitor(PhantomData))
+        Ok(VirtualMachine {
+            name,
+            monitor,
+            delay,
+            timeout,
+            hubs: self.hubs.unwrap_or_default().0.into_iter().map(|bus| bus.0).collect(),
+            peer_ports: self.peer_ports.unwrap_or(true),
+            exclude: self.exclude.unwrap_or_default().0,
+            unbind_host_drivers: self.unbind_host_drivers.unwrap_or(true),
+            ports: self.ports.0,
+            return_to_host: self.return_to_host.unwrap_or_default(),
+            access: Access {
+                mode,
+                user: self.user.map(|user| user.0),
+                trust_socket_directory: self.trust_socket_directory.unwrap_or_default(),
+            },
+        })
     }
 }
 
-/// An entry that its list does not have yet.
-struct NewEntry<'a, T> {
+/// Reads the keys of the VM of this name. They are checked within the visitor, where the YAML reader
+/// knows the place.
+struct VirtualMachineSeed(String);
+
+impl<'de> DeserializeSeed<'de> for VirtualMachineSeed {
+    type Value = VirtualMachine;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for VirtualMachineSeed {
+    type Value = VirtualMachine;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the keys of a virtual machine: `socket:` (or `domain:`) and `ports:`, and \
+             perhaps `delay:`, `timeout:`, `hubs:`, `peer_ports:`, `exclude:`, \
+             `unbind_host_drivers:`, `return_to_host:`, `access:`, `user:` and `trust_socket_directory:`",
+        )
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<VirtualMachine, A::Error> {
+        Fields::deserialize(MapAccessDeserializer::new(map))?.named(self.0)
+    }
+}
+
+#[derive(Default)]
+struct VirtualMachines(Vec<VirtualMachine>);
+
+impl<'de> Deserialize<'de> for VirtualMachines {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Self::default())
+    }
+}
+
+impl<'de> Visitor<'de> for VirtualMachines {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the virtual machines: a name and a colon, and their keys indented below it")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
+        let mut names = Vec::new();
+        while let Some(VmName(name)) = map.next_key_seed(New { known: &names })? {
+            let vm = map.next_value_seed(VirtualMachineSeed(name.clone()))?;
+            add(&mut names, VmName(name))?;
+            self.0.push(vm);
+        }
+        Ok(self)
+    }
+}
+
+/// No list is longer: each entry is compared with those before it, and no host has more ports.
+const MAX_ENTRIES: usize = 255;
+
+fn add<T, E: de::Error>(list: &mut Vec<T>, entry: T) -> Result<(), E> {
+    if list.len() == MAX_ENTRIES {
+        return Err(E::custom(format_args!(
+            "more than {MAX_ENTRIES} entries: no host has so many ports"
+        )));
+    }
+    list.push(entry);
+    Ok(())
+}
+
+/// A value that is written as one YAML scalar, read as text whatever YAML would take it for.
+trait Scalar: Sized {
+    const EXPECTED: &str = "";
+    fn expected() -> String {
+        Self::EXPECTED.to_owned()
+    }
+    /// The error of a text, to follow it.
+    fn wrong<T>(problem: impl fmt::Display) -> Result<T, String> {
+        Err(format!("{problem}; write {}", Self::expected()))
+    }
+    fn read(text: &str) -> Result<Self, String>;
+    /// The error if it is in the list already.
+    fn repeats(&self, _known: &[Self]) -> Option<String> {
+        None
+    }
+    /// Whether a list of them may be empty.
+    const OPTIONAL: bool = true;
+    const IS_MAP: bool = false;
+    fn read_map<'de, A: MapAccess<'de>>(_map: A) -> Result<Self, A::Error> {
+        Err(de::Error::invalid_type(de::Unexpected::Map, &Self::expected().as_str()))
+    }
+}
+
+fn listed_twice<T: PartialEq + fmt::Display>(
+    entry: &T,
+    known: &[T],
+    is_same: impl Fn(&T, &T) -> bool,
+) -> Option<String> {
+    let known = known.iter().find(|known| is_same(known, entry))?;
+    let name = if known == entry { String::new() } else { format!(", also as {known}") };
+    Some(format!("{entry} is listed twice{name}: leave one out"))
+}
+
+/// Reads an entry that its list does not have yet.
+struct New<'a, T> {
     known: &'a [T],
 }
 
-impl<T: Scalar> Visitor<'_> for NewEntry<'_, T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(T::EXPECTED)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        let entry = T::read(text).map_err(|problem| {
-            E::custom(format_args!("`{text}` {problem}; write {}", T::EXPECTED))
-        })?;
-        match self.known.iter().find(|known| known.is_same(&entry)) {
-            Some(known) if *known == entry => {
-                Err(E::custom(format_args!("{entry} is listed twice: leave one out")))
-            }
-            Some(known) => Err(E::custom(format_args!(
-                "{entry} is listed twice, also as {known}: leave one out"
-            ))),
-            None => Ok(entry),
-        }
+impl<T: Scalar> New<'_, T> {
+    fn unless_known<E: de::Error>(&self, entry: T) -> Result<T, E> {
+        entry.repeats(self.known).map_or(Ok(entry), |problem| Err(E::custom(problem)))
     }
 }
 
-/// A `socket:` path.
-#[derive(PartialEq)]
-struct Socket(pub(super) PathBuf);
+impl<'de, T: Scalar> DeserializeSeed<'de> for New<'_, T> {
+    type Value = T;
 
-impl Scalar for Socket {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        if T::IS_MAP {
+            return deserializer.deserialize_any(self);
+        }
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de, T: Scalar> Visitor<'de> for New<'_, T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&T::expected())
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        let entry = T::read(text);
+        self.unless_known(entry.map_err(|wrong| E::custom(format_args!("`{text}` {wrong}")))?)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        self.unless_known(T::read_map(map)?)
+    }
+}
+
+struct One<T>(T);
+
+impl<'de, T: Scalar> Deserialize<'de> for One<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        New { known: &[] }.deserialize(deserializer).map(Self)
+    }
+}
+
+struct List<T>(Vec<T>);
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Scalar> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self::default())
+    }
+}
+
+impl<'de, T: Scalar> Visitor<'de> for List<T> {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list, each entry on a line of its own after `- `: {}", T::expected())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Self, A::Error> {
+        while let Some(entry) = seq.next_element_seed(New { known: &self.0 })? {
+            add(&mut self.0, entry)?;
+        }
+        if self.0.is_empty() { self.visit_unit() } else { Ok(self) }
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self, E> {
+        if T::OPTIONAL { Ok(self) } else { Err(E::invalid_length(0, &self)) }
+    }
+}
+
+struct VmName(String);
+
+impl Scalar for VmName {
+    const EXPECTED: &str = "a virtual machine's name";
+
+    fn read(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.chars().any(char::is_control) {
+            return Self::wrong("is not a name of printable characters");
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// YAML would let the last one win.
+    fn repeats(&self, known: &[Self]) -> Option<String> {
+        known.iter().any(|known| known.0 == self.0).then(|| {
+            format!("virtual machine `{}` is defined twice: give one of them another name", self.0)
+        })
+    }
+}
+
+struct SocketPath(PathBuf);
+
+impl Scalar for SocketPath {
     const EXPECTED: &str = "the absolute path of the QMP socket, such as /run/vm/windows.qmp";
 
     fn read(text: &str) -> Result<Self, String> {
         // The kernel's sun_path has 108 bytes, the last one NUL (unix(7)).
         match text {
-            _ if !text.starts_with('/') => Err("is not an absolute path".to_owned()),
+            _ if !text.starts_with('/') => Self::wrong("is not an absolute path"),
             _ if text.len() > 107 => {
-                Err("is longer than a socket's path may be (107 bytes)".to_owned())
+                Self::wrong("is longer than a socket's path may be (107 bytes)")
             }
-            _ if text.contains('\0') => Err("has a NUL character".to_owned()),
+            _ if text.contains('\0') => Self::wrong("has a NUL character"),
             _ => Ok(Self(text.into())),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Socket {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        single(deserializer)
+struct DomainName(String);
+
+impl Scalar for DomainName {
+    const EXPECTED: &str = "the name of a libvirt domain, as `virsh list --all` prints it";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let is_other = |character: char| character == '/' || character.is_control();
+        if text.is_empty() || text.len() > 200 || text.contains(is_other) {
+            return Self::wrong("is not the name of a domain");
+        }
+        Ok(Self(text.to_owned()))
     }
 }
 
-impl fmt::Display for Socket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.display())
-    }
-}
+struct BusName(String);
 
-/// An entry of `hubs:`: a USB bus of the guest.
-#[derive(PartialEq)]
-struct Bus(pub(super) String);
+impl Scalar for BusName {
+    const OPTIONAL: bool = false;
 
-impl Scalar for Bus {
     const EXPECTED: &str =
         "the name of a USB bus of the guest, such as xhci0.0 (the controller's id and `.0`)";
 
     fn read(text: &str) -> Result<Self, String> {
-        if text.is_empty()
-            || text.chars().any(|character| character.is_whitespace() || character.is_control())
-        {
-            return Err("is not the name of a bus".to_owned());
+        if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Self::wrong("is not the name of a bus");
         }
         Ok(Self(text.to_owned()))
     }
-}
 
-impl fmt::Display for Bus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+    fn repeats(&self, known: &[Self]) -> Option<String> {
+        let known: Vec<&str> = known.iter().map(|bus| bus.0.as_str()).collect();
+        listed_twice(&self.0.as_str(), &known, PartialEq::eq)
     }
 }
 
-/// An entry of `ports:`.
-#[derive(PartialEq)]
-struct ConfiguredPort(pub(super) PortName);
-
-impl Scalar for ConfiguredPort {
-    // Until `identify --write` fills them in.
-    const MAY_BE_NONE: bool = true;
-    const EXPECTED: &str = "a port's name, such as pci-0000:00:14.0/usb2:3, or its DEVPATH, such \
-        as /devices/pci0000:00/0000:00:14.0/usb3/3-3";
+/// A list may be empty until `identify --write` fills it in.
+impl Scalar for PortName {
+    const EXPECTED: &str = "a port's name, such as pci-0000:00:14.0/usb2:3, or its DEVPATH, such as \
+         /devices/pci0000:00/0000:00:14.0/usb3/3-3";
 
     fn read(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|error| format!("{error}"))
+        text.parse().or_else(Self::wrong)
     }
 
-    fn is_same(&self, other: &Self) -> bool {
-        self.0.is_equivalent(&other.0)
-    }
-}
-
-impl fmt::Display for ConfiguredPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+    fn repeats(&self, known: &[Self]) -> Option<String> {
+        listed_twice(self, known, Self::is_equivalent)
     }
 }
 
-/// `true` or `false`.
-struct Switch(pub(super) bool);
+struct Seconds<const MIN: u64, const MAX: u64>(Duration);
 
-impl<'de> Deserialize<'de> for Switch {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct SwitchVisitor;
-
-        impl Visitor<'_> for SwitchVisitor {
-            type Value = Switch;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`true` or `false`")
-            }
-
-            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Switch, E> {
-                Ok(Switch(on))
-            }
-        }
-
-        deserializer.deserialize_any(SwitchVisitor)
+impl<const MIN: u64, const MAX: u64> Scalar for Seconds<MIN, MAX> {
+    fn expected() -> String {
+        let [min, max] = [MIN, MAX].map(|limit| Duration::from_millis(limit).as_secs_f64());
+        format!("a number of seconds from {min} to {max}, such as 1 or 0.5")
     }
-}
-
-/// A number of seconds between `MIN` and `MAX` milliseconds.
-struct Seconds<const MIN: u64, const MAX: u64>(pub(super) Duration);
-
-impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Seconds<MIN, MAX> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct SecondsVisitor<const MIN: u64, const MAX: u64>;
-
-        impl<const MIN: u64, const MAX: u64> Visitor<'_> for SecondsVisitor<MIN, MAX> {
-            type Value = Seconds<MIN, MAX>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let (min, max) = (Duration::from_millis(MIN), Duration::from_millis(MAX));
-                write!(
-                    f,
-                    "a number of seconds from {} to {}, such as 1 or 0.5",
-                    min.as_secs_f64(),
-                    max.as_secs()
-                )
-            }
-
-            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Self::Value, E> {
-                match Duration::try_from_secs_f64(seconds) {
-                    Ok(time)
-                        if time >= Duration::from_millis(MIN)
-                            && time <= Duration::from_millis(MAX) =>
-                    {
-                        Ok(Seconds(time))
-                    }
-                    _ => Err(E::invalid_value(de::Unexpected::Float(seconds), &self)),
-                }
-            }
-
-            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Self::Value, E> {
-                let seconds = u32::try_from(seconds)
-                    .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(seconds), &self))?;
-                self.visit_f64(seconds.into())
-            }
-
-            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Self::Value, E> {
-                Err(E::invalid_value(de::Unexpected::Signed(seconds), &self))
-            }
-
-            // The original took `int()` of it, so a quoted number worked.
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                let seconds =
-                    text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))?;
-                self.visit_f64(seconds)
-            }
-        }
-
-        deserializer.deserialize_any(SecondsVisitor)
-    }
-}
-
-/// The name of a libvirt domain.
-#[derive(PartialEq)]
-struct Domain(pub(super) String);
-
-impl Scalar for Domain {
-    const EXPECTED: &str = "the name of a libvirt domain, as `virsh list --all` prints it";
 
     fn read(text: &str) -> Result<Self, String> {
-        if text.is_empty()
-            || text.len() > 200
-            || text.contains('/')
-            || text.contains(char::is_control)
-        {
-            return Err("is not the name of a domain".to_owned());
+        let seconds = text.parse().or_else(|_| Self::wrong("is not a number of seconds"))?;
+        let limits = Duration::from_millis(MIN)..=Duration::from_millis(MAX);
+        let time = Duration::try_from_secs_f64(seconds).ok();
+        let time = time.filter(|time| limits.contains(time));
+        time.map(Self).map_or_else(|| Self::wrong("is out of range"), Ok)
+    }
+}
+
+impl Scalar for AccessMode {
+    const EXPECTED: &str =
+        "`auto`, `fd` (hotplugger opens the device for QEMU) or `node` (QEMU does)";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "fd" => Ok(Self::Fd),
+            "node" => Ok(Self::Node),
+            _ => Self::wrong("is not an access mode"),
         }
-        Ok(Self(text.to_owned()))
     }
 }
 
-impl<'de> Deserialize<'de> for Domain {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        single(deserializer)
+impl Scalar for User {
+    const EXPECTED: &str = "the user whom QEMU is run by, as name or number: libvirt-qemu";
+
+    fn read(text: &str) -> Result<Self, String> {
+        // No name is all digits.
+        let is_number = text.trim_start_matches(['+', '-']).bytes().all(|b| b.is_ascii_digit());
+        let id = || text.parse().ok().filter(|id| *id != u32::MAX).map(Self::Id);
+        let fits = |character: char| character.is_ascii_graphic() && !":/".contains(character);
+        let name = || (text.len() <= 256 && text.chars().all(fits)).then(|| text.to_owned());
+        let user = if is_number { id() } else { name().map(Self::Name) };
+        user.map_or_else(|| Self::wrong("is not a user"), Ok)
     }
 }
 
-impl fmt::Display for Domain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+impl Scalar for Exclusion {
+    const IS_MAP: bool = true;
 
-/// An `access:`.
-struct ConfiguredMode(pub(super) AccessMode);
+    const EXPECTED: &str = "`0627:0001` (vendor and product id), `class: 08`, `serial: XYZ` or a \
+                            port's DEVPATH";
 
-impl<'de> Deserialize<'de> for ConfiguredMode {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct WayVisitor;
-
-        impl Visitor<'_> for WayVisitor {
-            type Value = ConfiguredMode;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(
-                    "`auto`, `fd` (hotplugger opens the device for QEMU) or `node` (QEMU does)",
-                )
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<ConfiguredMode, E> {
-                match text {
-                    "auto" => Ok(ConfiguredMode(AccessMode::Auto)),
-                    "fd" => Ok(ConfiguredMode(AccessMode::Fd)),
-                    "node" => Ok(ConfiguredMode(AccessMode::Node)),
-                    other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
-                }
-            }
+    fn read(text: &str) -> Result<Self, String> {
+        if text.contains('/') || text.contains("-usb") {
+            return PortName::read(text).map(Self::Port);
         }
-
-        deserializer.deserialize_any(WayVisitor)
-    }
-}
-
-/// A `user:`.
-struct ConfiguredUser(pub(super) User);
-
-impl<'de> Deserialize<'de> for ConfiguredUser {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct UserVisitor;
-
-        impl Visitor<'_> for UserVisitor {
-            type Value = ConfiguredUser;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the user whom QEMU is run by, as name or number: libvirt-qemu")
-            }
-
-            fn visit_u64<E: de::Error>(self, id: u64) -> Result<ConfiguredUser, E> {
-                match u32::try_from(id) {
-                    Ok(id) if id != u32::MAX => Ok(ConfiguredUser(User::Id(id))),
-                    _ => Err(E::invalid_value(de::Unexpected::Unsigned(id), &self)),
-                }
-            }
-
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<ConfiguredUser, E> {
-                let fits =
-                    |character: char| character.is_ascii_graphic() && !":/".contains(character);
-                // A number in quotes is meant as one: no name is all digits.
-                if let Ok(id) = name.parse() {
-                    self.visit_u64(id)
-                } else if !name.is_empty() && name.len() <= 256 && name.chars().all(fits) {
-                    Ok(ConfiguredUser(User::Name(name.to_owned())))
-                } else {
-                    Err(E::invalid_value(de::Unexpected::Str(name), &self))
-                }
-            }
-        }
-
-        deserializer.deserialize_any(UserVisitor)
-    }
-}
-
-const EXPECTED: &str = "`0627:0001` (vendor and product id), `class: 08`, `serial: XYZ` or a \
-                        port's DEVPATH";
-
-/// The list; an empty one is no error, as nothing has to be excluded.
-#[derive(Default)]
-struct Exclude(pub(super) Vec<Exclusion>);
-
-impl<'de> Deserialize<'de> for Exclude {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListVisitor;
-
-        impl<'de> Visitor<'de> for ListVisitor {
-            type Value = Exclude;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a list, each entry on a line of its own after `- `: {EXPECTED}")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Exclude, A::Error> {
-                let mut list = Vec::new();
-                while let Some(entry) = seq.next_element_seed(NewExclusion { known: &list })? {
-                    if list.len() == MAX_ENTRIES {
-                        return Err(too_many());
-                    }
-                    list.push(entry);
-                }
-                Ok(Exclude(list))
-            }
-
-            fn visit_unit<E: de::Error>(self) -> Result<Exclude, E> {
-                Ok(Exclude::default())
-            }
-        }
-
-        deserializer.deserialize_any(ListVisitor)
-    }
-}
-
-/// An entry that the list does not have yet.
-struct NewExclusion<'a> {
-    known: &'a [Exclusion],
-}
-
-impl<'de> DeserializeSeed<'de> for NewExclusion<'_> {
-    type Value = Exclusion;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Exclusion, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl NewExclusion<'_> {
-    fn unless_known<E: de::Error>(&self, entry: Exclusion) -> Result<Exclusion, E> {
-        if self.known.contains(&entry) {
-            return Err(E::custom(format_args!("{entry} is listed twice: leave one out")));
-        }
-        Ok(entry)
-    }
-}
-
-impl<'de> Visitor<'de> for NewExclusion<'_> {
-    type Value = Exclusion;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(EXPECTED)
+        // As `lsusb` prints them.
+        let ids = text.split_once(':').and_then(|(vendor_id, product_id)| {
+            Some(Self::Model { vendor_id: hex(vendor_id, 4)?, product_id: hex(product_id, 4)? })
+        });
+        ids.map_or_else(|| Self::wrong("is nothing to exclude"), Ok)
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Exclusion, E> {
-        let entry = if text.contains('/') || text.contains("-usb") {
-            ConfiguredPort::read(text)
-                .map(|port| Exclusion::Port(port.0))
-                .map_err(|problem| format!("{problem}; write {}", ConfiguredPort::EXPECTED))
-        } else {
-            model(text).ok_or_else(|| format!("is nothing to exclude; write {EXPECTED}"))
-        };
-        let entry = entry.map_err(|problem| E::custom(format_args!("`{text}` {problem}")))?;
-        self.unless_known(entry)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Exclusion, A::Error> {
-        let Some(key) = map.next_key_seed(Text(Word { what: "`class` or `serial`" }))? else {
-            return Err(de::Error::invalid_length(0, &self));
+    fn read_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let Some(One(Key(key))) = map.next_key()? else {
+            return Err(de::Error::invalid_length(0, &Self::EXPECTED));
         };
         let entry = match key.as_str() {
-            "class" => Exclusion::Class(map.next_value_seed(Text(ClassCode))?),
-            "serial" => {
-                let what = "a serial number, as in the file `serial` of the device in sysfs";
-                Exclusion::Serial(map.next_value_seed(Text(Word { what }))?)
-            }
+            "class" => Self::Class(map.next_value::<One<Class>>()?.0.0),
+            "serial" => Self::Serial(map.next_value::<One<Serial>>()?.0.0),
             _ => return Err(de::Error::unknown_field(&key, &["class", "serial"])),
         };
-        if let Some(second) = map.next_key_seed(Text(Word { what: "nothing more" }))? {
+        if let Some(One(Key(second))) = map.next_key()? {
             return Err(de::Error::custom(format_args!(
                 "`{second}` in the same entry as `{key}`: give each an entry of its own, after `- `"
             )));
         }
-        self.unless_known(entry)
+        Ok(entry)
+    }
+
+    fn repeats(&self, known: &[Self]) -> Option<String> {
+        listed_twice(self, known, PartialEq::eq)
     }
 }
 
-/// Vendor and product id, four hexadecimal digits each as `lsusb` has them.
-fn model(text: &str) -> Option<Exclusion> {
-    let id = |text: &str| {
-        let hex = text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        hex.then(|| u16::from_str_radix(text, 16).ok()).flatten()
-    };
-    let (vendor_id, product_id) = text.split_once(':')?;
-    Some(Exclusion::Model { vendor_id: id(vendor_id)?, product_id: id(product_id)? })
+fn hex(text: &str, digits: usize) -> Option<u16> {
+    let is_hex = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u16::from_str_radix(text, 16).ok().filter(|_| is_hex)
 }
 
-/// A scalar's text as it stands there, so that a serial number `0012` keeps its zeros.
-struct Word {
-    what: &'static str,
-}
+struct Key(String);
 
-impl Visitor<'_> for Word {
-    type Value = String;
+impl Scalar for Key {
+    const EXPECTED: &str = "`class` or `serial`";
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.what)
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(Self(text.to_owned()))
     }
+}
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+/// Read as text, so `0012` keeps its zeros.
+struct Serial(String);
+
+impl Scalar for Serial {
+    const EXPECTED: &str = "a serial number, as in the file `serial` of the device in sysfs";
+
+    fn read(text: &str) -> Result<Self, String> {
         match text.trim() {
-            "" => Err(E::invalid_length(0, &self)),
-            text => Ok(text.to_owned()),
+            "" => Self::wrong("is empty"),
+            text => Ok(Self(text.to_owned())),
         }
     }
 }
 
-/// A class: its name, or its code in the two hexadecimal digits of sysfs. One digit or three would
-/// leave open whether `lsusb -v` was copied, which prints it decimal.
-struct ClassCode;
+struct Class(u8);
 
-impl Visitor<'_> for ClassCode {
-    type Value = u8;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Scalar for Class {
+    fn expected() -> String {
         let names = CLASS_NAMES.map(|(name, _)| name).join(", ");
-        write!(f, "a class as two hexadecimal digits, such as 08, or one of {names}")
+        format!("a class as two hexadecimal digits, such as 08, or one of {names}")
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<u8, E> {
+    /// A name, or the code in the two hexadecimal digits of sysfs. One digit or three would leave
+    /// open whether `lsusb -v` was copied, which prints it decimal.
+    fn read(text: &str) -> Result<Self, String> {
         let named = CLASS_NAMES.iter().find(|(name, _)| *name == text).map(|(_, code)| *code);
-        let hex = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let code = || hex.then(|| u8::from_str_radix(text, 16).ok()).flatten();
-        named.or_else(code).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+        let code = named.or_else(|| hex(text, 2)?.try_into().ok());
+        code.map(Self).map_or_else(|| Self::wrong("is not a class"), Ok)
     }
 }
 
@@ -916,7 +709,7 @@ mod exclude_tests {
              - class: 03\n      - serial: 0012\n      - 1234:ABCD\n      - class: 10\n"
         );
         let config = parse(&text).unwrap();
-        let shown = |list: &[super::Exclusion]| {
+        let shown = |list: &[crate::config::Exclusion]| {
             list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")
         };
         assert_eq!(shown(&config.exclude), "0627:0001 | class: 08 | /devices/x/usb1/1-1/1-1.2");
@@ -931,7 +724,7 @@ mod exclude_tests {
             ("0627", "6:9", ["0627", "`class: 08`"]),
             ("627:1", "6:9", ["`627:1`", "`0627:0001`"]),
             ("8", "6:9", ["8", "`class: 08`"]),
-            ("class: 8", "6:16", ["\"8\"", "08"]),
+            ("class: 8", "6:16", ["`8`", "08"]),
             ("class: 0x08", "6:16", ["0x08", "two hexadecimal digits"]),
             ("class: disk", "6:16", ["disk", "storage"]),
             ("klass: 08", "6:9", ["klass", "`class` or `serial`"]),

@@ -12,14 +12,10 @@ use crate::devpath::{DevPath, is_root_hub};
 use crate::location::{ControllerName, Generation, PortLocation, UsbLocation};
 use crate::port::{Chain, Port};
 
-/// The name of a port, and so of all that is below it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PortName {
-    /// The DEVPATH that a device in it has, or that of a whole root hub.
     DevPath(DevPath),
-    /// A name that bus numbers do not change.
     Stable {
-        /// The host controller.
         controller: ControllerName,
         /// Its root hub. `None`: the root hubs of every generation.
         generation: Option<Generation>,
@@ -28,7 +24,7 @@ pub enum PortName {
     },
 }
 
-/// How closely a name fits a place; the greater fits better.
+/// How closely a name fits a location; the greater fits better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortMatch {
     /// How many port numbers it names: 0 is a whole root hub.
@@ -37,37 +33,38 @@ pub struct PortMatch {
     pub one_half: bool,
 }
 
-/// What is wrong with a text that should name a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortNameError(String);
 
 impl PortName {
-    /// The name to recommend for a place, which no change of bus numbers touches; the DEVPATH where
+    /// The name to recommend for a location, which no change of bus numbers touches; the DEVPATH where
     /// the controller is not known.
-    pub fn recommended(place: &PortLocation) -> Self {
-        match (&place.controller, place.generation) {
+    pub fn recommended(location: &PortLocation) -> Self {
+        match (&location.controller, location.generation) {
             (Some(controller), Some(generation)) => Self::Stable {
                 controller: controller.clone(),
                 generation: Some(generation),
-                chain: place.chain(),
+                chain: location.chain(),
             },
-            _ => Self::DevPath(place.devpath.clone()),
+            _ => Self::DevPath(location.devpath.clone()),
         }
     }
 
     /// How this port, or a port above it, matches the location. `None` if it does not.
-    pub fn match_location(&self, place: &PortLocation) -> Option<PortMatch> {
+    pub fn match_location(&self, location: &PortLocation) -> Option<PortMatch> {
         match self {
-            Self::DevPath(port) => place
+            Self::DevPath(port) => location
                 .devpath
                 .is_at_or_below(port)
                 .then(|| PortMatch { length: self.chain().len(), one_half: true }),
             Self::Stable { controller, generation, .. } => {
-                let other = |wanted: Generation| place.generation.is_some_and(|own| own != wanted);
-                if place.controller.as_ref() != Some(controller) || generation.is_some_and(other) {
+                let other =
+                    |wanted: Generation| location.generation.is_some_and(|own| own != wanted);
+                if location.controller.as_ref() != Some(controller) || generation.is_some_and(other)
+                {
                     return None;
                 }
-                let (above, chain) = (self.chain(), place.chain());
+                let (above, chain) = (self.chain(), location.chain());
                 chain
                     .as_ref()
                     .map_or(&[][..], Chain::numbers)
@@ -78,16 +75,16 @@ impl PortName {
     }
 
     /// Whether the port contains the location, in its own half of the connector or, with `peers`,
-    /// in another.
-    pub fn contains(&self, places: &UsbLocation, peers: bool) -> bool {
-        let fits = |place: &PortLocation| self.match_location(place).is_some();
-        fits(&places.own) || peers && places.peers.iter().any(fits)
+    /// in a peer port.
+    pub fn contains(&self, location: &UsbLocation, peers: bool) -> bool {
+        let fits = |location: &PortLocation| self.match_location(location).is_some();
+        fits(&location.own) || peers && location.peers.iter().any(fits)
     }
 
-    /// Whether this names the place itself, not one above it.
-    pub fn names_exactly(&self, place: &PortLocation) -> bool {
-        let length = place.chain().map_or(0, |chain| chain.numbers().len());
-        self.match_location(place).is_some_and(|fit| fit.length == length)
+    /// Whether this names the location itself, not one above it.
+    pub fn names_exactly(&self, location: &PortLocation) -> bool {
+        let length = location.chain().map_or(0, |chain| chain.numbers().len());
+        self.match_location(location).is_some_and(|fit| fit.length == length)
     }
 
     /// Whether both are the same port, or one is a half of the other, as far as the names show:

@@ -20,7 +20,7 @@ use crate::config::file::ConfigFile;
 use crate::detach;
 use crate::devpath::DevPath;
 use crate::driver_guard::DriverGuard;
-use crate::host::topology::location;
+use crate::host::topology;
 use crate::host::{Host, UdevProperties};
 use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report, SkipReason};
@@ -50,7 +50,7 @@ struct UsbCall<'a> {
 pub fn may_concern_port(root: &Root, config: Option<&[u8]>, action: &str, devpath: &str) -> bool {
     let Some(device) = usb_device(devpath) else { return true };
     config.is_some_and(|text| {
-        prefilter::may_match(text, &device, |device| location::peers(root, device))
+        prefilter::may_match(text, &device, |device| topology::peers(root, device))
     }) || (action == "remove" && may_have_record(root, &device))
 }
 

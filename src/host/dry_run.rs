@@ -21,7 +21,7 @@ use super::drivers::{self, Interface};
 use super::node;
 use super::settle::{Settle, Settled};
 use super::sysfs;
-use super::topology::{Topology, location, read_topology};
+use super::topology::{Topology, read_topology};
 use super::usbfs::{self, Program};
 use crate::clock::Monotonic;
 use crate::config::Config;
@@ -175,7 +175,7 @@ impl Host for DryRun<'_> {
     }
 
     fn location(&self, devpath: &DevPath) -> UsbLocation {
-        location::places(self.root, devpath)
+        super::topology::usb_location(self.root, devpath)
     }
 
     fn topology(&self) -> Topology {

@@ -16,7 +16,6 @@ use crate::uevent::Uevent;
 #[derive(Debug)]
 pub struct UeventSocket(OwnedFd);
 
-/// What the socket had.
 #[derive(Debug)]
 pub enum Received {
     /// A kernel uevent.
@@ -76,7 +75,6 @@ impl UeventSocket {
     }
 }
 
-/// To wait for it among others.
 impl AsFd for UeventSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

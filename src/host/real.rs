@@ -15,7 +15,7 @@ use super::node;
 use super::session::Session;
 use super::settle::{self, Settle, Settled};
 use super::sysfs;
-use super::topology::{Topology, location, read_topology};
+use super::topology::{Topology, read_topology};
 use super::usbfs::{self, Program};
 use crate::clock::Monotonic;
 use crate::config::access::Access;
@@ -108,7 +108,7 @@ impl Host for RealHost<'_> {
     }
 
     fn location(&self, devpath: &DevPath) -> UsbLocation {
-        location::places(self.root, devpath)
+        super::topology::usb_location(self.root, devpath)
     }
 
     fn topology(&self) -> Topology {

@@ -17,29 +17,22 @@ pub struct Settle<'a> {
     device: &'a DevPath,
     delay: Duration,
     quiet_since: Monotonic,
-    /// Whether the host's drivers are kept off it.
     unbind_host_drivers: bool,
     /// The moment after which no further event is waited out.
     cap: Monotonic,
 }
 
-/// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// The device has been quiet for its delay, or the cap was reached.
     Quiet,
-    /// The device is gone.
     Removed,
 }
 
 /// What a uevent means for a device that settles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UeventEffect {
-    /// No more than quiet or unrest.
     Noted,
-    /// A host driver was bound to one of its interfaces.
     Driver,
-    /// The device is gone.
     Removed,
 }
 
@@ -71,7 +64,6 @@ impl<'a> Settle<'a> {
         Self { unbind_host_drivers, ..self }
     }
 
-    /// When the device may be attached.
     pub fn ready_at(&self) -> Monotonic {
         self.quiet_since.after(self.delay).min(self.cap)
     }
@@ -102,7 +94,6 @@ impl<'a> Settle<'a> {
         }
     }
 
-    /// Takes note that uevents were lost, which may have been the device's.
     pub fn on_overrun(&mut self, now: Monotonic) {
         self.quiet_since = now;
     }

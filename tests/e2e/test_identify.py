@@ -154,7 +154,7 @@ class IdentifyTest(Case):
         self.vm.sh(arguments)
         after = self.vm.get('/etc/hotplugger/config.yaml').decode()
         kept = [line for line in after.splitlines() if 'QEMU USB Keyboard' not in line
-                and 'the other half of 1-1' not in line]
+                and 'the peer port of 1-1' not in line]
         self.assertEqual(kept, before.splitlines())
         self.assertEqual(self.vm.get('/etc/hotplugger/config.yaml.bak').decode(), before)
         # udev's calls take the new ports at once

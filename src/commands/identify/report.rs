@@ -16,30 +16,27 @@ use crate::port::Port;
 use crate::speed::Speed;
 use crate::usb_device::UsbDevice;
 
-/// A port that was seen.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
     pub(super) event: Event,
     #[serde(flatten)]
-    pub(super) place: Place,
+    pub(super) facts: PortFacts,
     /// The port of the hub that this port is on.
     pub(super) hub: Option<DevPath>,
     pub(super) device: Option<Device>,
     pub(super) peer: Option<Peer>,
     pub(super) connect_type: Option<String>,
     pub(super) position: Option<String>,
-    /// The occupied ports of the hub in it.
     pub(super) behind: Vec<Behind>,
 }
 
-/// A port, with the facts that need no device in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Place {
+pub(super) struct PortFacts {
     pub(super) devpath: DevPath,
     /// Its name without a bus number: what `ports:` should have.
     pub(super) name: PortName,
     #[serde(skip)]
-    pub(super) places: UsbLocation,
+    pub(super) location: UsbLocation,
     pub(super) port: Option<Port>,
     /// The USB version of its root hub: 1, 2 or 3.
     pub(super) usb: Option<u8>,
@@ -47,20 +44,18 @@ pub(super) struct Place {
     pub(super) vms: Vec<String>,
 }
 
-/// The other half of a connector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Peer {
     #[serde(flatten)]
-    pub(super) place: Place,
+    pub(super) facts: PortFacts,
     /// Whether the kernel only guessed that they are a pair.
     pub(super) guessed: bool,
 }
 
-/// A port behind the hub in the port that was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Behind {
     #[serde(flatten)]
-    pub(super) place: Place,
+    pub(super) facts: PortFacts,
     pub(super) device: Option<Device>,
 }
 
@@ -76,46 +71,42 @@ pub(super) struct Device {
     label: String,
 }
 
-/// What a report is made with.
 pub(super) struct Reporter<'a> {
-    /// Who has which port.
     pub(super) config: &'a Config,
-    /// Where a port is.
-    pub(super) places: &'a dyn Fn(&DevPath) -> UsbLocation,
+    pub(super) location_of: &'a dyn Fn(&DevPath) -> UsbLocation,
 }
 
 impl Reporter<'_> {
-    /// The report of a sighting.
-    pub(super) fn report(&self, sighting: &PortEvent) -> Report {
-        let HubPort { devpath, connector, .. } = &sighting.port;
+    pub(super) fn report(&self, event: &PortEvent) -> Report {
+        let HubPort { devpath, connector, .. } = &event.port;
         Report {
-            event: sighting.event,
-            place: self.place(devpath),
+            event: event.event,
+            facts: self.port_facts(devpath),
             hub: devpath.parent().filter(|hub| hub.port().is_some()),
-            device: sighting.port.device().map(Device::new),
+            device: event.port.device().map(Device::new),
             peer: connector
                 .peer
                 .as_ref()
-                .map(|peer| Peer { place: self.place(peer), guessed: connector.peer_guessed }),
+                .map(|peer| Peer { facts: self.port_facts(peer), guessed: connector.peer_guessed }),
             connect_type: connector.connect_type.clone(),
             position: connector.position.clone(),
-            behind: sighting.behind.iter().map(|port| self.behind(port)).collect(),
+            behind: event.behind.iter().map(|port| self.behind(port)).collect(),
         }
     }
 
     fn behind(&self, port: &HubPort) -> Behind {
-        Behind { place: self.place(&port.devpath), device: port.device().map(Device::new) }
+        Behind { facts: self.port_facts(&port.devpath), device: port.device().map(Device::new) }
     }
 
-    fn place(&self, devpath: &DevPath) -> Place {
-        let places = (self.places)(devpath);
-        Place {
+    fn port_facts(&self, devpath: &DevPath) -> PortFacts {
+        let location = (self.location_of)(devpath);
+        PortFacts {
             devpath: devpath.clone(),
             port: devpath.port(),
-            name: PortName::recommended(&places.own),
-            usb: places.own.generation.map(Generation::number),
-            vms: self.config.owner_names(&places),
-            places,
+            name: PortName::recommended(&location.own),
+            usb: location.own.generation.map(Generation::number),
+            vms: self.config.owner_names(&location),
+            location,
         }
     }
 }
@@ -143,7 +134,7 @@ impl Device {
     }
 }
 
-impl Place {
+impl PortFacts {
     /// The kernel's short name of the port, `3-1.4`.
     pub(super) fn sysname(&self) -> &str {
         self.devpath.sysname()
@@ -151,7 +142,6 @@ impl Place {
 }
 
 impl Report {
-    /// The lines for people.
     pub(super) fn lines(&self) -> Vec<Line> {
         let (tone, word) = match self.event {
             Event::Plug => (Style::Good, "plugged"),
@@ -160,17 +150,15 @@ impl Report {
         };
         let device = self.device.as_ref().map_or("unknown device".to_owned(), Device::with_speed);
         let head =
-            Line::default().with(tone, word).plain(" ").with(Style::Strong, self.place.sysname());
+            Line::default().with(tone, word).plain(" ").with(Style::Strong, self.facts.sysname());
         let mut lines = vec![head.plain(format!("  {device}"))];
-        let half = Line::from("  ").with(Style::Strong, self.place.name.to_string());
-        lines.push(self.place.describe(half));
+        let peer = Line::from("  ").with(Style::Strong, self.facts.name.to_string());
+        lines.push(self.facts.describe(peer));
         lines.push(match &self.peer {
-            None => {
-                Line::default().with(Style::Faint, "  the other half of the connector: none known")
-            }
+            None => Line::default().with(Style::Faint, "  peer port: none known"),
             Some(peer) => {
-                let line = Line::from("  ").plain(peer.place.name.to_string());
-                let line = peer.place.describe(line).plain(", the other half of the connector");
+                let line = Line::from("  ").plain(peer.facts.name.to_string());
+                let line = peer.facts.describe(line).plain(", the peer port");
                 let guess =
                     if peer.guessed { " (the kernel's guess, by equal numbers)" } else { "" };
                 line.with(Style::Warning, guess)
@@ -187,14 +175,13 @@ impl Report {
         }
         lines.extend(self.behind.iter().map(|behind| {
             let device = behind.device.as_ref().map_or(String::new(), Device::with_speed);
-            Line::from(format!("  behind it, {}: {device}", behind.place.sysname()))
+            Line::from(format!("  behind it, {}: {device}", behind.facts.sysname()))
         }));
         lines
     }
 }
 
-impl Place {
-    /// Adds its facts to the line that shows it.
+impl PortFacts {
     fn describe(&self, line: Line) -> Line {
         let line = match self.usb {
             Some(usb) => line.with(Style::Faint, format!("  USB {usb}")),
@@ -215,49 +202,45 @@ impl Place {
     }
 }
 
-/// What was found so far.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     connectors: Vec<Connector>,
 }
 
-/// A connector: one port, or two halves.
 #[derive(Debug)]
 struct Connector {
     ports: Vec<FoundPort>,
 }
 
-/// A port that was found.
 #[derive(Clone, Debug)]
 pub(super) struct FoundPort {
-    pub(super) places: UsbLocation,
+    pub(super) location: UsbLocation,
     pub(super) new: NewPort,
 }
 
 impl FoundPort {
-    fn new(place: &Place, comment: &str) -> Self {
-        let mut new = NewPort { name: place.name.clone(), comment: String::new() };
-        new.comment = commented(&new.name, place, comment);
-        Self { places: place.places.clone(), new }
+    fn new(facts: &PortFacts, comment: &str) -> Self {
+        let mut new = NewPort { name: facts.name.clone(), comment: String::new() };
+        new.comment = commented(&new.name, facts, comment);
+        Self { location: facts.location.clone(), new }
     }
 
-    /// The DEVPATH.
     pub(super) fn devpath(&self) -> &DevPath {
-        &self.places.own.devpath
+        &self.location.own.devpath
     }
 }
 
 /// The comment, and the DEVPATH where the name does not contain it.
-fn commented(name: &PortName, place: &Place, comment: &str) -> String {
-    if name.is_devpath() { comment.to_owned() } else { format!("{comment}; {}", place.devpath) }
+fn commented(name: &PortName, facts: &PortFacts, comment: &str) -> String {
+    if name.is_devpath() { comment.to_owned() } else { format!("{comment}; {}", facts.devpath) }
 }
 
 impl Found {
-    /// Adds the port and its other half, if this is a connector that was not seen yet. What is
+    /// Adds the port and its peer port, if this is a connector that was not seen yet. What is
     /// behind a hub belongs to the hub's port, if that was found.
     pub(super) fn add(&mut self, report: &Report) {
-        let devpath = &report.place.devpath;
-        let peer = report.peer.as_ref().map(|peer| &peer.place.devpath);
+        let devpath = &report.facts.devpath;
+        let peer = report.peer.as_ref().map(|peer| &peer.facts.devpath);
         let known = self.connectors.iter_mut().find(|known| {
             known.ports.iter().any(|port| {
                 devpath.is_at_or_below(port.devpath())
@@ -265,36 +248,33 @@ impl Found {
             })
         });
         if let Some(known) = known {
-            // A device in the second half, too: say so.
-            let half = known.ports.iter_mut().skip(1).find(|port| port.devpath() == devpath);
-            if let (Some(half), Some(_)) = (half, &report.device) {
-                half.new.comment = commented(&half.new.name, &report.place, &comment(report));
+            // There was a device in the peer port, too.
+            let peer = known.ports.iter_mut().skip(1).find(|port| port.devpath() == devpath);
+            if let (Some(peer), Some(_)) = (peer, &report.device) {
+                peer.new.comment = commented(&peer.new.name, &report.facts, &comment(report));
             }
             return;
         }
-        let mut ports = vec![FoundPort::new(&report.place, &comment(report))];
+        let mut ports = vec![FoundPort::new(&report.facts, &comment(report))];
         if let Some(peer) = &report.peer {
-            let version = peer.place.usb.map(|usb| format!("USB {usb}: ")).unwrap_or_default();
+            let version = peer.facts.usb.map(|usb| format!("USB {usb}: ")).unwrap_or_default();
             let guess = if peer.guessed { ", a guess" } else { "" };
-            let comment = format!("{version}the other half of {}{guess}", report.place.sysname());
-            ports.push(FoundPort::new(&peer.place, &comment));
+            let comment = format!("{version}the peer port of {}{guess}", report.facts.sysname());
+            ports.push(FoundPort::new(&peer.facts, &comment));
         }
         self.connectors.push(Connector { ports });
     }
 
-    /// How many connectors were found.
     pub(super) fn count(&self) -> usize {
         self.connectors.len()
     }
 
-    /// All their ports.
     pub(super) fn ports(&self) -> impl Iterator<Item = &FoundPort> {
         self.connectors.iter().flat_map(|connector| &connector.ports)
     }
 
-    /// The YAML to paste; a port that is listed already is a comment in it.
     pub(super) fn yaml(&self, config: &Config) -> Vec<String> {
-        let entry = |port: &FoundPort| match config.lists(&port.places.own) {
+        let entry = |port: &FoundPort| match config.lists(&port.location.own) {
             None => format!("      - {}", port.new.entry()),
             Some(vm) => {
                 format!("      # - {} (`{}` has it already)", port.new.entry(), vm.name)
@@ -308,9 +288,10 @@ impl Found {
 
 /// What is written behind the port: `USB 2: QEMU USB Keyboard (0627:0001); back, upper`.
 fn comment(report: &Report) -> String {
-    let version = report.place.usb.map(|usb| format!("USB {usb}: ")).unwrap_or_default();
+    let version = report.facts.usb.map(|usb| format!("USB {usb}: ")).unwrap_or_default();
     let device = report.device.as_ref().map_or("a device".to_owned(), super::report::Device::label);
-    let position = report.position.as_ref().map(|place| format!("; {place}")).unwrap_or_default();
+    let position =
+        report.position.as_ref().map(|position| format!("; {position}")).unwrap_or_default();
     format!("{version}{device}{position}")
 }
 

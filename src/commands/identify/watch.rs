@@ -1,36 +1,36 @@
-//! What happens in the ports: uevents become sightings of a device plugged or pulled.
-//!
-//! The core of the command: the machine is behind the trait [`EventSource`].
+//! Makes events of ports from uevents: a device was plugged or pulled. [`EventSource`] is the host:
+//! the kernel's uevents, sysfs, the user's Enter and Ctrl-C.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, IsTerminal, stdin};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::Result;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::clock::Monotonic;
 use crate::devpath::{DevPath, is_root_hub};
-use crate::host::topology::{Connector, HubPort, Topology};
+use crate::host::netlink::{Received, UeventSocket};
+use crate::host::topology::{self, Connector, HubPort, Topology, read_topology};
+use crate::root::Root;
 use crate::uevent::{Action, Uevent};
 
-/// What was seen of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Event {
-    /// A device was plugged into it.
     Plug,
-    /// The device in it was pulled.
     Pull,
-    /// The device was there all along.
     Plugged,
 }
 
-/// A port in which something happened, with the device that is or was in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PortEvent {
     pub(super) event: Event,
     pub(super) port: HubPort,
-    /// The occupied ports of the hub in it.
     pub(super) behind: Vec<HubPort>,
 }
 
@@ -38,18 +38,18 @@ pub(super) struct PortEvent {
 /// reports the devices behind a hub first (`drivers/usb/core/hub.c`: `usb_disconnect`).
 const HUB: Duration = Duration::from_millis(300);
 
-/// Shows each sighting to `see` until that says it is enough, `until` has come, or the user ends.
+/// Shows each event to `see` until that says it is enough, `until` has come, or the user ends.
 pub(super) fn watch(
     source: &mut impl EventSource,
     before: &Topology,
     until: Option<Monotonic>,
-    mut see: impl FnMut(PortEvent) -> Result<bool>,
+    mut on_event: impl FnMut(PortEvent) -> Result<bool>,
 ) -> Result<EndReason> {
     let mut watch = Watch::new(before);
     let mut end = None;
     loop {
-        while let Some(sighting) = watch.take(source) {
-            if see(sighting)? {
+        while let Some(event) = watch.take(source) {
+            if on_event(event)? {
                 return Ok(EndReason::Count);
             }
         }
@@ -75,7 +75,6 @@ pub(super) fn watch(
     }
 }
 
-/// The occupied ports as they were last seen, and the pending reports.
 struct Watch {
     occupied: BTreeMap<DevPath, HubPort>,
     pending: Vec<Pending>,
@@ -92,12 +91,10 @@ impl Watch {
         Self { occupied: occupied(topology), pending: Vec::new() }
     }
 
-    /// When the next sighting can be reported.
     fn due(&self) -> Option<Monotonic> {
         self.pending.iter().map(|pending| pending.due).min()
     }
 
-    /// Waits for nothing any more.
     fn flush(&mut self) {
         self.pending.iter_mut().for_each(|pending| pending.due = Monotonic(0));
     }
@@ -126,7 +123,6 @@ impl Watch {
         }
     }
 
-    /// Finds the events that were missed.
     fn compare(&mut self, source: &impl EventSource) {
         let (now, new) = (source.now(), occupied(&source.topology()));
         let devnum = |port: &HubPort| port.device().map(|device| device.devnum);
@@ -160,7 +156,6 @@ impl Watch {
         }
     }
 
-    /// The next sighting that is due.
     fn take(&mut self, source: &impl EventSource) -> Option<PortEvent> {
         let now = source.now();
         let index = self.pending.iter().position(|pending| pending.due <= now)?;
@@ -197,45 +192,132 @@ fn bare(devpath: &DevPath) -> Option<HubPort> {
     Some(HubPort { port: devpath.port()?, devpath, connector, plugged: None })
 }
 
-/// The source of events, and of the facts about the ports.
 pub(super) trait EventSource {
     /// Waits for the next happening, at most for `time`.
     fn next(&mut self, time: Option<Duration>) -> io::Result<Input>;
-    /// The time.
     fn now(&self) -> Monotonic;
-    /// A port as it is now.
     fn port(&self, devpath: &DevPath) -> Option<HubPort>;
-    /// All ports as they are now.
     fn topology(&self) -> Topology;
 }
 
-/// What may happen.
 #[derive(Debug)]
 pub(super) enum Input {
     /// A kernel uevent.
     Uevent(Box<Uevent>),
-    /// Uevents were lost.
     Lost,
-    /// The user has had enough.
     End(EndReason),
-    /// Nothing, or nothing of interest.
     Nothing,
 }
 
-/// How the watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum EndReason {
-    /// The user pressed Enter.
     Enter,
     /// A signal came, as with Ctrl-C.
     Signal,
-    /// As many ports as wanted were seen.
     Count,
-    /// The time was over.
     Timeout,
-    /// There was nothing to wait for.
     Listed,
+}
+
+pub(super) struct LiveSource<'a> {
+    root: &'a Root,
+    uevents: UeventSocket,
+    signals: UnixStream,
+    input: Option<Stdin>,
+}
+
+/// The kind of standard input, if it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stdin {
+    Terminal,
+    /// A line ends the command; its end only means that no line will come.
+    Pipe,
+}
+
+impl<'a> LiveSource<'a> {
+    /// Starts to receive events. Standard input that is not a terminal may belong to a script: it is not
+    /// read unless `input_ends`.
+    pub(super) fn open(root: &'a Root, input_ends: bool) -> io::Result<Self> {
+        let (signals, writer) = UnixStream::pair()?;
+        signal_hook::low_level::pipe::register(SIGINT, writer.try_clone()?)?;
+        signal_hook::low_level::pipe::register(SIGTERM, writer)?;
+        let input = if stdin().is_terminal() {
+            Some(Stdin::Terminal)
+        } else {
+            let kind = rustix::fs::fstat(stdin())
+                .map(|metadata| FileType::from_raw_mode(metadata.st_mode));
+            let is_pipe = matches!(kind, Ok(FileType::Fifo | FileType::Socket));
+            (input_ends && is_pipe).then_some(Stdin::Pipe)
+        };
+        Ok(Self { root, uevents: UeventSocket::open()?, signals, input })
+    }
+
+    pub(super) fn has_terminal(&self) -> bool {
+        self.input == Some(Stdin::Terminal)
+    }
+
+    fn read_input(&mut self, input: Stdin) -> io::Result<Input> {
+        let mut bytes = [0; 4096];
+        let read = match rustix::io::read(stdin(), &mut bytes) {
+            Ok(read) => read,
+            Err(Errno::INTR | Errno::AGAIN) => return Ok(Input::Nothing),
+            // The terminal is gone.
+            Err(Errno::IO) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        if input == Stdin::Terminal || bytes[..read].contains(&b'\n') {
+            return Ok(Input::End(EndReason::Enter));
+        }
+        if read == 0 {
+            self.input = None;
+        }
+        Ok(Input::Nothing)
+    }
+}
+
+impl EventSource for LiveSource<'_> {
+    fn next(&mut self, time: Option<Duration>) -> io::Result<Input> {
+        let input = stdin();
+        let mut fds = vec![
+            PollFd::new(&self.uevents, PollFlags::IN),
+            PollFd::new(&self.signals, PollFlags::IN),
+        ];
+        if self.input.is_some() {
+            fds.push(PollFd::new(&input, PollFlags::IN));
+        }
+        let time = time.and_then(|time| Timespec::try_from(time).ok());
+        match poll(&mut fds, time.as_ref()) {
+            // After a signal its byte is there at the next read.
+            Ok(0) | Err(Errno::INTR) => return Ok(Input::Nothing),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        match (ready.as_slice(), self.input) {
+            ([_, true, ..], _) => Ok(Input::End(EndReason::Signal)),
+            // Events before Enter are reported before Enter ends the command.
+            ([true, ..], _) => Ok(match self.uevents.next(Duration::ZERO)? {
+                Received::Uevent(uevent) => Input::Uevent(uevent),
+                Received::Lost => Input::Lost,
+                Received::Nothing => Input::Nothing,
+            }),
+            ([_, _, true], Some(input)) => self.read_input(input),
+            _ => Ok(Input::Nothing),
+        }
+    }
+
+    fn now(&self) -> Monotonic {
+        Monotonic::now()
+    }
+
+    fn port(&self, devpath: &DevPath) -> Option<HubPort> {
+        topology::port(self.root, devpath)
+    }
+
+    fn topology(&self) -> Topology {
+        read_topology(self.root)
+    }
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ fn each_fault_is_told_with_its_place() {
         ),
         (config(&format!("{ok}    delay: soon\n")), "5:12", ["soon", "such as 1 or 0.5"]),
         (config(&format!("{ok}    delay: -1\n")), "5:12", ["-1", "from 0 to 120"]),
-        (config(&format!("{ok}    delay: .nan\n")), "5:12", ["NaN", "such as 1 or 0.5"]),
+        (config(&format!("{ok}    delay: .nan\n")), "5:12", [".nan", "such as 1 or 0.5"]),
         (config(&format!("{ok}    timeout: 0\n")), "5:14", ["0", "from 0.1 to 60"]),
         (config(&format!("{ok}    hubs: xhci0.0\n")), "5:11", ["a list", "xhci0.0"]),
         (

@@ -48,8 +48,8 @@ fn report(event: Event, port: &HubPort) -> Report {
         UsbLocation { own: place(path), peers: other.map(place).into_iter().collect() }
     };
     let behind = port.behind().into_iter().cloned().collect();
-    let sighting = PortEvent { event, port: port.clone(), behind };
-    Reporter { config: &config, places: &places }.report(&sighting)
+    let event = PortEvent { event, port: port.clone(), behind };
+    Reporter { config: &config, location_of: &places }.report(&event)
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_guessed_half_is_told_as_one() {
     assert_eq!(
         yaml[2],
         format!(
-            "      - pci-0000:00:14.0/usb3:1 # USB 3: the other half of 1-1, a guess; {PCI}/usb2/2-1"
+            "      - pci-0000:00:14.0/usb3:1 # USB 3: the peer port of 1-1, a guess; {PCI}/usb2/2-1"
         )
     );
     let lines: Vec<String> = seen.lines().iter().map(ToString::to_string).collect();
@@ -148,7 +148,7 @@ fn a_guessed_half_is_told_as_one() {
             "pulled 1-1  unknown device".to_owned(),
             format!("  pci-0000:00:14.0/usb2:1  USB 2  {PCI}/usb1/1-1, w has it already"),
             format!(
-                "  pci-0000:00:14.0/usb3:1  USB 3  {PCI}/usb2/2-1, w has it already, the other half of the connector (the kernel's guess, by equal numbers)"
+                "  pci-0000:00:14.0/usb3:1  USB 3  {PCI}/usb2/2-1, w has it already, the peer port (the kernel's guess, by equal numbers)"
             ),
             "  connector: back, upper; hotplug".to_owned(),
         ]

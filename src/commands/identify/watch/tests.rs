@@ -50,19 +50,19 @@ impl Script {
         }
     }
 
-    /// Runs it; each sighting with its time in milliseconds.
+    /// Runs it; each event with its time in milliseconds.
     fn run(mut self, until: Option<u64>, count: usize) -> (EndReason, Vec<String>) {
         self.advance(Monotonic(0));
         let before = self.topology();
         let mut seen = Vec::new();
         let until = until.map(|until| Monotonic(until * 1000));
-        let end = watch(&mut self, &before, until, |sighting| {
+        let end = watch(&mut self, &before, until, |event| {
             let device = |port: &HubPort| {
                 let devnum = port.device().map_or(0, |device| device.devnum.0);
                 format!("{}#{devnum}", port.port)
             };
-            let told = format!("{:?} {}", sighting.event, device(&sighting.port));
-            let behind = sighting.behind.iter().map(|port| format!(" +{}", device(port)));
+            let told = format!("{:?} {}", event.event, device(&event.port));
+            let behind = event.behind.iter().map(|port| format!(" +{}", device(port)));
             seen.push(told + &behind.collect::<String>());
             Ok(seen.len() == count)
         });

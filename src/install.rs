@@ -1,25 +1,18 @@
 //! The items that `install` installs, as data: paths, texts, modes, and which machines have a use
-//! for them. [`installed`] compares an item with the disk.
+//! for them. [`installed`] compares an item with the disk, [`PathUnit`] is the path unit of a VM.
 
-use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::{fmt, fs};
 
-use self::unit::{FOLDERS, PathUnit};
-use crate::config::Config;
+use crate::config::{Config, VirtualMachine};
 use crate::root::Root;
 use crate::text::shell_word;
 
-pub mod unit;
-
-/// One file or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstallItem {
-    /// What it is part of.
     pub group: Group,
-    /// Where it belongs, absolute.
     pub path: String,
-    /// What is there.
     pub content: Content,
     /// The directory without which a machine has no use for it.
     pub requires_dir: Option<&'static str>,
@@ -27,52 +20,39 @@ pub struct InstallItem {
     pub only_if_present: bool,
 }
 
-/// What belongs together and is chosen together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
-    /// The rule, the config, the state directory.
     Base,
-    /// systemd's units: a VM's socket appears or goes away.
     Systemd,
-    /// The hooks that run when the host wakes up.
     Sleep,
-    /// libvirt's hook: a guest has started or ended.
     Libvirt,
 }
 
-/// What a piece is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// A file.
     File {
-        /// Its text.
         text: String,
-        /// Its mode.
         mode: u32,
     },
     /// A file that is the administrator's once it is there.
     ConfigTemplate(String),
-    /// A symbolic link, and its target.
     Link(String),
 }
 
-/// The rule.
 pub const RULE: &str = "/etc/udev/rules.d/99-hotplugger.rules";
-/// The config.
 pub const CONFIG: &str = "/etc/hotplugger/config.yaml";
 /// The directory that is there while systemd runs (`sd_booted(3)`).
 pub const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// The socket that is there while udevd runs, systemd's or eudev's.
 pub const UDEVD_RUNS: &str = "/run/udev/control";
 
-/// The program that the files in the source tree start.
 pub const PACKAGED_PROGRAM: &str = "/usr/bin/hotplugger";
 
-const RULE_TEXT: &str = include_str!("../../rules/99-hotplugger.rules");
-const CONFIG_TEXT: &str = include_str!("../../config.yaml");
-const SERVICE_TEXT: &str = include_str!("../../dist/systemd/hotplugger-sync@.service");
-const SLEEP_TEXT: &str = include_str!("../../dist/hooks/sleep");
-const LIBVIRT_TEXT: &str = include_str!("../../dist/hooks/libvirt-qemu");
+const RULE_TEXT: &str = include_str!("../rules/99-hotplugger.rules");
+const CONFIG_TEXT: &str = include_str!("../config.yaml");
+const SERVICE_TEXT: &str = include_str!("../dist/systemd/hotplugger-sync@.service");
+const SLEEP_TEXT: &str = include_str!("../dist/hooks/sleep");
+const LIBVIRT_TEXT: &str = include_str!("../dist/hooks/libvirt-qemu");
 /// Made at boot, before any user can log in, and never aged (tmpfiles.d(5)). `!` keeps it to the
 /// boot: later the directory may be another user's, and systemd-tmpfiles would give it to root with
 /// that user's files and locks in it. `D` empties one that is left of the last boot.
@@ -171,7 +151,6 @@ const PACKAGE_DIRS: [(&str, &str); 3] = [
     ("/etc/systemd/system", "/usr/lib/systemd/system"),
 ];
 
-/// The rule of a package. It shows that a package is installed.
 pub const PACKAGE_RULE: &str = "/usr/lib/udev/rules.d/99-hotplugger.rules";
 
 impl InstallItem {
@@ -179,7 +158,7 @@ impl InstallItem {
     pub fn in_package(&self) -> Option<Self> {
         let name = Path::new(&self.path).file_name()?.to_str()?;
         let is_file = matches!(self.content, Content::File { .. });
-        if !is_file || self.only_if_present || unit::is_path_unit(name) {
+        if !is_file || self.only_if_present || is_path_unit(name) {
             return None;
         }
         let directory = Path::new(&self.path).parent()?.to_str()?;
@@ -192,18 +171,13 @@ impl InstallItem {
     }
 }
 
-/// What was found in a piece's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Installed {
-    /// Nothing.
     Missing,
-    /// The piece.
     UpToDate,
-    /// Something else: its text, or the link's target.
     Modified(String),
 }
 
-/// Compares the item with the file at its path.
 pub fn installed(root: &Root, item: &InstallItem) -> Installed {
     let path = root.path(&item.path);
     if path.symlink_metadata().is_err() {
@@ -233,7 +207,6 @@ pub fn installed(root: &Root, item: &InstallItem) -> Installed {
     }
 }
 
-/// The piece that is in use: the package's where it has the same one and nothing takes its place.
 pub fn in_use(root: &Root, item: &InstallItem) -> InstallItem {
     let packaged =
         item.in_package().filter(|packaged| installed(root, packaged) == Installed::UpToDate);
@@ -243,7 +216,6 @@ pub fn in_use(root: &Root, item: &InstallItem) -> InstallItem {
     }
 }
 
-/// Whether a package has installed the item where `install` would install it too.
 pub fn is_of_package(root: &Root, item: &InstallItem) -> bool {
     root.path(PACKAGE_RULE).exists()
         && item.in_package().is_some_and(|packaged| packaged.path == item.path)
@@ -254,20 +226,134 @@ pub fn is_applicable(root: &Root, item: &InstallItem) -> bool {
     item.requires_dir.is_none_or(|directory| root.path(directory).is_dir())
 }
 
-/// The paths of all our path units, and of their links.
 pub fn path_units(root: &Root) -> Vec<String> {
     let mut paths = Vec::new();
     for directory in FOLDERS {
         let entries =
             fs::read_dir(root.path(directory)).into_iter().flatten().filter_map(Result::ok);
         for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
-            if unit::is_path_unit(&name) {
+            if is_path_unit(&name) {
                 paths.push(format!("{directory}/{name}"));
             }
         }
     }
     paths.sort();
     paths
+}
+
+const DIRECTORY: &str = "/etc/systemd/system";
+const WANTS: &str = "/etc/systemd/system/paths.target.wants";
+const PREFIX: &str = "hotplugger-sync@";
+const SUFFIX: &str = ".path";
+/// The most bytes of a unit's name (systemd's `UNIT_NAME_MAX`, with a NUL), less those by which
+/// `.service` is longer than `.path`.
+const MAX_NAME: usize = 255 - 3;
+
+/// The path unit of a VM, which starts `hotplugger-sync@….service`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathUnit {
+    name: String,
+    socket: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnitNameError {
+    /// Its name is too long when it is escaped.
+    Long,
+    /// Its name has a `$`, which `ExecStart=` replaces.
+    Dollar,
+    /// The path of its socket cannot be written in a unit.
+    Socket,
+}
+
+impl PathUnit {
+    pub fn of(vm: &VirtualMachine) -> Result<Self, UnitNameError> {
+        let name = format!("{PREFIX}{}{SUFFIX}", escape(&vm.name));
+        let file = vm.monitor.file();
+        let Some(socket) = file.to_str() else { return Err(UnitNameError::Socket) };
+        // A line ends, goes on (`\`) or is trimmed there; and `..` is refused (systemd.path(5)).
+        let strange = socket.contains(char::is_control)
+            || socket.ends_with(|last: char| last.is_whitespace() || last == '\\')
+            || socket.split('/').any(|part| part == "..");
+        match () {
+            () if name.len() > MAX_NAME => Err(UnitNameError::Long),
+            () if vm.name.contains('$') => Err(UnitNameError::Dollar),
+            () if strange => Err(UnitNameError::Socket),
+            () => Ok(Self { name, socket: socket.to_owned() }),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn path(&self) -> String {
+        format!("{DIRECTORY}/{}", self.name)
+    }
+
+    pub fn link(&self) -> String {
+        format!("{WANTS}/{}", self.name)
+    }
+
+    /// What it says.
+    ///
+    /// `PathChanged=` and not `PathExists=`: a socket that a killed QEMU has left would start the
+    /// service again and again.
+    pub fn text(&self) -> String {
+        format!(
+            "# Written by `hotplugger install`; run it again when the config changes.\n\
+             \n\
+             [Unit]\n\
+             Description=Socket of the virtual machine %I\n\
+             \n\
+             [Path]\n\
+             {WATCHES}{}\n\
+             \n\
+             [Install]\n\
+             WantedBy=paths.target\n",
+            self.socket.replace('%', "%%")
+        )
+    }
+}
+
+const WATCHES: &str = "PathChanged=";
+
+pub fn watched_socket(text: &str) -> Option<String> {
+    let path = text.lines().find_map(|line| line.strip_prefix(WATCHES))?;
+    Some(path.replace("%%", "%"))
+}
+
+pub const FOLDERS: [&str; 2] = [DIRECTORY, WANTS];
+
+pub fn is_path_unit(file_name: &str) -> bool {
+    file_name.starts_with(PREFIX) && file_name.ends_with(SUFFIX)
+}
+
+impl fmt::Display for UnitNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Long => "its name is too long for a unit's",
+            Self::Dollar => "no unit can pass on a name with a `$`",
+            Self::Socket => "no unit can watch such a path as its socket's",
+        })
+    }
+}
+
+/// The text as part of a unit's name, as `systemd-escape` writes it (systemd.unit(5), "String
+/// escaping for inclusion in unit names").
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'/' => escaped.push('-'),
+            b'.' if at == 0 => escaped.push_str("\\x2e"),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b':' | b'_' | b'.' => {
+                escaped.push(char::from(byte));
+            }
+            _ => escaped.extend(format!("\\x{byte:02x}").chars()),
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]
@@ -331,5 +417,62 @@ mod package_tests {
                 "/etc/libvirt/hooks/qemu.d/hotplugger",
             ]
         );
+    }
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use super::*;
+    use crate::config::parse::parse;
+
+    fn vm(name: &str, socket: &str) -> VirtualMachine {
+        let text = format!(
+            "virtual_machines:\n  {name:?}:\n    socket: {socket:?}\n    ports: [/devices/usb1/1-1]\n"
+        );
+        parse(&text).unwrap().virtual_machines.remove(0)
+    }
+
+    #[test]
+    fn names_are_escaped_as_systemd_escape_does() {
+        // Each what systemd-escape 252 printed.
+        for (name, escaped) in [
+            ("windows", "windows"),
+            ("my vm", r"my\x20vm"),
+            ("a-b", r"a\x2db"),
+            ("a/b", "a-b"),
+            (".x", r"\x2ex"),
+            ("ü", r"\xc3\xbc"),
+            (r"a\b", r"a\x5cb"),
+            ("-w", r"\x2dw"),
+            ("a.b:c_d", "a.b:c_d"),
+            ("50%", r"50\x25"),
+        ] {
+            assert_eq!(escape(name), escaped, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_unit_watches_the_socket_and_is_started_at_boot() {
+        let unit = PathUnit::of(&vm("my vm", "/run/100% mine.qmp")).unwrap();
+        assert_eq!(unit.path(), r"/etc/systemd/system/hotplugger-sync@my\x20vm.path");
+        assert_eq!(
+            unit.link(),
+            r"/etc/systemd/system/paths.target.wants/hotplugger-sync@my\x20vm.path"
+        );
+        assert!(unit.text().contains("\nPathChanged=/run/100%% mine.qmp\n"), "{}", unit.text());
+        assert_eq!(watched_socket(&unit.text()).as_deref(), Some("/run/100% mine.qmp"));
+        assert!(is_path_unit(unit.name()));
+        assert!(!is_path_unit("hotplugger-sync@.service"));
+    }
+
+    #[test]
+    fn what_no_unit_can_say_gets_none() {
+        let unsupported = |name: &str, socket: &str| PathUnit::of(&vm(name, socket)).unwrap_err();
+        assert_eq!(unsupported(&"ü".repeat(40), "/run/q"), UnitNameError::Long);
+        assert_eq!(unsupported("$HOME", "/run/q"), UnitNameError::Dollar);
+        for socket in ["/run/q ", "/run/q\\", "/run/../q", "/run/a\nb"] {
+            assert_eq!(unsupported("x", socket), UnitNameError::Socket, "{socket:?}");
+        }
+        assert!(PathUnit::of(&vm("x", "/run/..q/a..")).is_ok());
     }
 }

@@ -1,67 +1,56 @@
-//! The host's USB ports as a tree: controllers, their root hubs, ports, and the devices in them.
+//! The host's USB ports as a tree: controllers, their root hubs, ports, and the devices in them; and
+//! where one device is, with the peer ports, from a few links of sysfs.
 //!
-//! [`location`] reads where one device is.
+//! The location can be read on `remove` too: it needs only files of the controller and of the hubs
+//! above the device, and those mostly still exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::config::port::PortName;
 use crate::devpath::{DevPath, is_root_hub};
 use crate::host::sysfs::{self, attribute};
-use crate::location::ControllerName;
-use crate::port::Port;
+use crate::location::{ControllerName, Generation, PortLocation, UsbLocation};
+use crate::port::{BusNum, Port};
 use crate::root::Root;
 use crate::speed::Speed;
 use crate::text::sanitize;
 use crate::usb_device::UsbDevice;
 
-pub mod location;
-
 /// All USB controllers of the host, in the order of their DEVPATHs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
-    /// The controllers.
     pub controllers: Vec<Controller>,
 }
 
 /// A host controller and its root hubs: of an xHCI one for USB 2 and one for USB 3.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Controller {
-    /// Its DEVPATH.
     pub devpath: DevPath,
-    /// Its name, which bus numbers do not change.
     pub name: Option<ControllerName>,
-    /// Its root hubs, by bus number.
     pub root_hubs: Vec<Hub>,
 }
 
-/// A hub or root hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hub {
-    /// Its DEVPATH.
     pub devpath: DevPath,
-    /// The fastest speed of its ports.
     pub speed: Option<Speed>,
-    /// Its ports, by number.
     pub ports: Vec<HubPort>,
 }
 
-/// A port of a hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubPort {
-    /// Its name, which a device in it has too.
     pub port: Port,
-    /// The DEVPATH that a device in it has, for the config.
     pub devpath: DevPath,
     /// What the kernel and the firmware say of its socket.
     pub connector: Connector,
-    /// What is plugged into it.
     pub plugged: Option<Plugged>,
 }
 
 /// The physical side of a port (`drivers/usb/core/port.c`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connector {
-    /// The DEVPATH of the other half of the same socket: a USB 3 connector is a USB 2 port and a
+    /// The DEVPATH of the peer port: a USB 3 connector is a USB 2 port and a
     /// USB 3 port.
     pub peer: Option<DevPath>,
     /// Whether the kernel only guessed the pair by equal numbers, the firmware having said nothing.
@@ -72,12 +61,9 @@ pub struct Connector {
     pub position: Option<String>,
 }
 
-/// What is in a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plugged {
-    /// A device.
     Device(UsbDevice),
-    /// A hub, with ports of its own.
     Hub(UsbDevice, Hub),
 }
 
@@ -116,7 +102,6 @@ impl Topology {
         ports
     }
 
-    /// What is plugged in and no hub, and the port it is in.
     pub fn devices(&self) -> impl Iterator<Item = (&HubPort, &UsbDevice)> {
         self.ports().into_iter().filter_map(|port| match &port.plugged {
             Some(Plugged::Device(device)) => Some((port, device)),
@@ -124,7 +109,6 @@ impl Topology {
         })
     }
 
-    /// The port with this DEVPATH.
     pub fn port(&self, devpath: &DevPath) -> Option<&HubPort> {
         self.ports().into_iter().find(|port| port.devpath == *devpath)
     }
@@ -213,7 +197,6 @@ fn read_port(root: &Root, hub: &DevPath, number: u8, directory: &Path) -> Option
     Some(HubPort { port: devpath.port()?, devpath, connector: connector(root, directory), plugged })
 }
 
-/// The DEVPATH of a device in port `number` of a hub.
 fn below(hub: &DevPath, number: u8) -> Option<DevPath> {
     let name = match hub.sysname().strip_prefix("usb") {
         Some(bus) => format!("{bus}-{number}"),
@@ -247,18 +230,136 @@ fn connector(root: &Root, directory: &Path) -> Connector {
     }
 }
 
-/// The DEVPATH of a path below `sys`, links resolved.
 pub(crate) fn devpath_of(sys: &Path, path: &Path) -> Option<DevPath> {
     let path = fs::canonicalize(path).ok()?;
     let below = path.strip_prefix(fs::canonicalize(sys).ok()?).ok()?;
     format!("/{}", below.to_str()?).parse().ok()
 }
 
-/// The names and paths in a directory; none of one that is not there.
 fn entries(directory: &Path) -> Vec<(String, PathBuf)> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let named = |entry: fs::DirEntry| Some((entry.file_name().into_string().ok()?, entry.path()));
     entries.filter_map(Result::ok).filter_map(named).collect()
+}
+
+pub fn usb_location(root: &Root, devpath: &DevPath) -> UsbLocation {
+    UsbLocation::gather(devpath, |devpath| port_location(root, devpath), |port| peer(root, port))
+}
+
+/// Reads the peer ports of a device's port and of the hubs above it, nearest first. It costs one
+/// readlink(2) for each port on the way to the root hub, of a link that the kernel makes up from
+/// memory: some microseconds for each, where the program's start takes hundreds.
+pub fn peers(root: &Root, devpath: &DevPath) -> Vec<Port> {
+    devpath.ports_up().filter_map(|port| peer_port(root, &port)).collect()
+}
+
+pub fn port_location(root: &Root, devpath: &DevPath) -> PortLocation {
+    let bare = PortLocation::of(devpath.clone());
+    let Some((hub, controller)) = devpath.root_hub().and_then(|hub| {
+        let controller = hub.parent()?;
+        Some((hub, controller))
+    }) else {
+        return bare;
+    };
+    let directory = sysfs::directory(root, &hub);
+    let generation = match attribute(directory.join("speed")).map(|speed| speed.parse::<Speed>()) {
+        Ok(Ok(speed)) => Some(Generation::of_root_hub(speed)),
+        // It went away, and the device with it: any of the controller's may have been the one.
+        Err(_) if !directory.exists() => None,
+        _ => return bare,
+    };
+    PortLocation { controller: sysfs::controller_name(root, &controller), generation, ..bare }
+}
+
+/// The peer port of a port. Both are on the same controller
+/// (`drivers/usb/core/port.c`: `find_and_link_peer`), so that the link's name is sufficient.
+fn peer(root: &Root, port: &DevPath) -> Option<DevPath> {
+    port.root_hub()?.parent()?.controllers_port(&peer_port(root, port)?)
+}
+
+fn peer_port(root: &Root, devpath: &DevPath) -> Option<Port> {
+    let (hub, port) = devpath.as_str().rsplit_once('/')?;
+    let number = port.parse::<Port>().ok()?.number();
+    let (_, name) = hub.rsplit_once('/')?;
+    // `1-4` has `1-4:1.0`, but `usb1` has `1-0:1.0`.
+    let (stem, zero) = name.strip_prefix("usb").map_or((name, ""), |bus| (bus, "-0"));
+    let first = root.path(["/sys", hub, "/", stem, zero, ":1.0"].concat());
+    let link = |interface: &Path| {
+        fs::read_link(interface.join([name, "-port", &number.to_string(), "/peer"].concat())).ok()
+    };
+    let target = match link(&first) {
+        Some(target) => target,
+        None if first.exists() => return None,
+        None => {
+            let hub = devpath.parent()?;
+            if !sysfs::directory(root, &hub).exists() {
+                // The hub is gone with the device. Hubs' ports are paired by equal numbers if their
+                // hubs are a pair (the same function), so the peer port is still known.
+                return format!("{}.{number}", peer_port(root, &hub)?).parse().ok();
+            }
+            // A hub in another than its first configuration.
+            let (_, directory) =
+                port_folders(root, &hub).into_iter().find(|(port, _)| *port == number)?;
+            link(directory.parent()?)?
+        }
+    };
+    let (hub, number) = target.file_name()?.to_str()?.rsplit_once("-port")?;
+    match hub.strip_prefix("usb") {
+        Some(bus) => Some(Port::new(BusNum(bus.parse().ok()?), number.parse().ok()?)),
+        None => format!("{hub}.{number}").parse().ok(),
+    }
+}
+
+impl Topology {
+    pub fn usb_location(&self, devpath: &DevPath) -> UsbLocation {
+        UsbLocation::gather(
+            devpath,
+            |devpath| self.port_location(devpath),
+            |port| self.port(port)?.connector.peer.clone(),
+        )
+    }
+
+    pub fn port_location(&self, devpath: &DevPath) -> PortLocation {
+        let hub = devpath.root_hub();
+        let known = self.controllers.iter().find_map(|controller| {
+            let root_hub =
+                controller.root_hubs.iter().find(|known| Some(&known.devpath) == hub.as_ref())?;
+            Some((controller.name.clone()?, Generation::of_root_hub(root_hub.speed?)))
+        });
+        let (controller, generation) = known.unzip();
+        PortLocation { devpath: devpath.clone(), controller, generation }
+    }
+
+    /// The DEVPATHs that a device in that port, or the root hub, has today; whether there is such a
+    /// port is not read. `None` if the controller is not there.
+    pub fn devpaths(&self, name: &PortName) -> Vec<DevPath> {
+        let (controller, generation, chain) = match name {
+            PortName::DevPath(devpath) => return vec![devpath.clone()],
+            PortName::Stable { controller, generation, chain } => (controller, generation, chain),
+        };
+        let known = self.controllers.iter().filter(|known| known.name.as_ref() == Some(controller));
+        let hubs = known.flat_map(|known| known.root_hubs.iter().map(move |hub| (known, hub)));
+        let meant = hubs.filter(|(_, hub)| {
+            generation.is_none_or(|wanted| hub.speed.map(Generation::of_root_hub) == Some(wanted))
+        });
+        let devpath = |(known, hub): (&Controller, &Hub)| {
+            let bus = hub.devpath.sysname().strip_prefix("usb")?.parse().ok()?;
+            match chain {
+                Some(chain) => {
+                    known.devpath.controllers_port(&Port::new(BusNum(bus), chain.clone()))
+                }
+                None => Some(hub.devpath.clone()),
+            }
+        };
+        meant.filter_map(devpath).collect()
+    }
+
+    pub fn port_locations(&self) -> Vec<PortLocation> {
+        let hubs = self.controllers.iter().flat_map(|controller| &controller.root_hubs);
+        let hubs = hubs.map(|hub| &hub.devpath);
+        let ports = self.ports().into_iter().map(|port| &port.devpath);
+        hubs.chain(ports).map(|devpath| self.port_location(devpath)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -346,9 +447,9 @@ mod read_tests {
         let (_dir, root) = host();
         let devpath: DevPath = "/devices/pci0000:00/0000:00:14.0/usb1/1-1/1-1.4".parse().unwrap();
         assert_eq!(port(&root, &devpath).as_ref(), read_topology(&root).port(&devpath));
-        let name = PortName::recommended(&super::location::place(&root, &devpath));
+        let name = PortName::recommended(&super::port_location(&root, &devpath));
         assert_eq!(name.to_string(), "pci-0000:00:14.0/usb2:1.4");
-        assert_eq!(name, PortName::recommended(&read_topology(&root).place(&devpath)));
+        assert_eq!(name, PortName::recommended(&read_topology(&root).port_location(&devpath)));
         let none = "/devices/pci0000:00/0000:00:14.0/usb1/1-9".parse().unwrap();
         assert_eq!(port(&root, &none), None);
     }
@@ -357,5 +458,60 @@ mod read_tests {
     fn a_host_without_usb_has_no_ports() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read_topology(&Root::at(dir.path())), Topology::default());
+    }
+}
+
+#[cfg(test)]
+mod location_tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    const PCI: &str = "/devices/pci0000:00/0000:00:14.0";
+
+    fn path(below: &str) -> DevPath {
+        format!("{PCI}/{below}").parse().unwrap()
+    }
+
+    /// Root hub port 2 of usb1 is paired with port 5 of usb2; there is a hub in both.
+    fn host() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let sys = root.path(format!("/sys{PCI}"));
+        for (directory, peer) in [
+            ("usb1/1-0:1.0/usb1-port2", "../../../usb2/2-0:1.0/usb2-port5"),
+            ("usb2/2-0:1.0/usb2-port5", "../../../usb1/1-0:1.0/usb1-port2"),
+            ("usb2/2-5/2-5:1.0/2-5-port3", "../../../../usb1/1-2/1-2:1.0/1-2-port3"),
+        ] {
+            fs::create_dir_all(sys.join(directory)).unwrap();
+            symlink(peer, sys.join(directory).join("peer")).unwrap();
+        }
+        fs::write(sys.join("usb1/speed"), "480\n").unwrap();
+        fs::write(sys.join("usb2/speed"), "10000\n").unwrap();
+        symlink("../../../bus/pci", sys.join("subsystem")).unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn a_device_behind_a_hub_is_in_two_connectors() {
+        let (_dir, root) = host();
+        let location = usb_location(&root, &path("usb2/2-5/2-5.3"));
+        assert_eq!(location.own.controller.as_ref().unwrap().to_string(), "pci-0000:00:14.0");
+        assert_eq!(location.own.generation, Some(Generation::Usb3));
+        let others: Vec<_> = location.peers.iter().map(|peer| peer.devpath.clone()).collect();
+        assert_eq!(others, [path("usb1/1-2/1-2.3"), path("usb1/1-2")]);
+        assert_eq!(location.peers[0].generation, Some(Generation::Usb2));
+        assert_eq!(peers(&root, &path("usb2/2-4")), []);
+    }
+
+    #[test]
+    fn what_was_behind_a_hub_that_is_gone_is_told_by_its_numbers() {
+        let (_dir, root) = host();
+        fs::remove_dir_all(root.path(format!("/sys{PCI}/usb2/2-5"))).unwrap();
+        let wanted = ["1-2.3", "1-2"].map(|port| port.parse().unwrap());
+        assert_eq!(peers(&root, &path("usb2/2-5/2-5.3")), wanted);
+        fs::remove_dir_all(root.path(format!("/sys{PCI}"))).unwrap();
+        let gone = usb_location(&root, &path("usb2/2-5"));
+        assert_eq!(gone.own.controller.unwrap().to_string(), "pci-0000:00:14.0");
+        assert_eq!((gone.own.generation, gone.peers), (None, vec![]));
     }
 }
