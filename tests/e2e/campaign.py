@@ -8,10 +8,20 @@ import time
 
 import product
 from testvm import TestVm, VmError
+from usbdev import BulkOnlyDisk, Keyboard, UasDisk, Vendor
+from usbdev.descriptors import HIGH, LOW, SUPER
 
-KINDS = ('kbd', 'mouse', 'tablet', 'audio', 'serial', 'storage')
+KINDS_BEHIND = ('kbd', 'mouse', 'tablet', 'audio', 'serial')
+# Devices of usbdev, of the speeds that QEMU's own do not have.
+DEVICES = {
+    'low-speed keyboard': lambda: Keyboard(LOW),
+    'super-speed keyboard': lambda: Keyboard(SUPER),
+    'bulk-only disk': lambda: BulkOnlyDisk(HIGH),
+    'UAS disk': lambda: UasDisk(SUPER),
+    'vendor device': lambda: Vendor(HIGH, interfaces=4),
+}
 # Behind QEMU's hub, which is full speed, a disk of the host VM takes too long.
-KINDS_BEHIND = KINDS[:-1]
+KINDS = (*KINDS_BEHIND, 'storage', *DEVICES)
 # Port 4 is listed by both guests: the first that runs gets what is plugged in.  Hubs go into 7 and 8.
 PORTS = {'windows': ['1', '2', '3', '4', '7'], 'linux': ['4', '5', '6', '8']}
 PLAIN = ('1', '2', '3', '4', '5', '6')
@@ -172,7 +182,10 @@ class Campaign:
     # -- the steps
 
     def _plug(self, port, kind):
-        self.vm.plug(kind, port)
+        if kind in DEVICES:
+            self.vm.plug_device(DEVICES[kind](), port)
+        else:
+            self.vm.plug(kind, port)
 
     _plug_behind = _plug
 
@@ -182,7 +195,7 @@ class Campaign:
     def _replace(self, port, kind):
         with self.vm.machine.paused():
             self.vm.unplug(port)
-            self.vm.plug(kind, port)
+            self._plug(port, kind)
 
     def _plug_hub(self, hub):
         self.vm.plug('hub', hub)

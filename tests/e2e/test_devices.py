@@ -5,6 +5,7 @@ device, or one line says why not; unplugged, nothing is left.
 """
 import hashlib
 import os
+import re
 import time
 
 from test_attach import AttachCase
@@ -33,6 +34,11 @@ class DevicesCase(AttachCase):
     def row(self, device, behaviour, result):
         """Notes what came of it."""
         _TABLE.append((device, behaviour, result))
+
+    def attached_after(self):
+        """How long after the kernel's add the last device was attached, in seconds."""
+        times = re.findall(r'([0-9.]+) s after the kernel', '\n'.join(self.lines()))
+        return float(times[-1])
 
     def lines(self):
         """hotplugger's lines in the journal."""
@@ -113,7 +119,8 @@ class DevicesTest(DevicesCase):
                     written, read = [line.split()[0] for line in text.splitlines()]
                     stored = hashlib.md5(disk.disk.data[:1 << 20]).hexdigest()
                     self.assertEqual((read, stored), (written, written))
-                self.row('disk', name, '1 MiB written and read back')
+                self.row('disk', name, f'attached after {self.attached_after():.1f} s, '
+                         '1 MiB written and read back')
 
     def test_odd_descriptors(self):
         odd = {
