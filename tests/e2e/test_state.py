@@ -1,0 +1,40 @@
+"""The state directory: another user cannot use it to get in the way."""
+from test_attach import AttachCase
+
+# As another user who was first: the directory, and the locks that an event takes.
+_SQUATTER = ('setpriv --reuid=65534 --clear-groups sh -c "mkdir -m 777 /tmp/hotplugger; '
+             'cd /tmp/hotplugger; for name in records hold-1-1; do touch $name.lock; '
+             'flock $name.lock sleep 600 & done; wait"')
+
+
+class StateTest(AttachCase):
+    """With systemd-tmpfiles as a package installs it."""
+
+    guest_kind = 'seabios'
+
+    def test_a_directory_of_another_user_is_not_adopted(self):
+        self.install(delay=0)
+        self.vm.sh(['systemd-run', '--quiet', '--unit=squatter', 'sh', '-c', _SQUATTER])
+        self.vm.wait_for(lambda: self.vm.exec('test -e /tmp/hotplugger/hold-1-1.lock').rc == 0, 60)
+        self.vm.sh('hotplugger install >/dev/null; systemd-tmpfiles --create hotplugger.conf')
+        self.assertEqual(self.vm.sh('stat -c %U /tmp/hotplugger').strip(), 'nobody')
+        self.vm.plug('kbd', '1')
+        self.wait_attached(('kbd', '1'))
+        line = self.vm.journal('-t', 'hotplugger')
+        self.assertIn('state is kept in /run/hotplugger', line)
+        self.assertIn('state-unsafe', self.vm.exec('hotplugger check --json').out)
+        self.vm.unplug('1')
+        self.wait_gone()
+
+    def test_a_file_of_another_user_is_made_anew(self):
+        self.install(delay=0)
+        # As after an older version, whose tmpfiles entry adopted the directory.
+        self.vm.sh(['systemd-run', '--quiet', '--unit=squatter', 'sh', '-c', _SQUATTER])
+        self.vm.wait_for(lambda: self.vm.exec('test -e /tmp/hotplugger/hold-1-1.lock').rc == 0, 60)
+        self.vm.sh('chown root:root /tmp/hotplugger; chmod 700 /tmp/hotplugger')
+        self.vm.plug('kbd', '1')
+        self.wait_attached(('kbd', '1'))
+        self.assertEqual(self.vm.sh('stat -c %U /tmp/hotplugger/hold-1-1.lock').strip(), 'root')
+        self.assertEqual(self.state_files(), ['port-1-1.json'])
+        self.vm.unplug('1')
+        self.wait_gone()
