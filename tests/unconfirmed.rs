@@ -13,6 +13,7 @@ mod support;
 
 use std::fs;
 
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde_json::Value;
 
 use support::proxy::{Proxy, Stop};
@@ -39,7 +40,7 @@ impl Host {
         let mut root = Root::new();
         root.config(
             "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    delay: 0\n    \
-             timeout: 0.5\n    ports: [/devices/pci0000:00/0000:00:14.0/usb1/1-3]\n",
+             timeout: 1\n    ports: [/devices/pci0000:00/0000:00:14.0/usb1/1-3]\n",
         );
         root.controller(4);
         root.plug("1-3", "tablet", 16);
@@ -48,6 +49,20 @@ impl Host {
         let qemu = Qemu::paused(&root, "qemu");
         let proxy = Proxy::start(&root.path("/run/windows.qmp"), &root.path("/run/qemu.qmp"));
         Self { root, qemu, proxy }
+    }
+
+    /// Makes the device's node one that everybody can open. Returns whether this user may do so.
+    fn pass_null_as_the_device(&mut self) -> bool {
+        self.root.config(
+            "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    delay: 0\n    \
+             timeout: 1\n    access: fd\n    ports: [/devices/pci0000:00/0000:00:14.0/usb1/1-3]\n",
+        );
+        self.root.set_attribute("1-3", "dev", "1:3");
+        let node = self.root.path("/dev/bus/usb/001/016");
+        fs::remove_file(&node).unwrap();
+        let (mode, null) = (Mode::RUSR | Mode::WUSR, makedev(1, 3));
+        let result = mknodat(CWD, &node, FileType::CharacterDevice, mode, null);
+        result.is_ok() && fs::File::open(&node).is_ok()
     }
 
     fn with_attached_device() -> Self {
@@ -156,6 +171,36 @@ fn qemu_stops_within_the_detach_of_an_unplugged_device() {
                 break;
             }
             assert!(run.status == 1 || run.line().contains("no reply"), "{context}");
+        }
+    }
+}
+
+/// With a file descriptor. The node is /dev/null's, so QEMU rejects `device_add` in the end.
+#[test]
+fn qemu_stops_while_it_has_a_file_descriptor() {
+    for stop in STOPS {
+        for count in 0..MAX_COMMANDS {
+            let mut host = Host::new();
+            if !host.pass_null_as_the_device() {
+                return;
+            }
+            // A paused QEMU keeps the file descriptors of a set.
+            host.qemu.execute("cont", Value::Null).unwrap();
+            host.proxy.stop_at(count, stop);
+            let run = host.root.event("bind", "1-3").run(&host.root);
+            let commands = host.proxy.resume();
+            let sync = run_manual(&host.root, &["sync"]);
+            let context = format!("{stop:?} {commands:?}: {} {}", run.stderr, sync.stdout);
+            assert!(sync.stdout.contains("did not open the device"), "{context}");
+            let sets = host.qemu.execute("query-fdsets", Value::Null).unwrap();
+            let is_empty = |set: &Value| set["fds"].as_array().unwrap().is_empty();
+            assert!(sets.as_array().unwrap().iter().all(is_empty), "{context}: {sets}");
+            assert!(host.qemu.objects().is_empty(), "{context}");
+            assert!(host.record()["unconfirmed"].is_null(), "{context}: {}", host.record());
+            if commands.len() <= count {
+                assert!(count > 6, "{context}");
+                break;
+            }
         }
     }
 }

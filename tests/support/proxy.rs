@@ -1,12 +1,18 @@
 //! A proxy before a real QEMU's QMP socket, which stops at a chosen command as a QEMU does that is
 //! stopped or killed at that moment.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use serde_json::Value;
 
 /// What happens at the chosen command.
@@ -45,7 +51,7 @@ impl Proxy {
             for client in listener.incoming().flatten() {
                 wait_until_resumed(&state);
                 // A client that has left ends its own session only.
-                let _ = serve(&state, client, UnixStream::connect(&qemu).unwrap());
+                let _ = serve(&state, client, &UnixStream::connect(&qemu).unwrap());
             }
         });
         proxy
@@ -75,14 +81,13 @@ fn wait_until_resumed(state: &(Mutex<State>, Condvar)) {
 fn serve(
     state: &(Mutex<State>, Condvar),
     mut client: UnixStream,
-    mut qemu: UnixStream,
+    qemu: &UnixStream,
 ) -> std::io::Result<()> {
     let mut replies = BufReader::new(qemu.try_clone()?);
     let mut greeting = String::new();
     replies.read_line(&mut greeting)?;
     client.write_all(greeting.as_bytes())?;
-    for line in BufReader::new(client.try_clone()?).lines() {
-        let line = line?;
+    while let Some((line, fds)) = read_command(&client)? {
         let command: Value = serde_json::from_str(&line)?;
         let stop = {
             let mut state = state.0.lock().unwrap();
@@ -95,7 +100,7 @@ fn serve(
         if stop == Some(Stop::Delayed) {
             wait_until_resumed(state);
         }
-        writeln!(qemu, "{line}")?;
+        send(qemu, &line, &fds)?;
         let reply = read_reply(&mut replies, &command["id"])?;
         match stop {
             None => client.write_all(reply.as_bytes())?,
@@ -106,6 +111,39 @@ fn serve(
             }
         }
     }
+    Ok(())
+}
+
+/// Reads a command and the file descriptors that come with it. The client sends one at a time.
+fn read_command(client: &UnixStream) -> std::io::Result<Option<(String, Vec<OwnedFd>)>> {
+    let (mut line, mut fds) = (Vec::new(), Vec::new());
+    while line.last() != Some(&b'\n') {
+        let mut bytes = [0; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg(client, &mut into, &mut control, RecvFlags::empty())?.bytes;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
+            }
+        }
+        if received == 0 {
+            return Ok(None);
+        }
+        line.extend_from_slice(&bytes[..received]);
+    }
+    Ok(Some((String::from_utf8(line).unwrap(), fds)))
+}
+
+fn send(qemu: &UnixStream, line: &str, fds: &[OwnedFd]) -> std::io::Result<()> {
+    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !borrowed.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&borrowed));
+    }
+    sendmsg(qemu, &[IoSlice::new(line.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
