@@ -78,6 +78,17 @@ class DisksTest(StayCase):
         self.vm.sh('hotplugger sync')
         self.wait_attached(('storage', '1'))
 
+    def test_a_volume_group_keeps_the_disk_only_in_use(self):
+        self.vm.sh('pvcreate -qq -ff -y /dev/sda; vgcreate -qq stick /dev/sda; '
+                   'lvcreate -qq -y -Zn -n data -L 4M stick; mke2fs -q -F /dev/stick/data')
+        self.stays('mount /dev/stick/data /mnt', 'umount /mnt', 'sda is mounted at /mnt;',
+                   'echo x > /mnt/x; sync')
+        # The host activates it by itself when it sees the disk, and nobody opens it.
+        self.vm.sh('dmsetup remove -f stick-data 2>/dev/null; vgchange -qq -aay stick; '
+                   'test -b /dev/stick/data')
+        self.vm.sh('hotplugger sync')
+        self.wait_attached(('storage', '1'))
+
     def test_the_check_has_no_side_effects(self):
         self.vm.sh('hotplugger detach 2-1')
         self.wait_disk()

@@ -13,7 +13,7 @@ from .progress import last_line, step
 from .settings import RELEASE, SUITE
 
 _HOST = ('systemd systemd-sysv udev dbus kmod util-linux procps iproute2 file usbutils python3 '
-         'strace socat busybox-static qemu-system-x86 dmsetup mdadm').split()
+         'strace socat busybox-static qemu-system-x86 lvm2 mdadm').split()
 _LIBVIRT = ('apparmor libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu '
             'libvirt-daemon-system udisks2').split()
 # What there is beside the packages of minbase, by flavour: host VMs, and a root with a QEMU and
