@@ -14,7 +14,8 @@ use crate::port::Chain;
 use crate::speed::Speed;
 
 /// The name of a host controller: the subsystem and the sysname of its device,
-/// `pci-0000:00:14.0`, `platform-vhci_hcd.0`. udev's `path_id` begins `ID_PATH` the same way.
+/// `pci-0000:00:14.0`, `platform-vhci_hcd.0`. udev's `path_id` writes a part for each subsystem on the
+/// way to it, `platform-fd500000.pcie-pci-0000:01:00.0`, which names it as well.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct ControllerName(String);
@@ -58,10 +59,37 @@ impl ControllerName {
         format!("{}-{sysname}", subsystem.unwrap_or(other)).parse().ok()
     }
 
+    /// Whether this names the controller at that DEVPATH, whose own name is `own`.
+    ///
+    /// The parts before the own name are components of the DEVPATH
+    /// (systemd, `src/udev/udev-builtin-path_id.c`: `builtin_path_id`).
+    pub fn names(&self, own: &Self, controller: &DevPath) -> bool {
+        if self == own {
+            return true;
+        }
+        let above = self.0.strip_suffix(&own.0).and_then(|above| above.strip_suffix('-'));
+        let components: Vec<&str> = controller.as_str().split('/').rev().skip(1).collect();
+        above.is_some_and(|above| are_components(above, &components))
+    }
+
     /// The controller's own name in its subsystem, the one that its DEVPATH ends with.
     pub fn sysname(&self) -> &str {
         self.0.split_once('-').map_or("", |(_, sysname)| sysname)
     }
+}
+
+/// Whether the parts, each a subsystem and a sysname, are among the components, nearest last.
+fn are_components(parts: &str, components: &[&str]) -> bool {
+    let is_word = |text: &str| !text.is_empty() && !text.contains('-');
+    components.iter().enumerate().any(|(index, component)| {
+        let rest = parts.strip_suffix(component).and_then(|rest| rest.strip_suffix('-'));
+        rest.is_some_and(|rest| match rest.rsplit_once('-') {
+            None => is_word(rest),
+            Some((parts, subsystem)) => {
+                is_word(subsystem) && are_components(parts, &components[index + 1..])
+            }
+        })
+    })
 }
 
 /// Whether it reads `0000:00:14.0`.
@@ -125,6 +153,13 @@ impl PortLocation {
         Self { devpath, controller: None, generation: None }
     }
 
+    /// Whether that name is the one of its controller.
+    pub fn is_on(&self, name: &ControllerName) -> bool {
+        let Some(own) = &self.controller else { return false };
+        let controller = || self.devpath.root_hub().and_then(|hub| hub.parent());
+        own == name || controller().is_some_and(|controller| name.names(own, &controller))
+    }
+
     /// The chain of ports. `None` for a root hub.
     pub fn chain(&self) -> Option<Chain> {
         self.devpath.port().map(|port| port.chain().clone())
@@ -149,6 +184,55 @@ impl UsbLocation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As udev's path_id names them on a Raspberry Pi 4, with a dwc3 on PCI, behind a VMD, and below two
+    /// subsystems.
+    #[test]
+    fn parts_of_a_path_id_are_components_of_the_devpath() {
+        for (name, own, devpath, expected) in [
+            (
+                "platform-fd500000.pcie-pci-0000:01:00.0",
+                "pci-0000:01:00.0",
+                "/devices/platform/scb/fd500000.pcie/pci0000:00/0000:00:00.0/0000:01:00.0",
+                true,
+            ),
+            (
+                "pci-0000:04:00.3-platform-xhci-hcd.2.auto",
+                "platform-xhci-hcd.2.auto",
+                "/devices/pci0000:00/0000:00:08.1/0000:04:00.3/dwc3.1.auto/xhci-hcd.2.auto",
+                true,
+            ),
+            (
+                "pci-0000:00:0e.0-pci-10000:e1:00.0",
+                "pci-10000:e1:00.0",
+                "/devices/pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0/10000:e1:00.0",
+                true,
+            ),
+            (
+                "acpi-PNP0A08:00-platform-x.1-pci-0000:01:00.0",
+                "pci-0000:01:00.0",
+                "/devices/PNP0A08:00/x.1/pci0000:00/0000:01:00.0",
+                true,
+            ),
+            (
+                "platform-fd600000.pcie-pci-0000:01:00.0",
+                "pci-0000:01:00.0",
+                "/devices/platform/scb/fd500000.pcie/pci0000:00/0000:00:00.0/0000:01:00.0",
+                false,
+            ),
+            (
+                "platform-fd500000.pcie-pci-0000:02:00.0",
+                "pci-0000:01:00.0",
+                "/devices/platform/scb/fd500000.pcie/pci0000:00/0000:00:00.0/0000:01:00.0",
+                false,
+            ),
+            ("xpci-0000:01:00.0", "pci-0000:01:00.0", "/devices/x/0000:01:00.0", false),
+        ] {
+            let (name, own): (ControllerName, ControllerName) =
+                (name.parse().unwrap(), own.parse().unwrap());
+            assert_eq!(name.names(&own, &devpath.parse().unwrap()), expected, "{name}");
+        }
+    }
 
     #[test]
     fn controllers_are_named_by_subsystem_or_form() {

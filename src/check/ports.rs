@@ -83,7 +83,7 @@ impl Ports<'_> {
             return self.no_controller(entry.name);
         };
         let known = self.topology.controllers.iter();
-        let known = known.filter(|known| known.name.as_ref() == Some(controller)).count();
+        let known = known.filter(|known| known.is_named(controller)).count();
         match generation {
             Some(generation) if known > 0 => Finding::error(
                 "port-missing",

@@ -60,8 +60,7 @@ impl PortName {
             Self::Stable { controller, generation, .. } => {
                 let other =
                     |wanted: Generation| location.generation.is_some_and(|own| own != wanted);
-                if location.controller.as_ref() != Some(controller) || generation.is_some_and(other)
-                {
+                if !location.is_on(controller) || generation.is_some_and(other) {
                     return None;
                 }
                 let (above, chain) = (self.chain(), location.chain());
@@ -93,7 +92,7 @@ impl PortName {
         let controllers = |one: &Self, other: &Self| match (one, other) {
             (Self::DevPath(path), Self::Stable { controller, generation: None, .. }) => {
                 let above = path.root_hub().and_then(|hub| hub.parent());
-                above.is_some_and(|above| above.sysname() == controller.sysname())
+                above.is_some_and(|above| controller.to_string().ends_with(above.sysname()))
             }
             (
                 Self::Stable { controller, generation: None, .. },
@@ -158,8 +157,24 @@ fn devpath(text: &str) -> Result<PortName, String> {
     let above = port.parent().map_or_else(|| format!("usb{}", port.bus().0), |hub| hub.to_string());
     match devpath.parent() {
         Some(parent) if parent.sysname() == above => Ok(PortName::DevPath(devpath)),
-        _ => Err(format!("cannot be a device's path: the part before {port} must be {above}")),
+        _ => Err(match path_of(&devpath, &port) {
+            Some(path) => format!("cannot be a device's path: write {path}"),
+            None => format!("cannot be a device's path: the part before {port} must be {above}"),
+        }),
     }
+}
+
+/// The path of the port below the root hub that the DEVPATH has.
+fn path_of(devpath: &DevPath, port: &Port) -> Option<DevPath> {
+    let bus = port.bus().0;
+    let mut path =
+        devpath.root_hub().filter(|hub| hub.sysname() == format!("usb{bus}"))?.to_string();
+    let mut chain = String::new();
+    for number in port.chain().numbers() {
+        chain = if chain.is_empty() { number.to_string() } else { format!("{chain}.{number}") };
+        path = format!("{path}/{bus}-{chain}");
+    }
+    path.parse().ok()
 }
 
 /// Reads `CONTROLLER/usb2:CHAIN`, and as udev's `path_id` writes `ID_PATH` and
@@ -196,7 +211,9 @@ fn stable(text: &str) -> Result<PortName, String> {
         None if rest.is_empty() => None,
         None => return Err(no_port()),
         Some(chain) if chain.contains(':') => {
-            return Err("names an interface: leave out the part after the last colon".to_owned());
+            // An interface, or a disk as `pci-0000:14:00.0-usb-0:1:1.0-scsi-0:0:0:0`.
+            let port = &text[..text.len() - chain.len() + chain.find(':').unwrap_or_default()];
+            return Err(format!("names a part of a device: write {port}"));
         }
         Some(chain) => Some(chain.parse().map_err(|_| {
             format!("does not end with the numbers of ports such as 1.4, but `{chain}`")

@@ -76,6 +76,13 @@ impl Plugged {
     }
 }
 
+impl Controller {
+    /// Whether that name is the controller's.
+    pub fn is_named(&self, name: &ControllerName) -> bool {
+        self.name.as_ref().is_some_and(|own| name.names(own, &self.devpath))
+    }
+}
+
 impl HubPort {
     /// The ports of the hub in it, each before those of the hub in it in turn.
     pub fn behind(&self) -> Vec<&Self> {
@@ -337,7 +344,7 @@ impl Topology {
             PortName::DevPath(devpath) => return vec![devpath.clone()],
             PortName::Stable { controller, generation, chain } => (controller, generation, chain),
         };
-        let known = self.controllers.iter().filter(|known| known.name.as_ref() == Some(controller));
+        let known = self.controllers.iter().filter(|known| known.is_named(controller));
         let hubs = known.flat_map(|known| known.root_hubs.iter().map(move |hub| (known, hub)));
         let meant = hubs.filter(|(_, hub)| {
             generation.is_none_or(|wanted| hub.speed.map(Generation::of_root_hub) == Some(wanted))

@@ -122,7 +122,7 @@ fn each_fault_is_told_with_its_place() {
         (
             config("    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1.4]\n"),
             "4:13",
-            ["before 1-1.4", "must be 1-1"],
+            ["cannot be a device", "write /devices/x/usb1/1-1/1-1.4"],
         ),
         (
             config(

@@ -49,9 +49,11 @@ fn what_names_no_port_is_refused() {
         ("pci-0000:00:14.0/usb2:", "``"),
         ("pci-0000:00:14.0-usb-3:1", "no port"),
         ("pci-0000:00:14.0-usbv4-0:1", "no port"),
-        ("pci-0000:00:14.0-usb-0:1:1.0", "interface"),
+        ("pci-0000:00:14.0-usb-0:1:1.0", "write pci-0000:00:14.0-usb-0:1"),
+        ("pci-0000:14:00.0-usb-0:1.4:1.0-scsi-0:0:0:0", "write pci-0000:14:00.0-usb-0:1.4"),
         ("/sys/devices/x/usb1", "leaves out"),
-        ("/devices/x/usb1/1-1.4", "must be 1-1"),
+        ("/devices/x/usb1/1-1.4", "write /devices/x/usb1/1-1/1-1.4"),
+        ("/devices/x/usb2/1-1.4", "must be 1-1"),
     ] {
         let said = bad.parse::<PortName>().unwrap_err().to_string();
         assert!(said.contains(hint), "{bad}: {said}");

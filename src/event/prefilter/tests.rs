@@ -35,6 +35,8 @@ fn other_names_without_a_bus_are_ruled_out() {
         ("0000:00:14.0", "pci-0000:00:14.0/usb2:1.4"),
         ("0:00:14.0", "pci-0:00:14.0-usb-0:1.4"),
         ("b.usb", "a-b.usb-usbv3-0:1.4"),
+        ("0000:01:00.0", "platform-fd500000.pcie-pci-0000:01:00.0-usb-0:1.4"),
+        ("xhci-hcd.2.auto", "pci-0000:04:00.3-platform-xhci-hcd.2.auto-usb-0:1.4"),
     ] {
         let text = with_port(port);
         for (device, may) in [
