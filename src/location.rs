@@ -185,7 +185,7 @@ impl UsbLocation {
 mod tests {
     use super::*;
 
-    /// As udev's path_id names them on a Raspberry Pi 4, with a dwc3 on PCI, behind a VMD, and below two
+    /// As udev's `path_id` names them on a Raspberry Pi 4, with a dwc3 on PCI, behind a VMD, and below two
     /// subsystems.
     #[test]
     fn parts_of_a_path_id_are_components_of_the_devpath() {

@@ -83,9 +83,13 @@ impl ConfigFile {
 
     /// Parses the text. The error reads `PATH:LINE:COLUMN: MESSAGE`.
     pub fn parse(&self) -> Result<Config> {
-        let text = std::str::from_utf8(&self.text)
-            .with_context(|| format!("{}: not UTF-8 text", self.path.display()))?;
-        parse(text).map_err(|error| anyhow::anyhow!("{}:{error}", self.path.display()))
+        let path = self.path.display();
+        if is_utf_16(&self.text) {
+            bail!("{path}:1:1: the file is UTF-16 text: save it as UTF-8");
+        }
+        let text =
+            std::str::from_utf8(&self.text).with_context(|| format!("{path}: not UTF-8 text"))?;
+        parse(text).map_err(|error| anyhow::anyhow!("{path}:{error}"))
     }
 
     /// Parses the text of a file that only root can change, because it decides which devices go to
@@ -124,6 +128,15 @@ impl ConfigFile {
                 found => Ok(found),
             };
         read().with_context(|| format!("config {}", self.path.display()))
+    }
+}
+
+/// Whether the text is UTF-16, as some editors save "Unicode". Its first character is ASCII.
+pub fn is_utf_16(text: &[u8]) -> bool {
+    match text {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
+        [one, other, ..] => (*one == 0) != (*other == 0),
+        _ => false,
     }
 }
 

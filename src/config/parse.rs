@@ -28,6 +28,11 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
         let message = "too many brackets within brackets".to_owned();
         return Err(ConfigError { line: None, column: None, message });
     }
+    // A byte order mark at the start is no text. It takes no column either.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if let Some(error) = unreadable_character(text) {
+        return Err(error);
+    }
     let file: Option<File> =
         serde_yaml::from_str(text).map_err(|error| ConfigError::new(&error, text))?;
     let File { virtual_machines, exclude } = file.unwrap_or_default();
@@ -35,6 +40,34 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
         virtual_machines: virtual_machines.unwrap_or_default().0,
         exclude: exclude.unwrap_or_default().0,
     })
+}
+
+/// A character that editors and file transfers leave, and for which the YAML reader has no place or
+/// another error.
+fn unreadable_character(text: &str) -> Option<ConfigError> {
+    for (index, line) in text.lines().enumerate() {
+        let error = |column: usize, message: &str| {
+            let (line, column) = (Some(index + 1), Some(column + 1));
+            Some(ConfigError { line, column, message: message.to_owned() })
+        };
+        let indentation = line.chars().take_while(|character| character.is_whitespace());
+        for (column, character) in indentation.enumerate() {
+            if !matches!(character, ' ' | '\t' | '\r') {
+                return error(column, "not a plain space: indent with spaces of the space bar");
+            }
+        }
+        for (column, character) in line.chars().enumerate() {
+            match character {
+                '\u{feff}' => return error(column, "a byte order mark: delete this character"),
+                '\t' | '\r' => {}
+                '\0'..='\u{1f}' | '\u{7f}' => {
+                    return error(column, "a control character: delete this character");
+                }
+                _ => {}
+            }
+        }
+    }
+    None
 }
 
 /// Keys that had other names before the first release.
@@ -57,6 +90,14 @@ impl ConfigError {
             if line.trim_start_matches(' ').starts_with('\t') {
                 message.push_str(": indent with spaces, YAML allows no tab there");
             }
+        }
+        if message.contains("more than one document") {
+            let starts = text.lines().enumerate().filter(|(_, line)| line.starts_with("---"));
+            // The first one may begin the only document.
+            // With content before it.
+            let later = starts.map(|(index, _)| index + 1).filter(|line| *line > 1).last();
+            let message = "a second document begins here: delete the line".to_owned();
+            return Self { line: later, column: later.map(|_| 1), message };
         }
         for (old, new) in RENAMED_KEYS {
             if let Some((before, _)) = message.split_once(&format!("unknown field `{old}`")) {

@@ -8,6 +8,7 @@ use std::iter;
 
 use memchr::memmem;
 
+use crate::config::file::is_utf_16;
 use crate::devpath::{DevPath, is_root_hub};
 use crate::port::Port;
 
@@ -21,7 +22,8 @@ use crate::port::Port;
 /// it may be, and a chain that the device's begins with, or no chain. Ports that are written wrong
 /// but were meant for the device are not ruled out, so that the mistake is reported.
 pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> Vec<Port>) -> bool {
-    if memchr::memchr(b'\\', text).is_some() {
+    // The names of ports are not found in UTF-16 text.
+    if memchr::memchr(b'\\', text).is_some() || is_utf_16(text) {
         return true;
     }
     let controller = device.controller().unwrap_or_default();

@@ -14,6 +14,32 @@ fn error(text: &str) -> String {
 }
 
 #[test]
+fn characters_that_editors_leave_are_read_or_reported_with_their_place() {
+    let config = "virtual_machines:\n  w:\n    socket: /q\n    ports: []\n";
+    for text in [
+        format!("\u{feff}{config}"),
+        format!("\u{feff}---\n{config}"),
+        format!("%YAML 1.1\n---\n{config}"),
+        config.replace('\n', "\r\n"),
+        format!("{config}...\n"),
+    ] {
+        assert_eq!(parse(&text).unwrap().virtual_machines.len(), 1, "{text:?}");
+    }
+    for (text, expected) in [
+        (format!("{config}\u{feff}exclude: []\n"), "5:1: a byte order mark"),
+        (format!("{config}# x \u{feff}\n"), "5:5: a byte order mark"),
+        (format!("{config}\u{1a}"), "5:1: a control character"),
+        (config.replace("/q", "/\0q"), "3:14: a control character"),
+        (config.replace("    ports", "\u{a0}\u{a0}  ports"), "4:1: not a plain space"),
+        (format!("{config}---\n{config}"), "5:1: a second document begins here"),
+        (format!("---\n{config}---\nx: 1\n"), "6:1: a second document begins here"),
+    ] {
+        let error = parse(&text).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{text:?}: {error}");
+    }
+}
+
+#[test]
 fn delay_and_timeout_fit_into_a_call() {
     let with = |delay: u32, timeout: u32| {
         let keys = format!("    delay: {delay}\n    timeout: {timeout}\n");

@@ -29,6 +29,21 @@ fn other_ports_are_ruled_out() {
     }
 }
 
+/// The mistake is reported then.
+#[test]
+fn text_in_utf_16_is_not_ruled_out() {
+    for (mark, encode) in [
+        (vec![0xff, 0xfe], u16::to_le_bytes as fn(u16) -> [u8; 2]),
+        (vec![0xfe, 0xff], u16::to_be_bytes),
+        (Vec::new(), u16::to_le_bytes),
+    ] {
+        let text = CONFIG.encode_utf16().flat_map(encode);
+        let text: Vec<u8> = mark.into_iter().chain(text).collect();
+        let device = "/devices/y/usb3/3-9".parse().unwrap();
+        assert!(may_match(&text, &device, |_| Vec::new()));
+    }
+}
+
 #[test]
 fn other_names_without_a_bus_are_ruled_out() {
     for (controller, port) in [
