@@ -242,8 +242,10 @@ pub fn read_recording(file: &Path) -> Result<Vec<Variables>> {
     Ok(events)
 }
 
+/// Reads it also indented or quoted, as people paste it from an issue or a mail.
 fn parse_recording(text: &str) -> Vec<Variables> {
-    let text = text.replace("\r\n", "\n");
+    let unquoted = |line: &str| line.trim_start_matches([' ', '\t', '>']).trim_end().to_owned();
+    let text = text.lines().map(unquoted).collect::<Vec<_>>().join("\n");
     let has_kernel_events = text.contains("\nKERNEL[") || text.starts_with("KERNEL[");
     text.split("\n\n")
         .filter(|block| !has_kernel_events || block.trim_start().starts_with("KERNEL["))
@@ -281,6 +283,15 @@ mod tests {
         let events = parse_recording(&MONITOR[MONITOR.find("UDEV  [").unwrap()..]);
         assert_eq!(events[0].get("A"), Some("b=c"));
         assert_eq!(parse_recording("ACTION=add\nDEVPATH=/devices/x\n").len(), 1);
+    }
+
+    #[test]
+    fn recording_may_be_indented_or_quoted() {
+        let expected = parse_recording(MONITOR);
+        for mark in ["    ", "> ", ">", "> > ", "\t"] {
+            let lines = MONITOR.lines().map(|line| format!("{mark}{line}\r\n"));
+            assert_eq!(parse_recording(&lines.collect::<String>()), expected, "{mark:?}");
+        }
     }
 
     proptest! {

@@ -351,6 +351,14 @@ const ACCESS: &[Case] = &[
         }),
     ),
     Case("not-authorized", |host| host.set_attribute("1-1", "authorized", "0"), Remedy),
+    Case(
+        "interface-not-authorized",
+        |host| {
+            host.bind_driver("1-1:1.0", "none");
+            host.write(&format!("/sys{PCI}/usb1/1-1/1-1:1.0/authorized"), "0\n");
+        },
+        Remedy,
+    ),
 ];
 
 #[test]
