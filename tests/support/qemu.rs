@@ -4,6 +4,7 @@
 //! test that lets it run uses a bus that no host has, such as 200.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -72,22 +73,32 @@ impl Qemu {
         let control = root.path(format!("/run/{name}.tests"));
         let messages = root.path(format!("/run/{name}.stderr"));
         let listen = |path: &Path| format!("unix:{},server=on,wait=off", path.display());
-        let child = program
+        program
             .args(["-machine", "q35,usb=off", "-accel", "tcg", "-m", "16"])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(arguments)
             .args([qmp, &listen(&socket), "-qmp", &listen(&control)])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::create(&messages).unwrap())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!(
+            .stderr(File::create(&messages).unwrap());
+        let started = Deadline::after(PATIENCE);
+        let child = loop {
+            match program.spawn() {
+                // Another thread that forks has the executable open, which a test has just written.
+                Err(error)
+                    if error.kind() == ErrorKind::ExecutableFileBusy
+                        && started.remaining().is_some() =>
+                {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                Ok(child) => break child,
+                Err(error) => panic!(
                     "qemu-system-x86_64 does not start: {error}. These tests run against a real \
                      QEMU: `make test` installs it, or install your distribution's \
                      qemu-system-x86 yourself"
-                )
-            });
+                ),
+            }
+        };
         let mut qemu = Self { child, socket, control };
         let deadline = Deadline::after(PATIENCE);
         while let Err(error) = connect(&qemu.control, deadline) {
