@@ -46,6 +46,13 @@ def singles(measured):
     return lines
 
 
+def firsts(first):
+    """The table of the first plug of each kind."""
+    return [f'| {way.name} | ' + ' | '.join(f'{first[way.name, kind].opened[0]:.2f}'
+                                            for kind, _ in latency.KINDS) + ' |'
+            for way in latency.WAYS]
+
+
 def starts(measured):
     """When udevd starts what RUN names."""
     return [f'| {way.name} | ' + ' | '.join(
@@ -93,14 +100,14 @@ def main():
     if args.no_vm:
         return
     latency.prepare()
-    one = latency.single(binary, args.plugs, say)
+    one, first = latency.single(binary, args.plugs, say)
     many = latency.together(binary, args.crowds, say)
     with open(f'{os.path.dirname(os.path.abspath(__file__))}/performance.md.in') as file:
         text = file.read()
     parts = {'MACHINE': machine(), 'CALLS': '\n'.join(calls), 'TIMES': '\n'.join(times),
              'PLUGS': str(args.plugs), 'CROWDS': str(args.crowds),
              'SIZE': f'{os.path.getsize(binary) / 1e6:.2f}',
-             'SINGLES': '\n'.join(singles(one)), 'STARTS': '\n'.join(starts(one)),
+             'SINGLES': '\n'.join(singles(one)), 'FIRST': '\n'.join(firsts(first)), 'STARTS': '\n'.join(starts(one)),
              'MANY': '\n'.join(crowds(many)), 'ROUND_TRIP': f'{round_trip(many):.3f}'}
     for name, value in parts.items():
         text = text.replace(f'@{name}@', value)
