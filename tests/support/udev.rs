@@ -109,6 +109,11 @@ impl Running {
         Self(child)
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Kills it, as the kernel does when memory is short.
     pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
