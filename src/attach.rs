@@ -148,7 +148,9 @@ impl<'a> Attempt<'a> {
         self.check_authorized(&interfaces).map_err(Outcome::Rejected)?;
         self.check_vm_runs()?;
         let is_attached = matches!(self.job.trigger, Trigger::Udev { settle: false, .. });
-        if !is_attached {
+        if is_attached {
+            drop(claims);
+        } else {
             if self.vm.unbind_host_drivers && interfaces.iter().any(Interface::has_kernel_driver) {
                 self.record_unbound();
             }
@@ -404,6 +406,14 @@ impl<'a> Attempt<'a> {
         Ok(Claim::Free)
     }
 
+    /// The device that is in the port now, if it is still the same one. `None` if it cannot be read
+    /// now: it was there a moment ago.
+    fn present(&self) -> Result<Option<UsbDevice>, Unavailable> {
+        let Ok(now) = self.job.host.usb_device(self.job.devpath()) else { return Ok(None) };
+        let now = now.filter(|now| now.devnum == self.id.devnum);
+        now.map(Some).ok_or(Unavailable::Unplugged)
+    }
+
     fn outcome_of(&self, error: AttachError) -> Outcome {
         match error {
             AttachError::Unavailable(Unavailable::Unplugged) => self.job.unplugged(),
@@ -541,13 +551,13 @@ pub fn upgraded(vm: &str) -> String {
 impl UsbSource for Attempt<'_> {
     fn recheck(&self) -> Result<DiskClaims, Unavailable> {
         let host = self.job.host;
-        // A device that cannot be read now was there a moment ago.
-        let Ok(now) = host.usb_device(self.job.devpath()) else {
-            return Ok(DiskClaims::default());
-        };
-        let now = now.filter(|now| now.devnum == self.id.devnum).ok_or(Unavailable::Unplugged)?;
+        let Some(now) = self.present()? else { return Ok(DiskClaims::default()) };
         let interfaces = host.interfaces(self.job.devpath());
         policy::check(host, self.job.assignment, &now, &interfaces).map_err(Unavailable::Rejected)
+    }
+
+    fn check_present(&self) -> Result<(), Unavailable> {
+        self.present().map(drop)
     }
 
     fn may_be_listed(&self) -> bool {

@@ -50,6 +50,10 @@ impl UsbSource for Zero {
         Ok(DiskClaims::default())
     }
 
+    fn check_present(&self) -> Result<(), Unavailable> {
+        self.recheck().map(drop)
+    }
+
     fn open_node(&self) -> io::Result<OwnedFd> {
         File::options().read(true).write(true).open("/dev/zero").map(OwnedFd::from)
     }

@@ -66,6 +66,10 @@ impl UsbSource for Device {
         true
     }
 
+    fn check_present(&self) -> Result<(), Unavailable> {
+        self.recheck().map(drop)
+    }
+
     fn open_node(&self) -> io::Result<OwnedFd> {
         Err(io::ErrorKind::Unsupported.into())
     }

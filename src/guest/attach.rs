@@ -34,6 +34,9 @@ pub trait UsbSource {
     /// lives, nothing on the host can begin to use its disks.
     fn recheck(&self) -> Result<DiskClaims, Unavailable>;
 
+    /// Checks only that the same device is still in its port: for a device whose disks are claimed.
+    fn check_present(&self) -> Result<(), Unavailable>;
+
     fn open_node(&self) -> io::Result<OwnedFd>;
 
     /// Whether QEMU may list the host's devices (`info usbhost`).
@@ -357,7 +360,7 @@ impl Attempt<'_> {
                 // A security module of the kernel removed it from the message.
                 return AttachError::FdBlocked;
             }
-            device.recheck().err().map_or(error.into(), AttachError::Unavailable)
+            device.check_present().err().map_or(error.into(), AttachError::Unavailable)
         })
     }
 
@@ -408,7 +411,7 @@ impl Attempt<'_> {
     /// Why QEMU did not open a device that it may open.
     fn not_opened(&self, port: &PortCandidate) -> Result<BusErrorKind, AttachError> {
         let AttachRequest { speed, device, .. } = self.request;
-        device.recheck()?;
+        device.check_present()?;
         Ok(match (port.speed, *speed) {
             (Some(max), Some(speed)) if max < speed.min(Speed::SUPER) => BusErrorKind::TooSlow(max),
             _ => BusErrorKind::NotOpened(*speed),
@@ -426,7 +429,7 @@ impl Attempt<'_> {
         let mut is_hidden = false;
         let polls = 0..timeout.as_millis() / NODE_POLL.as_millis();
         for _ in polls.take_while(|_| deadline.remaining().is_some()) {
-            device.recheck()?;
+            device.check_present()?;
             let devices = if device.may_be_listed() { hmp::host_devices(qmp)? } else { None };
             if objects::is_attached(qmp, id)? {
                 return Ok(None);

@@ -113,6 +113,14 @@ class DisksTest(StayCase):
         self.vm.sh('hotplugger sync')
         self.wait_attached(('storage', '1'))
 
+    def test_a_disk_that_the_host_serves_goes_by_file_descriptor(self):
+        # QEMU does not see the device at first; the disk stays claimed until it has it.
+        self.guest.start('seabios', confined=True)
+        self.install(delay=0, unbind_host_drivers='false')
+        line = self.vm.sh('hotplugger sync').splitlines()[0]
+        self.assertIn(', via file descriptor', line)
+        self.wait_attached(('storage', '1'))
+
     def bind_again(self):
         self.vm.sh('udevadm trigger --settle --action=bind --parent-match=/sys/bus/usb/devices/2-1 '
                    '|| true')

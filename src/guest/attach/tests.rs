@@ -21,6 +21,10 @@ impl UsbSource for Present {
         Ok(DiskClaims::default())
     }
 
+    fn check_present(&self) -> Result<(), Unavailable> {
+        self.recheck().map(drop)
+    }
+
     fn open_node(&self) -> io::Result<OwnedFd> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -35,6 +39,10 @@ impl UsbSource for UnpluggedAfter {
         let left = self.0.get().checked_sub(1).ok_or(Unavailable::Unplugged)?;
         self.0.set(left);
         Ok(DiskClaims::default())
+    }
+
+    fn check_present(&self) -> Result<(), Unavailable> {
+        self.recheck().map(drop)
     }
 
     fn open_node(&self) -> io::Result<OwnedFd> {
@@ -612,6 +620,10 @@ struct BesideFastDevice;
 impl UsbSource for BesideFastDevice {
     fn recheck(&self) -> Result<DiskClaims, Unavailable> {
         Ok(DiskClaims::default())
+    }
+
+    fn check_present(&self) -> Result<(), Unavailable> {
+        self.recheck().map(drop)
     }
 
     fn open_node(&self) -> io::Result<OwnedFd> {
