@@ -1,5 +1,5 @@
 //! `install` and `uninstall`: the rule, the example config, units and hooks, on this host or below
-//! another root for packagers. [`install`](crate::install) has the items.
+//! another root for packagers. The items themselves are in src/install.rs.
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
