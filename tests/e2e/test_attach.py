@@ -189,7 +189,8 @@ class MemoryTest(AttachCase):
         self.attached_keyboard()
         before = self.guest.trace()
         self.assertTrue(before, 'QEMU has opened the keyboard')
-        for action in ('add', 'bind', 'change', 'remove'):
+        # Not `remove`: libusb in QEMU takes that for an unplug.
+        for action in ('add', 'bind', 'change'):
             self.vm.sh(f'udevadm trigger --settle --action={action} --subsystem-match=usb')
         self.vm.settle()
         self.assertEqual(len(self.guest.attached()), 1)

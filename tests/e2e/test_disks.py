@@ -81,8 +81,8 @@ class DisksTest(StayCase):
     def test_a_volume_group_keeps_the_disk_only_in_use(self):
         self.vm.sh('pvcreate -qq -ff -y /dev/sda; vgcreate -qq stick /dev/sda; '
                    'lvcreate -qq -y -Zn -n data -L 4M stick; mke2fs -q -F /dev/stick/data')
-        self.stays('mount /dev/stick/data /mnt', 'umount /mnt', 'sda is mounted at /mnt;',
-                   'echo x > /mnt/x; sync')
+        self.stays('mount /dev/stick/data /mnt', 'umount /mnt; vgchange -qq -an stick',
+                   'sda is mounted at /mnt;', 'echo x > /mnt/x; sync')
         # The host activates it by itself when it sees the disk, and nobody opens it.
         self.vm.sh('dmsetup remove -f stick-data 2>/dev/null; vgchange -qq -aay stick; '
                    'test -b /dev/stick/data')

@@ -12,10 +12,16 @@ class StateTest(AttachCase):
 
     guest_kind = 'seabios'
 
-    def test_a_directory_of_another_user_is_not_adopted(self):
+    def squat(self):
+        """Another user is first."""
         self.install(delay=0)
+        self.vm.sh('rm -rf /tmp/hotplugger')
         self.vm.sh(['systemd-run', '--quiet', '--unit=squatter', 'sh', '-c', _SQUATTER])
-        self.vm.wait_for(lambda: self.vm.exec('test -e /tmp/hotplugger/hold-1-1.lock').rc == 0, 60)
+        self.vm.wait_for(lambda: self.vm.exec('test -e /tmp/hotplugger/hold-1-1.lock').rc == 0, 60,
+                         "the other user's files")
+
+    def test_a_directory_of_another_user_is_not_adopted(self):
+        self.squat()
         self.vm.sh('hotplugger install >/dev/null; systemd-tmpfiles --create hotplugger.conf')
         self.assertEqual(self.vm.sh('stat -c %U /tmp/hotplugger').strip(), 'nobody')
         self.vm.plug('kbd', '1')
@@ -27,10 +33,8 @@ class StateTest(AttachCase):
         self.wait_gone()
 
     def test_a_file_of_another_user_is_made_anew(self):
-        self.install(delay=0)
+        self.squat()
         # As after an older version, whose tmpfiles entry adopted the directory.
-        self.vm.sh(['systemd-run', '--quiet', '--unit=squatter', 'sh', '-c', _SQUATTER])
-        self.vm.wait_for(lambda: self.vm.exec('test -e /tmp/hotplugger/hold-1-1.lock').rc == 0, 60)
         self.vm.sh('chown root:root /tmp/hotplugger; chmod 700 /tmp/hotplugger')
         self.vm.plug('kbd', '1')
         self.wait_attached(('kbd', '1'))
