@@ -50,7 +50,9 @@ fn udev(config: Option<&Path>, verbose: bool) -> ExitCode {
     } else {
         Report::skipped(SkipReason::NotConfigured)
     };
-    journal::report(&root, &report, verbose);
+    if verbose || !history::is_repeated_unplug(&root, &report) {
+        journal::report(&root, &report, verbose);
+    }
     if report.level() < Level::Debug {
         history::append(&root, &report);
     }
