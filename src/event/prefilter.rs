@@ -34,7 +34,7 @@ pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> 
     let peers = if on_it { peers(device) } else { Vec::new() };
     let peers: Vec<String> = peers.iter().map(path_on_bus).collect();
 
-    let mut wanted = AttachRequest { controller, ..AttachRequest::default() };
+    let mut wanted = NamePatterns { controller, ..NamePatterns::default() };
     let own = device.from_root_hub().and_then(|path| path.strip_prefix("usb")).unwrap_or_default();
     for path in iter::once(own).chain(peers.iter().map(String::as_str)) {
         wanted.add(path);
@@ -60,7 +60,7 @@ fn path_on_bus(port: &Port) -> String {
 
 /// What may stand at and around a root hub in the text.
 #[derive(Default)]
-struct AttachRequest<'a> {
+struct NamePatterns<'a> {
     /// The sysname of the controller.
     controller: &'a [u8],
     /// The parts of the devices' DEVPATHs behind `/usb`.
@@ -71,7 +71,7 @@ struct AttachRequest<'a> {
     firsts: u64,
 }
 
-impl<'a> AttachRequest<'a> {
+impl<'a> NamePatterns<'a> {
     fn add(&mut self, path: &'a str) {
         let chain = path.rsplit_once('-').map_or("", |(_, chain)| chain);
         self.paths.push(path);
