@@ -532,6 +532,7 @@ impl<'a> Attempt<'a> {
             record.unconfirmed = None;
             record.unbound = false;
             record.detached_manual = false;
+            record.detached_for = None;
         });
         self.warn_if_not_saved(stored);
     }

@@ -57,7 +57,10 @@ pub enum Outcome {
     /// The device was unplugged, and these objects were deleted.
     Detached(Vec<DeviceId>),
     /// A person detached the device, and these objects were deleted.
-    DetachedManually(Vec<DeviceId>),
+    DetachedManually {
+        ids: Vec<DeviceId>,
+        until: Until,
+    },
     /// A VM that ended had left the device without a host driver, and now it has one.
     ReturnedToHost,
     /// It is unknown whether a guest has the device, for this reason. A later session settles it.
@@ -72,10 +75,22 @@ pub enum SkipReason {
     AlreadyRecorded,
     LeftToNewerInterface,
     DetachedManually,
+    /// A person keeps the port with the host.
+    Kept,
     /// The `remove` was triggered by a program.
     StillPluggedIn,
     AttachedElsewhere,
     AlreadyReturned,
+}
+
+/// What ends the detachment by a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    Unplugged,
+    /// Only `attach`: the port is kept.
+    Attached,
+    /// The VM is started again.
+    VmRestarted,
 }
 
 #[derive(Debug)]
@@ -167,7 +182,7 @@ impl Outcome {
             Self::Rejected(_) => "rejected",
             Self::UnpluggedEarly => "unplugged-early",
             Self::Detached(_) => "detached",
-            Self::DetachedManually(_) => "detached-manually",
+            Self::DetachedManually { .. } => "detached-manually",
             Self::ReturnedToHost => "returned-to-host",
             Self::Unconfirmed(_) => "unconfirmed",
             Self::Failed(_) => "failed",
@@ -223,13 +238,13 @@ impl fmt::Display for Outcome {
                 ids.iter().try_for_each(|id| write!(f, " {id}"))
             }
             Self::ReturnedToHost => f.write_str("returned to the host's drivers"),
-            Self::DetachedManually(ids) => {
+            Self::DetachedManually { ids, until } => {
                 if !ids.is_empty() {
                     f.write_str("detached")?;
                     ids.iter().try_for_each(|id| write!(f, " {id}"))?;
                     f.write_str("; ")?;
                 }
-                f.write_str("it stays with the host until it is unplugged or attached manually")
+                write!(f, "it stays with the host until {until}")
             }
             Self::Unconfirmed(why) => write!(
                 f,
@@ -276,6 +291,16 @@ fn write_attached(
     )
 }
 
+impl fmt::Display for Until {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unplugged => "it is unplugged or attached manually",
+            Self::Attached => "it is attached manually, also if it is plugged in again",
+            Self::VmRestarted => "the VM is started again, or it is unplugged or attached manually",
+        })
+    }
+}
+
 impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -286,6 +311,7 @@ impl fmt::Display for SkipReason {
             Self::DetachedManually => {
                 "detached manually; it stays with the host until it is unplugged"
             }
+            Self::Kept => "the port is kept with the host until `hotplugger attach`",
             Self::StillPluggedIn => "the device is still plugged in",
             Self::AttachedElsewhere => "already attached to another VM",
             Self::AlreadyReturned => "the host has it",

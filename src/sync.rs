@@ -73,7 +73,8 @@ impl SyncJob<'_> {
         }
         let (mut good, mut handled) = (0, Vec::new());
         for assigned in self.assigned_devices(&guest.topology) {
-            if assigned.record.as_ref().is_some_and(|record| record.detached_manual) {
+            let is_manual = assigned.record.as_ref().is_some_and(|record| record.detached_manual);
+            if is_manual || self.host.is_kept(&assigned.port.devpath) {
                 continue;
             }
             let port = assigned.port.port.clone();

@@ -1,4 +1,4 @@
-//! A person's command that has to wait for the port.
+//! `detach` and `attach` by a person.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,19 +21,107 @@ use support::qemu::{PATIENCE, Qemu};
 use support::root::Root;
 use support::udev::Running;
 
-/// The person meant the device that was in the port when the command was given.
-#[test]
-fn late_detach_does_not_concern_the_next_device() {
+const CONFIG: &str = "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    delay: 0\n    \
+                      ports: [/devices/pci0000:00/0000:00:14.0/usb1/1-3]\n";
+
+/// A host with a tablet in port 1-3, which the VM's guest has.
+fn attached() -> (Root, Qemu) {
     let mut root = Root::new();
-    root.config(
-        "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    delay: 0\n    \
-         ports: [/devices/pci0000:00/0000:00:14.0/usb1/1-3]\n",
-    );
+    root.config(CONFIG);
     root.controller(4);
     root.plug("1-3", "tablet", 16);
     let qemu = Qemu::paused(&root, "windows");
     assert_eq!(root.event("bind", "1-3").run(&root).status, 0);
+    assert_eq!(qemu.objects(), ["hotplugger-1-3-16"]);
+    (root, qemu)
+}
 
+fn hotplugger(root: &Root, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hotplugger"));
+    let output = command
+        .env_clear()
+        .env("HOTPLUGGER_ROOT", root.path("/"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+fn ok(root: &Root, arguments: &[&str]) -> String {
+    let (status, text) = hotplugger(root, arguments);
+    assert_eq!(status, Some(0), "{arguments:?}: {text}");
+    text
+}
+
+#[test]
+fn kept_port_stays_with_the_host_over_replugs() {
+    let (mut root, qemu) = attached();
+    let text = ok(&root, &["detach", "--keep", "1-3"]);
+    assert!(text.contains("until it is attached manually, also if it is plugged in"), "{text}");
+    assert!(qemu.objects().is_empty());
+    root.pull("1-3");
+    assert_eq!(root.event("remove", "1-3").run(&root).status, 0);
+    root.plug("1-3", "keyboard", 17);
+    for action in ["add", "bind"] {
+        let ended = root.event(action, "1-3").run(&root);
+        assert_eq!((ended.status, ended.stdout.as_str()), (0, ""));
+    }
+    ok(&root, &["sync"]);
+    assert!(qemu.objects().is_empty());
+    let findings = hotplugger(&root, &["check", "--verbose"]).1;
+    assert!(findings.contains("hotplugger attach 1-3"), "{findings}");
+    ok(&root, &["attach", "1-3"]);
+    assert_eq!(qemu.objects(), ["hotplugger-1-3-17"]);
+    root.pull("1-3");
+    assert_eq!(root.event("remove", "1-3").run(&root).status, 0);
+    root.plug("1-3", "tablet", 18);
+    assert_eq!(root.event("bind", "1-3").run(&root).status, 0);
+    assert_eq!(qemu.objects(), ["hotplugger-1-3-18"]);
+}
+
+#[test]
+fn empty_port_can_be_kept_and_released() {
+    let (mut root, qemu) = attached();
+    root.pull("1-3");
+    assert_eq!(root.event("remove", "1-3").run(&root).status, 0);
+    let text = ok(&root, &["detach", "--keep", "1-3"]);
+    assert!(text.contains("kept with the host until `hotplugger attach`"), "{text}");
+    root.plug("1-3", "keyboard", 17);
+    assert_eq!(root.event("bind", "1-3").run(&root).status, 0);
+    assert!(qemu.objects().is_empty());
+    root.pull("1-3");
+    let text = ok(&root, &["attach", "1-3"]);
+    assert!(text.contains("no longer kept"), "{text}");
+    let (status, text) = hotplugger(&root, &["attach", "1-3"]);
+    assert_eq!((status, text.contains("nothing is plugged in there")), (Some(1), true), "{text}");
+    root.plug("1-3", "keyboard", 18);
+    assert_eq!(root.event("bind", "1-3").run(&root).status, 0);
+    assert_eq!(qemu.objects(), ["hotplugger-1-3-18"]);
+}
+
+/// As for saving the VM's state: what is detached goes to its next QEMU, and not back to this one.
+#[test]
+fn devices_of_a_vm_are_detached_until_it_is_started_again() {
+    let (mut root, qemu) = attached();
+    let text = ok(&root, &["detach", "--vm", "windows"]);
+    assert!(text.contains("until the VM is started again"), "{text}");
+    ok(&root, &["sync"]);
+    assert_eq!(root.event("bind", "1-3").run(&root).status, 0);
+    assert!(qemu.objects().is_empty());
+    assert_eq!(ok(&root, &["detach", "--vm", "windows"]), "", "it has none");
+    drop(qemu);
+    let qemu = Qemu::paused(&root, "windows");
+    ok(&root, &["sync"]);
+    assert_eq!(qemu.objects(), ["hotplugger-1-3-16"]);
+    let (status, text) = hotplugger(&root, &["detach"]);
+    assert_eq!((status, text.contains("<PORT>")), (Some(2), true), "{text}");
+}
+
+/// The person meant the device that was in the port when the command was given.
+#[test]
+fn late_detach_does_not_concern_the_next_device() {
+    let (mut root, qemu) = attached();
     let path = root.path("/tmp/hotplugger/hold-1-3.lock");
     let lock = File::options().read(true).write(true).open(&path).unwrap();
     lock.lock().unwrap();

@@ -171,7 +171,7 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__detach)
-            opts="-v -h --vm --config --verbose --help"
+            opts="-v -h --vm --keep --config --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -60,8 +60,9 @@ complete -c hotplugger -n "__fish_hotplugger_using_subcommand attach" -l vm -d '
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand attach" -l config -d 'The config file [default: $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program]' -r -F
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand attach" -s v -l verbose -d 'Print more: `udev` its decision, on standard error, even if nothing is done; `check` also the findings that need no action'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand attach" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hotplugger -n "__fish_hotplugger_using_subcommand detach" -l vm -d 'The VM. It need not list the port' -r
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand detach" -l vm -d 'The VM that has them. Without a port: all its devices, until it is started again, so that its state can be saved' -r
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand detach" -l config -d 'The config file [default: $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else config.yaml beside the program]' -r -F
+complete -c hotplugger -n "__fish_hotplugger_using_subcommand detach" -l keep -d 'Keep the port with the host, whatever is plugged into it, until `attach` or the next boot'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand detach" -s v -l verbose -d 'Print more: `udev` its decision, on standard error, even if nothing is done; `check` also the findings that need no action'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand detach" -s h -l help -d 'Print help'
 complete -c hotplugger -n "__fish_hotplugger_using_subcommand move" -l vm -d 'The VM. It need not list the port' -r

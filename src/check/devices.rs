@@ -17,8 +17,10 @@ use crate::host::topology::{HubPort, Topology};
 use crate::host::usbfs::{self, Program};
 use crate::port::Port;
 use crate::root::Root;
-use crate::state::dir;
+use crate::state::dir::{self, StateDir};
+use crate::state::kept;
 use crate::state::record::Record;
+use crate::state::socket_file::SocketFile;
 use crate::text::shell_word;
 use crate::usb_device::UsbDevice;
 
@@ -35,6 +37,8 @@ pub struct DeviceFacts {
     pub programs: Vec<Program>,
     pub record: Option<Record>,
     pub is_excluded: bool,
+    /// Whether a person has detached it, or keeps its port with the host.
+    pub stays_with_host: bool,
     /// The VMs that it may go to.
     pub vms: Vec<String>,
     pub hostdevs: Vec<String>,
@@ -59,6 +63,7 @@ const UNUSED_AFTER: Duration = Duration::from_secs(60);
 
 pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFacts> {
     let records = dir::read_all_unlocked(root);
+    let kept = StateDir::open_read_only(root).as_ref().map(kept::read).unwrap_or_default();
     let hostdevs = hostdevs(root);
     let facts = |(port, device): (&HubPort, &UsbDevice)| {
         let location = topology.usb_location(&port.devpath);
@@ -72,13 +77,16 @@ pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFa
         let is_claimed = interfaces.iter().any(Interface::is_claimed);
         let node = sysfs::node(device.busnum, device.devnum);
         let record = records.iter().find(|record| record.port == port.port);
+        let record = record.filter(|record| record.devnum == device.devnum);
         Some(DeviceFacts {
             port: port.port.clone(),
             devpath: port.devpath.clone(),
             directory: sysfs::directory(root, &port.devpath),
             unauthorized: unauthorized.map(|interface| interface.name.clone()),
             programs: if is_claimed { usbfs::programs_with(root, &node) } else { Vec::new() },
-            record: record.filter(|record| record.devnum == device.devnum).cloned(),
+            record: record.cloned(),
+            stays_with_host: kept.iter().any(|kept| port.devpath.is_at_or_below(kept))
+                || record.is_some_and(|record| is_detached(root, record)),
             is_excluded: config.exclusion(vm, &location, device, &classes).is_some(),
             vms: owners.iter().map(|vm| vm.name.clone()).collect(),
             hostdevs: hostdevs
@@ -91,6 +99,14 @@ pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFa
         })
     };
     topology.devices().filter(|(_, device)| !device.is_hub()).filter_map(facts).collect()
+}
+
+/// Whether a person detached the device, and no start of its VM has ended that.
+fn is_detached(root: &Root, record: &Record) -> bool {
+    let start = record.detached_for.as_ref();
+    record.detached_manual
+        && start
+            .is_none_or(|start| SocketFile::at(root, &start.monitor.file()) == start.socket_file)
 }
 
 pub fn running_programs(root: &Root) -> RunningPrograms {
@@ -221,9 +237,8 @@ impl DeviceFacts {
             );
             return sync(warning("device-left", what));
         }
-        let is_manual = record.is_some_and(|record| record.detached_manual);
         let mut running_vms = answers.filter(|(vm, _)| self.vms.contains(&vm.vm.name));
-        let (vm, _) = running_vms.next().filter(|_| !is_manual)?;
+        let (vm, _) = running_vms.next().filter(|_| !self.stays_with_host)?;
         let what = format!("{label} is not attached to `{}`, which runs", vm.vm.name);
         sync(Some(Finding::note("device-not-attached", &self.devpath, what)))
     }
@@ -350,6 +365,7 @@ pub(in crate::check) mod tests {
             programs: Vec::new(),
             record: None,
             is_excluded: false,
+            stays_with_host: false,
             vms: vec!["windows".to_owned()],
             hostdevs: Vec::new(),
         }
@@ -408,8 +424,7 @@ pub(in crate::check) mod tests {
         assert!(codes(hid(), &none, &[]).is_empty(), "the VM does not run");
         let excluded = DeviceFacts { is_excluded: true, ..hid() };
         assert!(codes(excluded, &none, &[vm(false)]).is_empty());
-        let manual = Record { detached_manual: true, ..record("1-1", 5) };
-        let manual = DeviceFacts { record: Some(manual), ..hid() };
+        let manual = DeviceFacts { stays_with_host: true, ..hid() };
         assert!(codes(manual, &none, &[vm(false)]).is_empty());
         let busy = RunningPrograms { hotplugger: true, ..RunningPrograms::default() };
         assert!(codes(hid(), &busy, &[vm(false)]).is_empty());

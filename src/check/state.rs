@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 
 use super::finding::{Finding, plural};
 use super::trusted_owners;
+use crate::devpath::DevPath;
 use crate::host::topology::Topology;
 use crate::port::Port;
 use crate::root::Root;
+use crate::state::dir::StateDir;
+use crate::state::kept;
 use crate::text::shell_word;
 
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub struct StateFacts {
     /// The files in it; `None` if they cannot be listed.
     pub files: Option<Vec<String>>,
     pub plugged: Vec<Port>,
+    /// The ports that a person keeps with the host.
+    pub kept: Vec<DevPath>,
     pub owners: Vec<u32>,
 }
 
@@ -81,6 +86,10 @@ pub fn check(facts: &StateFacts) -> Vec<Finding> {
             Finding::note("state-leftovers", path, what).run(format!("rm {}", words.join(" "))),
         );
     }
+    findings.extend(facts.kept.iter().map(|port| {
+        let what = "a person keeps the port with the host, whatever is plugged into it";
+        Finding::note("port-kept", port, what).run(format!("hotplugger attach {}", port.sysname()))
+    }));
     findings
 }
 
@@ -111,6 +120,7 @@ pub fn gather(root: &Root, topology: &Topology) -> StateFacts {
         directory,
         files: is_directory.then(|| names(&path)).flatten(),
         plugged: plugged.map(|port| port.port.clone()).collect(),
+        kept: StateDir::open_read_only(root).as_ref().map(kept::read).unwrap_or_default(),
         owners: trusted_owners(root),
         path,
     }
@@ -145,6 +155,7 @@ pub(in crate::check) mod tests {
             }),
             files: Some(files.iter().map(|name| (*name).to_owned()).collect()),
             plugged: vec!["1-1".parse().unwrap()],
+            kept: Vec::new(),
             owners: vec![0],
         }
     }

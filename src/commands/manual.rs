@@ -2,6 +2,7 @@
 //!
 //! The policy is the same as for a plug, and the same records are kept.
 
+use std::iter;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -22,13 +23,13 @@ use crate::host::topology::{HubPort, Topology};
 use crate::host::topology::{devpath_of, read_topology};
 use crate::host::{Host, UdevProperties};
 use crate::location::UsbLocation;
-use crate::outcome::{EventContext, Outcome, Report};
+use crate::outcome::{EventContext, Outcome, Report, Until};
 use crate::output::{Output, Style};
 use crate::policy::{self, Assignment};
 use crate::port::{DevNum, Port};
 use crate::qmp::Error;
 use crate::root::Root;
-use crate::state::record::{Attachment, Record};
+use crate::state::record::{Attachment, Record, VmStart};
 use crate::unconfirmed;
 use crate::usb_device::UsbDevice;
 
@@ -40,8 +41,19 @@ pub struct Attach {
 
 #[derive(Debug, Args)]
 pub struct Detach {
-    #[command(flatten)]
-    target: Target,
+    /// The port: as `hotplugger ports` shows it (1-4), its name (pci-0000:00:14.0/usb2:4), its
+    /// DEVPATH or its path below /sys. Devices behind a hub in it are included.
+    #[arg(required_unless_present = "vm")]
+    port: Option<String>,
+
+    /// The VM that has them. Without a port: all its devices, until it is started again, so that
+    /// its state can be saved.
+    #[arg(long, value_name = "NAME")]
+    vm: Option<String>,
+
+    /// Keep the port with the host, whatever is plugged into it, until `attach` or the next boot.
+    #[arg(long, requires = "port")]
+    keep: bool,
 }
 
 #[derive(Debug, Args)]
@@ -64,7 +76,7 @@ struct Target {
 #[derive(Clone, Copy)]
 enum Action {
     Attach,
-    Detach,
+    Detach(Until),
     Move,
 }
 
@@ -78,7 +90,13 @@ impl Attach {
 impl Detach {
     /// Detaches the devices. They stay with the host until they are unplugged or attached manually.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        self.target.run(context, output, Action::Detach)
+        let Self { port, vm, keep } = self;
+        let until = match (port, keep) {
+            (None, _) => Until::VmRestarted,
+            (Some(_), true) => Until::Attached,
+            (Some(_), false) => Until::Unplugged,
+        };
+        run(context, output, port.as_deref(), vm.as_deref(), Action::Detach(until))
     }
 }
 
@@ -95,43 +113,116 @@ impl Target {
         output: &mut Output,
         action: Action,
     ) -> Result<CommandStatus> {
-        let config = context.trusted_config()?;
-        let vm = self.vm.as_deref().map(|name| config.named(name)).transpose()?;
-        let topology = read_topology(context.root);
-        let devices = devices_in(context.root, &topology, &self.port)?;
-        let host = RealHost::open_with_state(context.root)?;
-        let mut status = CommandStatus::Ok;
-        for device in devices {
-            let location = topology.usb_location(&device.devpath);
-            let job = ManualJob {
-                host: &host,
-                config: &config,
-                location: &location,
-                port: &device.port,
-                devnum: topology
-                    .devices()
-                    .find_map(|(port, found)| (port.port == device.port).then_some(found.devnum)),
-                vm,
-            };
-            let report = job.run(action).unwrap_or_else(|failed| failed);
-            let is_done = report.outcome.is_attached()
-                || matches!(report.outcome, Outcome::DetachedManually(_));
-            let style = if is_done { Style::Plain } else { Style::Bad };
-            context.report(&report, style, output)?;
-            if !is_done {
-                status = CommandStatus::Problems;
-            }
-        }
-        Ok(status)
+        run(context, output, Some(&self.port), self.vm.as_deref(), action)
     }
 }
 
-/// The devices in the port, in its peer ports, or behind a hub there.
+/// Does it with the devices in the port, or without a port with those of the VM.
+fn run(
+    context: &Context<'_>,
+    output: &mut Output,
+    port: Option<&str>,
+    vm: Option<&str>,
+    action: Action,
+) -> Result<CommandStatus> {
+    let config = context.trusted_config()?;
+    let vm = vm.map(|name| config.named(name)).transpose()?;
+    let topology = read_topology(context.root);
+    let host = RealHost::open_with_state(context.root)?;
+    let devices = match (port, vm) {
+        (Some(port), _) => {
+            let name = port_name(context.root, &topology, port)?;
+            let changed = change_kept_ports(&host, &topology, &name, action)?;
+            let devices = devices_in(&topology, &name);
+            if let ([], Some(what)) = (&devices[..], changed) {
+                output.text(&format!("{port}: {what}; nothing is plugged in there now\n"))?;
+            } else if devices.is_empty() {
+                bail!("{port}: nothing is plugged in there");
+            }
+            devices
+        }
+        (None, Some(vm)) => devices_of(&host, &topology, vm)?,
+        (None, None) => bail!("name a port or a VM"),
+    };
+    let mut status = CommandStatus::Ok;
+    for device in devices {
+        let location = topology.usb_location(&device.devpath);
+        let job = ManualJob {
+            host: &host,
+            config: &config,
+            location: &location,
+            port: &device.port,
+            devnum: device.plugged.as_ref().map(|plugged| plugged.device().devnum),
+            vm,
+        };
+        let report = job.run(action).unwrap_or_else(|failed| failed);
+        let is_done = report.outcome.is_attached()
+            || matches!(report.outcome, Outcome::DetachedManually { .. });
+        let style = if is_done { Style::Plain } else { Style::Bad };
+        context.report(&report, style, output)?;
+        if !is_done {
+            status = CommandStatus::Problems;
+        }
+    }
+    Ok(status)
+}
+
+/// Keeps the port and its peer ports with the host, or no longer. Returns what was changed.
+///
+/// It comes before the devices are detached or attached, so that no event comes between.
+fn change_kept_ports(
+    host: &dyn Host,
+    topology: &Topology,
+    name: &PortName,
+    action: Action,
+) -> Result<Option<&'static str>> {
+    let is_named = |location: &UsbLocation| {
+        let mut both = iter::once(&location.own).chain(&location.peers);
+        both.any(|location| name.names_exactly(location))
+    };
+    let ports = topology.ports().into_iter().map(|port| port.devpath.clone());
+    let ports: Vec<DevPath> =
+        ports.filter(|devpath| is_named(&topology.usb_location(devpath))).collect();
+    match action {
+        Action::Detach(Until::Attached) => {
+            host.save_kept_ports(&ports, &[])?;
+            Ok(Some("kept with the host until `hotplugger attach`"))
+        }
+        Action::Detach(_) => Ok(None),
+        Action::Attach | Action::Move => {
+            let kept = host.kept_ports();
+            let is_kept =
+                kept.iter().any(|kept| ports.iter().any(|port| kept.is_at_or_below(port)));
+            if is_kept {
+                host.save_kept_ports(&[], &ports)?;
+            }
+            Ok(is_kept.then_some("no longer kept with the host"))
+        }
+    }
+}
+
+/// The plugged-in devices that the VM has.
+fn devices_of<'a>(
+    host: &dyn Host,
+    topology: &'a Topology,
+    vm: &VirtualMachine,
+) -> Result<Vec<&'a HubPort>> {
+    let context = || format!("`{}` does not say which devices it has", vm.name);
+    let mut session = host.connect(&vm.monitor, &vm.access, vm.timeout).with_context(context)?;
+    let ids = objects::list(session.as_mut()).with_context(context)?;
+    let has = |port: &&HubPort, device: &UsbDevice| {
+        ids.iter().any(|id| id.port == port.port && id.devnum == device.devnum)
+    };
+    let devices = topology.devices().filter(|(port, device)| has(port, device));
+    Ok(devices.map(|(port, _)| port).collect())
+}
+
+/// The port that the text names.
 ///
 /// # Errors
 ///
-/// The text does not name a port of this host, or nothing is plugged in there.
-fn devices_in<'a>(root: &Root, topology: &'a Topology, text: &str) -> Result<Vec<&'a HubPort>> {
+/// This host has no such port.
+fn port_name(root: &Root, topology: &Topology, text: &str) -> Result<PortName> {
     const NO_SUCH_PORT: &str = "this host has no such port; `hotplugger ports` lists its ports";
     let name = if let Ok(port) = text.parse::<Port>() {
         let known = topology.ports().into_iter().find(|known| known.port == port);
@@ -151,16 +242,17 @@ fn devices_in<'a>(root: &Root, topology: &'a Topology, text: &str) -> Result<Vec
             )
         })?
     };
-    let ports = topology.devices().map(|(port, _)| port);
-    let devices: Vec<&HubPort> =
-        ports.filter(|port| name.contains(&topology.usb_location(&port.devpath), true)).collect();
-    if !devices.is_empty() {
-        return Ok(devices);
-    }
-    if !topology.port_locations().iter().any(|place| name.names_exactly(place)) {
+    let exists = topology.port_locations().iter().any(|place| name.names_exactly(place));
+    if !exists && devices_in(topology, &name).is_empty() {
         bail!("{text}: {NO_SUCH_PORT}");
     }
-    bail!("{text}: nothing is plugged in there");
+    Ok(name)
+}
+
+/// The devices in the port, in its peer ports, or behind a hub there.
+fn devices_in<'a>(topology: &'a Topology, name: &PortName) -> Vec<&'a HubPort> {
+    let ports = topology.devices().map(|(port, _)| port);
+    ports.filter(|port| name.contains(&topology.usb_location(&port.devpath), true)).collect()
 }
 
 struct ManualJob<'a> {
@@ -190,7 +282,7 @@ impl<'a> ManualJob<'a> {
                 self.settle_unconfirmed(&device)?;
                 return match action {
                     Action::Attach => self.attach(&device),
-                    Action::Detach => self.detach(&device),
+                    Action::Detach(until) => self.detach(&device, until),
                     Action::Move => self.move_device(&device),
                 };
             }
@@ -228,7 +320,7 @@ impl<'a> ManualJob<'a> {
         }
     }
 
-    fn detach(&self, device: &UsbDevice) -> Result<Report, Report> {
+    fn detach(&self, device: &UsbDevice, until: Until) -> Result<Report, Report> {
         let current = self.current_vm(device)?;
         if let Some((vm, current)) = self.vm.zip(current)
             && vm.name != current.name
@@ -245,12 +337,18 @@ impl<'a> ManualJob<'a> {
                 Report::new(Some(context.clone()), outcome)
             })?,
         };
-        let mut report = Report::new(Some(context), Outcome::DetachedManually(deleted));
+        let outcome = Outcome::DetachedManually { ids: deleted, until };
+        let mut report = Report::new(Some(context), outcome);
+        let detached_for = self.vm.filter(|_| until == Until::VmRestarted).map(|vm| VmStart {
+            monitor: vm.monitor.clone(),
+            socket_file: self.host.socket_file(&vm.monitor),
+        });
         let record = Record {
             attached: None,
             unconfirmed: None,
             unbound: false,
             detached_manual: true,
+            detached_for,
             ..self.record(device)
         };
         // A device that was plugged in in the meantime keeps its record: `add` takes no port lock.

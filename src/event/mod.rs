@@ -85,7 +85,8 @@ pub fn handle(
         return Report::skipped(SkipReason::NotConfigured);
     }
     let record = host.load_record(&event.port, &event.device);
-    let plan = plan(&event, &location, &config, record.as_ref());
+    let is_kept = host.is_kept(&event.device);
+    let plan = plan(&event, &location, &config, record.as_ref(), is_kept);
     let call = UsbCall { host, variables, event: &event, config: &config, location: &location };
     let mut report = call.carry_out(&plan, record.as_ref());
     report.decision = Some(plan.to_string());

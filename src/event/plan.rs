@@ -40,12 +40,14 @@ pub struct Candidate<'a> {
     pub has_device: bool,
 }
 
-/// Decides what to do about an event, from the device's location and the record of its port.
+/// Decides what to do about an event, from the device's location, the record of its port, and whether a
+/// person keeps the port with the host.
 pub fn plan<'a>(
     event: &UsbEvent,
     location: &UsbLocation,
     config: &'a Config,
     record: Option<&'a Record>,
+    is_kept: bool,
 ) -> Plan<'a> {
     // The record may be that of an earlier device in the port.
     let record_of_device =
@@ -54,6 +56,10 @@ pub fn plan<'a>(
         // `udevadm trigger --action=remove` only finds devices that are plugged in.
         if event.synthetic {
             return Plan::Skip(SkipReason::StillPluggedIn);
+        }
+        // What was kept was not attached, unless a record says so.
+        if is_kept && record.is_none() {
+            return Plan::Skip(SkipReason::Kept);
         }
         let targets = targets(config, location, record);
         return if targets.is_empty() && record_of_device.is_none() {
@@ -74,6 +80,9 @@ pub fn plan<'a>(
     }
     if record.is_some_and(|record| record.detached_manual) {
         return Plan::Skip(SkipReason::DetachedManually);
+    }
+    if is_kept {
+        return Plan::Skip(SkipReason::Kept);
     }
     match event.kind {
         EventKind::DeviceAdd if record.is_some() => Plan::Skip(SkipReason::AlreadyRecorded),

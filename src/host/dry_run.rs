@@ -39,6 +39,7 @@ use crate::root::Root;
 use crate::speed::Speed;
 use crate::state::dir::{self, StateDir, may_have_record};
 use crate::state::guest_ports;
+use crate::state::kept;
 use crate::state::lock::Lock;
 use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
@@ -320,6 +321,14 @@ impl Host for DryRun<'_> {
 
     fn records(&self) -> Vec<Record> {
         dir::read_all_unlocked(self.root)
+    }
+
+    fn kept_ports(&self) -> Vec<DevPath> {
+        StateDir::open_read_only(self.root).as_ref().map(kept::read).unwrap_or_default()
+    }
+
+    fn save_kept_ports(&self, _: &[DevPath], _: &[DevPath]) -> anyhow::Result<()> {
+        Ok(())
     }
 
     fn lock_port(&self, _: &Port) -> anyhow::Result<Option<Lock>> {

@@ -37,7 +37,7 @@ use crate::monitor::Monitor;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp};
 use crate::state::lock::Lock;
-use crate::state::record::{Attachment, Record, UeventMark, VERSION};
+use crate::state::record::{Attachment, Record, UeventMark, VERSION, VmStart};
 use crate::state::socket_file::SocketFile;
 use crate::usb_device::UsbDevice;
 
@@ -130,6 +130,12 @@ pub trait Host {
     /// All records.
     fn records(&self) -> Vec<Record>;
 
+    /// The ports that a person keeps with the host.
+    fn kept_ports(&self) -> Vec<DevPath>;
+
+    /// Keeps these ports with the host, and no longer what is at or below the released ones.
+    fn save_kept_ports(&self, kept: &[DevPath], released: &[DevPath]) -> anyhow::Result<()>;
+
     /// Keeps other hotplugger processes from attaching and detaching devices of the port. `None`
     /// without a state directory.
     ///
@@ -179,6 +185,10 @@ impl dyn Host + '_ {
             |attached: &Attachment| self.socket_file(&attached.monitor) == attached.socket_file;
         record.attached = record.attached.filter(is_current);
         record.unconfirmed = record.unconfirmed.filter(is_current);
+        let ends = |start: &VmStart| self.socket_file(&start.monitor) != start.socket_file;
+        if record.detached_for.as_ref().is_some_and(ends) {
+            (record.detached_manual, record.detached_for) = (false, None);
+        }
         Some(record)
     }
 
@@ -205,8 +215,14 @@ impl dyn Host + '_ {
             unconfirmed: None,
             unbound: false,
             detached_manual: false,
+            detached_for: None,
             properties: udev.properties,
         }
+    }
+
+    /// Whether a person keeps the device's port, or one above it, with the host.
+    pub fn is_kept(&self, device: &DevPath) -> bool {
+        self.kept_ports().iter().any(|port| device.is_at_or_below(port))
     }
 
     /// Saves a record. Returns a warning if that failed: the next event then knows less.

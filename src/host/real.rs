@@ -30,6 +30,7 @@ use crate::qmp::{Error, Qmp, Step};
 use crate::root::Root;
 use crate::state::dir::{self, StateDir, may_have_record};
 use crate::state::guest_ports;
+use crate::state::kept;
 use crate::state::lock::{Lock, LockError};
 use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
@@ -218,6 +219,15 @@ impl Host for RealHost<'_> {
 
     fn records(&self) -> Vec<Record> {
         dir::read_all_unlocked(self.root)
+    }
+
+    fn kept_ports(&self) -> Vec<DevPath> {
+        self.state().map(kept::read).unwrap_or_default()
+    }
+
+    fn save_kept_ports(&self, kept: &[DevPath], released: &[DevPath]) -> anyhow::Result<()> {
+        let Some(state) = self.state() else { return Ok(()) };
+        kept::save(&state.records(&self.deadline(STATE_TIMEOUT))?, kept, released)
     }
 
     fn lock_port(&self, port: &Port) -> anyhow::Result<Option<Lock>> {

@@ -47,6 +47,9 @@ pub struct Record {
     /// Whether it was detached by hand: it stays with the host until it is pulled.
     #[serde(default)]
     pub detached_manual: bool,
+    /// The VM whose start ends that detachment; `None` if none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detached_for: Option<VmStart>,
     /// The variables of the uevent.
     pub properties: BTreeMap<String, String>,
 }
@@ -58,6 +61,14 @@ pub struct UeventMark {
     pub at: Monotonic,
     /// The number of the newest uevent of any device, `/sys/kernel/uevent_seqnum`.
     pub seqnum: Option<u64>,
+}
+
+/// One start of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStart {
+    pub monitor: Monitor,
+    /// The socket's file. A QEMU that was started again has created another one.
+    pub socket_file: Option<SocketFile>,
 }
 
 /// A device in a guest.
@@ -125,6 +136,7 @@ pub(crate) mod tests {
             unconfirmed: None,
             unbound: false,
             detached_manual: false,
+            detached_for: None,
             properties: BTreeMap::new(),
         }
     }

@@ -253,6 +253,14 @@ impl Host for ModelHost {
         self.host.borrow().record.clone().into_iter().collect()
     }
 
+    fn kept_ports(&self) -> Vec<DevPath> {
+        Vec::new()
+    }
+
+    fn save_kept_ports(&self, _: &[DevPath], _: &[DevPath]) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// udev handles a device's events one by one, and `sync` is not run beside them here: that is
     /// for tests with real processes.
     fn lock_port(&self, _: &Port) -> anyhow::Result<Option<Lock>> {

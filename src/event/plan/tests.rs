@@ -33,7 +33,7 @@ fn event(kind: EventKind, port: &str) -> UsbEvent {
 /// Plans for a device whose location is its DEVPATH alone.
 fn plan<'a>(event: &UsbEvent, config: &'a Config, record: Option<&'a Record>) -> Plan<'a> {
     let location = UsbLocation::of(PortLocation::of(event.device.clone()));
-    super::plan(event, &location, config, record)
+    super::plan(event, &location, config, record, false)
 }
 
 fn attached(vm: &str, socket: &str) -> Record {
@@ -197,6 +197,13 @@ fn manually_detached_device_stays_until_another_is_plugged_in() {
     let mut next = event(EventKind::DeviceBind, "1-1");
     next.devnum = Some(DevNum(6));
     assert!(matches!(plan(&next, &config, Some(&record)), Plan::Attach { .. }));
+    let location = UsbLocation::of(PortLocation::of(next.device.clone()));
+    let kept = super::plan(&next, &location, &config, None, true);
+    assert_eq!(kept, Plan::Skip(SkipReason::Kept));
+    let remove = event(EventKind::DeviceRemove, "1-1");
+    let of_kept = |record| super::plan(&remove, &location, &config, record, true);
+    assert_eq!(of_kept(None), Plan::Skip(SkipReason::Kept));
+    assert_eq!(vms(&of_kept(Some(&record))), ["windows"]);
     let remove = event(EventKind::DeviceRemove, "1-1");
     assert_eq!(vms(&plan(&remove, &config, Some(&record))), ["windows"]);
 }
@@ -212,11 +219,11 @@ fn device_in_a_peer_port_is_attached_and_detached() {
     let mut bind = event(EventKind::DeviceBind, "1-1");
     (bind.device, bind.port) = (places.own.devpath.clone(), "2-1".parse().unwrap());
     assert!(matches!(
-        super::plan(&bind, &places, &config, None),
+        super::plan(&bind, &places, &config, None, false),
         Plan::Attach { candidates, .. } if candidates == one(&config.virtual_machines[0], false)
     ));
     let remove = UsbEvent { kind: EventKind::DeviceRemove, ..bind };
-    let asked = super::plan(&remove, &places, &config, None);
+    let asked = super::plan(&remove, &places, &config, None, false);
     assert_eq!(vms(&asked), ["windows", "linux"]);
 }
 
