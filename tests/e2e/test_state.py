@@ -2,9 +2,12 @@
 from test_attach import AttachCase
 
 # As another user who was first: the directory, and the locks that an event takes.
-_SQUATTER = ('setpriv --reuid=65534 --clear-groups sh -c "mkdir -m 777 /tmp/hotplugger; '
-             'cd /tmp/hotplugger; for name in records hold-1-1; do touch $name.lock; '
-             'flock $name.lock sleep 600 & done; wait"')
+_SQUATTER = b"""mkdir -m 777 /tmp/hotplugger && cd /tmp/hotplugger || exit 1
+for name in records hold-1-1; do
+    flock $name.lock sleep 600 &
+done
+wait
+"""
 
 
 class StateTest(AttachCase):
@@ -16,7 +19,8 @@ class StateTest(AttachCase):
         """Another user is first."""
         self.install(delay=0)
         self.vm.sh('rm -rf /tmp/hotplugger')
-        self.vm.sh(['systemd-run', '--quiet', '--unit=squatter', 'sh', '-c', _SQUATTER])
+        self.vm.put(_SQUATTER, '/run/squatter', 0o755)
+        self.vm.sh('systemd-run --quiet --unit=squatter --uid=nobody sh /run/squatter')
         self.vm.wait_for(lambda: self.vm.exec('test -e /tmp/hotplugger/hold-1-1.lock').rc == 0, 60,
                          "the other user's files")
 

@@ -147,7 +147,12 @@ class Guest(UsbDevices):
 
     def sh(self, line, timeout=120):
         """Runs a line in its shell (busybox): (exit status, text)."""
-        return self._host.agent.guest_shell(self._shell, line, timeout)
+        try:
+            return self._host.agent.guest_shell(self._shell, line, timeout)
+        except VmError as error:
+            console = '; '.join(text for _, text in self.console()[-5:])
+            status = self._host.exec(['systemctl', 'is-active', self.unit]).out.strip()
+            raise VmError(f'{error}; QEMU is {status}, the console ends: {console}') from error
 
     def lsusb(self):
         """The products that it enumerated: {'1-1': 'QEMU USB Keyboard'}."""

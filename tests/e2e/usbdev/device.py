@@ -18,12 +18,14 @@ class Device:
         fails               so many device descriptor requests are answered by a stall
         stalls              every control request is answered by a stall
         silent              no control request is answered at all
+        naks                no data is ever taken or sent (bulk)
     """
 
     descriptors_after = 0
     fails = 0
     stalls = False
     silent = False
+    naks = False
 
     def __init__(self, identity):
         self.identity = identity
@@ -202,6 +204,10 @@ class Device:
     def _bulk(self, body, number):
         endpoint, _, low, stream, high = struct.unpack('<BBHIH', body[:10])
         length = low | high << 16
+        if self.naks:
+            with self._lock:
+                self._waiting.setdefault((endpoint, stream), []).append((number, length))
+            return
         if not endpoint & IN:
             taken = self.bulk_out(endpoint, stream, body[10:])
             header = struct.pack('<BBHIH', endpoint, SUCCESS if taken else IO_ERROR, low, stream, high)

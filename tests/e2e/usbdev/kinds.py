@@ -205,14 +205,16 @@ class Hub(Device):
 class Vendor(Device):
     """A device of no class that the host has a driver for: a modem, a programmer, a board."""
 
-    def __init__(self, speed=FULL, product=5, interfaces=1, configurations=1, **identity):
+    def __init__(self, speed=FULL, product=5, interfaces=1, configurations=1, dfu=False,
+                 **identity):
+        kind = (0xfe, 1, 2) if dfu else (0xff, 0, 0)
         packet = {LOW: 8, FULL: 64, HIGH: 512, SUPER: 1024}[speed]
 
         def configuration(number):
             numbers = range(interfaces)
             ends = (Endpoint(0x81, BULK, packet), Endpoint(0x02, BULK, packet))
             # Endpoints for the first one only: there are 30 of them at most.
-            return Configuration(tuple(Interface(one, 0xff, 0, 0, ends if one == 0 else ())
+            return Configuration(tuple(Interface(one, *kind, ends if one == 0 else ())
                                        for one in numbers), number)
 
         every = tuple(configuration(number + 1) for number in range(configurations))
