@@ -374,6 +374,7 @@ impl<'a> Attempt<'a> {
             history: &history,
             has_product_name: self.device.product.is_some(),
             node: sysfs::node(self.device.busnum, self.device.devnum),
+            properties: vm.usb_host(self.job.assignment.location),
             access,
             expected_attached,
             claim,

@@ -45,14 +45,14 @@ pub fn check(
                    attached once it is authorized";
         return Err(why.to_owned());
     }
-    if config.class_exclusion(vm).is_some() {
+    if config.class_matcher(vm, location).is_some() {
         // The guest may choose another configuration than the host has.
         classes.extend(host.interface_classes(assignment.devpath()));
     }
-    if let Some(entry) = config.exclusion(vm, location, device, &classes) {
-        return Err(format!("it stays with the host; the config excludes `{entry}`"));
+    if let Some(refusal) = config.refusal(vm, location, device, &classes) {
+        return Err(format!("it stays with the host; {refusal}"));
     }
-    if let Some(entry) = config.class_exclusion(vm)
+    if let Some(entry) = config.class_matcher(vm, location)
         && classes.is_empty()
         && !host.has_interfaces(assignment.devpath())
     {

@@ -17,6 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use hotplugger::config::access::AccessMode;
+use hotplugger::config::usb_host::UsbHostProperties;
 use hotplugger::deadline::Deadline;
 use hotplugger::device_id::DeviceId;
 use hotplugger::disk_claims::DiskClaims;
@@ -89,22 +90,29 @@ fn place_again(
     history: &GuestPortHistory,
 ) -> Result<Attached, AttachError> {
     let hubs: Vec<String> = buses.iter().map(|bus| (*bus).to_owned()).collect();
-    attach(
-        qmp,
-        &AttachRequest {
-            id: id(name),
-            speed: Some(speed),
-            hubs: &hubs,
-            history,
-            has_product_name: true,
-            node: "/dev/bus/usb/001/016".into(),
-            access: AccessMode::Node,
-            expected_attached: false,
-            claim: Claim::Free,
-            host_drives_storage: false,
-            device: &Zero,
-        },
-    )
+    attach(qmp, &request(name, speed, &hubs, history))
+}
+
+fn request<'a>(
+    name: &str,
+    speed: Speed,
+    hubs: &'a [String],
+    history: &'a GuestPortHistory,
+) -> AttachRequest<'a> {
+    AttachRequest {
+        id: id(name),
+        speed: Some(speed),
+        hubs,
+        history,
+        has_product_name: true,
+        node: "/dev/bus/usb/001/016".into(),
+        access: AccessMode::Node,
+        properties: UsbHostProperties::new(),
+        expected_attached: false,
+        claim: Claim::Free,
+        host_drives_storage: false,
+        device: &Zero,
+    }
 }
 
 fn no_seat(result: Result<Attached, AttachError>) -> Vec<BusError> {
@@ -151,6 +159,23 @@ fn printed_arguments_start_qemu_without_a_warning() {
     connect(&socket, Deadline::after(PATIENCE)).unwrap();
     assert_eq!(std::fs::read_to_string(root.path("/run/vm.stderr")).unwrap(), "");
     assert!(qemu.pid() > 0);
+}
+
+#[test]
+fn properties_of_usb_host_reach_qemu() {
+    let root = Root::new();
+    let qemu = Qemu::start(&root, "vm", &["-device", "qemu-xhci,id=xhci0", "-S"]);
+    let mut qmp = qemu.connect();
+    let history = GuestPortHistory::default();
+    let request = AttachRequest {
+        properties: [("guest-reset", Value::Bool(false)), ("isobufs", 7.into())].into(),
+        ..request(ID, Speed::HIGH, &[], &history)
+    };
+    attach(&mut qmp, &request).unwrap();
+    let arguments = serde_json::json!({ "command-line": "info qtree" });
+    let tree = qmp.execute("human-monitor-command", arguments).unwrap();
+    let tree = tree.as_str().unwrap();
+    assert!(tree.contains("guest-reset = false") && tree.contains("isobufs = 7"), "{tree}");
 }
 
 #[test]
@@ -354,22 +379,9 @@ fn qemu_without_hmp_gets_the_device_in_a_free_port_that_takes_its_speed() {
 }
 
 fn attach_via_fd(qmp: &mut dyn Qmp, speed: Speed) -> Result<Attached, AttachError> {
-    attach(
-        qmp,
-        &AttachRequest {
-            id: id(ID),
-            speed: Some(speed),
-            hubs: &[],
-            history: &GuestPortHistory::default(),
-            has_product_name: true,
-            node: "/dev/bus/usb/001/016".into(),
-            access: AccessMode::Fd,
-            expected_attached: false,
-            claim: Claim::Free,
-            host_drives_storage: false,
-            device: &Zero,
-        },
-    )
+    let history = GuestPortHistory::default();
+    let request = AttachRequest { access: AccessMode::Fd, ..request(ID, speed, &[], &history) };
+    attach(qmp, &request)
 }
 
 /// How many file descriptors QEMU has in its sets.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use hotplugger::config::access::AccessMode;
+use hotplugger::config::usb_host::UsbHostProperties;
 use hotplugger::guest::attach::{AttachRequest, Attached, Claim, attach};
 use hotplugger::guest::bus::buses;
 use hotplugger::guest::detach;
@@ -38,6 +39,7 @@ pub fn run(data: &[u8]) {
             has_product_name: true,
             node: PathBuf::from("/dev/bus/usb/001/016"),
             access,
+            properties: UsbHostProperties::new(),
             expected_attached: false,
             claim: Claim::Free,
             host_drives_storage: false,

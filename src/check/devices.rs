@@ -87,7 +87,7 @@ pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFa
             record: record.cloned(),
             stays_with_host: kept.iter().any(|kept| port.devpath.is_at_or_below(kept))
                 || record.is_some_and(|record| is_detached(root, record)),
-            is_excluded: config.exclusion(vm, &location, device, &classes).is_some(),
+            is_excluded: config.refusal(vm, &location, device, &classes).is_some(),
             vms: owners.iter().map(|vm| vm.name.clone()).collect(),
             hostdevs: hostdevs
                 .iter()

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use self::access::Access;
 use self::port::{PortMatch, PortName};
+use self::usb_host::UsbHostProperties;
 use crate::location::{PortLocation, UsbLocation};
 use crate::monitor::Monitor;
 use crate::text::sanitize;
@@ -20,13 +21,14 @@ pub mod edit;
 pub mod file;
 pub mod parse;
 pub mod port;
+pub mod usb_host;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The VMs, in the order of the file.
     pub virtual_machines: Vec<VirtualMachine>,
     /// What goes to none of them.
-    pub exclude: Vec<Exclusion>,
+    pub exclude: Vec<DeviceMatcher>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,17 +41,30 @@ pub struct VirtualMachine {
     pub timeout: Duration,
     /// The guest's USB buses to use, in this order (`xhci0.0`); empty for QEMU's choice.
     pub hubs: Vec<String>,
-    /// The devices that do not go to this VM, in addition to those that go to none.
-    pub exclude: Vec<Exclusion>,
     /// Whether the host's drivers are kept off a device while it settles.
     pub unbind_host_drivers: bool,
     pub access: Access,
     /// Whether the host's drivers get its devices back when it does not run.
     pub return_to_host: bool,
+    /// What holds for all its devices.
+    pub rules: DeviceRules,
     pub ports: Vec<PortName>,
+    /// What holds for the devices in one of the ports, in addition.
+    pub port_rules: Vec<(PortName, DeviceRules)>,
     /// Whether the peer ports of its ports are its too, where no other name has
     /// them.
     pub peer_ports: bool,
+}
+
+/// Which devices go to a VM, and how its QEMU gets them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceRules {
+    /// These do not, in addition to those that go to no VM.
+    pub exclude: Vec<DeviceMatcher>,
+    /// If it is not empty, all others do not.
+    pub only: Vec<DeviceMatcher>,
+    /// Properties of QEMU's usb-host device, of [`usb_host::PROPERTIES`].
+    pub usb_host: UsbHostProperties,
 }
 
 impl VirtualMachine {
@@ -60,23 +75,42 @@ impl VirtualMachine {
 }
 
 impl Config {
-    /// The entry that keeps a device from this VM; of both lists the VM's own
-    /// comes first.
-    pub fn exclusion<'a>(
+    /// Why a device whose interfaces have these classes is kept from this VM, if it is. Of `exclude:`
+    /// the entries of the port come first, then those of the VM. `only:` of the port replaces that
+    /// of the VM.
+    pub fn refusal<'a>(
         &'a self,
         vm: &'a VirtualMachine,
         location: &UsbLocation,
         device: &UsbDevice,
         interfaces: &[u8],
-    ) -> Option<&'a Exclusion> {
-        let mut entries = vm.exclude.iter().chain(&self.exclude);
-        entries.find(|entry| entry.is_of(location, device, interfaces))
+    ) -> Option<Refusal<'a>> {
+        let mut excluded = self.exclude(vm, location);
+        if let Some(entry) = excluded.find(|entry| entry.is_of(location, device, interfaces)) {
+            return Some(Refusal::Excluded(entry));
+        }
+        let only = vm.only(location);
+        let is_listed = only.is_empty() || is_listed(only, location, device, interfaces);
+        (!is_listed).then_some(Refusal::NotListed(only))
     }
 
-    /// The first entry that keeps a class of devices from this VM.
-    pub fn class_exclusion<'a>(&'a self, vm: &'a VirtualMachine) -> Option<&'a Exclusion> {
-        let mut entries = vm.exclude.iter().chain(&self.exclude);
-        entries.find(|entry| matches!(entry, Exclusion::Class(_)))
+    /// The first entry that decides by class about devices at this location.
+    pub fn class_matcher<'a>(
+        &'a self,
+        vm: &'a VirtualMachine,
+        location: &UsbLocation,
+    ) -> Option<&'a DeviceMatcher> {
+        let mut entries = self.exclude(vm, location).chain(vm.only(location));
+        entries.find(|entry| matches!(entry, DeviceMatcher::Class(_)))
+    }
+
+    fn exclude<'a>(
+        &'a self,
+        vm: &'a VirtualMachine,
+        location: &UsbLocation,
+    ) -> impl Iterator<Item = &'a DeviceMatcher> {
+        let of_port = vm.rules_at(location).map(|rules| &rules.exclude);
+        of_port.into_iter().flatten().chain(&vm.rules.exclude).chain(&self.exclude)
     }
 
     /// The VMs that a device at this location may go to, the first that runs before
@@ -145,21 +179,86 @@ struct MatchRank {
 }
 
 impl VirtualMachine {
+    /// The properties of QEMU's usb-host for a device at this location.
+    pub fn usb_host(&self, location: &UsbLocation) -> UsbHostProperties {
+        let mut properties = self.rules.usb_host.clone();
+        properties
+            .extend(self.rules_at(location).into_iter().flat_map(|rules| rules.usb_host.clone()));
+        properties
+    }
+
+    fn only(&self, location: &UsbLocation) -> &[DeviceMatcher] {
+        let of_port = self.rules_at(location).map(|rules| &rules.only[..]);
+        of_port.filter(|only| !only.is_empty()).unwrap_or(&self.rules.only)
+    }
+
+    /// The rules of the port that the location is in.
+    fn rules_at(&self, location: &UsbLocation) -> Option<&DeviceRules> {
+        if self.port_rules.is_empty() {
+            return None;
+        }
+        let (_, port) = self.port_at(location)?;
+        self.port_rules.iter().find(|(name, _)| name == port).map(|(_, rules)| rules)
+    }
+
     fn claim(&self, location: &UsbLocation) -> Option<MatchRank> {
+        self.port_at(location).map(|(rank, _)| rank)
+    }
+
+    /// The best of the ports that contain the location.
+    fn port_at(&self, location: &UsbLocation) -> Option<(MatchRank, &PortName)> {
         let peers = location.peers.iter().filter(|_| self.peer_ports);
         let all =
             std::iter::once((true, &location.own)).chain(peers.map(|location| (false, location)));
         let claims = all.flat_map(|(own, location)| {
-            let fits = self.ports.iter().filter_map(|port| port.match_location(location));
-            fits.map(move |PortMatch { length, one_half }| MatchRank { length, own, one_half })
+            self.ports.iter().filter_map(move |port| {
+                let PortMatch { length, one_half } = port.match_location(location)?;
+                Some((MatchRank { length, own, one_half }, port))
+            })
         });
-        claims.max()
+        claims.max_by_key(|(rank, _)| *rank)
     }
 }
 
-/// One entry of `exclude:`.
+/// Why the config keeps a device from a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal<'a> {
+    /// By this entry of `exclude:`.
+    Excluded(&'a DeviceMatcher),
+    /// It is none of these, the entries of `only:`.
+    NotListed(&'a [DeviceMatcher]),
+}
+
+impl fmt::Display for Refusal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Excluded(entry) => write!(f, "the config excludes `{entry}`"),
+            Self::NotListed(only) => {
+                let only: Vec<String> = only.iter().map(|entry| format!("`{entry}`")).collect();
+                write!(f, "the config lets only {} through", only.join(", "))
+            }
+        }
+    }
+}
+
+/// Whether `only:` lists the device. Each of its interfaces must be of a class that is listed: one
+/// that is not could be what the list is to keep out.
+fn is_listed(
+    only: &[DeviceMatcher],
+    location: &UsbLocation,
+    device: &UsbDevice,
+    interfaces: &[u8],
+) -> bool {
+    let is_class = |entry: &DeviceMatcher| matches!(entry, DeviceMatcher::Class(_));
+    let is_class_listed = |class: &u8| only.contains(&DeviceMatcher::Class(*class));
+    let mut others = only.iter().filter(|entry| !is_class(entry));
+    others.any(|entry| entry.is_of(location, device, interfaces))
+        || (!interfaces.is_empty() && interfaces.iter().all(is_class_listed))
+}
+
+/// One entry of `exclude:` or `only:`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Exclusion {
+pub enum DeviceMatcher {
     /// A model: `0627:0001`.
     Model {
         vendor_id: u16,
@@ -184,9 +283,8 @@ pub(super) const CLASS_NAMES: [(&str, u8); 8] = [
     ("wireless", 0xe0),
 ];
 
-impl Exclusion {
-    /// Whether it excludes a device at this location whose active configuration has interfaces of these
-    /// classes.
+impl DeviceMatcher {
+    /// Whether it matches a device at this location whose interfaces have these classes.
     pub fn is_of(&self, location: &UsbLocation, device: &UsbDevice, interfaces: &[u8]) -> bool {
         match self {
             Self::Model { vendor_id, product_id } => {
@@ -202,7 +300,7 @@ impl Exclusion {
     }
 }
 
-impl fmt::Display for Exclusion {
+impl fmt::Display for DeviceMatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Model { vendor_id, product_id } => write!(f, "{vendor_id:04x}:{product_id:04x}"),
@@ -237,17 +335,17 @@ mod exclude_tests {
         };
         let location =
             UsbLocation::of(PortLocation::of("/devices/x/usb1/1-1/1-1.4".parse().unwrap()));
-        let model = |vendor_id, product_id| Exclusion::Model { vendor_id, product_id };
-        let port = |path: &str| Exclusion::Port(path.parse().unwrap());
+        let model = |vendor_id, product_id| DeviceMatcher::Model { vendor_id, product_id };
+        let port = |path: &str| DeviceMatcher::Port(path.parse().unwrap());
         for (entry, meant) in [
             (model(0x0627, 1), true),
             (model(0x0627, 2), false),
             (model(1, 0x0627), false),
-            (Exclusion::Class(0xef), true),
-            (Exclusion::Class(0x08), true),
-            (Exclusion::Class(0x03), false),
-            (Exclusion::Serial("A1".to_owned()), true),
-            (Exclusion::Serial("A".to_owned()), false),
+            (DeviceMatcher::Class(0xef), true),
+            (DeviceMatcher::Class(0x08), true),
+            (DeviceMatcher::Class(0x03), false),
+            (DeviceMatcher::Serial("A1".to_owned()), true),
+            (DeviceMatcher::Serial("A".to_owned()), false),
             (port("/devices/x/usb1/1-1/1-1.4"), true),
             (port("/devices/x/usb1/1-1"), true),
             (port("/devices/x/usb1/1-1/1-1.40"), false),
@@ -256,6 +354,6 @@ mod exclude_tests {
             assert_eq!(entry.is_of(&location, &device, &[0x0e, 0x08]), meant, "{entry}");
         }
         let nameless = UsbDevice { serial: None, ..device };
-        assert!(!Exclusion::Serial(String::new()).is_of(&location, &nameless, &[]));
+        assert!(!DeviceMatcher::Serial(String::new()).is_of(&location, &nameless, &[]));
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{CLASS_NAMES, Config, Exclusion, VirtualMachine};
+use super::usb_host::{self, UsbHostProperties};
+use super::{CLASS_NAMES, Config, DeviceMatcher, DeviceRules, VirtualMachine};
 use crate::config::access::{Access, AccessMode, User};
 use crate::config::port::PortName;
 use crate::monitor::Monitor;
@@ -131,7 +132,7 @@ impl std::error::Error for ConfigError {}
 )]
 struct File {
     virtual_machines: Option<VirtualMachines>,
-    exclude: Option<List<Exclusion>>,
+    exclude: Option<List<DeviceMatcher>>,
 }
 
 /// Whether far more brackets are open somewhere than in any config. For each further one the YAML reader
@@ -158,13 +159,15 @@ struct Fields {
     timeout: Option<One<Seconds<100, 60_000>>>,
     hubs: Option<List<BusName>>,
     peer_ports: Option<bool>,
-    exclude: Option<List<Exclusion>>,
+    exclude: Option<List<DeviceMatcher>>,
+    only: Option<List<DeviceMatcher>>,
+    usb_host: Option<UsbHost>,
     unbind_host_drivers: Option<bool>,
     access: Option<One<AccessMode>>,
     user: Option<One<User>>,
     trust_socket_directory: Option<bool>,
     return_to_host: Option<bool>,
-    ports: List<PortName>,
+    ports: List<PortEntry>,
 }
 
 impl Fields {
@@ -192,6 +195,11 @@ impl Fields {
                 VirtualMachine::MAX_DELAY_AND_TIMEOUT.as_secs()
             )));
         }
+        let (mut ports, mut port_rules) = (Vec::new(), Vec::new());
+        for PortEntry { name, rules } in self.ports.0 {
+            port_rules.extend(rules.map(|rules| (name.clone(), rules)));
+            ports.push(name);
+        }
         Ok(VirtualMachine {
             name,
             monitor,
@@ -199,9 +207,10 @@ impl Fields {
             timeout,
             hubs: self.hubs.unwrap_or_default().0.into_iter().map(|bus| bus.0).collect(),
             peer_ports: self.peer_ports.unwrap_or(true),
-            exclude: self.exclude.unwrap_or_default().0,
+            rules: rules(self.exclude, self.only, self.usb_host),
             unbind_host_drivers: self.unbind_host_drivers.unwrap_or(true),
-            ports: self.ports.0,
+            ports,
+            port_rules,
             return_to_host: self.return_to_host.unwrap_or_default(),
             access: Access {
                 mode,
@@ -209,6 +218,18 @@ impl Fields {
                 trust_socket_directory: self.trust_socket_directory.unwrap_or_default(),
             },
         })
+    }
+}
+
+fn rules(
+    exclude: Option<List<DeviceMatcher>>,
+    only: Option<List<DeviceMatcher>>,
+    usb_host: Option<UsbHost>,
+) -> DeviceRules {
+    DeviceRules {
+        exclude: exclude.unwrap_or_default().0,
+        only: only.unwrap_or_default().0,
+        usb_host: usb_host.unwrap_or_default().0,
     }
 }
 
@@ -230,7 +251,7 @@ impl<'de> Visitor<'de> for VirtualMachineSeed {
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "the keys of a virtual machine: `socket:` (or `domain:`) and `ports:`, and \
-             perhaps `delay:`, `timeout:`, `hubs:`, `peer_ports:`, `exclude:`, \
+             perhaps `delay:`, `timeout:`, `hubs:`, `peer_ports:`, `exclude:`, `only:`, `usb_host:`, \
              `unbind_host_drivers:`, `return_to_host:`, `access:`, `user:` and `trust_socket_directory:`",
         )
     }
@@ -466,7 +487,44 @@ impl Scalar for BusName {
     }
 }
 
+/// An entry of `ports:`.
+struct PortEntry {
+    name: PortName,
+    /// If it is a mapping.
+    rules: Option<DeviceRules>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortFields {
+    port: One<PortName>,
+    exclude: Option<List<DeviceMatcher>>,
+    only: Option<List<DeviceMatcher>>,
+    usb_host: Option<UsbHost>,
+}
+
 /// A list may be empty until `identify --write` fills it in.
+impl Scalar for PortEntry {
+    const IS_MAP: bool = true;
+
+    const EXPECTED: &str = PortName::EXPECTED;
+
+    fn read(text: &str) -> Result<Self, String> {
+        PortName::read(text).map(|name| Self { name, rules: None })
+    }
+
+    fn read_map<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        let PortFields { port, exclude, only, usb_host } =
+            PortFields::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Self { name: port.0, rules: Some(rules(exclude, only, usb_host)) })
+    }
+
+    fn repeats(&self, known: &[Self]) -> Option<String> {
+        let known: Vec<&PortName> = known.iter().map(|known| &known.name).collect();
+        listed_twice(&&self.name, &known, |one, other| one.is_equivalent(other))
+    }
+}
+
 impl Scalar for PortName {
     const EXPECTED: &str = "a port's name, such as pci-0000:00:14.0/usb2:3, or its DEVPATH, such as \
          /devices/pci0000:00/0000:00:14.0/usb3/3-3";
@@ -474,9 +532,47 @@ impl Scalar for PortName {
     fn read(text: &str) -> Result<Self, String> {
         text.parse().or_else(Self::wrong)
     }
+}
 
-    fn repeats(&self, known: &[Self]) -> Option<String> {
-        listed_twice(self, known, Self::is_equivalent)
+/// The mapping of `usb_host:`.
+#[derive(Default)]
+struct UsbHost(UsbHostProperties);
+
+impl<'de> Deserialize<'de> for UsbHost {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Self::default())
+    }
+}
+
+impl<'de> Visitor<'de> for UsbHost {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("properties of QEMU's usb-host, such as `guest-reset: false`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
+        while let Some(One(Text(name))) = map.next_key()? {
+            let One(Text(value)) = map.next_value()?;
+            let (name, value) = usb_host::read(&name, &value).map_err(de::Error::custom)?;
+            if self.0.insert(name, value).is_some() {
+                return Err(de::Error::custom(format_args!(
+                    "`{name}` is set twice: leave one out"
+                )));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Any text.
+struct Text(String);
+
+impl Scalar for Text {
+    const EXPECTED: &str = "a word";
+
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -525,7 +621,7 @@ impl Scalar for User {
     }
 }
 
-impl Scalar for Exclusion {
+impl Scalar for DeviceMatcher {
     const IS_MAP: bool = true;
 
     const EXPECTED: &str = "`0627:0001` (vendor and product id), `class: 08`, `serial: XYZ` or a \
@@ -539,7 +635,7 @@ impl Scalar for Exclusion {
         let ids = text.split_once(':').and_then(|(vendor_id, product_id)| {
             Some(Self::Model { vendor_id: hex(vendor_id, 4)?, product_id: hex(product_id, 4)? })
         });
-        ids.map_or_else(|| Self::wrong("is nothing to exclude"), Ok)
+        ids.map_or_else(|| Self::wrong("is nothing to match"), Ok)
     }
 
     fn read_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
@@ -750,12 +846,12 @@ mod exclude_tests {
              - class: 03\n      - serial: 0012\n      - 1234:ABCD\n      - class: 10\n"
         );
         let config = parse(&text).unwrap();
-        let shown = |list: &[crate::config::Exclusion]| {
+        let shown = |list: &[crate::config::DeviceMatcher]| {
             list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")
         };
         assert_eq!(shown(&config.exclude), "0627:0001 | class: 08 | /devices/x/usb1/1-1/1-1.2");
         let own = "class: 03 | serial: 0012 | 1234:abcd | class: 10";
-        assert_eq!(shown(&config.virtual_machines[0].exclude), own);
+        assert_eq!(shown(&config.virtual_machines[0].rules.exclude), own);
         assert!(parse(&format!("exclude:\n{VM}")).unwrap().exclude.is_empty());
     }
 

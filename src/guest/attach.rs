@@ -22,6 +22,7 @@ use super::hmp::{self, GuestDeviceInfo, HostDevice};
 use super::objects::{self, FdSet};
 use super::ports::{GuestPort, GuestPortHistory, LastPort, PortCandidate, last_port, rank_ports};
 use crate::config::access::AccessMode;
+use crate::config::usb_host::UsbHostProperties;
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::disk_claims::DiskClaims;
@@ -66,6 +67,8 @@ pub struct AttachRequest<'a> {
     /// For messages.
     pub node: PathBuf,
     pub access: AccessMode,
+    /// Further properties of the usb-host device.
+    pub properties: UsbHostProperties,
     /// Whether a record says that the device is attached.
     pub expected_attached: bool,
     pub claim: Claim,
@@ -374,6 +377,9 @@ impl Attempt<'_> {
                 "driver": "usb-host", "id": id, "hostbus": bus, "hostport": hostport, "hostaddr": devnum
             }),
         };
+        for (name, value) in &self.request.properties {
+            arguments[*name] = value.clone();
+        }
         if let Some(bus) = &port.bus {
             arguments["bus"] = json!(bus);
         }

@@ -48,6 +48,11 @@ fn entries_are_added_where_the_others_are_and_as_they_are() {
         ("\n      - >-\n        /devices/x/usb1/1-1\n|\n# end\n", "      - @ # new\n"),
         // no line end at the end
         ("\n      - '/devices/x/usb1/1-1'|", "\n      - @ # new"),
+        // an entry with keys of its own
+        (
+            "\n      - port: /devices/x/usb1/1-1\n        only: [class: hid]\n|    delay: 2\n",
+            "      - @ # new\n",
+        ),
         // an anchor that is an entry's own
         ("\n      - &one /devices/x/usb1/1-1\n|", "      - @ # new\n"),
         // in brackets

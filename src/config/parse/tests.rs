@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::location::{PortLocation, UsbLocation};
 use proptest::prelude::*;
 
 const EXAMPLE: &str = include_str!("../../../config.yaml");
@@ -11,6 +12,53 @@ fn config(vm: &str) -> String {
 
 fn error(text: &str) -> String {
     parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn port_may_be_a_mapping_with_rules_of_its_own() {
+    let config = parse(
+        "virtual_machines:\n  w:\n    socket: /s\n    usb_host: {pipeline: false, isobufs: 8}\n    \
+         ports:\n      - /devices/x/usb1/1-1\n      - port: /devices/x/usb1/1-2\n        exclude: [class: \
+         storage]\n        usb_host:\n          isobufs: 2\n          guest-reset: false\n",
+    )
+    .unwrap();
+    let vm = &config.virtual_machines[0];
+    let ports: Vec<String> = vm.ports.iter().map(ToString::to_string).collect();
+    assert_eq!(ports, ["/devices/x/usb1/1-1", "/devices/x/usb1/1-2"]);
+    let (port, rules) = &vm.port_rules[0];
+    assert_eq!((port, vm.port_rules.len()), (&vm.ports[1], 1));
+    assert_eq!(rules.exclude, [DeviceMatcher::Class(8)]);
+    let properties = |port: &str| {
+        let location = PortLocation::of(format!("/devices/x/usb1/{port}").parse().unwrap());
+        let properties = vm.usb_host(&UsbLocation::of(location));
+        properties.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+    };
+    assert_eq!(properties("1-1"), ["isobufs=8", "pipeline=false"]);
+    assert_eq!(properties("1-2"), ["guest-reset=false", "isobufs=2", "pipeline=false"]);
+    assert_eq!(properties("1-3"), ["isobufs=8", "pipeline=false"], "in none of the ports");
+    for (keys, hint) in [
+        (
+            "    usb_host: {guest_reset: false}\n",
+            "4:15: virtual_machines.w.usb_host: `guest_reset` is written `guest-reset`",
+        ),
+        ("    usb_host: {pipeline: maybe}\n", "write `true` or `false`"),
+        ("    usb_host: {pipeline: true, pipeline: false}\n", "set twice"),
+        ("    usb_host: [pipeline]\n", "properties of QEMU's usb-host"),
+        ("    only: [keyboards]\n", "`keyboards` is nothing to match"),
+        ("      - {only: [class: hid]}\n", "missing field `port`"),
+        ("      - {port: /devices/x/usb1/1-1}\n", "is listed twice"),
+        ("      - {port: /devices/x/usb1/1-2, delay: 1}\n", "unknown field `delay`"),
+    ] {
+        let text = "virtual_machines:\n  w:\n    socket: /s\n";
+        let ports = "    ports:\n      - /devices/x/usb1/1-1\n";
+        let text = if keys.contains("- ") {
+            format!("{text}{ports}{keys}")
+        } else {
+            format!("{text}{keys}{ports}")
+        };
+        let error = parse(&text).unwrap_err().to_string();
+        assert!(error.contains(hint) && error.starts_with(char::is_numeric), "{error}");
+    }
 }
 
 #[test]
@@ -77,7 +125,7 @@ fn what_is_left_out_has_its_default() {
     let vm = parse(&config(vm)).unwrap().virtual_machines.remove(0);
     assert_eq!((vm.delay, vm.timeout), (Duration::from_secs(1), Duration::from_secs(5)));
     assert!(vm.hubs.is_empty() && vm.peer_ports);
-    assert!(vm.exclude.is_empty() && vm.unbind_host_drivers && !vm.return_to_host);
+    assert!(vm.rules == DeviceRules::default() && vm.unbind_host_drivers && !vm.return_to_host);
     for (delay, millis) in [("0", 0), ("0.25", 250), ("\"2\"", 2000), ("120", 120_000)] {
         let vm =
             format!("    socket: /run/qmp\n    delay: {delay}\n    ports: [/devices/x/usb1/1-1]\n");

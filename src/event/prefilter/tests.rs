@@ -96,7 +96,7 @@ fn nothing_is_looked_up_where_no_port_of_the_controller_is() {
 }
 
 /// Configs that name one port, each in another way that YAML has for it; `N` is the port.
-const STYLES: [&str; 18] = [
+const STYLES: [&str; 21] = [
     "ports: [N]",
     "ports: ['N']",
     "ports: [\"N\"]",
@@ -115,6 +115,9 @@ const STYLES: [&str; 18] = [
     "'ports': [\n      \"N\",\n    ]",
     "? ports\n    : - N",
     "exclude: [&p N]\n    ports: [*p]",
+    "ports: [{port: N}]",
+    "ports: [{port: \"N\", only: [class: hid]}]",
+    "ports:\n      - only: [class: hid]\n        port: N",
 ];
 
 fn in_style(port: &str, style: &str) -> String {

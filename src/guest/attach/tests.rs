@@ -3,6 +3,7 @@ use std::cell::Cell;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::usb_host::UsbHostProperties;
 use crate::guest::detach;
 use crate::guest::fake::{Bus, FakeQemu, Hmp, HostDevice};
 
@@ -63,6 +64,7 @@ fn request<'a>(hubs: &'a [String], device: &'a dyn UsbSource) -> AttachRequest<'
         has_product_name: true,
         node: "/dev/bus/usb/001/016".into(),
         access: AccessMode::Node,
+        properties: UsbHostProperties::new(),
         expected_attached: false,
         claim: Claim::Free,
         host_drives_storage: false,
