@@ -10,6 +10,7 @@ use crate::commands::identify::Identify;
 use crate::commands::install::{Install, Uninstall};
 use crate::commands::manual::{Attach, Detach, Move};
 use crate::commands::ports::Ports;
+use crate::commands::replug::Replug;
 use crate::commands::simulate::Simulate;
 use crate::commands::status::Status;
 use crate::commands::sync::Sync;
@@ -64,6 +65,11 @@ pub enum Command {
     ///
     /// The VM is the named one, or the next in the config that lists the port and runs.
     Move(Move),
+
+    /// Switch a port off and on, as if its device were pulled and plugged in again
+    ///
+    /// For a device that hangs. It takes Linux 6.0 or later, and asks first on a terminal.
+    Replug(Replug),
 
     /// Attach devices that are plugged in but not attached, and delete stale objects
     ///

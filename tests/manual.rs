@@ -1,4 +1,4 @@
-//! `detach` and `attach` by a person.
+//! `detach`, `attach` and `replug` by a person.
 
 #![allow(
     clippy::unwrap_used,
@@ -116,6 +116,29 @@ fn devices_of_a_vm_are_detached_until_it_is_started_again() {
     assert_eq!(qemu.objects(), ["hotplugger-1-3-16"]);
     let (status, text) = hotplugger(&root, &["detach"]);
     assert_eq!((status, text.contains("<PORT>")), (Some(2), true), "{text}");
+}
+
+#[test]
+fn replug_switches_both_halves_of_the_connector() {
+    let mut root = Root::new();
+    root.controller(4);
+    root.plug("1-3", "tablet", 16);
+    let (status, text) = hotplugger(&root, &["replug", "1-3"]);
+    assert_eq!((status, text.contains("takes Linux 6.0 or later")), (Some(1), true), "{text}");
+    let directory = "/sys/devices/pci0000:00/0000:00:14.0";
+    let switches = [1, 2]
+        .map(|bus| root.path(format!("{directory}/usb{bus}/{bus}-0:1.0/usb{bus}-port3/disable")));
+    for switch in &switches {
+        fs::write(switch, "").unwrap();
+    }
+    let text = ok(&root, &["replug", "pci-0000:00:14.0-usb-0:3"]);
+    assert!(text.contains("with QEMU USB Tablet (0627:0001) in it"), "{text}");
+    assert!(text.contains("QEMU USB Tablet (0627:0001) is back"), "{text}");
+    for switch in &switches {
+        assert_eq!(fs::read_to_string(switch).unwrap(), "1\n0\n");
+    }
+    let (status, text) = hotplugger(&root, &["replug", "1-9"]);
+    assert_eq!((status, text.contains("no such port")), (Some(1), true), "{text}");
 }
 
 /// The person meant the device that was in the port when the command was given.

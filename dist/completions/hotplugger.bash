@@ -46,6 +46,9 @@ _hotplugger() {
             hotplugger,qemu-args)
                 cmd="hotplugger__subcmd__qemu__subcmd__args"
                 ;;
+            hotplugger,replug)
+                cmd="hotplugger__subcmd__replug"
+                ;;
             hotplugger,simulate)
                 cmd="hotplugger__subcmd__simulate"
                 ;;
@@ -91,6 +94,9 @@ _hotplugger() {
             hotplugger__subcmd__help,qemu-args)
                 cmd="hotplugger__subcmd__help__subcmd__qemu__subcmd__args"
                 ;;
+            hotplugger__subcmd__help,replug)
+                cmd="hotplugger__subcmd__help__subcmd__replug"
+                ;;
             hotplugger__subcmd__help,simulate)
                 cmd="hotplugger__subcmd__help__subcmd__simulate"
                 ;;
@@ -113,7 +119,7 @@ _hotplugger() {
 
     case "${cmd}" in
         hotplugger)
-            opts="-v -h -V --config --verbose --help --version udev ports status attach detach move sync simulate install uninstall check identify qemu-args libvirt-xml help"
+            opts="-v -h -V --config --verbose --help --version udev ports status attach detach move replug sync simulate install uninstall check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -193,7 +199,7 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__help)
-            opts="udev ports status attach detach move sync simulate install uninstall check identify qemu-args libvirt-xml help"
+            opts="udev ports status attach detach move replug sync simulate install uninstall check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -333,6 +339,20 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__help__subcmd__qemu__subcmd__args)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__help__subcmd__replug)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -532,6 +552,24 @@ _hotplugger() {
             ;;
         hotplugger__subcmd__qemu__subcmd__args)
             opts="-v -h --json --config --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__replug)
+            opts="-v -h --config --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -176,13 +176,7 @@ fn change_kept_ports(
     name: &PortName,
     action: Action,
 ) -> Result<Option<&'static str>> {
-    let is_named = |location: &UsbLocation| {
-        let mut both = iter::once(&location.own).chain(&location.peers);
-        both.any(|location| name.names_exactly(location))
-    };
-    let ports = topology.ports().into_iter().map(|port| port.devpath.clone());
-    let ports: Vec<DevPath> =
-        ports.filter(|devpath| is_named(&topology.usb_location(devpath))).collect();
+    let ports = named_ports(topology, name);
     match action {
         Action::Detach(Until::Attached) => {
             host.save_kept_ports(&ports, &[])?;
@@ -199,6 +193,16 @@ fn change_kept_ports(
             Ok(is_kept.then_some("no longer kept with the host"))
         }
     }
+}
+
+/// The port and its peer ports.
+pub(super) fn named_ports(topology: &Topology, name: &PortName) -> Vec<DevPath> {
+    let is_named = |location: &UsbLocation| {
+        let mut both = iter::once(&location.own).chain(&location.peers);
+        both.any(|location| name.names_exactly(location))
+    };
+    let ports = topology.ports().into_iter().map(|port| port.devpath.clone());
+    ports.filter(|devpath| is_named(&topology.usb_location(devpath))).collect()
 }
 
 /// The plugged-in devices that the VM has.
@@ -222,7 +226,7 @@ fn devices_of<'a>(
 /// # Errors
 ///
 /// This host has no such port.
-fn port_name(root: &Root, topology: &Topology, text: &str) -> Result<PortName> {
+pub(super) fn port_name(root: &Root, topology: &Topology, text: &str) -> Result<PortName> {
     const NO_SUCH_PORT: &str = "this host has no such port; `hotplugger ports` lists its ports";
     let name = if let Ok(port) = text.parse::<Port>() {
         let known = topology.ports().into_iter().find(|known| known.port == port);

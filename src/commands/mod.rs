@@ -6,6 +6,7 @@ pub mod identify;
 pub mod install;
 pub mod manual;
 pub mod ports;
+pub mod replug;
 pub mod simulate;
 pub mod status;
 pub mod sync;

@@ -162,11 +162,15 @@ pub fn read_topology(root: &Root) -> Topology {
 
 /// Reads one port by the DEVPATH that a device in it has. `None` if the host has no such port now.
 pub fn port(root: &Root, devpath: &DevPath) -> Option<HubPort> {
-    let hub = devpath.parent()?;
+    let (hub, number) = (devpath.parent()?, devpath.port()?.number());
+    read_port(root, &hub, number, &port_directory(root, devpath)?)
+}
+
+/// The directory of the port that a device with this DEVPATH is in.
+pub fn port_directory(root: &Root, devpath: &DevPath) -> Option<PathBuf> {
     let number = devpath.port()?.number();
-    let directory =
-        port_folders(root, &hub).into_iter().find(|(of_folder, _)| *of_folder == number);
-    directory.and_then(|(number, directory)| read_port(root, &hub, number, &directory))
+    let mut ports = port_folders(root, &devpath.parent()?).into_iter();
+    ports.find_map(|(found, directory)| (found == number).then_some(directory))
 }
 
 fn read_hub(root: &Root, devpath: DevPath) -> Hub {

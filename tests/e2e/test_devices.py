@@ -188,6 +188,17 @@ class DevicesTest(DevicesCase):
                         self.vm.wait_for(lambda: device.configuration == 2, 60, 'the second one')
                 self.row('vendor device', name, 'usable in the guest')
 
+    def test_replug(self):
+        with self.plugged(Keyboard(FULL, 0x37)) as keyboard:
+            self.wait_in_guest(0x37)
+            before = self.guest.ids()
+            text = self.vm.sh('hotplugger replug 1-1 </dev/null')
+            self.assertIn('Keyboard (1209:0037) is back', text)
+            self.vm.wait_for(lambda: self.guest.ids() not in ([], before), 60, 'the new object')
+            self.wait_in_guest(0x37)
+            self.pressed(keyboard)
+        self.row('keyboard', 'port switched off and on by `replug`', 'attached again')
+
     def test_hubs_stay_with_the_host(self):
         for speed in (HIGH, SUPER):
             with self.subTest(speed=_SPEEDS[speed]):
