@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::check::Check;
+use crate::commands::edit::Edit;
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
 use crate::commands::identify::Identify;
 use crate::commands::install::{Install, Uninstall};
@@ -89,6 +90,11 @@ pub enum Command {
 
     /// Remove what `install` installed, except the config
     Uninstall(Uninstall),
+
+    /// Edit the config, and replace it only by one that can be read
+    ///
+    /// The editor is $VISUAL, $EDITOR or vi.
+    Edit(Edit),
 
     /// Check the config, rule, state, sockets, guests and permissions, and print how to fix
     /// problems

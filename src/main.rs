@@ -81,6 +81,7 @@ fn run(cli: &Cli) -> ExitCode {
         Command::Attach(command) => command.run(&context, output),
         Command::Detach(command) => command.run(&context, output),
         Command::Move(command) => command.run(&context, output),
+        Command::Edit(command) => command.run(&context, output),
         Command::Replug(command) => command.run(&context, output),
         Command::Sync(command) => command.run(&context, output),
         Command::Simulate(command) => command.run(&context, output),

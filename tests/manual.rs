@@ -1,4 +1,4 @@
-//! `detach`, `attach` and `replug` by a person.
+//! `detach`, `attach`, `replug` and `edit` by a person.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,7 +10,7 @@
 mod support;
 
 use std::fs::{self, File};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -139,6 +139,33 @@ fn replug_switches_both_halves_of_the_connector() {
     }
     let (status, text) = hotplugger(&root, &["replug", "1-9"]);
     assert_eq!((status, text.contains("no such port")), (Some(1), true), "{text}");
+}
+
+#[test]
+fn edited_config_takes_effect_only_if_it_can_be_read() {
+    let root = Root::new();
+    root.config(CONFIG);
+    let path = root.path("/etc/hotplugger/config.yaml");
+    let edit = |editor: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hotplugger"));
+        command.env_clear().env("HOTPLUGGER_ROOT", root.path("/")).env("PATH", "/usr/bin:/bin");
+        let output =
+            command.env("EDITOR", editor).arg("edit").stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), text, fs::read_to_string(&path).unwrap())
+    };
+    let (status, text, config) = edit("true");
+    assert_eq!((status, config.as_str()), (Some(0), CONFIG));
+    assert!(text.ends_with("config.yaml: unchanged\n"), "{text}");
+    let (status, text, config) = edit("sed -i s/delay/dellay/");
+    assert_eq!((status, config.as_str()), (Some(1), CONFIG));
+    assert!(text.contains(":4:5: ") && text.contains("`dellay`"), "{text}");
+    let (status, text, config) = edit("false");
+    assert_eq!((status, config.as_str()), (Some(1), CONFIG));
+    assert!(text.contains("the editor `false` failed"), "{text}");
+    let (status, text, config) = edit("sed -i 's/delay: 0/delay: 2/'");
+    assert_eq!((status, config), (Some(0), CONFIG.replace("delay: 0", "delay: 2")), "{text}");
+    assert_eq!(fs::read_to_string(path.with_extension("yaml.bak")).unwrap(), CONFIG);
 }
 
 /// The person meant the device that was in the port when the command was given.

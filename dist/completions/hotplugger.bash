@@ -25,6 +25,9 @@ _hotplugger() {
             hotplugger,detach)
                 cmd="hotplugger__subcmd__detach"
                 ;;
+            hotplugger,edit)
+                cmd="hotplugger__subcmd__edit"
+                ;;
             hotplugger,help)
                 cmd="hotplugger__subcmd__help"
                 ;;
@@ -73,6 +76,9 @@ _hotplugger() {
             hotplugger__subcmd__help,detach)
                 cmd="hotplugger__subcmd__help__subcmd__detach"
                 ;;
+            hotplugger__subcmd__help,edit)
+                cmd="hotplugger__subcmd__help__subcmd__edit"
+                ;;
             hotplugger__subcmd__help,help)
                 cmd="hotplugger__subcmd__help__subcmd__help"
                 ;;
@@ -119,7 +125,7 @@ _hotplugger() {
 
     case "${cmd}" in
         hotplugger)
-            opts="-v -h -V --config --verbose --help --version udev ports status attach detach move replug sync simulate install uninstall check identify qemu-args libvirt-xml help"
+            opts="-v -h -V --config --verbose --help --version udev ports status attach detach move replug sync simulate install uninstall edit check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -198,8 +204,26 @@ _hotplugger() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hotplugger__subcmd__edit)
+            opts="-v -h --config --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hotplugger__subcmd__help)
-            opts="udev ports status attach detach move replug sync simulate install uninstall check identify qemu-args libvirt-xml help"
+            opts="udev ports status attach detach move replug sync simulate install uninstall edit check identify qemu-args libvirt-xml help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -241,6 +265,20 @@ _hotplugger() {
             return 0
             ;;
         hotplugger__subcmd__help__subcmd__detach)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotplugger__subcmd__help__subcmd__edit)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

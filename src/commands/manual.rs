@@ -135,7 +135,7 @@ fn run(
             let changed = change_kept_ports(&host, &topology, &name, action)?;
             let devices = devices_in(&topology, &name);
             if let ([], Some(what)) = (&devices[..], changed) {
-                output.text(&format!("{port}: {what}; nothing is plugged in there now\n"))?;
+                output.text(&format!("{port}: {what}; nothing is plugged in there now"))?;
             } else if devices.is_empty() {
                 bail!("{port}: nothing is plugged in there");
             }

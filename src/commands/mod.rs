@@ -1,6 +1,7 @@
 //! The commands for people, one file each.
 
 pub mod check;
+pub mod edit;
 pub mod guest_args;
 pub mod identify;
 pub mod install;

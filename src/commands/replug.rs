@@ -58,8 +58,7 @@ impl Replug {
         }
         let before = plugged(&topology, &ports);
         let what = if before.is_empty() { "nothing".to_owned() } else { before.join(", ") };
-        output
-            .text(&format!("{}: switching the port off and on, with {what} in it\n", self.port))?;
+        output.text(&format!("{}: switching the port off and on, with {what} in it", self.port))?;
         if stdin().is_terminal() && !confirmed(output)? {
             return Ok(CommandStatus::Ok);
         }
@@ -73,7 +72,7 @@ impl Replug {
             thread::sleep(POLL);
             let now = plugged(&read_topology(root), &ports);
             if !now.is_empty() {
-                output.text(&format!("{}: {} is back\n", self.port, now.join(", ")))?;
+                output.text(&format!("{}: {} is back", self.port, now.join(", ")))?;
                 return Ok(CommandStatus::Ok);
             }
         }
@@ -81,7 +80,7 @@ impl Replug {
             return Ok(CommandStatus::Ok);
         }
         output.text(&format!(
-            "{}: nothing has come back within {} s; pull the device and plug it in\n",
+            "{}: nothing has come back within {} s; pull the device and plug it in",
             self.port,
             TIMEOUT.as_secs()
         ))?;
@@ -100,7 +99,7 @@ fn plugged(topology: &Topology, ports: &[DevPath]) -> Vec<String> {
 }
 
 fn confirmed(output: &mut Output) -> Result<bool> {
-    output.text("Go on? [y/N] ")?;
+    output.text("Go on? [y/N]")?;
     io::stdout().flush()?;
     let mut answer = String::new();
     stdin().read_line(&mut answer)?;
