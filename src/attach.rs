@@ -285,7 +285,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Why the device is left alone after what happened while it settled and while others held
+    /// Why the device is not attached after what happened while it settled and while others held
     /// the lock of its port.
     fn superseded(&self, record: &Record) -> Option<SkipReason> {
         match self.job.trigger {

@@ -77,7 +77,7 @@ pub fn detach(
 }
 
 /// Deletes the objects of the port's devices in the guest, and waits until the guest has none of
-/// them. A device that was plugged in after the one with number `devnum` is left alone.
+/// them. A device that was plugged in after the one with number `devnum` keeps its object.
 pub fn detach_port(
     host: &dyn Host,
     target: &Target<'_>,

@@ -60,7 +60,7 @@ const TMPFILES_TEXT: &str = "# hotplugger's state; see tmpfiles.d(5).\n\
     D! /tmp/hotplugger 0700 root root -\n\
     x /tmp/hotplugger\n";
 
-/// All pieces for this config, which start this program; without a config those that need none.
+/// All items for this config, which start this program; without a config those that need none.
 ///
 /// The program's name has neither blanks nor quotes: udev could not start it.
 pub fn items(program: &str, config: Option<&Config>) -> Vec<InstallItem> {
@@ -221,7 +221,7 @@ pub fn is_of_package(root: &Root, item: &InstallItem) -> bool {
         && item.in_package().is_some_and(|packaged| packaged.path == item.path)
 }
 
-/// Whether the machine has the directory without which it has no use for the piece.
+/// Whether this host has the directory without which the item is of no use.
 pub fn is_applicable(root: &Root, item: &InstallItem) -> bool {
     item.requires_dir.is_none_or(|directory| root.path(directory).is_dir())
 }

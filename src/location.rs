@@ -16,6 +16,10 @@ use crate::speed::Speed;
 /// The name of a host controller: the subsystem and the sysname of its device,
 /// `pci-0000:00:14.0`, `platform-vhci_hcd.0`. udev's `path_id` writes a part for each subsystem on the
 /// way to it, `platform-fd500000.pcie-pci-0000:01:00.0`, which names it as well.
+///
+/// A device whose sysname ends with `.auto` is numbered when its driver finds it (the kernel's
+/// `drivers/base/platform.c`: `PLATFORM_DEVID_AUTO`), perhaps otherwise after the next boot. Its
+/// controller is named by the nearest device above it that is not.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct ControllerName(String);
@@ -67,15 +71,35 @@ impl ControllerName {
         if self == own {
             return true;
         }
+        if is_numbered_at_probe(controller.sysname()) {
+            // As udev names it.
+            let components: Vec<&str> = controller.as_str().split('/').rev().collect();
+            let nearest =
+                self.0.strip_suffix(components[0]).and_then(|rest| rest.strip_suffix('-'));
+            return nearest.is_some_and(|rest| match rest.rsplit_once('-') {
+                None => !rest.is_empty(),
+                Some((parts, _)) => are_components(parts, &components[1..]),
+            });
+        }
         let above = self.0.strip_suffix(&own.0).and_then(|above| above.strip_suffix('-'));
         let components: Vec<&str> = controller.as_str().split('/').rev().skip(1).collect();
         above.is_some_and(|above| are_components(above, &components))
     }
 
-    /// The controller's own name in its subsystem, the one that its DEVPATH ends with.
+    /// Whether the name may be another after the next boot.
+    pub fn is_unstable(&self) -> bool {
+        is_numbered_at_probe(&self.0)
+    }
+
+    /// The controller's own name in its subsystem, without the subsystem.
     pub fn sysname(&self) -> &str {
         self.0.split_once('-').map_or("", |(_, sysname)| sysname)
     }
+}
+
+/// Whether the device of that sysname got its number from the kernel when it was found.
+pub fn is_numbered_at_probe(sysname: &str) -> bool {
+    sysname.as_bytes().ends_with(b".auto")
 }
 
 /// Whether the parts, each a subsystem and a sysname, are among the components, nearest last.
@@ -201,6 +225,30 @@ mod tests {
                 "platform-xhci-hcd.2.auto",
                 "/devices/pci0000:00/0000:00:08.1/0000:04:00.3/dwc3.1.auto/xhci-hcd.2.auto",
                 true,
+            ),
+            (
+                "pci-0000:04:00.3-platform-xhci-hcd.2.auto",
+                "pci-0000:04:00.3",
+                "/devices/pci0000:00/0000:00:08.1/0000:04:00.3/dwc3.1.auto/xhci-hcd.2.auto",
+                true,
+            ),
+            (
+                "platform-xhci-hcd.8.auto",
+                "platform-fc400000.usb",
+                "/devices/platform/fc400000.usb/xhci-hcd.8.auto",
+                true,
+            ),
+            (
+                "platform-xhci-hcd.9.auto",
+                "platform-fc400000.usb",
+                "/devices/platform/fc400000.usb/xhci-hcd.8.auto",
+                false,
+            ),
+            (
+                "pci-0000:04:00.4-platform-xhci-hcd.2.auto",
+                "pci-0000:04:00.3",
+                "/devices/pci0000:00/0000:00:08.1/0000:04:00.3/dwc3.1.auto/xhci-hcd.2.auto",
+                false,
             ),
             (
                 "pci-0000:00:0e.0-pci-10000:e1:00.0",

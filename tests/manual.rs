@@ -160,6 +160,9 @@ fn edited_config_takes_effect_only_if_it_can_be_read() {
     let (status, text, config) = edit("sed -i s/delay/dellay/");
     assert_eq!((status, config.as_str()), (Some(1), CONFIG));
     assert!(text.contains(":4:5: ") && text.contains("`dellay`"), "{text}");
+    let (status, text, config) = edit("");
+    assert_eq!((status, config.as_str()), (Some(1), CONFIG));
+    assert!(text.contains("name an editor in $EDITOR"), "{text}");
     let (status, text, config) = edit("false");
     assert_eq!((status, config.as_str()), (Some(1), CONFIG));
     assert!(text.contains("the editor `false` failed"), "{text}");

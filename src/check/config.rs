@@ -116,11 +116,11 @@ pub fn check(facts: &ConfigFacts) -> Vec<Finding> {
             Finding::error("config-unreadable", path.display(), why.clone())
                 .advice("replace it by a regular file of less than 1 MiB"),
         ],
-        ConfigFacts::File(file) => judge_file(file),
+        ConfigFacts::File(file) => check_file(file),
     }
 }
 
-fn judge_file(file: &ConfigFileFacts) -> Vec<Finding> {
+fn check_file(file: &ConfigFileFacts) -> Vec<Finding> {
     let path = file.path.display();
     let mut findings = vec![match &file.parsed {
         Err(error) => unparsed(file, error),

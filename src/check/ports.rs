@@ -8,6 +8,7 @@ use crate::config::port::PortName;
 use crate::config::{Config, VirtualMachine};
 use crate::devpath::{DevPath, is_root_hub};
 use crate::host::topology::{Controller, Hub, HubPort, Plugged, Topology};
+use crate::usb_device::UsbDevice;
 
 pub fn check(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> {
     let mut entries = Vec::new();
@@ -20,11 +21,13 @@ pub fn check(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> 
     let mut findings = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
         findings.extend(ports.twice(index, entry));
+        findings.extend(ports.unstable(entry));
         if entry.devpaths.is_empty() {
             findings.push(ports.nowhere(entry));
         }
         for devpath in &entry.devpaths {
             findings.push(ports.there(entry, devpath));
+            findings.extend(ports.hardwired(entry, devpath));
             findings.extend(ports.peer(entry, devpath));
             findings.extend(ports.below(entry, devpath));
         }
@@ -70,6 +73,34 @@ impl Ports<'_> {
             above = hub.parent();
         }
         self.no_such_bus(entry.vm, port, port)
+    }
+
+    /// A name whose controller may have another one after the next boot.
+    fn unstable(&self, entry: &Entry<'_>) -> Option<Finding> {
+        let port = entry.devpaths.first()?;
+        let PortName::Stable { controller, .. } = entry.name else { return None };
+        if !controller.is_unstable() {
+            return None;
+        }
+        let what = "its controller is numbered when the kernel finds it, perhaps otherwise after the next boot";
+        let finding = Finding::warning("port-unstable", entry.name, what);
+        Some(finding.ports(self.path, &entry.vm.name, Some(entry.name), Some(&self.name(port))))
+    }
+
+    fn hardwired(&self, entry: &Entry<'_>, port: &DevPath) -> Option<Finding> {
+        let port = self.topology.port(port)?;
+        if port.connector.connect_type.as_deref() != Some("hardwired") {
+            return None;
+        }
+        let device = port.device().map_or_else(
+            || "a built-in camera or Bluetooth radio, for example".to_owned(),
+            UsbDevice::label,
+        );
+        let what = format!("the firmware says that it is no connector but hardwired to {device}");
+        Some(Finding::warning("port-hardwired", entry.name, what).advice(
+            "if the VM is not to have it, remove the port; `hotplugger identify` shows the port of a \
+             connector",
+        ))
     }
 
     fn root_hub(&self, devpath: &DevPath) -> Option<&Hub> {

@@ -58,11 +58,15 @@ impl Edit {
     }
 }
 
-/// Opens the file in $VISUAL, $EDITOR or vi, each of which may have arguments.
+/// Opens the file in $VISUAL, $EDITOR or, on a terminal, vi. Each may have arguments.
 fn open_editor(file: &Path) -> Result<()> {
     let named = ["VISUAL", "EDITOR"].into_iter().filter_map(|variable| env::var(variable).ok());
     let editor = named.into_iter().find(|name| !name.trim().is_empty());
-    let editor = editor.unwrap_or_else(|| "vi".to_owned());
+    let editor = match editor {
+        Some(editor) => editor,
+        None if stdin().is_terminal() => "vi".to_owned(),
+        None => bail!("no terminal to run vi on; name an editor in $EDITOR"),
+    };
     let script = format!("exec {editor} \"$1\"");
     let status = Command::new("sh").args(["-c", &script, "sh"]).arg(file).status();
     let status = status.with_context(|| format!("the editor `{editor}` does not start"))?;

@@ -18,6 +18,7 @@ use crate::devpath::DevPath;
 use crate::event::first_running;
 use crate::event::plan::candidates;
 use crate::guest::objects;
+use crate::host::drivers::Interface;
 use crate::host::real::RealHost;
 use crate::host::topology::{HubPort, Topology};
 use crate::host::topology::{devpath_of, read_topology};
@@ -155,6 +156,13 @@ fn run(
             devnum: device.plugged.as_ref().map(|plugged| plugged.device().devnum),
             vm,
         };
+        let takes_away = matches!(action, Action::Detach(_) | Action::Move);
+        if takes_away && output.is_terminal() && guest_uses_disk(&host, &device.devpath) {
+            output.text(&format!(
+                "port {}: the guest may still be writing to the disk; it should be ejected there first",
+                device.port
+            ))?;
+        }
         let report = job.run(action).unwrap_or_else(|failed| failed);
         let is_done = report.outcome.is_attached()
             || matches!(report.outcome, Outcome::DetachedManually { .. });
@@ -165,6 +173,11 @@ fn run(
         }
     }
     Ok(status)
+}
+
+/// Whether a program, the guest's QEMU, has claimed a storage interface of the device.
+fn guest_uses_disk(host: &dyn Host, devpath: &DevPath) -> bool {
+    host.interfaces(devpath).iter().any(Interface::is_claimed_storage)
 }
 
 /// Keeps the port and its peer ports with the host, or no longer. Returns what was changed.

@@ -10,6 +10,7 @@ use memchr::memmem;
 
 use crate::config::file::is_utf_16;
 use crate::devpath::{DevPath, is_root_hub};
+use crate::location::is_numbered_at_probe;
 use crate::port::Port;
 
 /// Returns whether some port in the config `text` may be at or above `device`, or one of `peers`,
@@ -28,7 +29,9 @@ pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> 
     }
     let controller = device.controller().unwrap_or_default();
     // Text that may have one more quote, or a break, is not searched for.
-    let plain = controller.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\'');
+    // A controller that is numbered at probe has the name of a device above it as well.
+    let plain = controller.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\'')
+        && !is_numbered_at_probe(controller);
     let controller = if plain { controller.as_bytes() } else { b"" };
     let on_it = memmem::find(text, controller).is_some();
     let peers = if on_it { peers(device) } else { Vec::new() };

@@ -35,7 +35,12 @@ impl Interface {
 
     /// Whether a driver of the host serves a disk by it.
     pub fn is_driven_storage(&self) -> bool {
-        self.class == 8 && self.has_kernel_driver()
+        self.class == CLASS_STORAGE && self.has_kernel_driver()
+    }
+
+    /// Whether a program, such as a guest's QEMU, serves a disk by it.
+    pub fn is_claimed_storage(&self) -> bool {
+        self.class == CLASS_STORAGE && self.is_claimed()
     }
 
     /// Whether a program has claimed it.
@@ -43,6 +48,9 @@ impl Interface {
         self.driver.as_ref().is_some_and(|driver| driver == USBFS)
     }
 }
+
+/// Mass storage (<https://www.usb.org/defined-class-codes>).
+const CLASS_STORAGE: u8 = 0x08;
 
 /// The driver of the interfaces that programs have claimed (`drivers/usb/core/devio.c`).
 const USBFS: &str = "usbfs";

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
-use crate::location::ControllerName;
+use crate::location::{ControllerName, is_numbered_at_probe};
 use crate::port::{BusNum, DevNum};
 use crate::root::Root;
 use crate::text::sanitize;
@@ -96,9 +96,13 @@ pub fn device_number(root: &Root, devpath: &DevPath) -> io::Result<Option<(u32, 
 
 /// The controller's name, by the subsystem that its device is in.
 pub fn controller_name(root: &Root, controller: &DevPath) -> Option<ControllerName> {
-    let link = fs::read_link(directory(root, controller).join("subsystem")).ok();
+    let mut device = controller.clone();
+    while is_numbered_at_probe(device.sysname()) {
+        device = device.parent()?;
+    }
+    let link = fs::read_link(directory(root, &device).join("subsystem")).ok();
     let subsystem = link.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
-    ControllerName::new(subsystem, controller.sysname())
+    ControllerName::new(subsystem, device.sysname())
 }
 
 /// The device's directory.

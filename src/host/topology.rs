@@ -265,21 +265,21 @@ pub fn peers(root: &Root, devpath: &DevPath) -> Vec<Port> {
 }
 
 pub fn port_location(root: &Root, devpath: &DevPath) -> PortLocation {
-    let bare = PortLocation::of(devpath.clone());
+    let unresolved = PortLocation::of(devpath.clone());
     let Some((hub, controller)) = devpath.root_hub().and_then(|hub| {
         let controller = hub.parent()?;
         Some((hub, controller))
     }) else {
-        return bare;
+        return unresolved;
     };
     let directory = sysfs::directory(root, &hub);
     let generation = match attribute(directory.join("speed")).map(|speed| speed.parse::<Speed>()) {
         Ok(Ok(speed)) => Some(Generation::of_root_hub(speed)),
         // It went away, and the device with it: any of the controller's may have been the one.
         Err(_) if !directory.exists() => None,
-        _ => return bare,
+        _ => return unresolved,
     };
-    PortLocation { controller: sysfs::controller_name(root, &controller), generation, ..bare }
+    PortLocation { controller: sysfs::controller_name(root, &controller), generation, ..unresolved }
 }
 
 /// The peer port of a port. Both are on the same controller

@@ -58,32 +58,29 @@ fn topology() -> Topology {
 
 fn found(vms: &[(&str, &[&str])]) -> Vec<Finding> {
     let config = Config {
-        virtual_machines: vms
-            .iter()
-            .map(|(vm, ports)| VirtualMachine {
-                name: (*vm).to_owned(),
-                monitor: crate::monitor::Monitor::Socket("/run/q".into()),
-                delay: VirtualMachine::DEFAULT_DELAY,
-                timeout: VirtualMachine::DEFAULT_TIMEOUT,
-                hubs: Vec::new(),
-                ports: ports
-                    .iter()
-                    .filter(|port| **port != "alone")
-                    .map(|port| name(port))
-                    .collect(),
-                peer_ports: !ports.contains(&"alone"),
-                rules: crate::config::DeviceRules::default(),
-                port_rules: Vec::new(),
-                unbind_host_drivers: true,
-                access: Access::default(),
-                return_to_host: false,
-            })
-            .collect(),
+        virtual_machines: vms.iter().map(|(vm, ports)| machine(vm, ports)).collect(),
         ..Config::default()
     };
     let mut findings = check(&config, Path::new("/c.yaml"), &topology());
     findings.retain(|finding| finding.level > Level::Ok);
     findings
+}
+
+fn machine(vm: &str, ports: &[&str]) -> VirtualMachine {
+    VirtualMachine {
+        name: vm.to_owned(),
+        monitor: crate::monitor::Monitor::Socket("/run/q".into()),
+        delay: VirtualMachine::DEFAULT_DELAY,
+        timeout: VirtualMachine::DEFAULT_TIMEOUT,
+        hubs: Vec::new(),
+        ports: ports.iter().filter(|port| **port != "alone").map(|port| name(port)).collect(),
+        peer_ports: !ports.contains(&"alone"),
+        rules: crate::config::DeviceRules::default(),
+        port_rules: Vec::new(),
+        unbind_host_drivers: true,
+        access: Access::default(),
+        return_to_host: false,
+    }
 }
 
 /// A name, or the DEVPATH of what is below the controller.
@@ -100,6 +97,39 @@ fn added(finding: &Finding) -> String {
         Some(Remedy::Edit { add: Some(add), .. }) => add.clone(),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn hardwired_port_and_unstable_name_are_reported() {
+    let mut topology = topology();
+    let controller = &mut topology.controllers[0];
+    controller.root_hubs[0].ports[0].connector.connect_type = Some("hardwired".to_owned());
+    let config =
+        |port: &str| Config { virtual_machines: vec![machine("w", &[port])], ..Config::default() };
+    let problems = |port: &str, topology: &Topology| {
+        let mut findings = check(&config(port), Path::new("/c.yaml"), topology);
+        findings.retain(|finding| finding.level > Level::Ok);
+        findings
+    };
+    assert_eq!(codes(&problems("usb3/3-1", &topology)), ["port-hardwired"]);
+    let auto = |path: &DevPath| {
+        let below = path.as_str().replace(PCI, "/devices/platform/fc4.usb/xhci-hcd.8.auto");
+        below.parse::<DevPath>().unwrap()
+    };
+    let controller = &mut topology.controllers[0];
+    controller.devpath = auto(&controller.devpath);
+    controller.name = "platform-fc4.usb".parse().ok();
+    for hub in &mut controller.root_hubs {
+        hub.devpath = auto(&hub.devpath);
+        for port in &mut hub.ports {
+            port.devpath = auto(&port.devpath);
+            port.connector.peer = port.connector.peer.as_ref().map(auto);
+        }
+    }
+    let findings = problems("platform-xhci-hcd.8.auto-usb-0:2", &topology);
+    assert_eq!(codes(&findings), ["port-unstable"]);
+    assert_eq!(added(&findings[0]), "- platform-fc4.usb/usb2:2");
+    assert_eq!(problems("platform-fc4.usb/usb2:2", &topology), []);
 }
 
 #[test]

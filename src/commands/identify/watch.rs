@@ -162,7 +162,7 @@ impl Watch {
         let Pending { devpath, event, .. } = self.pending.remove(index);
         if event == Event::Plug {
             self.read_port(&devpath, source);
-            let port = self.occupied.get(&devpath).cloned().or_else(|| bare(&devpath))?;
+            let port = self.occupied.get(&devpath).cloned().or_else(|| unknown_port(&devpath))?;
             let behind = port.behind().into_iter().filter(|port| port.plugged.is_some());
             return Some(PortEvent { event, behind: behind.cloned().collect(), port });
         }
@@ -176,7 +176,7 @@ impl Watch {
         });
         let (mut at, behind): (Vec<_>, Vec<_>) =
             gone.into_iter().partition(|port| port.devpath == devpath);
-        let port = at.pop().or_else(|| source.port(&devpath)).or_else(|| bare(&devpath))?;
+        let port = at.pop().or_else(|| source.port(&devpath)).or_else(|| unknown_port(&devpath))?;
         Some(PortEvent { event, port, behind })
     }
 }
@@ -187,7 +187,7 @@ fn occupied(topology: &Topology) -> BTreeMap<DevPath, HubPort> {
 }
 
 /// A port of which nothing but its DEVPATH is known.
-fn bare(devpath: &DevPath) -> Option<HubPort> {
+fn unknown_port(devpath: &DevPath) -> Option<HubPort> {
     let (devpath, connector) = (devpath.clone(), Connector::default());
     Some(HubPort { port: devpath.port()?, devpath, connector, plugged: None })
 }
