@@ -63,7 +63,7 @@ pub struct DeviceRules {
     pub exclude: Vec<DeviceMatcher>,
     /// If it is not empty, all others do not.
     pub only: Vec<DeviceMatcher>,
-    /// Properties of QEMU's usb-host device, of [`usb_host::PROPERTIES`].
+    /// Properties of QEMU's usb-host device, of those in [`usb_host`].
     pub usb_host: UsbHostProperties,
 }
 
