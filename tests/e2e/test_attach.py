@@ -1,4 +1,5 @@
 """The main job: what is plugged into a configured port is in the guest, and gone when pulled."""
+import json
 import os
 
 from case import Case
@@ -207,5 +208,9 @@ class MemoryTest(AttachCase):
             self.plug_and_pull('kbd')
         lines = self.vm.journal('-t', 'hotplugger').splitlines()
         self.assertEqual(sum(': attached ' in line for line in lines), CYCLES)
-        self.assertEqual(sum(': unplugged, detached ' in line for line in lines), CYCLES)
-        self.assertEqual(len(lines), 2 * CYCLES)
+        # Of unplugs that follow each other within seconds only the first two have a line.
+        unplugged = sum(': unplugged, detached ' in line for line in lines)
+        self.assertIn(unplugged, range(2, CYCLES + 1))
+        self.assertEqual(len(lines), CYCLES + unplugged)
+        events = json.loads(self.vm.sh('hotplugger status --json --events 1000'))['events']
+        self.assertEqual(sum(event['outcome'] == 'detached' for event in events), CYCLES)
