@@ -549,7 +549,8 @@ fn socket_with_another_client_costs_the_deadline() {
 #[test]
 fn reply_to_an_earlier_client_is_ignored() {
     let root = Root::new();
-    let qemu = Qemu::paused(&root, "vm");
+    let mut qemu = Qemu::paused(&root, "vm");
+    let mut aborts = 0;
     for round in 0..100 {
         let mut client = UnixStream::connect(&qemu.socket).unwrap();
         let mut said = BufReader::new(client.try_clone().unwrap()).lines();
@@ -562,7 +563,16 @@ fn reply_to_an_earlier_client_is_ignored() {
         // Some clients leave while QEMU executes it.
         thread::sleep(Duration::from_micros(20 * round));
         drop((client, said));
-        let mut qmp = qemu.connect();
+        let connected = connect(&qemu.socket, Deadline::after(PATIENCE));
+        // QEMU before 6.1 may abort when a client leaves while it executes a command
+        // (`monitor/qmp.c`: `monitor_qmp_event`, a race at CHR_EVENT_CLOSED).
+        if matches!(connected, Err(Error::NotRunning { .. })) && aborts < 2 {
+            aborts += 1;
+            drop(qemu);
+            qemu = Qemu::paused(&root, "vm");
+            continue;
+        }
+        let mut qmp = connected.unwrap();
         assert_eq!(qmp.execute("query-status", Value::Null).unwrap()["running"], json!(false));
     }
 }
