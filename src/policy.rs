@@ -45,14 +45,15 @@ pub fn check(
                    attached once it is authorized";
         return Err(why.to_owned());
     }
-    if config.class_matcher(vm, location).is_some() {
+    let by_class = config.class_matcher(vm, location);
+    if by_class.is_some() {
         // The guest may choose another configuration than the host has.
         classes.extend(host.interface_classes(assignment.devpath()));
     }
     if let Some(refusal) = config.refusal(vm, location, device, &classes) {
         return Err(format!("it stays with the host; {refusal}"));
     }
-    if let Some(entry) = config.class_matcher(vm, location)
+    if let Some(entry) = by_class
         && classes.is_empty()
         && !host.has_interfaces(assignment.devpath())
     {

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use support::qemu::{PATIENCE, Qemu};
 use support::root::Root;
-use support::udev::Running;
+use support::udev::{Running, run_manual};
 
 const CONFIG: &str = "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    delay: 0\n    \
                       ports: [/devices/pci0000:00/0000:00:14.0/usb1/1-3]\n";
@@ -36,21 +36,14 @@ fn attached() -> (Root, Qemu) {
     (root, qemu)
 }
 
-fn hotplugger(root: &Root, arguments: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hotplugger"));
-    let output = command
-        .env_clear()
-        .env("HOTPLUGGER_ROOT", root.path("/"))
-        .args(arguments)
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
+fn hotplugger(root: &Root, arguments: &[&str]) -> (i32, String) {
+    let ended = run_manual(root, arguments);
+    (ended.status, ended.stdout + &ended.stderr)
 }
 
 fn ok(root: &Root, arguments: &[&str]) -> String {
     let (status, text) = hotplugger(root, arguments);
-    assert_eq!(status, Some(0), "{arguments:?}: {text}");
+    assert_eq!(status, 0, "{arguments:?}: {text}");
     text
 }
 
@@ -94,7 +87,7 @@ fn empty_port_can_be_kept_and_released() {
     let text = ok(&root, &["attach", "1-3"]);
     assert!(text.contains("no longer kept"), "{text}");
     let (status, text) = hotplugger(&root, &["attach", "1-3"]);
-    assert_eq!((status, text.contains("nothing is plugged in there")), (Some(1), true), "{text}");
+    assert_eq!((status, text.contains("nothing is plugged in there")), (1, true), "{text}");
     root.plug("1-3", "keyboard", 18);
     assert_eq!(root.event("bind", "1-3").run(&root).status, 0);
     assert_eq!(qemu.objects(), ["hotplugger-1-3-18"]);
@@ -115,7 +108,7 @@ fn devices_of_a_vm_are_detached_until_it_is_started_again() {
     ok(&root, &["sync"]);
     assert_eq!(qemu.objects(), ["hotplugger-1-3-16"]);
     let (status, text) = hotplugger(&root, &["detach"]);
-    assert_eq!((status, text.contains("<PORT>")), (Some(2), true), "{text}");
+    assert_eq!((status, text.contains("<PORT>")), (2, true), "{text}");
 }
 
 #[test]
@@ -124,7 +117,7 @@ fn replug_switches_both_halves_of_the_connector() {
     root.controller(4);
     root.plug("1-3", "tablet", 16);
     let (status, text) = hotplugger(&root, &["replug", "1-3"]);
-    assert_eq!((status, text.contains("takes Linux 6.0 or later")), (Some(1), true), "{text}");
+    assert_eq!((status, text.contains("takes Linux 6.0 or later")), (1, true), "{text}");
     let directory = "/sys/devices/pci0000:00/0000:00:14.0";
     let switches = [1, 2]
         .map(|bus| root.path(format!("{directory}/usb{bus}/{bus}-0:1.0/usb{bus}-port3/disable")));
@@ -138,7 +131,7 @@ fn replug_switches_both_halves_of_the_connector() {
         assert_eq!(fs::read_to_string(switch).unwrap(), "1\n0\n");
     }
     let (status, text) = hotplugger(&root, &["replug", "1-9"]);
-    assert_eq!((status, text.contains("no such port")), (Some(1), true), "{text}");
+    assert_eq!((status, text.contains("no such port")), (1, true), "{text}");
 }
 
 #[test]

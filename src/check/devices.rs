@@ -17,7 +17,7 @@ use crate::host::topology::{HubPort, Topology};
 use crate::host::usbfs::{self, Program};
 use crate::port::Port;
 use crate::root::Root;
-use crate::state::dir::{self, StateDir};
+use crate::state::dir;
 use crate::state::kept;
 use crate::state::record::Record;
 use crate::state::socket_file::SocketFile;
@@ -63,7 +63,7 @@ const UNUSED_AFTER: Duration = Duration::from_secs(60);
 
 pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFacts> {
     let records = dir::read_all_unlocked(root);
-    let kept = StateDir::open_read_only(root).as_ref().map(kept::read).unwrap_or_default();
+    let kept = kept::read_unlocked(root);
     let hostdevs = hostdevs(root);
     let facts = |(port, device): (&HubPort, &UsbDevice)| {
         let location = topology.usb_location(&port.devpath);
@@ -85,8 +85,10 @@ pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFa
             unauthorized: unauthorized.map(|interface| interface.name.clone()),
             programs: if is_claimed { usbfs::programs_with(root, &node) } else { Vec::new() },
             record: record.cloned(),
-            stays_with_host: kept.iter().any(|kept| port.devpath.is_at_or_below(kept))
-                || record.is_some_and(|record| is_detached(root, record)),
+            stays_with_host: kept::includes(&kept, &port.devpath)
+                || record.is_some_and(|record| {
+                    record.is_detached(|of| SocketFile::at(root, &of.file()))
+                }),
             is_excluded: config.refusal(vm, &location, device, &classes).is_some(),
             vms: owners.iter().map(|vm| vm.name.clone()).collect(),
             hostdevs: hostdevs
@@ -99,14 +101,6 @@ pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFa
         })
     };
     topology.devices().filter(|(_, device)| !device.is_hub()).filter_map(facts).collect()
-}
-
-/// Whether a person detached the device, and no start of its VM has ended that.
-fn is_detached(root: &Root, record: &Record) -> bool {
-    let start = record.detached_for.as_ref();
-    record.detached_manual
-        && start
-            .is_none_or(|start| SocketFile::at(root, &start.monitor.file()) == start.socket_file)
 }
 
 pub fn running_programs(root: &Root) -> RunningPrograms {

@@ -96,7 +96,8 @@ impl Ports<'_> {
             || "a built-in camera or Bluetooth radio, for example".to_owned(),
             UsbDevice::label,
         );
-        let what = format!("the firmware says that it is no connector but hardwired to {device}");
+        let what =
+            format!("the firmware says that it is hardwired to {device}, and not a connector");
         Some(Finding::warning("port-hardwired", entry.name, what).advice(
             "if the VM is not to have it, remove the port; `hotplugger identify` shows the port of a \
              connector",

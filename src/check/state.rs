@@ -10,7 +10,6 @@ use crate::devpath::DevPath;
 use crate::host::topology::Topology;
 use crate::port::Port;
 use crate::root::Root;
-use crate::state::dir::StateDir;
 use crate::state::kept;
 use crate::text::shell_word;
 
@@ -120,7 +119,7 @@ pub fn gather(root: &Root, topology: &Topology) -> StateFacts {
         directory,
         files: is_directory.then(|| names(&path)).flatten(),
         plugged: plugged.map(|port| port.port.clone()).collect(),
-        kept: StateDir::open_read_only(root).as_ref().map(kept::read).unwrap_or_default(),
+        kept: kept::read_unlocked(root),
         owners: trusted_owners(root),
         path,
     }

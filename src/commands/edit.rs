@@ -3,14 +3,14 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, IsTerminal, Write as _, stdin};
+use std::io::{IsTerminal, stdin};
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use super::{CommandStatus, Context};
+use super::{CommandStatus, Context, ask};
 use crate::config::file::{self, ConfigFile};
 use crate::config::parse::parse;
 use crate::output::Output;
@@ -77,9 +77,6 @@ fn open_editor(file: &Path) -> Result<()> {
 }
 
 fn edits_again(output: &mut Output) -> Result<bool> {
-    output.text("Edit again? [Y/n]")?;
-    io::stdout().flush()?;
-    let mut answer = String::new();
-    let length = stdin().read_line(&mut answer)?;
-    Ok(length > 0 && !matches!(answer.trim(), "n" | "N" | "no"))
+    let answer = ask(output, "Edit again? [Y/n]")?;
+    Ok(answer.is_some_and(|answer| !matches!(&answer[..], "n" | "N" | "no")))
 }

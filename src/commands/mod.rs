@@ -12,7 +12,7 @@ pub mod simulate;
 pub mod status;
 pub mod sync;
 
-use std::io;
+use std::io::{self, stdin};
 use std::path::Path;
 
 use anyhow::Result;
@@ -35,6 +35,14 @@ pub struct Context<'a> {
 pub enum CommandStatus {
     Ok,
     Problems,
+}
+
+/// Asks a question on the terminal. `None` at the end of the input.
+fn ask(output: &mut Output, question: &str) -> io::Result<Option<String>> {
+    output.text(question)?;
+    let mut answer = String::new();
+    let length = stdin().read_line(&mut answer)?;
+    Ok((length > 0).then(|| answer.trim().to_owned()))
 }
 
 impl Context<'_> {

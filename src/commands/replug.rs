@@ -1,7 +1,7 @@
 //! `replug`: switches a port off and on, as if its device were pulled and plugged in again.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Write as _, stdin};
+use std::io::{IsTerminal, Write as _, stdin};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use super::manual::{named_ports, port_name};
-use super::{CommandStatus, Context};
+use super::{CommandStatus, Context, ask};
 use crate::devpath::DevPath;
 use crate::host::topology::{self, HubPort, Plugged, Topology, read_topology};
 use crate::output::Output;
@@ -99,11 +99,8 @@ fn plugged(topology: &Topology, ports: &[DevPath]) -> Vec<String> {
 }
 
 fn confirmed(output: &mut Output) -> Result<bool> {
-    output.text("Go on? [y/N]")?;
-    io::stdout().flush()?;
-    let mut answer = String::new();
-    stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    let answer = ask(output, "Go on? [y/N]")?;
+    Ok(answer.is_some_and(|answer| matches!(&answer[..], "y" | "Y" | "yes")))
 }
 
 fn set(switch: &PathBuf, value: &str) -> Result<()> {

@@ -324,7 +324,7 @@ impl Host for DryRun<'_> {
     }
 
     fn kept_ports(&self) -> Vec<DevPath> {
-        StateDir::open_read_only(self.root).as_ref().map(kept::read).unwrap_or_default()
+        kept::read_unlocked(self.root)
     }
 
     fn save_kept_ports(&self, _: &[DevPath], _: &[DevPath]) -> anyhow::Result<()> {

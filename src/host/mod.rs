@@ -36,8 +36,9 @@ use crate::location::UsbLocation;
 use crate::monitor::Monitor;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp};
+use crate::state::kept;
 use crate::state::lock::Lock;
-use crate::state::record::{Attachment, Record, UeventMark, VERSION, VmStart};
+use crate::state::record::{Attachment, Record, UeventMark, VERSION};
 use crate::state::socket_file::SocketFile;
 use crate::usb_device::UsbDevice;
 
@@ -185,8 +186,7 @@ impl dyn Host + '_ {
             |attached: &Attachment| self.socket_file(&attached.monitor) == attached.socket_file;
         record.attached = record.attached.filter(is_current);
         record.unconfirmed = record.unconfirmed.filter(is_current);
-        let ends = |start: &VmStart| self.socket_file(&start.monitor) != start.socket_file;
-        if record.detached_for.as_ref().is_some_and(ends) {
+        if !record.is_detached(|monitor| self.socket_file(monitor)) {
             (record.detached_manual, record.detached_for) = (false, None);
         }
         Some(record)
@@ -222,7 +222,7 @@ impl dyn Host + '_ {
 
     /// Whether a person keeps the device's port, or one above it, with the host.
     pub fn is_kept(&self, device: &DevPath) -> bool {
-        self.kept_ports().iter().any(|port| device.is_at_or_below(port))
+        kept::includes(&self.kept_ports(), device)
     }
 
     /// Saves a record. Returns a warning if that failed: the next event then knows less.

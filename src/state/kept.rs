@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dir::{Records, StateDir};
 use crate::devpath::DevPath;
+use crate::root::Root;
 
 const NAME: &str = "kept-ports.jsonl";
 
@@ -22,6 +23,16 @@ pub fn read(state: &StateDir) -> Vec<DevPath> {
     let text = state.read_text(NAME).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
     lines.filter(|line| line.boot_id == state.boot_id()).map(|line| line.devpath).collect()
+}
+
+/// The ports of this boot, read without changing or waiting for anything.
+pub fn read_unlocked(root: &Root) -> Vec<DevPath> {
+    StateDir::open_read_only(root).as_ref().map(read).unwrap_or_default()
+}
+
+/// Whether the device is in one of the kept ports, or behind a hub there.
+pub fn includes(kept: &[DevPath], device: &DevPath) -> bool {
+    kept.iter().any(|port| device.is_at_or_below(port))
 }
 
 /// Keeps `kept`, and no longer keeps what is at or below `released`.
@@ -49,7 +60,6 @@ pub fn save(records: &Records<'_>, kept: &[DevPath], released: &[DevPath]) -> Re
 mod tests {
     use super::*;
     use crate::deadline::Deadline;
-    use crate::root::Root;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;

@@ -103,6 +103,13 @@ impl Record {
         self.attached.as_ref().or(self.unconfirmed.as_ref())
     }
 
+    /// Whether a person detached the device, and no start of its VM has ended that. `socket_file` is
+    /// the file that a VM's socket has now.
+    pub fn is_detached(&self, socket_file: impl Fn(&Monitor) -> Option<SocketFile>) -> bool {
+        let holds = |start: &VmStart| socket_file(&start.monitor) == start.socket_file;
+        self.detached_manual && self.detached_for.as_ref().is_none_or(holds)
+    }
+
     /// Whether the device with that number is thought to be in a guest.
     pub fn has_attached(&self, devnum: DevNum) -> bool {
         self.devnum == devnum && self.attached.is_some()

@@ -12,8 +12,8 @@ from case import Case
 from report import Report
 
 # What is also run on the newest release (--core).
-_CORE = ['*test_attach.KindsTest*', '*test_original_rules.*', '*test_sync.SyncTest.test_events*', '*test_libvirt.*',
-         '*test_settle.*']
+_CORE = ['*test_attach.KindsTest*', '*test_original_rules.*', '*test_libvirt.*',
+         '*test_sync.SyncTest.test_events*', '*test_settle.*']
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
