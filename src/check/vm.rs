@@ -405,26 +405,13 @@ fn buses(facts: &VmFacts, answer: &Answer) -> Vec<Finding> {
 pub(in crate::check) mod tests {
     use super::super::socket_users::SocketUser;
     use super::*;
-    use crate::config::access::Access;
+    use crate::config;
     use std::time::Duration;
 
     /// A VM with this reply of its QEMU.
     pub(in crate::check) fn facts(answer: Result<Answer, Error>) -> VmFacts {
         VmFacts {
-            vm: VirtualMachine {
-                name: "windows".to_owned(),
-                monitor: Monitor::Socket("/run/q".into()),
-                delay: VirtualMachine::DEFAULT_DELAY,
-                timeout: VirtualMachine::DEFAULT_TIMEOUT,
-                hubs: Vec::new(),
-                rules: crate::config::DeviceRules::default(),
-                port_rules: Vec::new(),
-                unbind_host_drivers: true,
-                access: Access::default(),
-                return_to_host: false,
-                ports: Vec::new(),
-                peer_ports: true,
-            },
+            vm: config::tests::vm("windows", &[]),
             socket: "/run/q".into(),
             issue: None,
             answer,

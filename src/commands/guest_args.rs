@@ -105,22 +105,13 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::access::Access;
+    use crate::config;
 
     fn vm(socket: &str, hubs: &[&str]) -> VirtualMachine {
         VirtualMachine {
-            name: "windows".to_owned(),
             monitor: Monitor::Socket(socket.into()),
-            delay: VirtualMachine::DEFAULT_DELAY,
-            timeout: VirtualMachine::DEFAULT_TIMEOUT,
             hubs: hubs.iter().map(|hub| (*hub).to_owned()).collect(),
-            rules: crate::config::DeviceRules::default(),
-            port_rules: Vec::new(),
-            unbind_host_drivers: true,
-            access: Access::default(),
-            return_to_host: false,
-            ports: Vec::new(),
-            peer_ports: true,
+            ..config::tests::vm("windows", &[])
         }
     }
 

@@ -312,7 +312,7 @@ impl fmt::Display for DeviceMatcher {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 #[cfg(test)]
 mod exclude_tests {

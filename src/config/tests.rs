@@ -4,10 +4,11 @@ use proptest::prelude::*;
 
 const PCI: &str = "/devices/pci0000:00/0000:00:14.0";
 
-fn vm(name: &str, ports: &[&str]) -> VirtualMachine {
+/// A VM of that name with these ports, `@` being the PCI device of a controller.
+pub(crate) fn vm(name: &str, ports: &[&str]) -> VirtualMachine {
     VirtualMachine {
         name: name.to_owned(),
-        monitor: crate::monitor::Monitor::Socket("/run/qmp".into()),
+        monitor: crate::monitor::Monitor::Socket("/run/q".into()),
         delay: VirtualMachine::DEFAULT_DELAY,
         timeout: VirtualMachine::DEFAULT_TIMEOUT,
         hubs: Vec::new(),

@@ -1,6 +1,6 @@
 use super::*;
 use crate::check::finding::{Level, Remedy};
-use crate::config::access::Access;
+use crate::config::tests::vm;
 use crate::host::topology::Connector;
 use crate::host::topology::{HubPort, Plugged};
 use crate::port::{BusNum, DevNum};
@@ -66,26 +66,17 @@ fn found(vms: &[(&str, &[&str])]) -> Vec<Finding> {
     findings
 }
 
-fn machine(vm: &str, ports: &[&str]) -> VirtualMachine {
+fn machine(name: &str, ports: &[&str]) -> VirtualMachine {
     VirtualMachine {
-        name: vm.to_owned(),
-        monitor: crate::monitor::Monitor::Socket("/run/q".into()),
-        delay: VirtualMachine::DEFAULT_DELAY,
-        timeout: VirtualMachine::DEFAULT_TIMEOUT,
-        hubs: Vec::new(),
-        ports: ports.iter().filter(|port| **port != "alone").map(|port| name(port)).collect(),
+        ports: ports.iter().filter(|port| **port != "alone").map(|port| port_name(port)).collect(),
         peer_ports: !ports.contains(&"alone"),
-        rules: crate::config::DeviceRules::default(),
-        port_rules: Vec::new(),
-        unbind_host_drivers: true,
-        access: Access::default(),
-        return_to_host: false,
+        ..vm(name, &[])
     }
 }
 
 /// A name, or the DEVPATH of what is below the controller.
-fn name(text: &str) -> PortName {
-    text.parse().unwrap_or_else(|_| PortName::DevPath(path(text)))
+fn port_name(text: &str) -> PortName {
+    if text.starts_with("usb") { PortName::DevPath(path(text)) } else { text.parse().unwrap() }
 }
 
 fn codes(findings: &[Finding]) -> Vec<&str> {
@@ -171,20 +162,7 @@ fn what_the_host_does_not_have_is_a_fault_and_a_hubs_port_is_not() {
     assert_eq!(codes(&away), ["port-hub-away", "port-hub-away"]);
     assert!(away[0].what.contains("only 2 ports") && away[1].what.contains("not plugged"));
     let config = Config {
-        virtual_machines: vec![VirtualMachine {
-            name: "w".to_owned(),
-            monitor: crate::monitor::Monitor::Socket("/run/q".into()),
-            delay: VirtualMachine::DEFAULT_DELAY,
-            timeout: VirtualMachine::DEFAULT_TIMEOUT,
-            hubs: Vec::new(),
-            rules: crate::config::DeviceRules::default(),
-            port_rules: Vec::new(),
-            unbind_host_drivers: true,
-            access: Access::default(),
-            return_to_host: false,
-            ports: vec!["/devices/pci0000:00/0000:00:15.0/usb3/3-1".parse().unwrap()],
-            peer_ports: true,
-        }],
+        virtual_machines: vec![vm("w", &["/devices/pci0000:00/0000:00:15.0/usb3/3-1"])],
         ..Config::default()
     };
     let findings = check(&config, Path::new("/c.yaml"), &topology());
