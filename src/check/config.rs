@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn an_error_shows_its_line() {
         let facts = facts(
-            "virtual_machines:\n  win:\n    socket: run/q\n    ports: [/devices/x/usb1/1-1]\n",
+            "virtual_machines:\n  win:\n    socket: ~/q\n    ports: [/devices/x/usb1/1-1]\n",
         );
         let found = &check(&facts)[0];
         assert_eq!((found.code, found.excerpt.as_ref().unwrap().line), ("config-syntax", 3));

@@ -22,6 +22,7 @@ pub fn check(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> 
     for (index, entry) in entries.iter().enumerate() {
         findings.extend(ports.twice(index, entry));
         findings.extend(ports.unstable(entry));
+        findings.extend(ports.incomplete(entry));
         if entry.devpaths.is_empty() {
             findings.push(ports.nowhere(entry));
         }
@@ -87,6 +88,16 @@ impl Ports<'_> {
         Some(finding.ports(self.path, &entry.vm.name, Some(entry.name), Some(&self.name(port))))
     }
 
+    /// The end of a DEVPATH, which stands for one half of a connector.
+    fn incomplete(&self, entry: &Entry<'_>) -> Option<Finding> {
+        let (PortName::DevPathEnd(_), Some(port)) = (entry.name, entry.devpaths.first()) else {
+            return None;
+        };
+        let what = "this is the end of a DEVPATH, which stands for one half of its connector only";
+        let finding = Finding::note("port-incomplete", entry.name, what);
+        Some(finding.ports(self.path, &entry.vm.name, Some(entry.name), Some(&self.name(port))))
+    }
+
     fn hardwired(&self, entry: &Entry<'_>, port: &DevPath) -> Option<Finding> {
         let port = self.topology.port(port)?;
         if port.connector.connect_type.as_deref() != Some("hardwired") {
@@ -112,7 +123,9 @@ impl Ports<'_> {
     /// A name without a bus number that matches no port of this host.
     fn nowhere(&self, entry: &Entry<'_>) -> Finding {
         let PortName::Stable { controller, generation, .. } = entry.name else {
-            return self.no_controller(entry.name);
+            let what = "no port of this host has a DEVPATH that ends so";
+            return Finding::error("port-missing", entry.name, what)
+                .advice("`hotplugger ports` shows the host's ports with their names");
         };
         let known = self.topology.controllers.iter();
         let known = known.filter(|known| known.is_named(controller)).count();

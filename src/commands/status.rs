@@ -319,7 +319,7 @@ fn configured_port(vm: &VirtualMachine, name: &PortName, topology: &Topology) ->
     Port {
         devpath: match name {
             PortName::DevPath(devpath) => Some(devpath.to_string()),
-            PortName::Stable { .. } => {
+            PortName::DevPathEnd(_) | PortName::Stable { .. } => {
                 location.as_ref().map(|location| location.devpath.to_string())
             }
         },

@@ -54,6 +54,15 @@ pub struct VirtualMachine {
     /// Whether the peer ports of its ports are its too, where no other name has
     /// them.
     pub peer_ports: bool,
+    /// What is accepted, but better written otherwise.
+    pub spellings: Vec<Spelling>,
+}
+
+/// A text of the config, and what it is taken for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spelling {
+    pub written: String,
+    pub meant: String,
 }
 
 /// Which devices go to a VM, and how its QEMU gets them.
@@ -212,7 +221,7 @@ impl VirtualMachine {
             std::iter::once((true, &location.own)).chain(peers.map(|location| (false, location)));
         let claims = all.flat_map(|(own, location)| {
             self.ports.iter().filter_map(move |port| {
-                let PortMatch { length, one_half } = port.match_location(location)?;
+                let PortMatch { length, one_half } = port.match_half(location, own)?;
                 Some((MatchRank { length, own, one_half }, port))
             })
         });

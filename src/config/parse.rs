@@ -10,10 +10,11 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::usb_host::{self, UsbHostProperties};
-use super::{CLASS_NAMES, Config, DeviceMatcher, DeviceRules, VirtualMachine};
+use super::{CLASS_NAMES, Config, DeviceMatcher, DeviceRules, Spelling, VirtualMachine};
 use crate::config::access::{Access, AccessMode, User};
 use crate::config::port::PortName;
 use crate::monitor::Monitor;
+use crate::port::Port;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
@@ -195,9 +196,10 @@ impl Fields {
                 VirtualMachine::MAX_DELAY_AND_TIMEOUT.as_secs()
             )));
         }
-        let (mut ports, mut port_rules) = (Vec::new(), Vec::new());
-        for PortEntry { name, rules } in self.ports.0 {
+        let (mut ports, mut port_rules, mut spellings) = (Vec::new(), Vec::new(), Vec::new());
+        for PortEntry { name, rules, written } in self.ports.0 {
             port_rules.extend(rules.map(|rules| (name.clone(), rules)));
+            spellings.extend(written.map(|written| Spelling { written, meant: name.to_string() }));
             ports.push(name);
         }
         Ok(VirtualMachine {
@@ -211,6 +213,7 @@ impl Fields {
             unbind_host_drivers: self.unbind_host_drivers.unwrap_or(true),
             ports,
             port_rules,
+            spellings,
             return_to_host: self.return_to_host.unwrap_or_default(),
             access: Access {
                 mode,
@@ -441,8 +444,10 @@ impl Scalar for SocketPath {
 
     fn read(text: &str) -> Result<Self, String> {
         // The kernel's sun_path has 108 bytes, the last one NUL (unix(7)).
+        // A home directory, a variable or QEMU's `unix:` is not resolved.
+        let is_relative = !text.is_empty() && !text.starts_with('~') && !text.contains([':', '$']);
         match text {
-            _ if !text.starts_with('/') => Self::wrong("is not an absolute path"),
+            _ if !text.starts_with('/') && !is_relative => Self::wrong("is not a path"),
             _ if text.len() > 107 => {
                 Self::wrong("is longer than a socket's path may be (107 bytes)")
             }
@@ -492,12 +497,14 @@ struct PortEntry {
     name: PortName,
     /// If it is a mapping.
     rules: Option<DeviceRules>,
+    /// The text, if it has more than the name.
+    written: Option<String>,
 }
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PortFields {
-    port: One<PortName>,
+    port: One<PortEntry>,
     exclude: Option<List<DeviceMatcher>>,
     only: Option<List<DeviceMatcher>>,
     usb_host: Option<UsbHost>,
@@ -510,13 +517,17 @@ impl Scalar for PortEntry {
     const EXPECTED: &str = PortName::EXPECTED;
 
     fn read(text: &str) -> Result<Self, String> {
-        PortName::read(text).map(|name| Self { name, rules: None })
+        let written = (PortName::trim(text) != text).then(|| text.to_owned());
+        PortName::read(text).map(|name| Self { name, rules: None, written })
     }
 
     fn read_map<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
         let PortFields { port, exclude, only, usb_host } =
             PortFields::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Self { name: port.0, rules: Some(rules(exclude, only, usb_host)) })
+        if port.0.rules.is_some() {
+            return Err(de::Error::invalid_type(de::Unexpected::Map, &Self::EXPECTED));
+        }
+        Ok(Self { rules: Some(rules(exclude, only, usb_host)), ..port.0 })
     }
 
     fn repeats(&self, known: &[Self]) -> Option<String> {
@@ -628,7 +639,8 @@ impl Scalar for DeviceMatcher {
                             port's DEVPATH";
 
     fn read(text: &str) -> Result<Self, String> {
-        if text.contains('/') || text.contains("-usb") {
+        let is_port = |text: &str| PortName::trim(text).parse::<Port>().is_ok();
+        if text.contains('/') || text.contains("-usb") || is_port(text) {
             return PortName::read(text).map(Self::Port);
         }
         // As `lsusb` prints them.

@@ -15,6 +15,10 @@ use crate::port::{Chain, Port};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PortName {
     DevPath(DevPath),
+    /// The end of a DEVPATH, such as `usb3/3-3`, which the original accepts. Its bus number makes it one
+    /// port's. It stands for its own half of the connector only: `event::prefilter` looks for peer ports
+    /// only where the config names their controller.
+    DevPathEnd(String),
     Stable {
         controller: ControllerName,
         /// Its root hub. `None`: the root hubs of every generation.
@@ -57,6 +61,12 @@ impl PortName {
                 .devpath
                 .is_at_or_below(port)
                 .then(|| PortMatch { length: self.chain().len(), one_half: true }),
+            Self::DevPathEnd(end) => {
+                let mut ports = location.devpath.ports_up();
+                ports
+                    .any(|port| is_end(port.as_str(), end))
+                    .then(|| PortMatch { length: self.chain().len(), one_half: true })
+            }
             Self::Stable { controller, generation, .. } => {
                 let other =
                     |wanted: Generation| location.generation.is_some_and(|own| own != wanted);
@@ -73,11 +83,17 @@ impl PortName {
         }
     }
 
+    /// How it matches a location whose own half of the connector that is, or the other.
+    pub fn match_half(&self, location: &PortLocation, is_own: bool) -> Option<PortMatch> {
+        let stands_for_it = is_own || !matches!(self, Self::DevPathEnd(_));
+        stands_for_it.then(|| self.match_location(location))?
+    }
+
     /// Whether the port contains the location, in its own half of the connector or, with `peers`,
     /// in a peer port.
     pub fn contains(&self, location: &UsbLocation, peers: bool) -> bool {
-        let fits = |location: &PortLocation| self.match_location(location).is_some();
-        fits(&location.own) || peers && location.peers.iter().any(fits)
+        let fits = |location, is_own| self.match_half(location, is_own).is_some();
+        fits(&location.own, true) || peers && location.peers.iter().any(|peer| fits(peer, false))
     }
 
     /// Whether this names the location itself, not one above it.
@@ -98,6 +114,8 @@ impl PortName {
                 Self::Stable { controller, generation: None, .. },
                 Self::Stable { controller: same, .. },
             ) => controller == same,
+            (Self::DevPath(path), Self::DevPathEnd(end)) => is_end(path.as_str(), end),
+            (Self::DevPathEnd(longer), Self::DevPathEnd(end)) => is_end(longer, end),
             _ => false,
         };
         self == other
@@ -110,9 +128,27 @@ impl PortName {
         matches!(self, Self::DevPath(_))
     }
 
+    /// The text as far as it names a port: without slashes at its end, and of an interface's path
+    /// (`…/3-3/3-3:1.0`) that of the device. The original accepts both.
+    pub fn trim(text: &str) -> &str {
+        let text = text.trim_end_matches('/');
+        let last = text.rsplit('/').next().unwrap_or_default();
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let interface = last.split_once(':').filter(|(device, numbers)| {
+            let numbers = numbers.split_once('.');
+            device.parse::<Port>().is_ok()
+                && numbers.is_some_and(|(one, other)| is_number(one) && is_number(other))
+        });
+        let Some((device, numbers)) = interface else { return text };
+        let path = &text[..text.len() - numbers.len() - 1];
+        let above = path.strip_suffix(device).and_then(|above| above.strip_suffix('/'));
+        above.filter(|above| is_end(above, device)).unwrap_or(path)
+    }
+
     fn chain(&self) -> Vec<u8> {
         let chain = match self {
             Self::DevPath(devpath) => devpath.port().map(|port| port.chain().numbers().to_vec()),
+            Self::DevPathEnd(end) => last_port(end).map(|port| port.chain().numbers().to_vec()),
             Self::Stable { chain, .. } => chain.as_ref().map(|chain| chain.numbers().to_vec()),
         };
         chain.unwrap_or_default()
@@ -123,6 +159,7 @@ impl fmt::Display for PortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DevPath(devpath) => devpath.fmt(f),
+            Self::DevPathEnd(end) => f.write_str(end),
             Self::Stable { controller, generation, chain } => {
                 match generation {
                     Some(generation) => write!(f, "{controller}/usb{}", generation.number())?,
@@ -138,8 +175,32 @@ impl FromStr for PortName {
     type Err = PortNameError;
 
     fn from_str(text: &str) -> Result<Self, PortNameError> {
-        if text.starts_with('/') { devpath(text) } else { stable(text) }.map_err(PortNameError)
+        let text = Self::trim(text);
+        let is_whole = text.starts_with("/devices/") || text.starts_with("/sys/");
+        let name = match last_port(text) {
+            Some(_) if !is_whole => devpath_end(text.trim_start_matches('/')),
+            None if !text.starts_with('/') => stable(text),
+            _ => devpath(text),
+        };
+        name.map_err(PortNameError)
     }
+}
+
+/// The port that the last component of a path is the name of.
+fn last_port(path: &str) -> Option<Port> {
+    path.rsplit('/').next()?.parse().ok()
+}
+
+/// Whether the last components of the path are those of `end`.
+fn is_end(path: &str, end: &str) -> bool {
+    path.strip_suffix(end).is_some_and(|above| above.is_empty() || above.ends_with('/'))
+}
+
+fn devpath_end(end: &str) -> Result<PortName, String> {
+    if end.contains('/') {
+        devpath(&format!("/devices/…/{end}"))?;
+    }
+    Ok(PortName::DevPathEnd(end.to_owned()))
 }
 
 fn devpath(text: &str) -> Result<PortName, String> {
@@ -181,11 +242,6 @@ fn path_of(devpath: &DevPath, port: &Port) -> Option<DevPath> {
 /// `ID_PATH_WITH_USB_REVISION` (`udev-builtin-path_id.c`: `handle_usb`) `CONTROLLER-usb-0:CHAIN` and
 /// `CONTROLLER-usbv2-0:CHAIN`, with 0 in the place of the bus number.
 fn stable(text: &str) -> Result<PortName, String> {
-    if text.parse::<Port>().is_ok() {
-        return Err(
-            "is the kernel's short name, and its bus number changes from boot to boot".to_owned()
-        );
-    }
     let no_port = || "names no port".to_owned();
     let (controller, generation, rest) = if let Some((controller, bus)) = text.rsplit_once("/usb") {
         let (number, rest) = bus.split_at_checked(1).unwrap_or((bus, ""));

@@ -19,6 +19,7 @@ pub(crate) fn vm(name: &str, ports: &[&str]) -> VirtualMachine {
         unbind_host_drivers: true,
         access: Access::default(),
         return_to_host: false,
+        spellings: Vec::new(),
     }
 }
 

@@ -148,7 +148,11 @@ fn is_path_above(path: &str, text: &[u8]) -> bool {
     let same = same(path, text);
     // A chain behind a root hub's number: there it is that of a generation.
     let chain = |byte: u8| byte == b':' && !path[..same].contains('/');
-    (matches!(path.as_bytes().get(same), None | Some(b'/')) || path[..same].ends_with('/'))
+    // The name of a device again, for its interface.
+    let interface = path.as_bytes().get(same) == Some(&b'.') && text.get(same) == Some(&b':');
+    (matches!(path.as_bytes().get(same), None | Some(b'/'))
+        || path[..same].ends_with('/')
+        || interface)
         && !text.get(same).is_some_and(|byte| of_word(*byte) || chain(*byte))
 }
 

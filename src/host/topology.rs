@@ -346,6 +346,11 @@ impl Topology {
     pub fn devpaths(&self, name: &PortName) -> Vec<DevPath> {
         let (controller, generation, chain) = match name {
             PortName::DevPath(devpath) => return vec![devpath.clone()],
+            PortName::DevPathEnd(_) => {
+                let ports = self.ports().into_iter().map(|port| &port.devpath);
+                let is_meant = |port: &&DevPath| name.names_exactly(&PortLocation::of((*port).clone()));
+                return ports.filter(is_meant).cloned().collect();
+            }
             PortName::Stable { controller, generation, chain } => (controller, generation, chain),
         };
         let known = self.controllers.iter().filter(|known| known.is_named(controller));

@@ -189,7 +189,7 @@ impl PortFacts {
         };
         let line = match &self.name {
             PortName::Stable { .. } => line.with(Style::Faint, format!("  {}", self.devpath)),
-            PortName::DevPath(_) => line,
+            PortName::DevPath(_) | PortName::DevPathEnd(_) => line,
         };
         match &self.vms[..] {
             [] => line,

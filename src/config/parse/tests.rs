@@ -181,7 +181,7 @@ fn each_fault_is_told_with_its_place() {
             "5:26",
             ["no", "`true` or `false`"],
         ),
-        (config("    socket: /run/qmp\n    ports: [3-3]\n"), "4:13", ["`3-3`", "/devices/"]),
+        (config("    socket: /run/qmp\n    ports: [usb3]\n"), "4:13", ["`usb3`", "/devices/"]),
         (config("    socket: /run/qmp\n    ports: [7]\n"), "4:13", ["7", "DEVPATH"]),
         (
             config("    socket: /run/qmp\n    ports: [/sys/devices/x/usb1/1-1]\n"),
@@ -189,9 +189,9 @@ fn each_fault_is_told_with_its_place() {
             ["/sys", "leaves out"],
         ),
         (
-            config("    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1:1.0]\n"),
+            config("    socket: /run/qmp\n    ports: [/devices/x/usb1/1-0:1.0]\n"),
             "4:13",
-            ["1-1:1.0", "USB port"],
+            ["1-0:1.0", "USB port"],
         ),
         (
             config("    socket: /run/qmp\n    ports: [/devices/x/usb1/1-1.4]\n"),
@@ -206,9 +206,24 @@ fn each_fault_is_told_with_its_place() {
             ["listed twice", "leave one out"],
         ),
         (
-            config("    socket: qmp\n    ports: [/devices/x/usb1/1-1]\n"),
+            config("    socket: ~/qmp\n    ports: [/devices/x/usb1/1-1]\n"),
             "3:13",
-            ["`qmp`", "absolute path"],
+            ["`~/qmp` is not a path", "absolute path"],
+        ),
+        (
+            config("    socket: unix:/run/qmp\n    ports: [/devices/x/usb1/1-1]\n"),
+            "3:13",
+            ["`unix:/run/qmp` is not a path", "absolute path"],
+        ),
+        (
+            config("    socket: ''\n    ports: [/devices/x/usb1/1-1]\n"),
+            "3:13",
+            ["`` is not a path", "absolute path"],
+        ),
+        (
+            config("    socket: /run/qmp\n    ports: [{port: {port: /devices/x/usb1/1-1}}]\n"),
+            "4:13",
+            ["map", "DEVPATH"],
         ),
         (config("    ports: [/devices/x/usb1/1-1]\n"), "3:5", ["missing field", "socket"]),
         (config("    socket: /run/qmp\n"), "3:5", ["missing field", "ports"]),

@@ -31,6 +31,15 @@ fn each_form_is_read() {
         ("pci-0000:00:14.0-usbv2-0:1.4", "pci-0000:00:14.0/usb2:1.4"),
         ("platform-fe980000.usb-usb-0:1", "platform-fe980000.usb-usb-0:1"),
         ("pci-0000:00:14.0-usb-0", "pci-0000:00:14.0-usb-0"),
+        ("/devices/x/usb1/1-1/", "/devices/x/usb1/1-1"),
+        ("/devices/x/usb1/1-1/1-1:1.0", "/devices/x/usb1/1-1"),
+        ("/devices/x/usb1/1-1:1.0/", "/devices/x/usb1/1-1"),
+        ("pci-0000:00:14.0/usb2:1.4/", "pci-0000:00:14.0/usb2:1.4"),
+        ("usb1/1-1/1-1.4", "usb1/1-1/1-1.4"),
+        ("/usb1/1-1", "usb1/1-1"),
+        ("pci0000:00/0000:00:14.0/usb1/1-1", "pci0000:00/0000:00:14.0/usb1/1-1"),
+        ("1-1/1-1.4", "1-1/1-1.4"),
+        ("1-1.4:1.0", "1-1.4"),
     ] {
         assert_eq!(name(text).to_string(), printed);
     }
@@ -39,7 +48,12 @@ fn each_form_is_read() {
 #[test]
 fn what_names_no_port_is_refused() {
     for (bad, hint) in [
-        ("3-3", "short name"),
+        ("usb3", "no port"),
+        ("/usb3/3-0:1.0", "begin with /devices/"),
+        ("usb1/1-1.4", "write /devices/…/usb1/1-1/1-1.4"),
+        ("usb2/1-1", "must be usb1"),
+        ("3-3:1", "no port"),
+        ("/", "names no port"),
         ("pci-0000:00:14.0", "no port"),
         ("0000:00:14.0/usb2:1", "subsystem"),
         ("pci-0000:00:14.0/usb4:1", "generation"),
@@ -87,6 +101,28 @@ fn the_same_port_in_two_forms_is_told() {
     assert!(!same("pci-a/usb2:1", "/devices/a/usb1/1-1"), "which bus it is nobody knows");
     assert!(!same("pci-a/usb2:1", "pci-a/usb3:1"));
     assert!(!same("pci-a-usb-0:1", "pci-a-usb-0:1.1"));
+    assert!(same("a/usb1/1-1", "/devices/a/usb1/1-1") && same("1-1", "usb1/1-1"));
+    assert!(!same("b/usb1/1-1", "/devices/a/usb1/1-1") && !same("11-1", "1-1"));
+}
+
+#[test]
+fn end_of_a_devpath_is_compared_by_components() {
+    let location = |path: &str| PortLocation::of(path.parse().unwrap());
+    let device = location("/devices/a/usb1/1-1/1-1.4");
+    for (end, fits, exactly) in [
+        ("1-1", true, false),
+        ("a/usb1/1-1", true, false),
+        ("1-1.4", true, true),
+        ("devices/a/usb1/1-1/1-1.4", true, true),
+        ("1-4", false, false),
+        ("b/usb1/1-1", false, false),
+    ] {
+        assert_eq!(name(end).match_location(&device).is_some(), fits, "{end}");
+        assert_eq!(name(end).names_exactly(&device), exactly, "{end}");
+        assert_eq!(name(end).match_half(&device, false), None, "{end}");
+    }
+    assert_eq!(name("1-1").match_location(&location("/devices/a/usb11/11-1")), None);
+    assert_eq!(name("1-1").match_location(&location("/devices/a/usb1/1-10")), None);
 }
 
 prop_compose! {
@@ -94,17 +130,22 @@ prop_compose! {
     pub(crate) fn any_name()(
         controller in "(pci-0000:00:1[45]\\.0|platform-x\\.usb|a-usbv2-0)",
         chain in prop::collection::vec(1..4u8, 0..4),
-        form in 0..5u8,
+        form in 0..8u8,
+        parts in 1..3usize,
     ) -> String {
         let numbers: Vec<String> = chain.iter().map(u8::to_string).collect();
         let tail = if chain.is_empty() { String::new() } else { format!(":{}", numbers.join(".")) };
+        let mut path = format!("/devices/{}/usb1", controller.split_once('-').unwrap().1);
+        for end in 1..=numbers.len() {
+            path = format!("{path}/1-{}", numbers[..end].join("."));
+        }
         match form {
-            0 => {
-                let mut path = format!("/devices/{}/usb1", controller.split_once('-').unwrap().1);
-                for end in 1..=numbers.len() {
-                    path = format!("{path}/1-{}", numbers[..end].join("."));
-                }
-                path
+            0 => path,
+            5 => format!("{path}/"),
+            6 if !chain.is_empty() => format!("{path}/1-{}:1.0", numbers.join(".")),
+            7 if !chain.is_empty() => {
+                let (start, _) = path.rmatch_indices('/').nth(parts - 1).unwrap();
+                path[start + 1..].to_owned()
             }
             1 => format!("{controller}/usb2{tail}"),
             2 => format!("{controller}/usb3{tail}"),
