@@ -47,6 +47,12 @@ impl Root {
         moved.into()
     }
 
+    /// Returns an absolute path as it is seen from this root.
+    pub fn strip(&self, path: &Path) -> PathBuf {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        path.strip_prefix(&self.0).map_or(path.clone(), |below| Path::new("/").join(below))
+    }
+
     /// Returns whether this is another directory than `/`.
     pub fn is_moved(&self) -> bool {
         self.0.as_os_str() != "/"

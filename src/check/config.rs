@@ -7,9 +7,9 @@ use super::finding::Excerpt;
 use super::finding::{Finding, plural};
 use super::rules::RulesFacts;
 use super::trusted_owners;
-use crate::config::Config;
+use crate::config::{Config, Spelling};
 use crate::config::file::{ConfigFile, VARIABLE};
-use crate::config::parse::{ConfigError, parse};
+use crate::config::parse::ConfigError;
 use crate::permissions::{PermissionIssue, PermissionKind};
 use crate::root::Root;
 use crate::text::shell_word;
@@ -39,7 +39,8 @@ pub struct ConfigFileFacts {
     pub unknown_to_udev: bool,
 }
 
-static NOTHING: Config = Config { virtual_machines: Vec::new(), exclude: Vec::new() };
+static NOTHING: Config =
+    Config { virtual_machines: Vec::new(), exclude: Vec::new(), broken: Vec::new() };
 
 impl ConfigFacts {
     /// The config; empty if the file cannot be parsed.
@@ -80,14 +81,7 @@ pub fn gather(root: &Root, given: Option<&Path>, rules: &RulesFacts) -> ConfigFa
         }
     };
     let text = String::from_utf8_lossy(&file.text).into_owned();
-    let parsed = match std::str::from_utf8(&file.text) {
-        Ok(text) => parse(text),
-        Err(error) => {
-            let line = file.text[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n');
-            let message = "this is not UTF-8 text".to_owned();
-            Err(ConfigError { line: Some(line.count() + 1), column: Some(1), message })
-        }
-    };
+    let parsed = file.config();
     ConfigFacts::File(Box::new(ConfigFileFacts {
         unknown_to_udev: named.is_some_and(|named| {
             root.path(&named) != root.path(ConfigFile::SYSTEM) && !rules.mentions(&named)
@@ -152,7 +146,10 @@ fn check_file(file: &ConfigFileFacts) -> Vec<Finding> {
             .run(issue.remedy())
         }
     });
-    let machines = file.parsed.as_ref().map_or(&[][..], |config| &config.virtual_machines);
+    let config = file.parsed.as_ref().unwrap_or(&NOTHING);
+    findings.extend(config.broken.iter().map(|broken| unparsed(file, &broken.error)));
+    findings.extend(config.virtual_machines.iter().flat_map(|vm| vm.spellings.iter().map(spelling)));
+    let machines = &config.virtual_machines;
     findings.extend(machines.iter().filter(|vm| vm.ports.is_empty()).map(|vm| {
         Finding::warning("ports-none", &vm.name, "it lists no port, so no device is attached to it")
             .run(format!("hotplugger identify --write {}", shell_word(&vm.name)))
@@ -168,6 +165,12 @@ fn check_file(file: &ConfigFileFacts) -> Vec<Finding> {
         );
     }
     findings
+}
+
+fn spelling(spelling: &Spelling) -> Finding {
+    let Spelling { written, meant } = spelling;
+    Finding::note("config-spelling", written, format!("it is taken for {meant}"))
+        .advice(format!("write {meant}"))
 }
 
 fn unparsed(file: &ConfigFileFacts, error: &ConfigError) -> Finding {
@@ -209,13 +212,13 @@ pub fn check_sockets(config: &Config, path: &Path) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::parse::parse;
+    use crate::config::section::parse_sections;
 
     fn facts(text: &str) -> ConfigFacts {
         ConfigFacts::File(Box::new(ConfigFileFacts {
             path: "/etc/hotplugger/config.yaml".into(),
             text: text.to_owned(),
-            parsed: parse(text),
+            parsed: parse_sections(text),
             issue: None,
             unknown_to_udev: false,
         }))

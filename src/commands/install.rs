@@ -126,6 +126,7 @@ impl Install {
             return self.install_package_files(&mut installer, &program);
         }
         let config = Context { root: &installer.root, config: context.config }.config();
+        let config = config.and_then(Config::whole);
         let items = items(&program, config.as_ref().ok());
         let mut skipped = None;
         let (wanted, left): (Vec<_>, Vec<_>) =

@@ -479,6 +479,9 @@ impl<'a> ManualJob<'a> {
         let vm = match (self.vm, &candidates[..]) {
             (Some(vm), _) => vm,
             (None, []) => {
+                if let Some(broken) = self.config.broken_at(self.location) {
+                    return Err(self.failed(device, &format!("not attached: {broken}")));
+                }
                 let why = "not attached: no VM lists this port; name one with --vm";
                 return Err(self.failed(device, why));
             }

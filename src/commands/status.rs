@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{CommandStatus, Context};
 use crate::clock::Monotonic;
 use crate::config::port::PortName;
+use crate::config::section::BrokenSection;
 use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
@@ -48,7 +49,7 @@ struct Report {
 struct VmStatus {
     name: String,
     socket: String,
-    /// `running`, `paused`, `not-running` or `unreachable`.
+    /// `running`, `paused`, `not-running`, `unreachable`, or `misconfigured`.
     state: &'static str,
     problem: Option<String>,
     buses: Vec<Bus>,
@@ -118,11 +119,14 @@ impl Status {
 fn machine_lines(machine: &VmStatus, output: &mut Output) -> Result<()> {
     let tone = match machine.state {
         "running" => Style::Good,
-        "unreachable" => Style::Bad,
+        "unreachable" | "misconfigured" => Style::Bad,
         _ => Style::Warning,
     };
     let head = Line::default().with(Style::Strong, machine.name.as_str()).plain("  ");
-    let head = head.with(tone, machine.state).with(Style::Faint, format!("  {}", machine.socket));
+    let mut head = head.with(tone, machine.state);
+    if !machine.socket.is_empty() {
+        head = head.with(Style::Faint, format!("  {}", machine.socket));
+    }
     output.line(&head)?;
     if let Some(problem) = &machine.problem {
         output.line(&Line::from("  ").with(tone, problem.as_str()))?;
@@ -216,8 +220,21 @@ fn vm_states(root: &Root, config: &Config) -> Vec<VmStatus> {
             .map(|vm| scope.spawn(|| machine(root, vm, &topology, &records)))
             .collect();
         // A thread that ends otherwise than by returning has ended the process already.
-        asked.into_iter().filter_map(|asked| asked.join().ok()).collect()
+        let asked = asked.into_iter().filter_map(|asked| asked.join().ok());
+        asked.chain(config.broken.iter().map(misconfigured)).collect()
     })
+}
+
+fn misconfigured(section: &BrokenSection) -> VmStatus {
+    VmStatus {
+        name: section.vm.clone(),
+        socket: String::new(),
+        state: "misconfigured",
+        problem: Some(section.to_string()),
+        buses: Vec::new(),
+        attached: Vec::new(),
+        ports: Vec::new(),
+    }
 }
 
 fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Record]) -> VmStatus {

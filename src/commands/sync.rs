@@ -57,21 +57,29 @@ impl Sync {
         let host = RealHost::open_with_state(context.root)?;
         delete_stale_records(&host);
         let (sender, receiver) = channel();
-        thread::scope(|scope| {
+        let mut status = thread::scope(|scope| {
             for vm in &vms {
                 let (sender, host, config) = (sender.clone(), &host, &config);
                 scope.spawn(move || self.sync_vm(&SyncJob { host, config, vm }, &sender));
             }
             drop(sender);
             self.print_results(context, &receiver, vms.len(), output)
-        })
+        })?;
+        if self.vms.is_empty() {
+            for section in &config.broken {
+                let line = Line::from(format!("{}: ", section.vm));
+                output.line_untruncated(&line.with(Style::Bad, section.to_string()))?;
+                status = CommandStatus::Problems;
+            }
+        }
+        Ok(status)
     }
 
     fn chosen_vms<'a>(&self, config: &'a Config) -> Result<Vec<&'a VirtualMachine>> {
         if self.vms.is_empty() {
             return Ok(config.virtual_machines.iter().collect());
         }
-        Ok(self.vms.iter().map(|name| config.named(name)).collect::<Result<_, _>>()?)
+        self.vms.iter().map(|name| config.named(name)).collect()
     }
 
     fn sync_vm(&self, job: &SyncJob<'_>, sender: &Sender<Message>) {

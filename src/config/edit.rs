@@ -109,23 +109,23 @@ impl fmt::Display for EditError {
 impl std::error::Error for EditError {}
 
 #[derive(Clone, Copy, Debug)]
-struct Line<'a> {
-    start: usize,
+pub(super) struct Line<'a> {
+    pub(super) start: usize,
     /// Without its end.
     body: &'a str,
     /// `\n`, `\r\n`, or nothing at the end of the text.
     end: &'a str,
 }
 
-struct Key<'a> {
-    line: usize,
-    name: String,
+pub(super) struct Key<'a> {
+    pub(super) line: usize,
+    pub(super) name: String,
     /// What is behind the colon, without spaces around it and without a comment that is all.
     rest: &'a str,
 }
 
 /// The lines of a text, without a byte order mark.
-fn lines(text: &str) -> Vec<Line<'_>> {
+pub(super) fn lines(text: &str) -> Vec<Line<'_>> {
     let mut start = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
     let mut lines = Vec::new();
     for whole in text[start..].split_inclusive('\n') {
@@ -141,8 +141,12 @@ impl<'a> Line<'a> {
         self.body.len() - self.content().len()
     }
 
+    fn is_at_most(&self, indent: usize) -> bool {
+        self.indent() <= indent && !self.content().starts_with(char::is_whitespace)
+    }
+
     /// It without its indentation.
-    fn content(&self) -> &'a str {
+    pub(super) fn content(&self) -> &'a str {
         self.body.trim_start_matches(' ')
     }
 
@@ -152,21 +156,22 @@ impl<'a> Line<'a> {
         !content.is_empty() && !content.starts_with('#')
     }
 
-    fn stop(&self) -> usize {
+    pub(super) fn stop(&self) -> usize {
         self.start + self.body.len() + self.end.len()
     }
 }
 
 /// The next line at or behind `from` that is more than space and a comment.
-fn next_content(lines: &[Line<'_>], range: Range<usize>) -> Option<usize> {
+pub(super) fn next_content(lines: &[Line<'_>], range: Range<usize>) -> Option<usize> {
     range.into_iter().find(|line| lines[*line].has_content())
 }
 
-/// The lines that belong to the key in `line`: all that are indented further.
-fn below(lines: &[Line<'_>], line: usize) -> Range<usize> {
+/// The lines that belong to the key in `line`: all that are indented further, or with what is no plain
+/// space.
+pub(super) fn below(lines: &[Line<'_>], line: usize) -> Range<usize> {
     let indent = lines[line].indent();
     let end = (line + 1..lines.len())
-        .find(|next| lines[*next].has_content() && lines[*next].indent() <= indent);
+        .find(|next| lines[*next].has_content() && lines[*next].is_at_most(indent));
     line + 1..end.unwrap_or(lines.len())
 }
 
@@ -182,7 +187,7 @@ fn find_key<'a>(lines: &[Line<'a>], range: Range<usize>, name: &str) -> Option<K
 const MAX_KEY: usize = 1024;
 
 /// Reads a line as `key: rest`.
-fn key(line: usize, content: &str) -> Option<Key<'_>> {
+pub(super) fn key(line: usize, content: &str) -> Option<Key<'_>> {
     let colons = content.match_indices(':').map(|(index, _)| index);
     let colon = colons.take_while(|index| *index <= MAX_KEY).find(|index| {
         let quoted = content.starts_with(['"', '\'']);
@@ -337,12 +342,12 @@ impl List {
 }
 
 /// The first line behind directives and the mark of a document's beginning.
-fn document(lines: &[Line<'_>]) -> usize {
+pub(super) fn document(lines: &[Line<'_>]) -> usize {
     let mark = |line: &Line<'_>| line.body == "---" || line.body.starts_with("--- #");
     lines.iter().position(mark).map_or(0, |mark| mark + 1)
 }
 
-fn plain_key<'a>(
+pub(super) fn plain_key<'a>(
     lines: &[Line<'a>],
     range: std::ops::Range<usize>,
     name: &str,

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::Config;
-use super::parse::parse;
+use super::parse::ConfigError;
+use super::section::parse_sections;
+use super::{Config, Spelling};
+use crate::monitor::Monitor;
 use crate::permissions::{self, PermissionIssue, PermissionKind};
 use crate::root::Root;
 
@@ -24,6 +26,7 @@ pub struct ConfigFile {
     pub path: PathBuf,
     pub text: Vec<u8>,
     metadata: Metadata,
+    root: Root,
 }
 
 impl ConfigFile {
@@ -41,22 +44,22 @@ impl ConfigFile {
             .or_else(|| env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from));
         if let Some(path) = named {
             let path = root.path(path);
-            return match Self::read(&path)? {
+            return match Self::read(root, &path)? {
                 Some(file) => Ok(Some(file)),
                 None => bail!("{}: there is no such config file", path.display()),
             };
         }
-        if let Some(file) = Self::read(&root.path(Self::SYSTEM))? {
+        if let Some(file) = Self::read(root, &root.path(Self::SYSTEM))? {
             return Ok(Some(file));
         }
         match env::current_exe() {
-            Ok(program) => Self::read(&program.with_file_name("config.yaml")),
+            Ok(program) => Self::read(root, &program.with_file_name("config.yaml")),
             Err(_) => Ok(None),
         }
     }
 
     /// Reads the file at `path`. `None` if it does not exist.
-    fn read(path: &Path) -> Result<Option<Self>> {
+    fn read(root: &Root, path: &Path) -> Result<Option<Self>> {
         let read = || -> io::Result<(Vec<u8>, Metadata)> {
             // Not blocking, so that a FIFO in its place cannot hold udev.
             let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
@@ -75,21 +78,49 @@ impl ConfigFile {
             Ok((text, metadata))
         };
         match read() {
-            Ok((text, metadata)) => Ok(Some(Self { path: path.to_path_buf(), text, metadata })),
+            Ok((text, metadata)) => {
+                Ok(Some(Self { path: path.to_path_buf(), text, metadata, root: root.clone() }))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("config {}", path.display())),
         }
     }
 
+    /// Parses the text. A relative socket is in the directory of the file.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        let error = |line, message: &str| {
+            Err(ConfigError { line: Some(line), column: Some(1), begun: None, message: message.to_owned() })
+        };
+        if is_utf_16(&self.text) {
+            return error(1, "the file is UTF-16 text: save it as UTF-8");
+        }
+        let text = match std::str::from_utf8(&self.text) {
+            Ok(text) => text,
+            Err(invalid) => {
+                let before = &self.text[..invalid.valid_up_to()];
+                let lines = before.iter().filter(|byte| **byte == b'\n').count();
+                return error(lines + 1, "not UTF-8 text: save the file as UTF-8");
+            }
+        };
+        let mut config = parse_sections(text)?;
+        for section in &mut config.broken {
+            section.path.clone_from(&self.path);
+        }
+        let directory = self.root.strip(&self.path).parent().map(Path::to_path_buf);
+        for vm in &mut config.virtual_machines {
+            let Monitor::Socket(path) = &mut vm.monitor else { continue };
+            if path.is_relative() {
+                let written = path.display().to_string();
+                *path = directory.clone().unwrap_or_default().join(&*path);
+                vm.spellings.push(Spelling { written, meant: path.display().to_string() });
+            }
+        }
+        Ok(config)
+    }
+
     /// Parses the text. The error reads `PATH:LINE:COLUMN: MESSAGE`.
     pub fn parse(&self) -> Result<Config> {
-        let path = self.path.display();
-        if is_utf_16(&self.text) {
-            bail!("{path}:1:1: the file is UTF-16 text: save it as UTF-8");
-        }
-        let text =
-            std::str::from_utf8(&self.text).with_context(|| format!("{path}: not UTF-8 text"))?;
-        parse(text).map_err(|error| anyhow::anyhow!("{path}:{error}"))
+        self.config().map_err(|error| anyhow::anyhow!("{}:{error}", self.path.display()))
     }
 
     /// Parses the text of a file that only root can change, because it decides which devices go to
@@ -206,7 +237,7 @@ mod tests {
         fs::write(&path, "virtual_machines:\n")?;
         fs::set_permissions(&path, fs::Permissions::from_mode(file))?;
         fs::set_permissions(&folder_path, fs::Permissions::from_mode(directory))?;
-        ConfigFile::read(&path)?.context("no file")?.refuse_if_others_can_write()
+        ConfigFile::read(&Root::at("/"), &path)?.context("no file")?.refuse_if_others_can_write()
     }
 
     #[test]
@@ -215,7 +246,7 @@ mod tests {
         let path = dir.path().join("config.yaml");
         fs::write(&path, "old").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o6640)).unwrap();
-        let backup = replace(&ConfigFile::read(&path).unwrap().unwrap(), "new").unwrap();
+        let backup = replace(&ConfigFile::read(&Root::at("/"), &path).unwrap().unwrap(), "new").unwrap();
         for (path, text) in [(path, "new"), (backup, "old")] {
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
@@ -244,12 +275,12 @@ mod tests {
         )
         .unwrap();
         assert!(
-            format!("{:#}", ConfigFile::read(&fifo).unwrap_err()).contains("not a regular file")
+            format!("{:#}", ConfigFile::read(&Root::at("/"), &fifo).unwrap_err()).contains("not a regular file")
         );
         let large = dir.path().join("large");
         fs::write(&large, vec![b'#'; 2 << 20]).unwrap();
-        assert!(format!("{:#}", ConfigFile::read(&large).unwrap_err()).contains("1 MiB"));
-        assert!(ConfigFile::read(&dir.path().join("none")).unwrap().is_none());
+        assert!(format!("{:#}", ConfigFile::read(&Root::at("/"), &large).unwrap_err()).contains("1 MiB"));
+        assert!(ConfigFile::read(&Root::at("/"), &dir.path().join("none")).unwrap().is_none());
     }
 }
 

@@ -8,8 +8,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use anyhow::{Result, bail};
+
 use self::access::Access;
 use self::port::{PortMatch, PortName};
+use self::section::BrokenSection;
 use self::usb_host::UsbHostProperties;
 use crate::location::{PortLocation, UsbLocation};
 use crate::monitor::Monitor;
@@ -21,6 +24,7 @@ pub mod edit;
 pub mod file;
 pub mod parse;
 pub mod port;
+pub mod section;
 pub mod usb_host;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub struct Config {
     pub virtual_machines: Vec<VirtualMachine>,
     /// What goes to none of them.
     pub exclude: Vec<DeviceMatcher>,
+    /// The VMs whose sections have mistakes.
+    pub broken: Vec<BrokenSection>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +134,12 @@ impl Config {
     /// Of all ports at or above it the longest wins, and of equally long ones those of its own half
     /// of the connector. A VM that lists one of these owns it. A name of that half alone comes before
     /// one of both halves, and of equal ones the first in the file.
+    ///
+    /// None where a section that cannot be parsed may list the port: its VM may come first.
     pub fn owners(&self, location: &UsbLocation) -> Vec<&VirtualMachine> {
+        if self.broken_at(location).is_some() {
+            return Vec::new();
+        }
         let claims = self.virtual_machines.iter().filter_map(|vm| Some((vm.claim(location)?, vm)));
         let mut claims: Vec<_> = claims.collect();
         // Stable: equal ones stay in the order of the file.
@@ -147,12 +158,30 @@ impl Config {
         self.virtual_machines.iter().any(|vm| vm.claim(location).is_some())
     }
 
+    /// The section with a mistake that may list the port of a device at this location.
+    pub fn broken_at(&self, location: &UsbLocation) -> Option<&BrokenSection> {
+        self.broken.iter().find(|section| section.may_list(location))
+    }
+
     /// The VM of that name.
-    pub fn named(&self, name: &str) -> Result<&VirtualMachine, NoSuchVm> {
-        self.virtual_machines.iter().find(|vm| vm.name == name).ok_or_else(|| NoSuchVm {
-            name: name.to_owned(),
-            known: self.virtual_machines.iter().map(|vm| vm.name.clone()).collect(),
-        })
+    pub fn named(&self, name: &str) -> Result<&VirtualMachine> {
+        if let Some(vm) = self.virtual_machines.iter().find(|vm| vm.name == name) {
+            return Ok(vm);
+        }
+        if let Some(broken) = self.broken.iter().find(|section| section.vm == name) {
+            bail!("{broken}");
+        }
+        let known: Vec<&str> = self.virtual_machines.iter().map(|vm| vm.name.as_str()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        bail!("no virtual machine `{name}`: the config has {known}")
+    }
+
+    /// The config, if all of it could be parsed.
+    pub fn whole(self) -> Result<Self> {
+        match self.broken.first() {
+            Some(broken) => bail!("{broken}"),
+            None => Ok(self),
+        }
     }
 
     /// The VM that lists this very location, in whatever form.
@@ -162,21 +191,6 @@ impl Config {
             .find(|vm| vm.ports.iter().any(|port| port.names_exactly(location)))
     }
 }
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoSuchVm {
-    pub name: String,
-    pub known: Vec<String>,
-}
-
-impl fmt::Display for NoSuchVm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no virtual machine `{}`: the config has ", self.name)?;
-        f.write_str(&if self.known.is_empty() { "none".to_owned() } else { self.known.join(", ") })
-    }
-}
-
-impl std::error::Error for NoSuchVm {}
 
 /// How good a VM's claim to a device is; the greater is the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

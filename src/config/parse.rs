@@ -22,13 +22,15 @@ pub struct ConfigError {
     pub line: Option<usize>,
     /// The column, from 1.
     pub column: Option<usize>,
+    /// The line where the YAML reader has begun what it could not read to its end, if it says so.
+    pub begun: Option<usize>,
     pub message: String,
 }
 
 pub fn parse(text: &str) -> Result<Config, ConfigError> {
     if is_deeply_nested(text) {
         let message = "too many brackets within brackets".to_owned();
-        return Err(ConfigError { line: None, column: None, message });
+        return Err(ConfigError { line: None, column: None, begun: None, message });
     }
     // A byte order mark at the start is no text. It takes no column either.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -39,6 +41,7 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
         serde_yaml::from_str(text).map_err(|error| ConfigError::new(&error, text))?;
     let File { virtual_machines, exclude } = file.unwrap_or_default();
     Ok(Config {
+        broken: Vec::new(),
         virtual_machines: virtual_machines.unwrap_or_default().0,
         exclude: exclude.unwrap_or_default().0,
     })
@@ -50,7 +53,7 @@ fn unreadable_character(text: &str) -> Option<ConfigError> {
     for (index, line) in text.lines().enumerate() {
         let error = |column: usize, message: &str| {
             let (line, column) = (Some(index + 1), Some(column + 1));
-            Some(ConfigError { line, column, message: message.to_owned() })
+            Some(ConfigError { line, column, begun: None, message: message.to_owned() })
         };
         let indentation = line.chars().take_while(|character| character.is_whitespace());
         for (column, character) in indentation.enumerate() {
@@ -99,14 +102,18 @@ impl ConfigError {
             // With content before it.
             let later = starts.map(|(index, _)| index + 1).filter(|line| *line > 1).last();
             let message = "a second document begins here: delete the line".to_owned();
-            return Self { line: later, column: later.map(|_| 1), message };
+            return Self { line: later, column: later.map(|_| 1), begun: None, message };
         }
         for (old, new) in RENAMED_KEYS {
             if let Some((before, _)) = message.split_once(&format!("unknown field `{old}`")) {
                 message = format!("{before}`{old}` is now called `{new}`; rename the key");
             }
         }
+        let begun = message.rsplit_once(" at line ").and_then(|(_, line)| {
+            line.split(' ').next()?.parse().ok()
+        });
         Self {
+            begun,
             line: location.as_ref().map(serde_yaml::Location::line),
             column: location.as_ref().map(serde_yaml::Location::column),
             message,

@@ -73,14 +73,14 @@ pub fn handle(
     let has_record = event.kind == EventKind::DeviceRemove && host.may_have_record(&event.device);
     let (config, config_error) = match parse(config) {
         Ok(config) => (config, None),
-        // A device that was attached is detached even if the config is broken by now.
-        Err(error) if has_record => (Config::default(), Some(format!("{error:#}"))),
-        Err(error) => {
-            let context = EventContext::of(&event);
-            return Report::new(Some(context), Outcome::Failed(format!("{error:#}")));
-        }
+        Err(error) => (Config::default(), Some(format!("{error:#}"))),
     };
     let location = host.location(&event.device);
+    let config_error = config_error.or_else(|| config.broken_at(&location).map(ToString::to_string));
+    // A device that was attached is detached even if the config is broken by now.
+    if let (false, Some(error)) = (has_record, &config_error) {
+        return Report::new(Some(EventContext::of(&event)), Outcome::Failed(error.clone()));
+    }
     if !has_record && !config.is_configured(&location) {
         return Report::skipped(SkipReason::NotConfigured);
     }

@@ -42,7 +42,7 @@ pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> 
     for path in iter::once(own).chain(peers.iter().map(String::as_str)) {
         wanted.add(path);
     }
-    device.usb_components().any(|name| !is_root_hub(name) && has_word(text, name.as_bytes()))
+    device.usb_components().any(|name| !is_root_hub(name) && has_name(text, name.as_bytes()))
         || wanted.is_in(text)
 }
 
@@ -160,11 +160,16 @@ fn of_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b".-_".contains(&byte)
 }
 
-/// Whether the word stands in the text by itself.
-fn has_word(text: &[u8], word: &[u8]) -> bool {
+/// Whether the port's name stands in the text by itself, and not as a hub on the way to another port.
+fn has_name(text: &[u8], name: &[u8]) -> bool {
     let ends = |byte: Option<&u8>| !byte.is_some_and(|byte| of_word(*byte));
-    memmem::find_iter(text, word)
-        .any(|at| ends(text[..at].last()) && ends(text.get(at + word.len())))
+    let is_below = |after: &[u8]| {
+        after.strip_prefix(b"/").and_then(|after| after.strip_prefix(name)?.first()) == Some(&b'.')
+    };
+    memmem::find_iter(text, name).any(|at| {
+        let after = &text[at + name.len()..];
+        ends(text[..at].last()) && ends(after.first()) && !is_below(after)
+    })
 }
 
 #[cfg(test)]

@@ -296,6 +296,12 @@ class Campaign:
             # What the start of a guest runs, and a person whose hotplugger was killed.
             ended = self.vm.exec('hotplugger sync')
             if ended.rc != 0:
+                # The kernel was still busy with a device that does not answer: the others were plugged in
+                # and pulled meanwhile, and QEMU waited for it as well.
+                self.vm.exec('udevadm settle --timeout=120; while pidwait -x hotplugger; do :; done',
+                             timeout=200)
+                ended = self.vm.exec('hotplugger sync')
+            if ended.rc != 0:
                 raise Broken(f'sync fails: {ended.out}{ended.err}')
         time.sleep(1)
 

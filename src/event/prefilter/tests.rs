@@ -45,6 +45,19 @@ fn text_in_utf_16_is_not_ruled_out() {
 }
 
 #[test]
+fn hub_on_the_way_to_a_port_is_ruled_out() {
+    let text = with_port("/devices/x/usb1/1-1/1-1.2");
+    for (device, may) in [
+        ("x/usb1/1-1/1-1.3", false),
+        ("x/usb1/1-1/1-1.2", true),
+        ("x/usb1/1-1/1-1.2/1-1.2.4", true),
+    ] {
+        assert_eq!(alone(&text, device), may, "{device}");
+    }
+    assert!(alone(&with_port("/devices/x/usb1/1-1/1-1:1.0"), "x/usb1/1-1"));
+}
+
+#[test]
 fn other_names_without_a_bus_are_ruled_out() {
     for (controller, port) in [
         ("0000:00:14.0", "pci-0000:00:14.0/usb2:1.4"),
