@@ -7,9 +7,9 @@ use super::finding::Excerpt;
 use super::finding::{Finding, plural};
 use super::rules::RulesFacts;
 use super::trusted_owners;
-use crate::config::{Config, Spelling};
 use crate::config::file::{ConfigFile, VARIABLE};
 use crate::config::parse::ConfigError;
+use crate::config::{Config, Spelling};
 use crate::permissions::{PermissionIssue, PermissionKind};
 use crate::root::Root;
 use crate::text::shell_word;
@@ -45,11 +45,15 @@ static NOTHING: Config =
 impl ConfigFacts {
     /// The config; empty if the file cannot be parsed.
     pub fn config(&self) -> &Config {
-        self.understood().unwrap_or(&NOTHING)
+        self.parsed().unwrap_or(&NOTHING)
     }
 
-    /// The config, if there is a file that can be parsed.
+    /// The config, if there is a file of which all can be parsed.
     pub fn understood(&self) -> Option<&Config> {
+        self.parsed().filter(|config| config.broken.is_empty())
+    }
+
+    fn parsed(&self) -> Option<&Config> {
         match self {
             Self::File(file) => file.parsed.as_ref().ok(),
             _ => None,
@@ -148,7 +152,8 @@ fn check_file(file: &ConfigFileFacts) -> Vec<Finding> {
     });
     let config = file.parsed.as_ref().unwrap_or(&NOTHING);
     findings.extend(config.broken.iter().map(|broken| unparsed(file, &broken.error)));
-    findings.extend(config.virtual_machines.iter().flat_map(|vm| vm.spellings.iter().map(spelling)));
+    findings
+        .extend(config.virtual_machines.iter().flat_map(|vm| vm.spellings.iter().map(spelling)));
     let machines = &config.virtual_machines;
     findings.extend(machines.iter().filter(|vm| vm.ports.is_empty()).map(|vm| {
         Finding::warning("ports-none", &vm.name, "it lists no port, so no device is attached to it")
@@ -226,9 +231,8 @@ mod tests {
 
     #[test]
     fn an_error_shows_its_line() {
-        let facts = facts(
-            "virtual_machines:\n  win:\n    socket: ~/q\n    ports: [/devices/x/usb1/1-1]\n",
-        );
+        let facts =
+            facts("virtual_machines:\n  win:\n    socket: ~/q\n    ports: [/devices/x/usb1/1-1]\n");
         let found = &check(&facts)[0];
         assert_eq!((found.code, found.excerpt.as_ref().unwrap().line), ("config-syntax", 3));
         assert_eq!(found.place, "/etc/hotplugger/config.yaml:3:13");

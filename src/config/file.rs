@@ -89,7 +89,12 @@ impl ConfigFile {
     /// Parses the text. A relative socket is in the directory of the file.
     pub fn config(&self) -> Result<Config, ConfigError> {
         let error = |line, message: &str| {
-            Err(ConfigError { line: Some(line), column: Some(1), begun: None, message: message.to_owned() })
+            Err(ConfigError {
+                line: Some(line),
+                column: Some(1),
+                begun: None,
+                message: message.to_owned(),
+            })
         };
         if is_utf_16(&self.text) {
             return error(1, "the file is UTF-16 text: save it as UTF-8");
@@ -98,7 +103,7 @@ impl ConfigFile {
             Ok(text) => text,
             Err(invalid) => {
                 let before = &self.text[..invalid.valid_up_to()];
-                let lines = before.iter().filter(|byte| **byte == b'\n').count();
+                let lines = memchr::memchr_iter(b'\n', before).count();
                 return error(lines + 1, "not UTF-8 text: save the file as UTF-8");
             }
         };
@@ -246,7 +251,8 @@ mod tests {
         let path = dir.path().join("config.yaml");
         fs::write(&path, "old").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o6640)).unwrap();
-        let backup = replace(&ConfigFile::read(&Root::at("/"), &path).unwrap().unwrap(), "new").unwrap();
+        let backup =
+            replace(&ConfigFile::read(&Root::at("/"), &path).unwrap().unwrap(), "new").unwrap();
         for (path, text) in [(path, "new"), (backup, "old")] {
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
@@ -275,11 +281,15 @@ mod tests {
         )
         .unwrap();
         assert!(
-            format!("{:#}", ConfigFile::read(&Root::at("/"), &fifo).unwrap_err()).contains("not a regular file")
+            format!("{:#}", ConfigFile::read(&Root::at("/"), &fifo).unwrap_err())
+                .contains("not a regular file")
         );
         let large = dir.path().join("large");
         fs::write(&large, vec![b'#'; 2 << 20]).unwrap();
-        assert!(format!("{:#}", ConfigFile::read(&Root::at("/"), &large).unwrap_err()).contains("1 MiB"));
+        assert!(
+            format!("{:#}", ConfigFile::read(&Root::at("/"), &large).unwrap_err())
+                .contains("1 MiB")
+        );
         assert!(ConfigFile::read(&Root::at("/"), &dir.path().join("none")).unwrap().is_none());
     }
 }

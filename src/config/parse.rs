@@ -109,9 +109,9 @@ impl ConfigError {
                 message = format!("{before}`{old}` is now called `{new}`; rename the key");
             }
         }
-        let begun = message.rsplit_once(" at line ").and_then(|(_, line)| {
-            line.split(' ').next()?.parse().ok()
-        });
+        let begun = message
+            .rsplit_once(" at line ")
+            .and_then(|(_, line)| line.split(' ').next()?.parse().ok());
         Self {
             begun,
             line: location.as_ref().map(serde_yaml::Location::line),

@@ -183,12 +183,14 @@ mod tests {
     #[test]
     fn other_mistakes_stop_all_vms() {
         let without_ports = "  b:\n    socket: /run/b\n";
-        let many = |count: u8| (0..count).map(|number| format!("  v{number}: 1\n")).collect::<String>();
+        let many = |count: u8| {
+            (0..count).map(|number| format!("  v{number}: 1\n")).collect::<Vec<_>>().concat()
+        };
         for (text, place) in [
             (format!("{}excluude: []\n", text("")), "9:1"),
             (text("").replace("08", "8"), "8:18"),
             (format!("virtual_machines:\n{without_ports}"), "3:5"),
-            (format!("virtual_machines: {{b: 1, c: {{socket: /run/c, ports: []}}}}\n"), "1:23"),
+            ("virtual_machines: {b: 1, c: {socket: /run/c, ports: []}}\n".to_owned(), "1:23"),
             (text(&many(17)), "5:7"),
         ] {
             let error = parse_sections(&text).unwrap_err().to_string();

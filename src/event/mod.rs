@@ -76,7 +76,8 @@ pub fn handle(
         Err(error) => (Config::default(), Some(format!("{error:#}"))),
     };
     let location = host.location(&event.device);
-    let config_error = config_error.or_else(|| config.broken_at(&location).map(ToString::to_string));
+    let config_error =
+        config_error.or_else(|| config.broken_at(&location).map(ToString::to_string));
     // A device that was attached is detached even if the config is broken by now.
     if let (false, Some(error)) = (has_record, &config_error) {
         return Report::new(Some(EventContext::of(&event)), Outcome::Failed(error.clone()));

@@ -348,7 +348,8 @@ impl Topology {
             PortName::DevPath(devpath) => return vec![devpath.clone()],
             PortName::DevPathEnd(_) => {
                 let ports = self.ports().into_iter().map(|port| &port.devpath);
-                let is_meant = |port: &&DevPath| name.names_exactly(&PortLocation::of((*port).clone()));
+                let is_meant =
+                    |port: &&DevPath| name.names_exactly(&PortLocation::of((*port).clone()));
                 return ports.filter(is_meant).cloned().collect();
             }
             PortName::Stable { controller, generation, chain } => (controller, generation, chain),

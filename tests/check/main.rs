@@ -65,6 +65,16 @@ const CONFIG: &[Case] = &[
         Hand(config_again),
     ),
     Case(
+        "config-spelling",
+        |host| host.config_with("socket: /run/windows.qmp", "socket: ../../run/windows.qmp"),
+        Hand(config_again),
+    ),
+    Case(
+        "config-spelling",
+        |host| host.config_with("usb1/1-2\n", "usb1/1-2/\n"),
+        Hand(config_again),
+    ),
+    Case(
         "config-empty",
         |host| host.write("/etc/hotplugger/config.yaml", "virtual_machines:\n"),
         Hand(config_again),
@@ -99,6 +109,16 @@ const PORTS: &[Case] = &[
         Hand(config_again),
     ),
     Case("port-missing", |host| host.config_with("usb1/1-2", "usb1/1-9"), Hand(config_again)),
+    Case(
+        "port-incomplete",
+        |host| host.config_with("/devices/pci0000:00/0000:00:14.0/usb1/1-2", "usb1/1-2"),
+        Remedy,
+    ),
+    Case(
+        "port-missing",
+        |host| host.config_with(&format!("{PCI}/usb1/1-2"), "1-9"),
+        Hand(config_again),
+    ),
     Case(
         "port-bus-moved",
         |host| {
@@ -521,7 +541,7 @@ fn wrong_line_of_the_config_is_shown_and_marked() {
     let config = host.path("/etc/hotplugger/config.yaml");
     assert!(told.contains(&format!("error   {}:4:5: ", config.display())), "{told}");
     assert!(told.contains("          4 |     timeuot: 6\n            |     ^^^^^^^^\n"), "{told}");
-    assert!(told.ends_with("1 error\n"), "{told}");
+    assert!(told.ends_with("1 error (1 note with -v)\n"), "the other VM is checked: {told}");
     assert_eq!(output.status.code(), Some(1));
 }
 
