@@ -1,6 +1,6 @@
 //! The units and hooks that run `sync`.
 
-use std::env;
+use std::{env, fs};
 
 use super::finding::Finding;
 use super::rules::RulesFacts;
@@ -19,6 +19,8 @@ pub struct UnitsFacts {
     pub left_over: Vec<String>,
     /// The VMs that cannot have a unit, and why.
     pub unsupported: Vec<(String, UnitNameError)>,
+    /// Whether libvirt suspends running domains when the host shuts down.
+    pub suspends_domains: bool,
 }
 
 #[derive(Debug)]
@@ -60,7 +62,27 @@ pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
         )
         .run(INSTALL)
     }));
+    if facts.suspends_domains {
+        let what = "libvirt saves the state of running domains when the host shuts down; QEMU cannot restore \
+                    one that was saved with a device attached";
+        findings.push(Finding::note("libvirt-guests", LIBVIRT_GUESTS[0], what).advice(
+            "set ON_SHUTDOWN=shutdown there, or run `hotplugger detach --vm NAME` before a shutdown",
+        ));
+    }
     findings
+}
+
+/// The settings of libvirt-guests.service, of Debian and of Fedora.
+const LIBVIRT_GUESTS: [&str; 2] = ["/etc/default/libvirt-guests", "/etc/sysconfig/libvirt-guests"];
+
+/// To suspend is the default (libvirt, `tools/libvirt-guests.sh.in`).
+fn suspends_domains(root: &Root) -> bool {
+    let wants = "/etc/systemd/system/multi-user.target.wants/libvirt-guests.service";
+    let is_enabled = root.path(wants).is_symlink();
+    let files = LIBVIRT_GUESTS.map(|path| fs::read_to_string(root.path(path)).unwrap_or_default());
+    let mut lines = files.iter().flat_map(|text| text.lines());
+    let set = lines.rfind(|line| line.starts_with("ON_SHUTDOWN="));
+    is_enabled && set.is_none_or(|line| line.contains("suspend"))
 }
 
 const INSTALL: &str = "hotplugger install";
@@ -127,7 +149,12 @@ pub fn gather(root: &Root, rules: &RulesFacts, config: Option<&Config>) -> Units
         machines.iter().filter_map(|vm| Some((vm.name.clone(), PathUnit::of(vm).err()?)));
     let mut left_over = if config.is_some() { path_units(root) } else { Vec::new() };
     left_over.retain(|path| !items.iter().any(|facts| facts.item.path == *path));
-    UnitsFacts { unsupported: unsupported.collect(), left_over, items }
+    UnitsFacts {
+        unsupported: unsupported.collect(),
+        suspends_domains: !machines.is_empty() && suspends_domains(root),
+        left_over,
+        items,
+    }
 }
 
 #[cfg(test)]

@@ -216,6 +216,20 @@ const RULES: &[Case] = &[
 
 const UNITS: &[Case] = &[
     Case(
+        "libvirt-guests",
+        |host| {
+            let wants = host.path("/etc/systemd/system/multi-user.target.wants");
+            fs::create_dir_all(&wants).unwrap();
+            symlink(
+                "/lib/systemd/system/libvirt-guests.service",
+                wants.join("libvirt-guests.service"),
+            )
+            .unwrap();
+            host.write("/etc/default/libvirt-guests", "# ON_SHUTDOWN=shutdown\n");
+        },
+        Hand(|host| host.write("/etc/default/libvirt-guests", "ON_SHUTDOWN=shutdown\n")),
+    ),
+    Case(
         "unit-missing",
         |host| host.remove(&format!("{WANTS}/hotplugger-sync@linux.path")),
         INSTALL,
