@@ -117,7 +117,7 @@ fn are_components(parts: &str, components: &[&str]) -> bool {
 }
 
 /// Whether it reads `0000:00:14.0`.
-fn is_pci_address(sysname: &str) -> bool {
+pub(crate) fn is_pci_address(sysname: &str) -> bool {
     let mut parts = sysname.split([':', '.']);
     let hex = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_hexdigit());
     parts.clone().count() == 4 && parts.all(hex) && sysname.matches('.').count() == 1

@@ -120,7 +120,7 @@ fn what_is_plugged_is_listed_with_its_connector_and_hurts_no_terminal() {
         "in port 1-2  hub Hub (05e3:0608), 12 Mb/s".to_owned(),
         format!("  pci-0000:00:14.0/usb2:2  USB 2  {PCI}/usb1/1-2"),
         format!(
-            "  pci-0000:00:14.0/usb3:2  USB 3  {PCI}/usb2/2-2, the peer port (the kernel's guess, by equal numbers)"
+            "  pci-0000:00:14.0/usb3:2  USB 3  {PCI}/usb2/2-2, the peer port (a guess, by the numbers of ports)"
         ),
         "  behind it, 1-2.3: Mouse (046d:c077), 12 Mb/s".to_owned(),
         format!("      - pci-0000:00:14.0/usb2:2 # USB 2: hub Hub (05e3:0608); {PCI}/usb1/1-2"),

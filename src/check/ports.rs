@@ -8,6 +8,7 @@ use crate::config::port::PortName;
 use crate::config::{Config, VirtualMachine};
 use crate::devpath::{DevPath, is_root_hub};
 use crate::host::topology::{Controller, Hub, HubPort, Plugged, Topology};
+use crate::location::Generation;
 use crate::usb_device::UsbDevice;
 
 pub fn check(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> {
@@ -29,6 +30,7 @@ pub fn check(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> 
         for devpath in &entry.devpaths {
             findings.push(ports.there(entry, devpath));
             findings.extend(ports.hardwired(entry, devpath));
+            findings.extend(ports.companions(entry, devpath));
             findings.extend(ports.peer(entry, devpath));
             findings.extend(ports.below(entry, devpath));
         }
@@ -112,6 +114,23 @@ impl Ports<'_> {
         Some(Finding::warning("port-hardwired", entry.name, what).advice(
             "if the VM is not to have it, remove the port; `hotplugger identify` shows the port of a \
              connector",
+        ))
+    }
+
+    /// The port of an EHCI or of a companion, whose counterpart is not known.
+    fn companions(&self, entry: &Entry<'_>, port: &DevPath) -> Option<Finding> {
+        let controllers = &self.topology.port(port)?.connector.companions;
+        if !entry.vm.peer_ports || controllers.is_empty() {
+            return None;
+        }
+        let names: Vec<&str> = controllers.iter().map(DevPath::sysname).collect();
+        let what = format!(
+            "{} devices in its connector appear in a port of {}, and it is not known which",
+            other_speed(self.topology.port_location(port).generation),
+            names.join(" or ")
+        );
+        Some(Finding::note("port-companion", entry.name, what).advice(
+            "`hotplugger identify` shows the port when you plug in such a device; list it too",
         ))
     }
 
@@ -251,7 +270,7 @@ impl Ports<'_> {
         let connector = &self.topology.port(port)?.connector;
         let peer = connector.peer.as_ref()?;
         let guessed = if connector.peer_guessed {
-            " (the firmware does not report it: the pair is guessed from equal numbers)"
+            " (the firmware does not report it: the pair is guessed from the numbers of ports)"
         } else {
             ""
         };
@@ -259,12 +278,15 @@ impl Ports<'_> {
         match owners.first() {
             // Only with `peer_ports: false`.
             None => {
-                let faster = self.topology.port_location(peer).generation
-                    > self.topology.port_location(port).generation;
-                let what = if faster {
-                    "this is the USB 2 port of a connector; USB 3 devices use its peer port"
-                } else {
-                    "this is the USB 3 port of a connector; other devices use its peer port"
+                let generation = self.topology.port_location(peer).generation;
+                let own = self.topology.port_location(port).generation;
+                let what = match (own, generation) {
+                    (Some(own), Some(peer)) if own < peer => format!(
+                        "this is the USB {} port of a connector; USB {} devices use its peer port",
+                        own.number(),
+                        peer.number()
+                    ),
+                    _ => "slower devices in its connector use its peer port".to_owned(),
                 };
                 Some(
                     Finding::note(
@@ -326,6 +348,10 @@ impl Ports<'_> {
 
 #[cfg(test)]
 mod tests;
+
+fn other_speed(own: Option<Generation>) -> &'static str {
+    if own == Some(Generation::Usb1) { "480 Mb/s" } else { "slower" }
+}
 
 /// The port belongs to a hub that is not plugged in, or that has fewer ports.
 fn behind_hub(port: &PortName, above: &HubPort) -> Finding {

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use super::Config;
 use super::edit::{below, document, key, lines, next_content, plain_key};
 use super::parse::{ConfigError, parse};
-use crate::devpath::DevPath;
 use crate::event::prefilter;
 use crate::location::UsbLocation;
 
@@ -28,8 +27,8 @@ pub struct BrokenSection {
 impl BrokenSection {
     /// Whether it may list the port of that device. It may say yes in vain, never no.
     pub fn may_list(&self, location: &UsbLocation) -> bool {
-        let peers = || location.peers.iter().filter_map(|peer| peer.devpath.port()).collect();
-        prefilter::may_match(self.text.as_bytes(), &location.own.devpath, |_: &DevPath| peers())
+        let peers = || location.peers.iter().map(|peer| peer.devpath.clone()).collect();
+        prefilter::may_match(self.text.as_bytes(), &location.own.devpath, |_| peers())
     }
 }
 

@@ -3,7 +3,6 @@
 //! Most events concern unconfigured ports, and for them this search is all that happens. Sound, not
 //! exact: it may say yes in vain, never no. Pure.
 
-use std::fmt::Write as _;
 use std::iter;
 
 use memchr::memmem;
@@ -11,7 +10,6 @@ use memchr::memmem;
 use crate::config::file::is_utf_16;
 use crate::devpath::{DevPath, is_root_hub};
 use crate::location::is_numbered_at_probe;
-use crate::port::Port;
 
 /// Returns whether some port in the config `text` may be at or above `device`, or one of `peers`,
 /// the other halves of the connectors it is behind, which have to be found for it. They are not
@@ -22,7 +20,11 @@ use crate::port::Port;
 /// from the root hub down. Names without a bus number have the controller, its root hub, whichever
 /// it may be, and a chain that the device's begins with, or no chain. Ports that are written wrong
 /// but were meant for the device are not ruled out, so that the mistake is reported.
-pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> Vec<Port>) -> bool {
+pub fn may_match(
+    text: &[u8],
+    device: &DevPath,
+    peers: impl FnOnce(&DevPath) -> Vec<DevPath>,
+) -> bool {
     // The names of ports are not found in UTF-16 text.
     if memchr::memchr(b'\\', text).is_some() || is_utf_16(text) {
         return true;
@@ -33,32 +35,33 @@ pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> 
     let plain = controller.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\'')
         && !is_numbered_at_probe(controller);
     let controller = if plain { controller.as_bytes() } else { b"" };
-    let on_it = memmem::find(text, controller).is_some();
-    let peers = if on_it { peers(device) } else { Vec::new() };
-    let peers: Vec<String> = peers.iter().map(path_on_bus).collect();
+    let nearby = controllers_with_peers(controller);
+    let peers = if memmem::find(text, nearby).is_some() { peers(device) } else { Vec::new() };
+    let own_bus = |path: &DevPath| path.root_hub().and_then(|hub| hub.parent());
+    let (own, others): (Vec<&DevPath>, Vec<&DevPath>) =
+        peers.iter().partition(|peer| own_bus(peer) == own_bus(device));
 
     let mut wanted = NamePatterns { controller, ..NamePatterns::default() };
-    let own = device.from_root_hub().and_then(|path| path.strip_prefix("usb")).unwrap_or_default();
-    for path in iter::once(own).chain(peers.iter().map(String::as_str)) {
-        wanted.add(path);
+    for path in iter::once(device).chain(own) {
+        let on_bus = path.from_root_hub().and_then(|path| path.strip_prefix("usb"));
+        wanted.add(on_bus.unwrap_or_default());
     }
     device.usb_components().any(|name| !is_root_hub(name) && has_name(text, name.as_bytes()))
         || wanted.is_in(text)
+        || others.into_iter().any(|port| may_match(text, port, no_peers))
 }
 
-/// The part of a DEVPATH behind `/usb`: `1/1-1/1-1.4`.
-fn path_on_bus(port: &Port) -> String {
-    let bus = port.bus().0;
-    let mut path = String::with_capacity(64);
-    let mut chain = String::with_capacity(32);
-    // Writing to a string does not fail.
-    let _ = write!(path, "{bus}");
-    for number in port.chain().numbers() {
-        let dot = if chain.is_empty() { "" } else { "." };
-        let _ = write!(chain, "{dot}{number}");
-        let _ = write!(path, "/{bus}-{chain}");
+fn no_peers(_: &DevPath) -> Vec<DevPath> {
+    Vec::new()
+}
+
+/// What the names of all controllers have whose ports may be peers of this one's: those of the same
+/// controller, and of companions, which are functions of the same PCI device. Others may have any name.
+fn controllers_with_peers(controller: &[u8]) -> &[u8] {
+    match controller {
+        [device @ .., b'0'..=b'7'] if device.ends_with(b".") && device.contains(&b':') => device,
+        _ => b"",
     }
-    path
 }
 
 /// What may stand at and around a root hub in the text.

@@ -3,6 +3,7 @@
 //! [`real`] is this machine. [`dry_run`] reads this machine and changes nothing. The code that
 //! decides and acts is the same for both.
 
+pub mod companions;
 pub mod descriptors;
 pub mod disks;
 pub mod drivers;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::port::PortName;
 use crate::devpath::{DevPath, is_root_hub};
+use crate::host::companions::{Companion, companion};
 use crate::host::sysfs::{self, attribute};
 use crate::location::{ControllerName, Generation, PortLocation, UsbLocation};
 use crate::port::{BusNum, Port};
@@ -53,8 +54,12 @@ pub struct Connector {
     /// The DEVPATH of the peer port: a USB 3 connector is a USB 2 port and a
     /// USB 3 port.
     pub peer: Option<DevPath>,
-    /// Whether the kernel only guessed the pair by equal numbers, the firmware having said nothing.
+    /// Whether the pair is only guessed from numbers: by the kernel, the firmware having said nothing, or
+    /// that of an EHCI and its companion.
     pub peer_guessed: bool,
+    /// The controllers where slower devices in it appear (or faster ones), if it is not known in which of
+    /// their ports.
+    pub companions: Vec<DevPath>,
     /// `hotplug`, `hardwired`, `not used`; `None` if unknown.
     pub connect_type: Option<String>,
     /// Where it is on the case, in words (`back, upper left`), if the firmware says.
@@ -205,10 +210,11 @@ fn read_port(root: &Root, hub: &DevPath, number: u8, directory: &Path) -> Option
             Plugged::Device(device)
         }
     });
-    Some(HubPort { port: devpath.port()?, devpath, connector: connector(root, directory), plugged })
+    let connector = connector(root, &devpath, directory);
+    Some(HubPort { port: devpath.port()?, devpath, connector, plugged })
 }
 
-fn below(hub: &DevPath, number: u8) -> Option<DevPath> {
+pub(super) fn below(hub: &DevPath, number: u8) -> Option<DevPath> {
     let name = match hub.sysname().strip_prefix("usb") {
         Some(bus) => format!("{bus}-{number}"),
         None => format!("{}.{number}", hub.sysname()),
@@ -216,7 +222,7 @@ fn below(hub: &DevPath, number: u8) -> Option<DevPath> {
     format!("{hub}/{name}").parse().ok()
 }
 
-fn connector(root: &Root, directory: &Path) -> Connector {
+fn connector(root: &Root, devpath: &DevPath, directory: &Path) -> Connector {
     let text = |name: &str| attribute(directory.join(name)).ok();
     let located = text("location").is_some_and(|location| {
         location.trim_start_matches("0x").bytes().any(|digit| digit != b'0')
@@ -227,6 +233,7 @@ fn connector(root: &Root, directory: &Path) -> Connector {
         let (_, number) = peer.file_name()?.to_str()?.rsplit_once("-port")?;
         below(&hub, number.parse().ok()?)
     });
+    let companion = if peer.is_none() { companion(root, devpath) } else { Companion::default() };
     let known = |value: &String| !matches!(value.as_str(), "" | "unknown");
     let place = |name: &str| text(&format!("physical_location/{name}")).filter(known);
     let position: Vec<String> = ["panel", "vertical_position", "horizontal_position"]
@@ -234,8 +241,9 @@ fn connector(root: &Root, directory: &Path) -> Connector {
         .filter_map(|name| place(name))
         .collect();
     Connector {
-        peer_guessed: peer.is_some() && !located,
-        peer,
+        peer_guessed: companion.port.is_some() || peer.is_some() && !located,
+        peer: peer.or(companion.port),
+        companions: companion.controllers,
         connect_type: text("connect_type").filter(known).map(|kind| sanitize(&kind, 32)),
         position: (!position.is_empty()).then(|| sanitize(&position.join(", "), 64)),
     }
@@ -247,7 +255,7 @@ pub(crate) fn devpath_of(sys: &Path, path: &Path) -> Option<DevPath> {
     format!("/{}", below.to_str()?).parse().ok()
 }
 
-fn entries(directory: &Path) -> Vec<(String, PathBuf)> {
+pub(super) fn entries(directory: &Path) -> Vec<(String, PathBuf)> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let named = |entry: fs::DirEntry| Some((entry.file_name().into_string().ok()?, entry.path()));
     entries.filter_map(Result::ok).filter_map(named).collect()
@@ -260,8 +268,8 @@ pub fn usb_location(root: &Root, devpath: &DevPath) -> UsbLocation {
 /// Reads the peer ports of a device's port and of the hubs above it, nearest first. It costs one
 /// readlink(2) for each port on the way to the root hub, of a link that the kernel makes up from
 /// memory: some microseconds for each, where the program's start takes hundreds.
-pub fn peers(root: &Root, devpath: &DevPath) -> Vec<Port> {
-    devpath.ports_up().filter_map(|port| peer_port(root, &port)).collect()
+pub fn peers(root: &Root, devpath: &DevPath) -> Vec<DevPath> {
+    devpath.ports_up().filter_map(|port| peer(root, &port)).collect()
 }
 
 pub fn port_location(root: &Root, devpath: &DevPath) -> PortLocation {
@@ -284,8 +292,12 @@ pub fn port_location(root: &Root, devpath: &DevPath) -> PortLocation {
 
 /// The peer port of a port. Both are on the same controller
 /// (`drivers/usb/core/port.c`: `find_and_link_peer`), so that the link's name is sufficient.
+/// Without a link it may be a port of a companion.
 fn peer(root: &Root, port: &DevPath) -> Option<DevPath> {
-    port.root_hub()?.parent()?.controllers_port(&peer_port(root, port)?)
+    match peer_port(root, port) {
+        Some(peer) => port.root_hub()?.parent()?.controllers_port(&peer),
+        None => companion(root, port).port,
+    }
 }
 
 fn peer_port(root: &Root, devpath: &DevPath) -> Option<Port> {
@@ -524,7 +536,7 @@ mod location_tests {
     fn what_was_behind_a_hub_that_is_gone_is_told_by_its_numbers() {
         let (_dir, root) = host();
         fs::remove_dir_all(root.path(format!("/sys{PCI}/usb2/2-5"))).unwrap();
-        let wanted = ["1-2.3", "1-2"].map(|port| port.parse().unwrap());
+        let wanted = [path("usb1/1-2/1-2.3"), path("usb1/1-2")];
         assert_eq!(peers(&root, &path("usb2/2-5/2-5.3")), wanted);
         fs::remove_dir_all(root.path(format!("/sys{PCI}"))).unwrap();
         let gone = usb_location(&root, &path("usb2/2-5"));

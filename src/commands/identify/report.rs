@@ -27,6 +27,8 @@ pub(super) struct Report {
     pub(super) peer: Option<Peer>,
     pub(super) connect_type: Option<String>,
     pub(super) position: Option<String>,
+    /// The controllers where devices of another speed appear, if it is not known in which port.
+    pub(super) companions: Vec<DevPath>,
     pub(super) behind: Vec<Behind>,
 }
 
@@ -90,6 +92,7 @@ impl Reporter<'_> {
                 .map(|peer| Peer { facts: self.port_facts(peer), guessed: connector.peer_guessed }),
             connect_type: connector.connect_type.clone(),
             position: connector.position.clone(),
+            companions: connector.companions.clone(),
             behind: event.behind.iter().map(|port| self.behind(port)).collect(),
         }
     }
@@ -155,12 +158,18 @@ impl Report {
         let peer = Line::from("  ").with(Style::Strong, self.facts.name.to_string());
         lines.push(self.facts.describe(peer));
         lines.push(match &self.peer {
+            None if !self.companions.is_empty() => Line::default().with(
+                Style::Warning,
+                format!(
+                    "  devices of another speed appear in a port of {}: plug one in to see which",
+                    self.companions.iter().map(DevPath::sysname).collect::<Vec<_>>().join(" or ")
+                ),
+            ),
             None => Line::default().with(Style::Faint, "  peer port: none known"),
             Some(peer) => {
                 let line = Line::from("  ").plain(peer.facts.name.to_string());
                 let line = peer.facts.describe(line).plain(", the peer port");
-                let guess =
-                    if peer.guessed { " (the kernel's guess, by equal numbers)" } else { "" };
+                let guess = if peer.guessed { " (a guess, by the numbers of ports)" } else { "" };
                 line.with(Style::Warning, guess)
             }
         });

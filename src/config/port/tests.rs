@@ -128,7 +128,7 @@ fn end_of_a_devpath_is_compared_by_components() {
 prop_compose! {
     /// A name in any form, of which some look much alike.
     pub(crate) fn any_name()(
-        controller in "(pci-0000:00:1[45]\\.0|platform-x\\.usb|a-usbv2-0)",
+        controller in "(pci-0000:00:1[45]\\.[07]|platform-[xy]\\.usb|a-usbv2-0)",
         chain in prop::collection::vec(1..4u8, 0..4),
         form in 0..8u8,
         parts in 1..3usize,

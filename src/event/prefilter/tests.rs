@@ -102,7 +102,7 @@ fn nothing_is_looked_up_where_no_port_of_the_controller_is() {
     for port in ["pci-0000:00:1a.0/usb2:1", "pci-0000:00:14.0/usb3:7"] {
         let may = may_match(with_port(port).as_bytes(), &device, |_| {
             looked += 1;
-            vec!["2-7".parse().unwrap()]
+            vec!["/devices/pci0000:00/0000:00:14.0/usb2/2-7".parse().unwrap()]
         });
         assert_eq!((may, looked), if port.contains("14.0") { (true, 1) } else { (false, 0) });
     }
@@ -164,18 +164,22 @@ proptest! {
         style in prop::sample::select(STYLES.to_vec()),
         controller in "(pci-0000:00:14\\.0|platform-x\\.usb|a-usbv2-0)",
         own in (1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4)),
-        // Other halves are on the same controller, with whatever number.
-        peers in prop::collection::vec((1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4)), 0..3),
+        // Other halves are on the same controller or on its companion, with whatever number.
+        peers in prop::collection::vec(
+            (any::<bool>(), (1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4))),
+            0..3,
+        ),
     ) {
         let text = in_style(&port, style);
         let config = parse(&text).unwrap();
-        let place = |(bus, generation, chain): &(u8, u8, Vec<u8>)| {
-            place(&controller, *bus, *generation, chain)
+        let companion = controller.replace(":14.0", ":14.7").replace("-x.", "-y.");
+        let place = |is_companion: &bool, (bus, generation, chain): &(u8, u8, Vec<u8>)| {
+            let controller = if *is_companion { &companion } else { &controller };
+            place(controller, *bus, *generation, chain)
         };
-        let mut places =
-            UsbLocation { own: place(&own), peers: peers.iter().map(place).collect() };
-        let halves: Vec<Port> =
-            places.peers.iter().filter_map(|place| place.devpath.port()).collect();
+        let peers = peers.iter().map(|(is_companion, peer)| place(is_companion, peer)).collect();
+        let mut places = UsbLocation { own: place(&false, &own), peers };
+        let halves: Vec<DevPath> = places.peers.iter().map(|place| place.devpath.clone()).collect();
         // Also when the root hub is gone.
         for _ in 0..2 {
             if !may_match(text.as_bytes(), &places.own.devpath, |_| halves.clone()) {

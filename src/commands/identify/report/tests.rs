@@ -24,6 +24,7 @@ fn device(product: &str, class: u8) -> UsbDevice {
 fn port(path: &str, peer: Option<&str>, plugged: Option<Plugged>) -> HubPort {
     let devpath: DevPath = format!("{PCI}/{path}").parse().unwrap();
     let connector = Connector {
+        companions: Vec::new(),
         peer: peer.map(|peer| format!("{PCI}/{peer}").parse().unwrap()),
         peer_guessed: peer.is_some(),
         connect_type: Some("hotplug".to_owned()),
@@ -148,7 +149,7 @@ fn a_guessed_half_is_told_as_one() {
             "pulled 1-1  unknown device".to_owned(),
             format!("  pci-0000:00:14.0/usb2:1  USB 2  {PCI}/usb1/1-1, w has it already"),
             format!(
-                "  pci-0000:00:14.0/usb3:1  USB 3  {PCI}/usb2/2-1, w has it already, the peer port (the kernel's guess, by equal numbers)"
+                "  pci-0000:00:14.0/usb3:1  USB 3  {PCI}/usb2/2-1, w has it already, the peer port (a guess, by the numbers of ports)"
             ),
             "  connector: back, upper; hotplug".to_owned(),
         ]

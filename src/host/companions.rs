@@ -1,0 +1,159 @@
+//! An EHCI and its companions, whose ports are the same connectors.
+//!
+//! An EHCI takes only devices of 480 Mb/s. Slower ones in the same connector appear in a port of a UHCI or
+//! OHCI, its companion. No file of sysfs says which. On PCI the companions are functions of the same
+//! device; their ports, in the order of the functions, are those of the EHCI in their order (EHCI 1.0
+//! specification, 4.2). In a device tree both have the same phy. If the numbers of ports do not add up, the
+//! ports are not known.
+
+use std::fs;
+
+use super::sysfs::{attribute, directory};
+use super::topology::{below, devpath_of, entries};
+use crate::devpath::{DevPath, is_root_hub};
+use crate::root::Root;
+use crate::speed::Speed;
+
+/// The root hub of a controller that has only one, as each EHCI, UHCI and OHCI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct RootHub {
+    devpath: DevPath,
+    speed: Speed,
+    ports: u8,
+}
+
+/// Where the slower devices in the port of an EHCI appear, and the faster ones in a port of its companion.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Companion {
+    pub port: Option<DevPath>,
+    /// The controllers of the other speed, if it is not known which of their ports it is.
+    pub controllers: Vec<DevPath>,
+}
+
+/// Reads the companion of a root hub's port, which needs the sysfs of the controllers only.
+pub fn companion(root: &Root, port: &DevPath) -> Companion {
+    let place = || {
+        let hub = port.parent().filter(|hub| is_root_hub(hub.sysname()))?;
+        Some((root_hubs(root, &hub.parent()?), hub, port.port()?.number()))
+    };
+    place().map(|(hubs, hub, number)| pair(&hubs, &hub, number)).unwrap_or_default()
+}
+
+/// The root hubs of the controller's PCI device, or of the controllers with its phy, by DEVPATH.
+fn root_hubs(root: &Root, controller: &DevPath) -> Vec<RootHub> {
+    // An xHCI takes devices of all speeds. Most ports are on one.
+    let driver = fs::read_link(directory(root, controller).join("driver"));
+    let driver = driver.as_ref().ok().and_then(|link| link.file_name()?.to_str());
+    if driver.is_some_and(|driver| driver.starts_with("xhci")) {
+        return Vec::new();
+    }
+    let phy =
+        |controller: &DevPath| fs::read(directory(root, controller).join("of_node/phys")).ok();
+    let mut controllers = match (controller.parent(), pci_device(controller.sysname())) {
+        (Some(bus), Some(device)) => entries(&directory(root, &bus))
+            .into_iter()
+            .filter(|(name, _)| name.starts_with(device))
+            .filter_map(|(name, _)| format!("{bus}/{name}").parse().ok())
+            .collect(),
+        _ => {
+            let Some(own) = phy(controller) else { return Vec::new() };
+            let sys = root.path("/sys");
+            let hubs = entries(&sys.join("bus/usb/devices")).into_iter();
+            let hubs = hubs.filter(|(name, _)| is_root_hub(name));
+            let controllers = hubs.filter_map(|(_, path)| devpath_of(&sys, &path)?.parent());
+            controllers.filter(|other| phy(other).as_ref() == Some(&own)).collect::<Vec<_>>()
+        }
+    };
+    controllers.sort();
+    controllers.iter().filter_map(|controller| root_hub(root, controller)).collect()
+}
+
+/// The part of a PCI address that all functions of a device have: `0000:00:1d.`.
+fn pci_device(sysname: &str) -> Option<&str> {
+    crate::location::is_pci_address(sysname).then(|| &sysname[..=sysname.rfind('.').unwrap_or(0)])
+}
+
+fn root_hub(root: &Root, controller: &DevPath) -> Option<RootHub> {
+    let names = entries(&directory(root, controller)).into_iter().map(|(name, _)| name);
+    let hubs: Vec<String> = names.filter(|name| is_root_hub(name)).collect();
+    let [hub] = &hubs[..] else { return None };
+    let devpath: DevPath = format!("{controller}/{hub}").parse().ok()?;
+    let read = |name: &str| attribute(directory(root, &devpath).join(name)).ok();
+    let (speed, ports) = (read("speed")?.parse().ok()?, read("maxchild")?.parse().ok()?);
+    Some(RootHub { devpath, speed, ports })
+}
+
+fn pair(hubs: &[RootHub], own: &DevPath, number: u8) -> Companion {
+    let (fast, slow): (Vec<&RootHub>, Vec<&RootHub>) =
+        hubs.iter().partition(|hub| hub.speed >= Speed::HIGH);
+    let (false, Some(hub)) =
+        (fast.is_empty() || slow.is_empty(), hubs.iter().find(|hub| hub.devpath == *own))
+    else {
+        return Companion::default();
+    };
+    let mut port = None;
+    if let [ehci] = fast[..]
+        && slow.iter().map(|hub| u32::from(hub.ports)).sum::<u32>() == u32::from(ehci.ports)
+    {
+        let mut first = 0;
+        for companion in &slow {
+            if hub == ehci && (first + 1..=first + companion.ports).contains(&number) {
+                port = below(&companion.devpath, number - first);
+            } else if hub == *companion {
+                port = below(&ehci.devpath, first + number);
+            }
+            first += companion.ports;
+        }
+    }
+    let others = if fast.contains(&hub) { slow } else { fast };
+    let controllers = others.iter().filter(|_| port.is_none());
+    Companion { controllers: controllers.filter_map(|hub| hub.devpath.parent()).collect(), port }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub(function: u8, bus: u8, speed: &str, ports: u8) -> RootHub {
+        let devpath = format!("/devices/pci0000:00/0000:00:1d.{function}/usb{bus}");
+        RootHub { devpath: devpath.parse().unwrap(), speed: speed.parse().unwrap(), ports }
+    }
+
+    fn port_of(hubs: &[RootHub], bus: u8, number: u8) -> Option<String> {
+        let own = hubs.iter().find(|hub| hub.devpath.sysname() == format!("usb{bus}")).unwrap();
+        pair(hubs, &own.devpath, number).port.map(|port| port.sysname().to_owned())
+    }
+
+    #[test]
+    fn ports_of_companions_are_those_of_the_ehci_in_order() {
+        let ich9 =
+            [hub(0, 3, "12", 2), hub(1, 4, "12", 2), hub(2, 5, "12", 2), hub(7, 1, "480", 6)];
+        for (fast, slow) in
+            [("1-1", "3-1"), ("1-2", "3-2"), ("1-3", "4-1"), ("1-5", "5-1"), ("1-6", "5-2")]
+        {
+            let number = |port: &str| port[2..].parse().unwrap();
+            assert_eq!(port_of(&ich9, 1, number(fast)).as_deref(), Some(slow));
+            let bus = slow[..1].parse().unwrap();
+            assert_eq!(port_of(&ich9, bus, number(slow)).as_deref(), Some(fast));
+        }
+        assert_eq!(port_of(&ich9, 1, 7), None, "there is no such port");
+    }
+
+    #[test]
+    fn controllers_are_named_where_the_port_is_not_known() {
+        let names = |hubs: &[RootHub], bus: &str| {
+            let own = hubs.iter().find(|hub| hub.devpath.sysname() == bus).unwrap();
+            let companion = pair(hubs, &own.devpath, 1);
+            assert_eq!(companion.port, None);
+            let names = companion.controllers.iter().map(|path| path.sysname().to_owned());
+            names.collect::<Vec<_>>()
+        };
+        // Two EHCIs, and one with more ports than its companion.
+        let two = [hub(0, 3, "12", 2), hub(1, 1, "480", 2), hub(2, 2, "480", 2)];
+        assert_eq!(names(&two, "usb1"), ["0000:00:1d.0"]);
+        assert_eq!(names(&two, "usb3"), ["0000:00:1d.1", "0000:00:1d.2"]);
+        let more = [hub(0, 3, "12", 2), hub(7, 1, "480", 6)];
+        assert_eq!(names(&more, "usb3"), ["0000:00:1d.7"]);
+        assert!(names(&[hub(7, 1, "480", 6)], "usb1").is_empty(), "no companion at all");
+    }
+}
