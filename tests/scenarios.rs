@@ -8,7 +8,9 @@
 //! |---|---|
 //! | `config` | writes `/etc/hotplugger/config.yaml` |
 //! | `write FILE`, `rm FILE`, `chmod MODE FILE` | whatever else is to be done to a file |
-//! | `controller N` | root hubs `usb1` and `usb2` with N ports each, which are each other's other halves |
+//! | `controller N [at DEVPATH]` | root hubs `usb1` and `usb2` with N ports each, which are each other's other halves; of the next controller `usb3` and `usb4` |
+//! | `ports HUB N` | N ports of a hub that is plugged in |
+//! | `path_id PORT` | udev's `ID_PATH_WITH_USB_REVISION` and `ID_PATH` of the device in it |
 //! | `pair PORT PORT` | two ports that are the halves of one connector |
 //! | `plug PORT KIND devnum=N`, `pull PORT` | a keyboard, tablet, audio, storage or hub; no event |
 //! | `attribute PORT NAME VALUE` | writes one of its files in sysfs |
@@ -21,6 +23,7 @@
 //! | `sigkill` | kills the one that was begun last |
 //! | `await FILE` | until the file is there |
 //! | `state` | what is remembered |
+//! | `findings KIND` | what `hotplugger check` finds of that kind: those whose code begins with it |
 //! | `hotplugger [ARGUMENT…]` | the program, run by hand |
 //! | `qemu VM [running] [bare] [ARGUMENT…]` | a virtual machine: paused unless `running`, with the controller `xhci0` unless `bare`; its socket is `/run/VM.qmp` |
 //! | `objects VM` | the ids of its USB devices |
@@ -141,6 +144,11 @@ impl Stage {
                 fs::set_permissions(root.path(path), Permissions::from_mode(mode)).unwrap();
             }
             ["controller", ports] => root.controller(ports.parse().expect("a number of ports")),
+            ["controller", ports, "at", devpath] => {
+                root.controller_at(devpath, ports.parse().expect("a number of ports"));
+            }
+            ["ports", hub, ports] => root.hub_ports(hub, ports.parse().expect("a number of ports")),
+            ["path_id", port] => return root.path_id(port).into(),
             ["pair", one, other] => root.pair(one, other),
             ["plug", port, kind, devnum] => {
                 let devnum = devnum.strip_prefix("devnum=").expect("devnum=N");
@@ -166,6 +174,7 @@ impl Stage {
                 }
             }
             ["state"] => return state(root),
+            ["findings", kind] => return findings(root, kind),
             ["hotplugger", ref arguments @ ..] => return told(&run_manual(root, arguments)),
             ["qemu", vm, ref arguments @ ..] => {
                 let said = |word| arguments.contains(&word);
@@ -236,6 +245,20 @@ fn state(root: &Root) -> Vec<String> {
         }
     }
     lines.sort();
+    or_nothing(lines)
+}
+
+fn findings(root: &Root, kind: &str) -> Vec<String> {
+    let report: Value =
+        serde_json::from_str(&run_manual(root, &["check", "--json"]).stdout).unwrap();
+    let mut lines = Vec::new();
+    for finding in report["findings"].as_array().unwrap() {
+        let text = |key: &str| finding[key].as_str().unwrap();
+        if text("code").starts_with(kind) {
+            lines.push(format!("{} {}: {}", text("level"), text("where"), text("what")));
+            lines.extend(finding["remedy"]["add"].as_str().map(|line| format!("    add {line}")));
+        }
+    }
     or_nothing(lines)
 }
 

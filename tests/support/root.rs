@@ -28,6 +28,9 @@ pub(crate) struct Device {
     pub(crate) devnum: u8,
 }
 
+/// The DEVPATH of the usual controller.
+const CONTROLLER: &str = "/devices/pci0000:00/0000:00:14.0";
+
 /// A model of device; its uevents were recorded in `tests/fixtures/env/NAME`.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
@@ -90,29 +93,97 @@ impl Root {
         self.write("/etc/hotplugger/config.yaml", yaml);
     }
 
-    /// Gives the host its controller's root hubs `usb1` (USB 2) and `usb2` (USB 3), with so many
-    /// ports each, paired by equal numbers as the kernel guesses them.
+    /// Gives the host its usual controller, with so many ports each of USB 2 and USB 3.
     pub(crate) fn controller(&self, ports: u8) {
-        let controller = "/sys/devices/pci0000:00/0000:00:14.0";
-        make_folder(&self.path("/sys/bus/usb/devices"));
-        for (bus, speed) in [(1, "480\n"), (2, "5000\n")] {
-            let hub = format!("{controller}/usb{bus}");
+        self.controller_at(CONTROLLER, ports);
+    }
+
+    /// Gives the host a controller. Its root hubs are the next two buses, the first for USB 2 and the
+    /// second for USB 3. Their ports are paired by equal numbers as the kernel guesses them.
+    pub(crate) fn controller_at(&self, devpath: &str, ports: u8) {
+        for device in Path::new(devpath).ancestors() {
+            let name = device.file_name().unwrap_or_default().to_str().unwrap();
+            let subsystem = match name {
+                // A root bus such as `pci0000:00` is in no subsystem.
+                "" | "devices" | "platform" => continue,
+                _ if name.starts_with("pci") => continue,
+                _ if name.contains(':') => "pci",
+                _ => "platform",
+            };
+            let link = self.path(format!("/sys{}/subsystem", device.display()));
+            make_folder(link.parent().unwrap());
+            // Another controller may be below the same device.
+            let _ = symlink(self.path(format!("/sys/bus/{subsystem}")), link);
+        }
+        let buses = self.path("/sys/bus/usb/devices");
+        make_folder(&buses);
+        let first = (1..=u8::MAX).find(|bus| !buses.join(format!("usb{bus}")).exists()).unwrap();
+        let second = first + 1;
+        for (bus, speed) in [(first, "480\n"), (second, "5000\n")] {
+            let hub = format!("/sys{devpath}/usb{bus}");
             self.write(&format!("{hub}/speed"), speed);
-            let link = self.path(format!("/sys/bus/usb/devices/usb{bus}"));
-            symlink(self.path(&hub), link).unwrap();
+            symlink(self.path(hub), buses.join(format!("usb{bus}"))).unwrap();
         }
         for port in 1..=ports {
-            self.pair(&format!("1-{port}"), &format!("2-{port}"));
+            self.pair(&format!("{first}-{port}"), &format!("{second}-{port}"));
         }
+    }
+
+    /// What udev's `path_id` makes for the device in a port. A device that is in the same subsystem
+    /// as the one below it has no part (`udev-builtin-path_id.c`: `builtin_path_id`).
+    pub(crate) fn path_id(&self, port: &str) -> [String; 2] {
+        let port: Port = port.parse().expect("a port such as 1-3.1");
+        let hub = self.root_hub(&port);
+        let (mut controller, mut below) = (String::new(), None);
+        for device in Path::new(&hub).ancestors().skip(1) {
+            let link = fs::read_link(self.path(format!("/sys{}/subsystem", device.display())));
+            let subsystem = link.ok().map(|link| link.file_name().unwrap().to_owned());
+            if let Some(subsystem) = subsystem.as_ref().filter(|_| subsystem != below) {
+                let sysname = device.file_name().unwrap();
+                controller = format!("{}-{}-{controller}", subsystem.display(), sysname.display());
+            }
+            below = subsystem;
+        }
+        let speed = fs::read_to_string(self.path(format!("/sys{hub}/speed"))).unwrap();
+        let revision = if speed == "480\n" { 2 } else { 3 };
+        [format!("v{revision}"), String::new()]
+            .map(|revision| format!("{controller}usb{revision}-0:{}", port.chain()))
+    }
+
+    /// The DEVPATH of the root hub of a port: of a bus that no controller was given for, the usual
+    /// controller's.
+    fn root_hub(&self, port: &Port) -> String {
+        let bus = port.bus().0;
+        let Ok(hub) = fs::read_link(self.path(format!("/sys/bus/usb/devices/usb{bus}"))) else {
+            return format!("{CONTROLLER}/usb{bus}");
+        };
+        format!("/{}", hub.strip_prefix(self.path("/sys")).unwrap().display())
+    }
+
+    /// The DEVPATH of the device in a port.
+    fn devpath(&self, port: &Port) -> String {
+        let hub = port.parent();
+        let above = hub.map_or_else(|| self.root_hub(port), |hub| self.devpath(&hub));
+        format!("{above}/{port}")
+    }
+
+    /// The folder of a port, in that of its hub.
+    fn port_folder(&self, port: &Port) -> String {
+        let number = port.number();
+        if let Some(hub) = port.parent() {
+            return format!("/sys{}/{hub}:1.0/{hub}-port{number}", self.devpath(&hub));
+        }
+        let (hub, bus) = (self.root_hub(port), port.bus().0);
+        format!("/sys{hub}/{bus}-0:1.0/usb{bus}-port{number}")
     }
 
     /// Makes two ports the halves of one connector.
     pub(crate) fn pair(&self, one: &str, other: &str) {
         for (port, peer) in [(one, other), (other, one)] {
-            let folder = port_folder(&port.parse().expect("a port such as 1-3.1"));
+            let folder = self.port_folder(&port.parse().expect("a port such as 1-3.1"));
             self.write(&format!("{folder}/connect_type"), "unknown\n");
             self.write(&format!("{folder}/location"), "0x00000000\n");
-            let peer = port_folder(&peer.parse().expect("a port such as 1-3.1"));
+            let peer = self.port_folder(&peer.parse().expect("a port such as 1-3.1"));
             let link = self.path(folder).join("peer");
             let _ = fs::remove_file(&link);
             symlink(self.path(peer), link).unwrap();
@@ -123,7 +194,7 @@ impl Root {
     pub(crate) fn hub_ports(&self, hub: &str, ports: u8) {
         let hub: Port = hub.parse().expect("a port such as 1-3.1");
         for port in 1..=ports {
-            let folder = format!("/sys{}/{hub}:1.0/{hub}-port{port}", devpath(&hub));
+            let folder = format!("/sys{}/{hub}:1.0/{hub}-port{port}", self.devpath(&hub));
             self.write(&format!("{folder}/connect_type"), "hotplug\n");
         }
     }
@@ -132,7 +203,7 @@ impl Root {
     pub(crate) fn plug(&mut self, port: &str, kind: &str, devnum: u8) {
         let port: Port = port.parse().expect("a port such as 1-3.1");
         let kind = KINDS.iter().find(|known| known.name == kind).expect("a kind of device");
-        let folder = format!("/sys{}", devpath(&port));
+        let folder = format!("/sys{}", self.devpath(&port));
         for (name, value) in [
             ("busnum", port.bus().0.to_string().as_str()),
             ("devnum", &devnum.to_string()),
@@ -153,21 +224,21 @@ impl Root {
     pub(crate) fn pull(&mut self, port: &str) {
         let port: Port = port.parse().expect("a port such as 1-3.1");
         let device = self.devices.get(&port).expect("a device to pull");
-        fs::remove_dir_all(self.path(format!("/sys{}", devpath(&port)))).unwrap();
+        fs::remove_dir_all(self.path(format!("/sys{}", self.devpath(&port)))).unwrap();
         fs::remove_file(self.path(node(&port, device.devnum))).unwrap();
     }
 
     /// Writes one of the device's attributes in sysfs.
     pub(crate) fn set_attribute(&self, port: &str, name: &str, value: &str) {
         let port: Port = port.parse().expect("a port such as 1-3.1");
-        self.write(&format!("/sys{}/{name}", devpath(&port)), format!("{value}\n"));
+        self.write(&format!("/sys{}/{name}", self.devpath(&port)), format!("{value}\n"));
     }
 
     /// Binds a driver of the host's to an interface (`1-3:1.0`), which appears if it is not there.
     /// As no kernel looks on, the driver stays when it is unbound; `none` takes it away.
     pub(crate) fn bind_driver(&self, interface: &str, driver: &str) {
         let port: Port = interface.split(':').next().unwrap().parse().expect("a port's interface");
-        let folder = format!("/sys{}/{interface}", devpath(&port));
+        let folder = format!("/sys{}/{interface}", self.devpath(&port));
         if !self.path(format!("{folder}/bInterfaceClass")).exists() {
             self.write(&format!("{folder}/bInterfaceClass"), "03\n");
         }
@@ -194,7 +265,7 @@ impl Root {
     /// Gives the device in a port a block device such as `sda` with the number `8:0`.
     pub(crate) fn add_disk(&self, port: &str, name: &str, number: &str) {
         let port: Port = port.parse().expect("a port such as 1-3.1");
-        let place = format!("{}/{port}:1.0/host0/block/{name}", devpath(&port));
+        let place = format!("{}/{port}:1.0/host0/block/{name}", self.devpath(&port));
         self.write(&format!("/sys{place}/dev"), format!("{number}\n"));
         make_folder(&self.path("/sys/class/block"));
         let link = self.path(format!("/sys/class/block/{name}"));
@@ -215,34 +286,15 @@ impl Root {
         let mut event = Event::recorded(device.kind.name, action, interface.is_some());
         event.set("SEQNUM", self.seqnum.to_string());
         if interface.is_some() {
-            event.set("DEVPATH", format!("{}/{node_name}", devpath(&port)));
+            event.set("DEVPATH", format!("{}/{node_name}", self.devpath(&port)));
         } else {
-            event.set("DEVPATH", devpath(&port));
+            event.set("DEVPATH", self.devpath(&port));
             event.set("BUSNUM", format!("{:03}", port.bus().0));
             event.set("DEVNUM", format!("{:03}", device.devnum));
             event.set("DEVNAME", node(&port, device.devnum));
         }
         event
     }
-}
-
-/// The DEVPATH of the device in a port: each host controller is the same one, however many buses.
-pub(crate) fn devpath(port: &Port) -> String {
-    let above = port.parent().map_or_else(
-        || format!("/devices/pci0000:00/0000:00:14.0/usb{}", port.bus().0),
-        |hub| devpath(&hub),
-    );
-    format!("{above}/{port}")
-}
-
-/// The folder of a port, in that of its hub.
-fn port_folder(port: &Port) -> String {
-    let number = port.number();
-    if let Some(hub) = port.parent() {
-        return format!("/sys{}/{hub}:1.0/{hub}-port{number}", devpath(&hub));
-    }
-    let bus = port.bus().0;
-    format!("/sys/devices/pci0000:00/0000:00:14.0/usb{bus}/{bus}-0:1.0/usb{bus}-port{number}")
 }
 
 fn node(port: &Port, devnum: u8) -> String {
