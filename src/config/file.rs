@@ -168,7 +168,7 @@ impl ConfigFile {
 }
 
 /// Whether the text is UTF-16, as some editors save "Unicode". Its first character is ASCII.
-pub fn is_utf_16(text: &[u8]) -> bool {
+fn is_utf_16(text: &[u8]) -> bool {
     match text {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
         [one, other, ..] => (*one == 0) != (*other == 0),

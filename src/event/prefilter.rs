@@ -7,7 +7,6 @@ use std::iter;
 
 use memchr::memmem;
 
-use crate::config::file::is_utf_16;
 use crate::devpath::{DevPath, is_root_hub};
 use crate::location::is_numbered_at_probe;
 
@@ -25,8 +24,8 @@ pub fn may_match(
     device: &DevPath,
     peers: impl FnOnce(&DevPath) -> Vec<DevPath>,
 ) -> bool {
-    // The names of ports are not found in UTF-16 text.
-    if memchr::memchr(b'\\', text).is_some() || is_utf_16(text) {
+    // Names are not found in UTF-16 or UTF-32 text, which has zero bytes.
+    if memchr::memchr2(b'\\', 0, text).is_some() {
         return true;
     }
     let controller = device.controller().unwrap_or_default();

@@ -36,6 +36,8 @@ fn text_in_utf_16_is_not_ruled_out() {
         (vec![0xff, 0xfe], u16::to_le_bytes as fn(u16) -> [u8; 2]),
         (vec![0xfe, 0xff], u16::to_be_bytes),
         (Vec::new(), u16::to_le_bytes),
+        // Then it does not begin as UTF-16 does.
+        (b"\n".to_vec(), u16::to_le_bytes),
     ] {
         let text = CONFIG.encode_utf16().flat_map(encode);
         let text: Vec<u8> = mark.into_iter().chain(text).collect();
@@ -154,6 +156,32 @@ fn place(controller: &str, bus: u8, generation: u8, chain: &[u8]) -> PortLocatio
     }
 }
 
+/// A part of the text to replace, by its place and length, and the new bytes.
+type Change = (usize, usize, Vec<u8>);
+
+fn any_changes() -> impl Strategy<Value = Vec<Change>> {
+    let marks = ["\u{feff}", "\u{a0}", "\u{85}", "\u{2028}", "\r", "\t", "\0", "\u{1b}", " ", "\n"];
+    let yaml = ["|", ">-", "\"", "'", "#", "- ", "]", "{", "ports:"];
+    let texts: Vec<Vec<u8>> =
+        marks.iter().chain(&yaml).map(|text| text.as_bytes().into()).collect();
+    let new = prop_oneof![
+        Just(Vec::new()),
+        prop::sample::select(texts),
+        prop::collection::vec(any::<u8>(), 1..4),
+        Just(vec![0xff, 0xfe]),
+        Just(vec![0xfe, 0xff]),
+    ];
+    let at = prop_oneof![Just(0), any::<usize>()];
+    prop::collection::vec((at, 0..4usize, new), 0..4)
+}
+
+fn change(text: &mut Vec<u8>, changes: Vec<Change>) {
+    for (at, length, new) in changes {
+        let at = at % (text.len() + 1);
+        text.splice(at..text.len().min(at + length), new);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -187,5 +215,51 @@ proptest! {
             }
             places.own.generation = None;
         }
+    }
+
+    /// A port that stands in the text is not ruled out, whatever the other bytes are: its event is
+    /// handled, or the mistake is reported.
+    #[test]
+    fn no_bytes_around_a_name_rule_its_port_out(
+        style in prop::sample::select(STYLES.to_vec()),
+        controller in "(pci-0000:00:14\\.0|a-usbv2-0|platform-x\\.2\\.auto)",
+        (bus, generation, chain) in (1..4u8, 1..4u8, prop::collection::vec(1..40u8, 1..4)),
+        form in 0..5u8,
+        is_peer in any::<bool>(),
+        encoding in 0..3u8,
+        (changes_before, changes_after) in (any_changes(), any_changes()),
+    ) {
+        let devpath = place(&controller, bus, generation, &chain).devpath;
+        let port = devpath.port().unwrap();
+        let name = match form {
+            0 => devpath.to_string(),
+            1 => format!("{controller}/usb{generation}:{}", port.chain()),
+            2 => format!("{controller}-usb-0:{}", port.chain()),
+            3 => format!("{controller}-usbv{generation}-0:{}", port.chain()),
+            _ => format!("{controller}-usb-0"),
+        };
+        let encode = |text: &str| -> Vec<u8> {
+            match encoding {
+                0 => text.into(),
+                1 => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+                _ => text.encode_utf16().flat_map(u16::to_be_bytes).collect(),
+            }
+        };
+        let text = in_style("@", style);
+        let (before, after) = text.split_once('@').unwrap();
+        let (mut before, mut after) = (encode(before), encode(after));
+        change(&mut before, changes_before);
+        change(&mut after, changes_after);
+        // A byte beside it may make it another name.
+        let is_of_name = |byte: Option<&u8>| {
+            encoding == 0 && byte.is_some_and(|byte| of_word(*byte) || b"/:".contains(byte))
+        };
+        prop_assume!(!is_of_name(before.last()) && !is_of_name(after.first()));
+        let text = [before, encode(&name), after].concat();
+
+        let other = place(&controller, 9, 3, &[9]).devpath;
+        let (device, peers) = if is_peer { (other, vec![port]) } else { (devpath, Vec::new()) };
+        let may = may_match(&text, &device, |_| peers);
+        prop_assert!(may, "{:?}", String::from_utf8_lossy(&text));
     }
 }
