@@ -3,7 +3,7 @@
 use hotplugger::config::edit::{NewPort, add_ports};
 use hotplugger::config::parse::parse;
 use hotplugger::config::port::PortName;
-use hotplugger::event::prefilter::may_match;
+use hotplugger::config::prefilter::may_match;
 use hotplugger::location::{PortLocation, UsbLocation};
 
 /// Reads it, looks for its ports in its raw text, and adds one more to it.

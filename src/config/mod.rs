@@ -3,7 +3,7 @@
 //! This file has the values, [`port`] the names of ports, [`access`] how QEMU gets a device. [`parse`]
 //! makes them from YAML
 //! text, [`edit`] adds ports to that text, and [`file`](mod@file) finds, checks, reads and replaces
-//! it. `event::prefilter` searches the raw text first.
+//! it. [`prefilter`] searches the raw text first.
 
 use std::fmt;
 use std::time::Duration;
@@ -24,6 +24,7 @@ pub mod edit;
 pub mod file;
 pub mod parse;
 pub mod port;
+pub mod prefilter;
 pub mod section;
 pub mod usb_host;
 

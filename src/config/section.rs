@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::Config;
 use super::edit::{below, document, key, lines, next_content, plain_key};
 use super::parse::{ConfigError, parse};
-use crate::event::prefilter;
+use super::prefilter;
 use crate::location::UsbLocation;
 
 /// The section of a VM that cannot be parsed.

@@ -4,7 +4,6 @@
 //! [`handle`] does the rest: read, plan, act, report.
 
 pub mod plan;
-pub mod prefilter;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -15,8 +14,8 @@ use anyhow::Result;
 use self::plan::{Candidate, Plan, plan};
 use crate::attach::{self, AttachJob, Trigger};
 use crate::clock::Monotonic;
-use crate::config::Config;
 use crate::config::file::ConfigFile;
+use crate::config::{Config, prefilter};
 use crate::detach;
 use crate::devpath::DevPath;
 use crate::driver_guard::DriverGuard;

@@ -79,6 +79,7 @@ fn the_object_has_the_documented_shape() {
         },
         "connect_type": "hotplug",
         "position": "back, upper",
+        "companions": [],
         "behind": [{
             "devpath": "/devices/pci0000:00/0000:00:14.0/usb1/1-1/1-1.4",
             "name": "pci-0000:00:14.0/usb2:1.4",

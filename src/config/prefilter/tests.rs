@@ -257,8 +257,9 @@ proptest! {
         prop_assume!(!is_of_name(before.last()) && !is_of_name(after.first()));
         let text = [before, encode(&name), after].concat();
 
-        let other = place(&controller, 9, 3, &[9]).devpath;
-        let (device, peers) = if is_peer { (other, vec![port]) } else { (devpath, Vec::new()) };
+        let companion = controller.replace(":14.0", ":14.7");
+        let other = place(if bus == 1 { &companion } else { &controller }, 9, 3, &[9]).devpath;
+        let (device, peers) = if is_peer { (other, vec![devpath]) } else { (devpath, Vec::new()) };
         let may = may_match(&text, &device, |_| peers);
         prop_assert!(may, "{:?}", String::from_utf8_lossy(&text));
     }
