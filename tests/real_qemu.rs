@@ -319,6 +319,19 @@ fn ehci_with_companions_takes_all_usb_2_speeds() {
     assert_eq!(qemu.monitor(emulated), "", "a full-speed device works there");
 }
 
+#[test]
+fn bus_with_an_emulated_disk_is_found() {
+    let root = Root::new();
+    let disk = [
+        "-drive",
+        "if=none,id=disk,driver=null-co,read-zeroes=on",
+        "-device",
+        "usb-storage,drive=disk",
+    ];
+    let qemu = Qemu::start(&root, "vm", &[&["-S"], &CONTROLLER[..], &disk[..]].concat());
+    assert_eq!(attach_to(&mut qemu.connect(), &[]).unwrap(), waiting("xhci0.0", 2));
+}
+
 /// A QEMU that refuses HMP.
 struct WithoutHmp(Session);
 

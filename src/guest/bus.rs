@@ -232,13 +232,16 @@ fn parse_qtree(text: &str) -> Vec<GuestBus> {
         if bus.as_ref().is_some_and(|(bus_depth, _)| depth <= *bus_depth) {
             let has_room = buses.len() < MAX_BUSES;
             buses.extend(bus.take().filter(|_| is_usb && has_room).map(|(_, bus)| bus));
+            is_usb = false;
         }
         devices.retain(|(device_depth, ..)| *device_depth < depth);
-        if let Some(name) = line.strip_prefix("bus: ") {
+        // A device on a USB bus may have a bus of its own, such as the SCSI bus of a disk.
+        if let Some(name) = line.strip_prefix("bus: ")
+            && !is_usb
+        {
             let (controller, id) =
                 devices.last().map(|(_, kind, id)| (kind.clone(), id.clone())).unwrap_or_default();
             bus = Some((depth, GuestBus::new(name, controller, id)));
-            is_usb = false;
         } else if line == "type usb-bus" {
             is_usb = true;
         } else if let Some((kind, id)) = parse_device(line) {
