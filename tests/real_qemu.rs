@@ -9,6 +9,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
@@ -319,6 +320,64 @@ fn ehci_with_companions_takes_all_usb_2_speeds() {
     assert_eq!(qemu.monitor(emulated), "", "a full-speed device works there");
 }
 
+/// Fills a paused guest with devices of that speed. Returns their guest ports, and the error of the
+/// first device that got none.
+fn fill(qmp: &mut dyn Qmp, speed: Speed) -> (Vec<(String, usize)>, String) {
+    let mut ports = Vec::new();
+    loop {
+        match place(qmp, &format!("hotplugger-1-{}-5", ports.len() + 1), speed, &[]) {
+            Ok(Attached::PendingResume(Some(GuestPort { bus, port }))) => ports.push((bus, port)),
+            other => {
+                ports.sort();
+                return (ports, other.unwrap_err().to_string());
+            }
+        }
+    }
+}
+
+fn all_ports(bus: &str, count: usize) -> impl Iterator<Item = (String, usize)> {
+    (1..=count).map(move |port| (bus.to_owned(), port))
+}
+
+/// Fills a guest of that machine, starts it again as the error advises, and fills it again. Returns
+/// the first guest's ports, the error, and how many ports the second guest has.
+fn fill_and_follow(machine: &[&str], speed: Speed) -> (Vec<(String, usize)>, String, usize) {
+    let root = Root::new();
+    let arguments = [&["-S"], machine].concat();
+    let (ports, error) = fill(&mut Qemu::start(&root, "vm", &arguments).connect(), speed);
+    let advice = error.split_once("start QEMU with ").expect(&error).1.to_owned();
+    let advice: Vec<&str> = advice.split(' ').collect();
+    let larger = Qemu::start(&root, "larger", &[&arguments, &advice[..]].concat());
+    let count = fill(&mut larger.connect(), speed).0.len();
+    (ports, error, count)
+}
+
+#[test]
+fn all_ports_of_an_ohci_are_used() {
+    let (ports, error, larger) = fill_and_follow(&["-device", "pci-ohci,num-ports=8"], Speed::FULL);
+    assert!(ports.into_iter().eq(all_ports("usb-bus.0", 8)), "{error}");
+    assert_eq!(
+        error,
+        "the guest's usb-bus.0 has no free port; start QEMU with -device \
+         qemu-xhci,id=xhci0,p2=15,p3=15"
+    );
+    assert_eq!(larger, 8 + 15);
+}
+
+#[test]
+fn all_ports_of_anonymous_controllers_are_used() {
+    let two = ["-device", "qemu-xhci,p2=8,p3=8", "-device", "qemu-xhci,p2=8,p3=8"];
+    let (ports, error, larger) = fill_and_follow(&two, Speed::HIGH);
+    let both = all_ports("usb-bus.0", 8).chain(all_ports("usb-bus.1", 8));
+    assert!(ports.into_iter().eq(both), "{error}");
+    assert_eq!(
+        error,
+        "the guest's usb-bus.0 and usb-bus.1 have no free port; start QEMU with -device \
+         qemu-xhci,id=xhci0,p2=15,p3=15"
+    );
+    assert_eq!(larger, 16 + 15);
+}
+
 #[test]
 fn bus_with_an_emulated_disk_is_found() {
     let root = Root::new();
@@ -389,6 +448,28 @@ fn qemu_without_hmp_gets_the_device_in_a_free_port_that_takes_its_speed() {
     let bare = Qemu::start(&root, "bare", &["-S"]);
     let attached = attach_to(&mut WithoutHmp(bare.connect()), &[]);
     assert!(matches!(attached, Err(AttachError::NoController)), "{attached:?}");
+}
+
+/// The order of the controllers in the tree is not the one in which they were made.
+#[test]
+fn anonymous_controllers_keep_their_own_ports() {
+    let root = Root::new();
+    let mut arguments =
+        vec!["-S".to_owned(), "-device".to_owned(), "pcie-root-port,id=root".to_owned()];
+    for count in 1..=11 {
+        let bus = if count == 2 { ",bus=root" } else { "" };
+        arguments.extend(["-device".to_owned(), format!("qemu-xhci,p2={count},p3=1{bus}")]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let many = Qemu::start(&root, "many", &arguments);
+    let microvm = Qemu::start(&root, "microvm", &["-S", "-machine", "microvm,usb=on"]);
+    let counts = |qmp: &mut dyn Qmp| -> BTreeMap<String, usize> {
+        buses(qmp, &[]).unwrap().into_iter().map(|bus| (bus.name, bus.ports.len())).collect()
+    };
+    let expected = (1..=11).map(|count| (format!("usb-bus.{}", count - 1), count)).collect();
+    assert_eq!(counts(&mut many.connect()), expected);
+    assert_eq!(counts(&mut WithoutHmp(many.connect())), expected);
+    assert_eq!(counts(&mut WithoutHmp(microvm.connect())), [("usb-bus.0".to_owned(), 8)].into());
 }
 
 fn attach_via_fd(qmp: &mut dyn Qmp, speed: Speed) -> Result<Attached, AttachError> {

@@ -11,7 +11,7 @@ use super::trusted_owners;
 use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
-use crate::guest::bus::{self, GuestBus};
+use crate::guest::bus::{self, GuestBus, MAX_PORTS};
 use crate::guest::objects::OtherUsbHost;
 use crate::guest::{load_usb_host, objects};
 use crate::host::session::Session;
@@ -292,8 +292,6 @@ fn visible(root: &Root, pid: u32, path: &Path) -> Option<bool> {
 
 const OLDEST: Version = Version { major: 5, minor: 0, micro: 0 };
 
-const MAX_PORTS: usize = 15;
-
 const DEVICE: &str = "-device qemu-xhci,id=xhci0,p2=15,p3=15";
 
 /// Judges what QEMU replied, if it did.
@@ -359,7 +357,8 @@ fn controllers(name: &str, answer: &Answer) -> Vec<Finding> {
                 .advice(format!("start QEMU with {DEVICE}")),
         ];
     }
-    xhci.into_iter().map(|bus| ports(name, bus)).collect()
+    let known = xhci.into_iter().filter(|bus| !bus.ports.is_empty());
+    known.map(|bus| ports(name, bus)).collect()
 }
 
 fn ports(name: &str, bus: &GuestBus) -> Finding {

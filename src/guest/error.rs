@@ -105,7 +105,7 @@ impl BusErrorKind {
 
 /// Why a bus has no port for a device of that speed.
 pub fn no_port_reason(bus: &GuestBus, speed: Speed) -> BusErrorKind {
-    if bus.ports.iter().any(|port| port.min <= speed) {
+    if bus.ports.is_empty() || bus.ports.iter().any(|port| port.min <= speed) {
         BusErrorKind::Full
     } else {
         BusErrorKind::TooFast(speed)

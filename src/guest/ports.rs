@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
 
-use super::bus::GuestBus;
+use super::bus::{GuestBus, SpeedRange};
 use crate::speed::Speed;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,7 +75,8 @@ pub fn last_port(
 /// The last port of the host port moves to the front if it is as fast as the best one, because a
 /// guest's drivers and settings belong to its port.
 ///
-/// On a bus without known ports QEMU chooses the port. If no bus is known, QEMU chooses the bus.
+/// Ports of which only the possible numbers are known come last. If no bus is known, QEMU chooses the
+/// bus and the port.
 pub fn rank_ports(
     buses: &[GuestBus],
     hubs: &[String],
@@ -88,12 +89,14 @@ pub fn rank_ports(
     for (number, bus) in buses.iter().enumerate() {
         let Some(rank) = rank(&bus.name, hubs) else { continue };
         let free = bus.free_ports_for(speed).len();
-        for (port, range) in bus.free_ports().filter(|(_, range)| range.min <= speed) {
-            let max = range.max.min(speed);
+        let is_slow_enough = |range: SpeedRange| range.min <= speed;
+        for (port, range) in bus.free_ports().filter(|(_, range)| range.is_none_or(is_slow_enough))
+        {
+            let port_max = range.map(|range| range.max);
+            let max = port_max.map(|max| max.min(speed));
             let port = GuestPort { bus: bus.name.clone(), port };
             let is_reserved = history.reserved.contains(&port);
-            let key =
-                (Reverse(max), rank, range.max, is_reserved, Reverse(free), number, port.port);
+            let key = (Reverse(max), rank, port_max, is_reserved, Reverse(free), number, port.port);
             ranked.push((key, max, port));
         }
     }
@@ -107,7 +110,7 @@ pub fn rank_ports(
     let known = ranked.into_iter().map(|(_, max, port)| PortCandidate {
         bus: Some(port.bus),
         port: Some(port.port),
-        speed: Some(max),
+        speed: max,
     });
     known.chain(qemus_choice(buses, hubs)).collect()
 }
@@ -122,18 +125,15 @@ fn qemus_choice(buses: &[GuestBus], hubs: &[String]) -> Vec<PortCandidate> {
     if buses.is_empty() && hubs.is_empty() {
         return vec![candidate(None)];
     }
-    let has_ports =
-        |name: &String| buses.iter().any(|bus| bus.name == *name && !bus.ports.is_empty());
-    let all: Vec<&String> = buses.iter().map(|bus| &bus.name).collect();
-    let names = if hubs.is_empty() { all } else { hubs.iter().collect() };
-    let unknown = names.into_iter().filter(|name| !has_ports(name));
-    unknown.map(|name| candidate(Some(name.clone()))).collect()
+    // QEMU replies that such a bus is missing.
+    let missing = hubs.iter().filter(|hub| !buses.iter().any(|bus| bus.name == **hub));
+    missing.map(|hub| candidate(Some(hub.clone()))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::bus::{GuestDevice, SpeedRange};
+    use crate::guest::bus::GuestDevice;
     use proptest::prelude::*;
 
     const SPEEDS: [Speed; 4] = [Speed::LOW, Speed::FULL, Speed::HIGH, Speed::SUPER];
@@ -225,11 +225,13 @@ mod tests {
     }
 
     #[test]
-    fn qemu_chooses_where_ports_are_unknown() {
+    fn each_port_is_tried_where_ports_are_unknown() {
         assert_eq!(order(&[], &[], Speed::FULL, &fresh()), ["? ?"]);
         assert_eq!(order(&[], &["a", "b"], Speed::FULL, &fresh()), ["a ?", "b ?"]);
-        let some = [bus("odd", &[], &[]), bus("x", &[USB3], &[])];
-        assert_eq!(order(&some, &[], Speed::FULL, &fresh()), ["x 1", "odd ?"]);
+        let some = [bus("odd", &[], &[2]), bus("x", &[USB3], &[])];
+        let odd = [1].into_iter().chain(3..=15).map(|port| format!("odd {port}"));
+        let all: Vec<String> = std::iter::once("x 1".to_owned()).chain(odd).collect();
+        assert_eq!(order(&some, &[], Speed::FULL, &fresh()), all);
         assert_eq!(order(&some, &["gone", "x"], Speed::FULL, &fresh()), ["x 1", "gone ?"]);
         assert!(order(&[bus("x", &[USB3], &[1])], &[], Speed::FULL, &fresh()).is_empty());
     }
@@ -254,7 +256,9 @@ mod tests {
                 reserved: reserved.iter().map(|(bus, port)| place(bus, *port)).collect(),
             };
             let ports = rank_ports(&buses, &hubs, Some(speed), &history);
-            let named: Vec<GuestPort> = ports.iter().filter_map(PortCandidate::guest_port).collect();
+            let known = ports.iter().take_while(|candidate| candidate.speed.is_some());
+            let named: Vec<GuestPort> = known.filter_map(PortCandidate::guest_port).collect();
+            prop_assert!(ports[named.len()..].iter().all(|candidate| candidate.speed.is_none()));
             let of = |name: &str| buses.iter().find(|bus| bus.name == name).unwrap();
             let mut seen = std::collections::HashSet::new();
             for candidate in &named {

@@ -344,15 +344,29 @@ fn attach_takes_the_fastest_of_slow_buses() {
 }
 
 #[test]
-fn qemu_chooses_where_buses_or_ports_are_unknown() {
+fn qemu_chooses_where_buses_are_unknown() {
     let mut qmp = guest(&["kbd0"]);
     qmp.hmp = Hmp::WithoutBuses;
     assert_eq!(attached_on(&mut qmp, &[]), on("", "2"));
     assert_eq!(added(&qmp)[0].get("bus"), None);
+}
+
+/// QEMU would make the last port a hub. The bus has 4 ports, and each number is tried.
+#[test]
+fn bus_with_an_unknown_number_of_ports_is_filled() {
     let mut qmp = with(&[("odd.0", Bus::Unknown)]);
-    let slow = ("odd.0".to_owned(), "1".to_owned(), true);
-    assert_eq!(attached_on(&mut qmp, &[]), slow);
-    assert_eq!(added(&qmp)[0].get("port"), None);
+    for number in 2..=4 {
+        qmp.add_object(&format!("usb{number}"));
+    }
+    let last = ("odd.0".to_owned(), "4".to_owned(), true);
+    assert_eq!(attached_on(&mut qmp, &[]), last);
+    detach(&mut qmp, &"1-3".parse().unwrap(), None).unwrap();
+    qmp.add_object("usb5");
+    let said = attach(&mut qmp, &request(&[], &Present)).unwrap_err().to_string();
+    assert_eq!(
+        said,
+        "the guest's odd.0 has no free port; start QEMU with -device qemu-xhci,id=xhci0,p2=15,p3=15"
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ const QTREE: &str = "bus: main-system-bus\r\n  type System\r\n  dev: q35-pcihost
 
 #[test]
 fn buses_and_devices_are_parsed() {
-    let buses = parse_qtree(QTREE);
+    let (buses, _) = parse_qtree(QTREE);
     let names: Vec<_> =
         buses.iter().map(|bus| (bus.name.as_str(), bus.controller.as_str())).collect();
     assert_eq!(
@@ -30,19 +30,22 @@ fn buses_and_devices_are_parsed() {
     assert_eq!((ours.product.as_str(), ours.attached), ("Foo, port 9", true));
 }
 
-/// As QEMU 7.2 printed it, with fewer properties.
+/// As QEMU 7.2 printed them, with fewer properties.
 #[test]
-fn companions_are_parsed() {
+fn ports_of_ohci_and_companions_are_parsed() {
     let text = "      dev: ich9-usb-uhci2, id \"u2\"\r\n        masterbus = \"usb.0\"\r\n        \
-        firstport = 2 (0x2)\r\n      dev: piix3-usb-uhci, id \"\"\r\n        masterbus = \"\"\r\n        \
-        firstport = 0 (0x0)\r\n";
-    let companion = Companion { bus: "usb.0".to_owned(), first: 2, count: 2 };
-    assert_eq!(parse_companions(text), [companion]);
+        firstport = 2 (0x2)\r\n      dev: pci-ohci, id \"\"\r\n        masterbus = \"\"\r\n        \
+        num-ports = 8 (0x8)\r\n        firstport = 0 (0x0)\r\n        bus: usb-bus.0\r\n          \
+        type usb-bus\r\n";
+    let (buses, companions) = parse_qtree(text);
+    assert_eq!((buses.len(), buses[0].ports.len()), (1, 8));
+    let uhci = Controller::new("ich9-usb-uhci2", Some("u2"));
+    assert_eq!(companions, [Controller { master_bus: "usb.0".to_owned(), first_port: 2, ..uhci }]);
 }
 
 #[test]
 fn free_ports_take_the_speed() {
-    let mut bus = parse_qtree(QTREE).remove(0);
+    let mut bus = parse_qtree(QTREE).0.remove(0);
     let usb2 = SpeedRange { min: Speed::LOW, max: Speed::HIGH };
     let both = SpeedRange { min: Speed::LOW, max: Speed::SUPER };
     bus.ports = vec![both, both, both, usb2];
@@ -52,8 +55,7 @@ fn free_ports_take_the_speed() {
 
 proptest! {
     #[test]
-    fn parsers_survive_any_text(text in "( {0,12}(bus: |dev: |type usb-bus|, id \"|addr |, port |, name |\\PC){0,4}\n){0,30}") {
+    fn parsers_survive_any_text(text in "( {0,12}(bus: |dev: |type usb-bus|masterbus = |num-ports = |firstport = |, id \"|addr |, port |, name |\\PC){0,4}\n){0,30}") {
         parse_qtree(&text);
-        parse_companions(&text);
     }
 }
