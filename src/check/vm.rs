@@ -11,7 +11,7 @@ use super::trusted_owners;
 use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
-use crate::guest::bus::{self, GuestBus, MAX_PORTS};
+use crate::guest::bus::{self, GuestBus, MAX_PORTS, suggest_controller};
 use crate::guest::objects::OtherUsbHost;
 use crate::guest::{load_usb_host, objects};
 use crate::host::session::Session;
@@ -47,6 +47,8 @@ pub struct Answer {
     pub no_usb_host: Option<UsbHostProblem>,
     pub running: bool,
     pub buses: Vec<GuestBus>,
+    /// The QEMU arguments that give the guest another xHCI.
+    pub suggestion: String,
     pub attached: Vec<DeviceId>,
     /// Our objects in a paused guest: QEMU opens their devices when it resumes.
     pub pending: Vec<DeviceId>,
@@ -215,6 +217,7 @@ fn ask(root: &Root, vm: &VirtualMachine, topology: &Topology) -> Result<Answer, 
     let is_plugged_in = |id: &DeviceId| {
         topology.devices().any(|(port, device)| port.port == id.port && device.devnum == id.devnum)
     };
+    let buses = bus::buses(qmp, &[])?;
     Ok(Answer {
         pending: if running { Vec::new() } else { objects.clone() },
         stale: objects.iter().filter(|id| !is_plugged_in(id)).cloned().collect(),
@@ -226,7 +229,8 @@ fn ask(root: &Root, vm: &VirtualMachine, topology: &Topology) -> Result<Answer, 
             Err(error) => return Err(error),
         },
         running,
-        buses: bus::buses(qmp, &[])?,
+        suggestion: suggest_controller(qmp, &buses, &vm.hubs),
+        buses,
         version: session.version(),
         pid: session.peer_pid(),
     })
@@ -292,8 +296,6 @@ fn visible(root: &Root, pid: u32, path: &Path) -> Option<bool> {
 
 const OLDEST: Version = Version { major: 5, minor: 0, micro: 0 };
 
-const DEVICE: &str = "-device qemu-xhci,id=xhci0,p2=15,p3=15";
-
 /// Judges what QEMU replied, if it did.
 pub fn check_guest(facts: &VmFacts) -> Vec<Finding> {
     let Ok(answer) = &facts.answer else { return Vec::new() };
@@ -345,7 +347,7 @@ fn controllers(name: &str, answer: &Answer) -> Vec<Finding> {
         let what = "the guest has no USB controller, so no device can be attached";
         return vec![
             Finding::error("guest-no-controller", name, what)
-                .advice(format!("start QEMU with {DEVICE}")),
+                .advice(format!("start QEMU with {}", answer.suggestion)),
         ];
     }
     let xhci: Vec<&GuestBus> =
@@ -354,7 +356,7 @@ fn controllers(name: &str, answer: &Answer) -> Vec<Finding> {
         let what = "the guest has no xHCI controller, so USB 3 devices are slow or do not work";
         return vec![
             Finding::warning("guest-no-xhci", name, what)
-                .advice(format!("start QEMU with {DEVICE}")),
+                .advice(format!("start QEMU with {}", answer.suggestion)),
         ];
     }
     let known = xhci.into_iter().filter(|bus| !bus.ports.is_empty());
@@ -366,7 +368,8 @@ fn ports(name: &str, bus: &GuestBus) -> Finding {
     let takes = |speed| bus.ports.iter().filter(move |port| port.min <= speed && speed <= port.max);
     let (usb2, usb3) = (takes(Speed::HIGH).count(), takes(Speed::SUPER).count());
     let what = format!("{} ({model}) has {usb2} USB 2 and {usb3} USB 3 ports", bus.name);
-    if usb2.min(usb3) < MAX_PORTS {
+    // An xHCI of the machine itself cannot be changed.
+    if usb2.min(usb3) < MAX_PORTS && !model.starts_with("sysbus-") {
         let id = bus.id.as_deref().unwrap_or("xhci0");
         Finding::note("guest-few-ports", name, format!("{what}; it could have {MAX_PORTS} of each"))
             .advice(format!("start QEMU with -device {model},id={id},p2=15,p3=15"))
@@ -388,7 +391,7 @@ fn buses(facts: &VmFacts, answer: &Answer) -> Vec<Finding> {
         let what = format!("the guest has no bus {hub}, which `hubs:` names");
         let finding = Finding::error("guest-no-bus", &facts.vm.name, what);
         match (has.as_slice(), hub.strip_suffix(".0")) {
-            ([], None) => finding.advice(format!("start QEMU with {DEVICE} and write xhci0.0")),
+            ([], None) => finding.advice(format!("start QEMU with {}", answer.suggestion)),
             ([], Some(id)) => {
                 finding.advice(format!("start QEMU with -device qemu-xhci,id={id},p2=15,p3=15"))
             }

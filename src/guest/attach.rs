@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::bus::{self, GuestBus};
+use super::bus::{self, GuestBus, suggest_controller};
+use super::error::no_port_reason;
 pub use super::error::{AttachError, BusError, BusErrorKind, Unavailable};
-use super::error::{no_port_reason, suggest_controller};
 use super::hmp::{self, GuestDeviceInfo, HostDevice};
 use super::objects::{self, FdSet};
 use super::ports::{GuestPort, GuestPortHistory, LastPort, PortCandidate, last_port, rank_ports};
@@ -259,7 +259,10 @@ impl Attempt<'_> {
                 errors.push(BusError { bus: Some(bus.name.clone()), kind });
             }
         }
-        Err(AttachError::NoUsablePort { errors, suggestion: suggest_controller(buses) })
+        let is_shortage = errors.iter().any(|error| error.kind.is_port_shortage());
+        let suggest = || suggest_controller(qmp, buses, request.hubs);
+        let suggestion = is_shortage.then(suggest).unwrap_or_default();
+        Err(AttachError::NoUsablePort { errors, suggestion })
     }
 
     /// Tries one guest port. `Err` within `Ok`: the bus does not take the device, no object is left,
@@ -402,7 +405,7 @@ impl Attempt<'_> {
         } else if desc.starts_with("Bus '") && desc.ends_with("not found") {
             Ok(BusErrorKind::NoSuchBus)
         } else if desc.starts_with("No 'usb-bus' bus found") {
-            Err(AttachError::NoController)
+            Ok(BusErrorKind::NoController)
         } else if desc.contains("is not a valid device model name") {
             Err(Error::NoUsbHost(UsbHostProblem::Missing).into())
         } else if self.via_fd && desc.starts_with("failed to open host usb device") {

@@ -103,6 +103,33 @@ pub fn buses(qmp: &mut dyn Qmp, hubs: &[String]) -> Result<Vec<GuestBus>, Error>
     Ok(buses)
 }
 
+/// Returns the QEMU arguments that give a guest with these buses more ports: the largest xHCI in
+/// place of a smaller one, else another one.
+pub fn suggest_controller(qmp: &mut dyn Qmp, buses: &[GuestBus], hubs: &[String]) -> String {
+    let count = |bus: &GuestBus, speed| bus.ports.iter().filter(|port| port.takes(speed)).count();
+    let small = buses.iter().find(|bus| {
+        let (usb2, usb3) = (count(bus, Speed::HIGH), count(bus, Speed::SUPER));
+        bus.controller.ends_with("xhci") && bus.id.is_some() && usb2.min(usb3) < MAX_PORTS
+    });
+    if let Some(GuestBus { controller, id: Some(id), .. }) = small {
+        return format!("-device {controller},id={id},p2=15,p3=15 in place of its {id}");
+    }
+    let taken = children(qmp, PERIPHERAL).unwrap_or_default();
+    let mut ids = (0..).map(|number| format!("xhci{number}"));
+    let id = ids.find(|id| !taken.iter().any(|(name, _)| name == id)).unwrap_or_default();
+    let has_no_pci = qmp.execute("query-pci", Value::Null).is_ok_and(|reply| reply == json!([]));
+    let machine = match has_no_pci.then(|| property(qmp, "/machine", "type")) {
+        None => "",
+        // Its own xHCI has 8 ports, a fixed number (`hw/i386/microvm.c`: `microvm_devices_init`).
+        Some(Ok(kind)) if kind == "microvm-machine" => "-machine microvm,pcie=on ",
+        Some(_) => "a machine type that has PCI and ",
+    };
+    let bus = format!("{id}.0");
+    let is_used = hubs.is_empty() || hubs.contains(&bus);
+    let also = if is_used { String::new() } else { format!(" and add {bus} to `hubs:`") };
+    format!("{machine}-device qemu-xhci,id={id},p2=15,p3=15{also}")
+}
+
 /// A USB controller. In `info qtree` any device counts as one until its buses are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Controller {

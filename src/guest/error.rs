@@ -21,10 +21,6 @@ pub enum AttachError {
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
     #[error(
-        "the guest has no USB controller; start QEMU with -device qemu-xhci,id=xhci0,p2=15,p3=15"
-    )]
-    NoController,
-    #[error(
         "the guest is paused, and the host's driver serves the disk until the guest takes it; resume the \
          guest and run `hotplugger sync`"
     )]
@@ -58,7 +54,11 @@ pub enum AttachError {
     #[error("{node}; {fd}")]
     Both { node: Box<AttachError>, fd: Box<AttachError> },
     #[error("{}", describe(errors, suggestion))]
-    NoUsablePort { errors: Vec<BusError>, suggestion: String },
+    NoUsablePort {
+        errors: Vec<BusError>,
+        /// Empty if more ports do not help.
+        suggestion: String,
+    },
 }
 
 /// Why the device on the host can no longer go to the guest.
@@ -87,6 +87,7 @@ pub struct BusError {
 #[derive(Debug, PartialEq, Eq)]
 pub enum BusErrorKind {
     Full,
+    NoController,
     NoSuchBus,
     /// It takes only faster devices.
     TooFast(Speed),
@@ -98,8 +99,8 @@ pub enum BusErrorKind {
 }
 
 impl BusErrorKind {
-    fn is_port_shortage(&self) -> bool {
-        matches!(self, Self::Full | Self::TooFast(_) | Self::TooSlow(_))
+    pub(super) fn is_port_shortage(&self) -> bool {
+        matches!(self, Self::Full | Self::NoController | Self::TooFast(_) | Self::TooSlow(_))
     }
 }
 
@@ -112,29 +113,10 @@ pub fn no_port_reason(bus: &GuestBus, speed: Speed) -> BusErrorKind {
     }
 }
 
-/// The QEMU argument that gives a guest with these buses more ports: the largest xHCI in place of a
-/// smaller one, else another one.
-pub fn suggest_controller(buses: &[GuestBus]) -> String {
-    let count = |bus: &GuestBus, speed| bus.ports.iter().filter(|port| port.takes(speed)).count();
-    let small = buses.iter().find(|bus| {
-        let (usb2, usb3) = (count(bus, Speed::HIGH), count(bus, Speed::SUPER));
-        bus.controller.ends_with("xhci") && bus.id.is_some() && usb2.min(usb3) < 15
-    });
-    if let Some(GuestBus { controller, id: Some(id), .. }) = small {
-        return format!("-device {controller},id={id},p2=15,p3=15 in place of its {id}");
-    }
-    let is_of = |bus: &GuestBus, id: &String| {
-        bus.id.as_ref() == Some(id) || bus.name.strip_suffix(".0") == Some(id)
-    };
-    let mut ids = (0..).map(|number| format!("xhci{number}"));
-    let id = ids.find(|id| !buses.iter().any(|bus| is_of(bus, id))).unwrap_or_default();
-    format!("-device qemu-xhci,id={id},p2=15,p3=15")
-}
-
 impl AttachError {
     pub(super) fn of_bus(port: &PortCandidate, kind: BusErrorKind) -> Self {
         let errors = vec![BusError { bus: port.bus.clone(), kind }];
-        Self::NoUsablePort { errors, suggestion: suggest_controller(&[]) }
+        Self::NoUsablePort { errors, suggestion: String::new() }
     }
 
     /// Returns whether a file descriptor may help: QEMU does not list the device, or may not open
@@ -163,7 +145,7 @@ fn describe(errors: &[BusError], suggestion: &str) -> String {
         full.into_iter().chain(others.iter().map(ToString::to_string)).collect();
     let more = errors.len().saturating_sub(MAX_REPORTED);
     parts.extend((more > 0).then(|| format!("and {more} more")));
-    if errors.iter().any(|error| error.kind.is_port_shortage()) {
+    if !suggestion.is_empty() {
         parts.push(format!("start QEMU with {suggestion}"));
     }
     parts.join("; ")
@@ -174,6 +156,7 @@ impl fmt::Display for BusError {
         let bus = self.bus.as_deref().unwrap_or("the guest's USB bus");
         match &self.kind {
             BusErrorKind::Full => write!(f, "{bus} has no free port"),
+            BusErrorKind::NoController => f.write_str("the guest has no USB controller"),
             BusErrorKind::NoSuchBus => write!(
                 f,
                 "the guest has no bus {bus}; write a controller's id and `.0` to `hubs:`, as in xhci0.0"
@@ -196,29 +179,6 @@ impl fmt::Display for BusError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::bus::SpeedRange;
-
-    fn bus(name: &str, controller: &str, ports: usize) -> GuestBus {
-        GuestBus {
-            name: name.to_owned(),
-            controller: controller.to_owned(),
-            id: name.strip_suffix(".0").map(str::to_owned),
-            ports: vec![SpeedRange { min: Speed::LOW, max: Speed::SUPER }; ports],
-            devices: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn suggestion_is_a_larger_controller_or_another_one() {
-        assert_eq!(suggest_controller(&[]), "-device qemu-xhci,id=xhci0,p2=15,p3=15");
-        let full = [bus("xhci0.0", "qemu-xhci", 15), bus("xhci1.0", "qemu-xhci", 15)];
-        assert_eq!(suggest_controller(&full), "-device qemu-xhci,id=xhci2,p2=15,p3=15");
-        let small = [bus("xhci0.0", "qemu-xhci", 15), bus("usb.0", "nec-usb-xhci", 4)];
-        assert_eq!(
-            suggest_controller(&small),
-            "-device nec-usb-xhci,id=usb,p2=15,p3=15 in place of its usb"
-        );
-    }
 
     #[test]
     fn message_names_full_buses_together() {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::guest::fake::{Bus, FakeQemu};
 use proptest::prelude::*;
 
 /// As QEMU 10.0 printed it, without properties.
@@ -41,6 +42,33 @@ fn ports_of_ohci_and_companions_are_parsed() {
     assert_eq!((buses.len(), buses[0].ports.len()), (1, 8));
     let uhci = Controller::new("ich9-usb-uhci2", Some("u2"));
     assert_eq!(companions, [Controller { master_bus: "usb.0".to_owned(), first_port: 2, ..uhci }]);
+}
+
+#[test]
+fn suggestion_is_a_larger_controller_or_another_one() {
+    let mut qmp = FakeQemu::new(&[], Vec::new());
+    qmp.buses.clear();
+    let mut suggest = |buses: &[(&str, &str, usize)], hubs: &[&str]| {
+        qmp.buses.extend(buses.iter().map(|(id, ..)| (format!("{id}.0"), Bus::Good)));
+        let range = SpeedRange { min: Speed::LOW, max: Speed::SUPER };
+        let bus = |(id, kind, ports): &(&str, &str, usize)| GuestBus {
+            ports: vec![range; *ports],
+            ..GuestBus::new(&format!("{id}.0"), &Controller::new(kind, Some(id)))
+        };
+        let buses: Vec<GuestBus> = buses.iter().map(bus).collect();
+        let hubs: Vec<String> = hubs.iter().map(|hub| (*hub).to_owned()).collect();
+        suggest_controller(&mut qmp, &buses, &hubs)
+    };
+    assert_eq!(suggest(&[], &[]), "-device qemu-xhci,id=xhci0,p2=15,p3=15");
+    let full = [("xhci0", "qemu-xhci", 15), ("xhci1", "qemu-xhci", 15)];
+    assert_eq!(suggest(&full, &[]), "-device qemu-xhci,id=xhci2,p2=15,p3=15");
+    // The guest has xhci1, and `hubs` does not name it.
+    assert_eq!(
+        suggest(&full[..1], &["xhci0.0"]),
+        "-device qemu-xhci,id=xhci2,p2=15,p3=15 and add xhci2.0 to `hubs:`"
+    );
+    let small = [("xhci0", "qemu-xhci", 15), ("usb", "nec-usb-xhci", 4)];
+    assert_eq!(suggest(&small, &[]), "-device nec-usb-xhci,id=usb,p2=15,p3=15 in place of its usb");
 }
 
 #[test]
