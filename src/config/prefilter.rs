@@ -36,9 +36,9 @@ pub fn may_match(
     let controller = if plain { controller.as_bytes() } else { b"" };
     let nearby = controllers_with_peers(controller);
     let peers = if memmem::find(text, nearby).is_some() { peers(device) } else { Vec::new() };
-    let own_bus = |path: &DevPath| path.root_hub().and_then(|hub| hub.parent());
+    let controller_of = |path: &DevPath| path.root_hub().and_then(|hub| hub.parent());
     let (own, others): (Vec<&DevPath>, Vec<&DevPath>) =
-        peers.iter().partition(|peer| own_bus(peer) == own_bus(device));
+        peers.iter().partition(|peer| controller_of(peer) == controller_of(device));
 
     let mut wanted = NamePatterns { controller, ..NamePatterns::default() };
     for path in iter::once(device).chain(own) {

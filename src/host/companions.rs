@@ -47,25 +47,28 @@ fn root_hubs(root: &Root, controller: &DevPath) -> Vec<RootHub> {
     if driver.is_some_and(|driver| driver.starts_with("xhci")) {
         return Vec::new();
     }
-    let phy =
-        |controller: &DevPath| fs::read(directory(root, controller).join("of_node/phys")).ok();
-    let mut controllers = match (controller.parent(), pci_device(controller.sysname())) {
-        (Some(bus), Some(device)) => entries(&directory(root, &bus))
-            .into_iter()
-            .filter(|(name, _)| name.starts_with(device))
-            .filter_map(|(name, _)| format!("{bus}/{name}").parse().ok())
-            .collect(),
-        _ => {
-            let Some(own) = phy(controller) else { return Vec::new() };
-            let sys = root.path("/sys");
-            let hubs = entries(&sys.join("bus/usb/devices")).into_iter();
-            let hubs = hubs.filter(|(name, _)| is_root_hub(name));
-            let controllers = hubs.filter_map(|(_, path)| devpath_of(&sys, &path)?.parent());
-            controllers.filter(|other| phy(other).as_ref() == Some(&own)).collect::<Vec<_>>()
+    let mut controllers: Vec<DevPath> = match pci_device(controller.sysname()) {
+        Some(device) => {
+            let Some(bus) = controller.parent() else { return Vec::new() };
+            let names = entries(&directory(root, &bus)).into_iter().map(|(name, _)| name);
+            let functions = names.filter(|name| name.starts_with(device));
+            functions.filter_map(|name| format!("{bus}/{name}").parse().ok()).collect()
         }
+        None => with_same_phy(root, controller),
     };
     controllers.sort();
     controllers.iter().filter_map(|controller| root_hub(root, controller)).collect()
+}
+
+fn with_same_phy(root: &Root, controller: &DevPath) -> Vec<DevPath> {
+    let phy =
+        |controller: &DevPath| fs::read(directory(root, controller).join("of_node/phys")).ok();
+    let Some(own) = phy(controller) else { return Vec::new() };
+    let sys = root.path("/sys");
+    let hubs = entries(&sys.join("bus/usb/devices")).into_iter();
+    let hubs = hubs.filter(|(name, _)| is_root_hub(name));
+    let controllers = hubs.filter_map(|(_, path)| devpath_of(&sys, &path)?.parent());
+    controllers.filter(|other| phy(other).as_ref() == Some(&own)).collect()
 }
 
 /// The part of a PCI address that all functions of a device have: `0000:00:1d.`.
