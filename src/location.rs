@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::devpath::DevPath;
-use crate::port::Chain;
+use crate::port::{Chain, Port};
 use crate::speed::Speed;
 
 /// The name of a host controller: the subsystem and the sysname of its device,
@@ -53,6 +53,15 @@ pub struct UsbLocation {
     /// The peer ports of the port and of the hubs above it, nearest first. A peer port of a hub stands
     /// for all ports below it, so none is longer than the own location.
     pub peers: Vec<PortLocation>,
+}
+
+/// The peer ports of a device's port and of the hubs above it, nearest first, read at little cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerPorts {
+    /// Those on the device's own controller.
+    pub same_controller: Vec<Port>,
+    /// That of the root hub's port, if it is on a companion of the controller.
+    pub companion: Option<DevPath>,
 }
 
 impl ControllerName {
@@ -193,6 +202,17 @@ impl PortLocation {
 impl UsbLocation {
     pub fn of(own: PortLocation) -> Self {
         Self { own, peers: Vec::new() }
+    }
+
+    /// The peer ports, without their controllers.
+    pub fn peer_ports(&self) -> PeerPorts {
+        let controller = |location: &PortLocation| location.devpath.root_hub()?.parent();
+        let (own, others): (Vec<&PortLocation>, Vec<&PortLocation>) =
+            self.peers.iter().partition(|peer| controller(peer) == controller(&self.own));
+        PeerPorts {
+            same_controller: own.iter().filter_map(|peer| peer.devpath.port()).collect(),
+            companion: others.first().map(|peer| peer.devpath.clone()),
+        }
     }
 
     pub fn gather(

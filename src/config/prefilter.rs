@@ -3,12 +3,14 @@
 //! Most events concern unconfigured ports, and for them this search is all that happens. Sound, not
 //! exact: it may say yes in vain, never no. Pure.
 
+use std::fmt::Write as _;
 use std::iter;
 
 use memchr::memmem;
 
 use crate::devpath::{DevPath, is_root_hub};
-use crate::location::is_numbered_at_probe;
+use crate::location::{PeerPorts, is_numbered_at_probe};
+use crate::port::Port;
 
 /// Returns whether some port in the config `text` may be at or above `device`, or one of `peers`,
 /// the other halves of the connectors it is behind, which have to be found for it. They are not
@@ -19,11 +21,7 @@ use crate::location::is_numbered_at_probe;
 /// from the root hub down. Names without a bus number have the controller, its root hub, whichever
 /// it may be, and a chain that the device's begins with, or no chain. Ports that are written wrong
 /// but were meant for the device are not ruled out, so that the mistake is reported.
-pub fn may_match(
-    text: &[u8],
-    device: &DevPath,
-    peers: impl FnOnce(&DevPath) -> Vec<DevPath>,
-) -> bool {
+pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> PeerPorts) -> bool {
     // Names are not found in UTF-16 or UTF-32 text, which has zero bytes.
     if memchr::memchr2(b'\\', 0, text).is_some() {
         return true;
@@ -35,23 +33,38 @@ pub fn may_match(
         && !is_numbered_at_probe(controller);
     let controller = if plain { controller.as_bytes() } else { b"" };
     let nearby = controllers_with_peers(controller);
-    let peers = if memmem::find(text, nearby).is_some() { peers(device) } else { Vec::new() };
-    let controller_of = |path: &DevPath| path.root_hub().and_then(|hub| hub.parent());
-    let (own, others): (Vec<&DevPath>, Vec<&DevPath>) =
-        peers.iter().partition(|peer| controller_of(peer) == controller_of(device));
+    let on_it = memmem::find(text, nearby).is_some();
+    let PeerPorts { same_controller, companion } =
+        if on_it { peers(device) } else { PeerPorts::default() };
+    let peers: Vec<String> = same_controller.iter().map(path_on_bus).collect();
 
     let mut wanted = NamePatterns { controller, ..NamePatterns::default() };
-    for path in iter::once(device).chain(own) {
-        let on_bus = path.from_root_hub().and_then(|path| path.strip_prefix("usb"));
-        wanted.add(on_bus.unwrap_or_default());
+    let own = device.from_root_hub().and_then(|path| path.strip_prefix("usb")).unwrap_or_default();
+    for path in iter::once(own).chain(peers.iter().map(String::as_str)) {
+        wanted.add(path);
     }
     device.usb_components().any(|name| !is_root_hub(name) && has_name(text, name.as_bytes()))
         || wanted.is_in(text)
-        || others.into_iter().any(|port| may_match(text, port, no_peers))
+        || companion.is_some_and(|port| may_match(text, &port, no_peers))
 }
 
-fn no_peers(_: &DevPath) -> Vec<DevPath> {
-    Vec::new()
+/// The part of a DEVPATH behind `/usb`: `1/1-1/1-1.4`.
+fn path_on_bus(port: &Port) -> String {
+    let bus = port.bus().0;
+    let mut path = String::with_capacity(64);
+    let mut chain = String::with_capacity(32);
+    // Writing to a string does not fail.
+    let _ = write!(path, "{bus}");
+    for number in port.chain().numbers() {
+        let dot = if chain.is_empty() { "" } else { "." };
+        let _ = write!(chain, "{dot}{number}");
+        let _ = write!(path, "/{bus}-{chain}");
+    }
+    path
+}
+
+fn no_peers(_: &DevPath) -> PeerPorts {
+    PeerPorts::default()
 }
 
 /// What the names of all controllers have whose ports may be peers of this one's: those of the same

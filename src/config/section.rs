@@ -27,8 +27,8 @@ pub struct BrokenSection {
 impl BrokenSection {
     /// Whether it may list the port of that device. It may say yes in vain, never no.
     pub fn may_list(&self, location: &UsbLocation) -> bool {
-        let peers = || location.peers.iter().map(|peer| peer.devpath.clone()).collect();
-        prefilter::may_match(self.text.as_bytes(), &location.own.devpath, |_| peers())
+        let device = &location.own.devpath;
+        prefilter::may_match(self.text.as_bytes(), device, |_| location.peer_ports())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::config::port::PortName;
 use crate::devpath::{DevPath, is_root_hub};
 use crate::host::companions::{Companion, companion};
 use crate::host::sysfs::{self, attribute};
-use crate::location::{ControllerName, Generation, PortLocation, UsbLocation};
+use crate::location::{ControllerName, Generation, PeerPorts, PortLocation, UsbLocation};
 use crate::port::{BusNum, Port};
 use crate::root::Root;
 use crate::speed::Speed;
@@ -268,8 +268,15 @@ pub fn usb_location(root: &Root, devpath: &DevPath) -> UsbLocation {
 /// Reads the peer ports of a device's port and of the hubs above it, nearest first. It costs one
 /// readlink(2) for each port on the way to the root hub, of a link that the kernel makes up from
 /// memory: some microseconds for each, where the program's start takes hundreds.
-pub fn peers(root: &Root, devpath: &DevPath) -> Vec<DevPath> {
-    devpath.ports_up().filter_map(|port| peer(root, &port)).collect()
+pub fn peers(root: &Root, devpath: &DevPath) -> PeerPorts {
+    let mut peers = PeerPorts::default();
+    for port in devpath.ports_up() {
+        match peer_port(root, &port) {
+            Some(peer) => peers.same_controller.push(peer),
+            None => peers.companion = companion(root, &port).port,
+        }
+    }
+    peers
 }
 
 pub fn port_location(root: &Root, devpath: &DevPath) -> PortLocation {
@@ -529,15 +536,15 @@ mod location_tests {
         let others: Vec<_> = location.peers.iter().map(|peer| peer.devpath.clone()).collect();
         assert_eq!(others, [path("usb1/1-2/1-2.3"), path("usb1/1-2")]);
         assert_eq!(location.peers[0].generation, Some(Generation::Usb2));
-        assert_eq!(peers(&root, &path("usb2/2-4")), []);
+        assert_eq!(peers(&root, &path("usb2/2-4")), PeerPorts::default());
     }
 
     #[test]
     fn what_was_behind_a_hub_that_is_gone_is_told_by_its_numbers() {
         let (_dir, root) = host();
         fs::remove_dir_all(root.path(format!("/sys{PCI}/usb2/2-5"))).unwrap();
-        let wanted = [path("usb1/1-2/1-2.3"), path("usb1/1-2")];
-        assert_eq!(peers(&root, &path("usb2/2-5/2-5.3")), wanted);
+        let wanted = ["1-2.3", "1-2"].map(|port| port.parse().unwrap());
+        assert_eq!(peers(&root, &path("usb2/2-5/2-5.3")).same_controller, wanted);
         fs::remove_dir_all(root.path(format!("/sys{PCI}"))).unwrap();
         let gone = usb_location(&root, &path("usb2/2-5"));
         assert_eq!(gone.own.controller.unwrap().to_string(), "pci-0000:00:14.0");

@@ -8,7 +8,7 @@ const CONFIG: &str = "virtual_machines:\n  w:\n    socket: /s\n    ports: [/devi
 
 /// What is said of a device whose connectors have no other halves.
 fn alone(text: &str, device: &str) -> bool {
-    may_match(text.as_bytes(), &format!("/devices/{device}").parse().unwrap(), |_| Vec::new())
+    may_match(text.as_bytes(), &format!("/devices/{device}").parse().unwrap(), no_peers)
 }
 
 fn with_port(port: &str) -> String {
@@ -42,7 +42,7 @@ fn text_in_utf_16_is_not_ruled_out() {
         let text = CONFIG.encode_utf16().flat_map(encode);
         let text: Vec<u8> = mark.into_iter().chain(text).collect();
         let device = "/devices/y/usb3/3-9".parse().unwrap();
-        assert!(may_match(&text, &device, |_| Vec::new()));
+        assert!(may_match(&text, &device, no_peers));
     }
 }
 
@@ -104,7 +104,8 @@ fn nothing_is_looked_up_where_no_port_of_the_controller_is() {
     for port in ["pci-0000:00:1a.0/usb2:1", "pci-0000:00:14.0/usb3:7"] {
         let may = may_match(with_port(port).as_bytes(), &device, |_| {
             looked += 1;
-            vec!["/devices/pci0000:00/0000:00:14.0/usb2/2-7".parse().unwrap()]
+            let same_controller = vec!["2-7".parse().unwrap()];
+            PeerPorts { same_controller, companion: None }
         });
         assert_eq!((may, looked), if port.contains("14.0") { (true, 1) } else { (false, 0) });
     }
@@ -192,25 +193,23 @@ proptest! {
         style in prop::sample::select(STYLES.to_vec()),
         controller in "(pci-0000:00:14\\.0|platform-x\\.usb|a-usbv2-0)",
         own in (1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4)),
-        // Other halves are on the same controller or on its companion, with whatever number.
-        peers in prop::collection::vec(
-            (any::<bool>(), (1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4))),
-            0..3,
-        ),
+        // Other halves are on the same controller, with whatever number.
+        peers in prop::collection::vec((1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4)), 0..3),
+        on_companion in prop::option::of((1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4))),
     ) {
         let text = in_style(&port, style);
         let config = parse(&text).unwrap();
         let companion = controller.replace(":14.0", ":14.7").replace("-x.", "-y.");
-        let place = |is_companion: &bool, (bus, generation, chain): &(u8, u8, Vec<u8>)| {
-            let controller = if *is_companion { &companion } else { &controller };
+        let place_on = |controller: &str, (bus, generation, chain): &(u8, u8, Vec<u8>)| {
             place(controller, *bus, *generation, chain)
         };
-        let peers = peers.iter().map(|(is_companion, peer)| place(is_companion, peer)).collect();
-        let mut places = UsbLocation { own: place(&false, &own), peers };
-        let halves: Vec<DevPath> = places.peers.iter().map(|place| place.devpath.clone()).collect();
+        let peers = peers.iter().map(|peer| place_on(&controller, peer));
+        let peers = peers.chain(on_companion.iter().map(|peer| place_on(&companion, peer)));
+        let mut places =
+            UsbLocation { peers: peers.collect(), own: place_on(&controller, &own) };
         // Also when the root hub is gone.
         for _ in 0..2 {
-            if !may_match(text.as_bytes(), &places.own.devpath, |_| halves.clone()) {
+            if !may_match(text.as_bytes(), &places.own.devpath, |_| places.peer_ports()) {
                 prop_assert!(!config.is_configured(&places), "{text}");
             }
             places.own.generation = None;
@@ -259,7 +258,14 @@ proptest! {
 
         let companion = controller.replace(":14.0", ":14.7");
         let other = place(if bus == 1 { &companion } else { &controller }, 9, 3, &[9]).devpath;
-        let (device, peers) = if is_peer { (other, vec![devpath]) } else { (devpath, Vec::new()) };
+        let (device, peers) = match is_peer {
+            true => {
+                let own = PortLocation::of(other.clone());
+                let peers = vec![PortLocation::of(devpath)];
+                (other, UsbLocation { own, peers }.peer_ports())
+            }
+            false => (devpath, PeerPorts::default()),
+        };
         let may = may_match(&text, &device, |_| peers);
         prop_assert!(may, "{:?}", String::from_utf8_lossy(&text));
     }
