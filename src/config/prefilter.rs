@@ -8,7 +8,7 @@ use std::iter;
 
 use memchr::memmem;
 
-use crate::devpath::{DevPath, is_root_hub};
+use crate::devpath::DevPath;
 use crate::location::{PeerPorts, is_numbered_at_probe};
 use crate::port::Port;
 
@@ -22,28 +22,29 @@ use crate::port::Port;
 /// it may be, and a chain that the device's begins with, or no chain. Ports that are written wrong
 /// but were meant for the device are not ruled out, so that the mistake is reported.
 pub fn may_match(text: &[u8], device: &DevPath, peers: impl FnOnce(&DevPath) -> PeerPorts) -> bool {
-    // Names are not found in UTF-16 or UTF-32 text, which has zero bytes.
-    if memchr::memchr2(b'\\', 0, text).is_some() {
+    if memchr::memchr(b'\\', text).is_some() {
         return true;
     }
-    let controller = device.controller().unwrap_or_default();
+    let path = device.as_str();
+    let on_bus = device.from_root_hub().unwrap_or_default();
+    let above = path.strip_suffix(on_bus).and_then(|above| above.strip_suffix('/'));
+    let controller = above.and_then(|above| above.rsplit('/').next()).unwrap_or_default();
     // Text that may have one more quote, or a break, is not searched for.
     // A controller that is numbered at probe has the name of a device above it as well.
     let plain = controller.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\'')
         && !is_numbered_at_probe(controller);
     let controller = if plain { controller.as_bytes() } else { b"" };
-    let nearby = controllers_with_peers(controller);
-    let on_it = memmem::find(text, nearby).is_some();
+    let on_it = memmem::find(text, controllers_with_peers(controller)).is_some();
     let PeerPorts { same_controller, companion } =
         if on_it { peers(device) } else { PeerPorts::default() };
     let peers: Vec<String> = same_controller.iter().map(path_on_bus).collect();
 
     let mut wanted = NamePatterns { controller, ..NamePatterns::default() };
-    let own = device.from_root_hub().and_then(|path| path.strip_prefix("usb")).unwrap_or_default();
+    let own = on_bus.strip_prefix("usb").unwrap_or_default();
     for path in iter::once(own).chain(peers.iter().map(String::as_str)) {
         wanted.add(path);
     }
-    device.usb_components().any(|name| !is_root_hub(name) && has_name(text, name.as_bytes()))
+    on_bus.split('/').skip(1).any(|name| has_name(text, name.as_bytes()))
         || wanted.is_in(text)
         || companion.is_some_and(|port| may_match(text, &port, no_peers))
 }
@@ -110,7 +111,10 @@ impl<'a> NamePatterns<'a> {
             {
                 return false;
             }
-            let Some(after) = rest.strip_prefix(b"usb") else { return false };
+            let Some(after) = rest.strip_prefix(b"usb") else {
+                // Names are not found in UTF-16 or UTF-32 text.
+                return rest.get(1) == Some(&0);
+            };
             let (before, after) = match (text[..at].split_last(), after) {
                 (Some((b'/', before)), after) => {
                     if self.paths.iter().any(|path| is_path_above(path, after)) {
