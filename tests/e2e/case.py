@@ -12,13 +12,14 @@ class Case(unittest.TestCase):
     guest_kind = 'linux'            # 'linux', 'seabios' or 'none'
     binary = product.BINARY         # run.py --binary
     evidence = ''                   # the journal of a test that is over
+    devices = ()                    # more for the -device of the host VM's QEMU; then it boots
     died = ''                       # how its host VM died, if it did so by itself
 
     def setUp(self):
         self.vm = TestVm()
         self.addCleanup(self.vm.down)
         self.addCleanup(self._look_after)
-        self.vm.up(guest=self.guest_kind)
+        self.vm.up(guest=self.guest_kind, devices=self.devices)
         self.guest = self.vm.guest()
         self._start = self.vm.agent.clocks()['realtime']
         self.addCleanup(self._keep_evidence)

@@ -52,11 +52,13 @@ class Machine:
         self._process = None
         self._qmp = None
 
-    def start(self, image, disk, state=None, writable=False, keep=False):
+    def start(self, image, disk, state=None, writable=False, keep=False, devices=()):
         """Starts QEMU.  state: a file made by save(), to go on from there.  writable: what the VM
-        writes goes to the disk file, else it is forgotten.  keep: it outlives this process."""
+        writes goes to the disk file, else it is forgotten.  keep: it outlives this process.
+        devices: more for QEMU's -device, without a state."""
         os.makedirs(self.folder)
         command = ['qemu-system-x86_64', *hardware(),
+                   *[arg for device in devices for arg in ('-device', device)],
                    '-kernel', image.kernel, '-initrd', image.initrd,
                    '-drive', f'if=none,id=disk0,format=raw,file={disk},'
                              + ('cache=unsafe' if writable else 'snapshot=on'),

@@ -4,6 +4,7 @@ import glob
 import itertools
 import os
 
+from . import image
 from .error import VmError
 from .guest import KINDS
 from .host import Host
@@ -28,15 +29,23 @@ class TestVm(Host):
         self._keep = keep
         super().__init__(f'{RUN_DIR}/{self.name}')
 
-    def up(self, guest='seabios'):
-        """Has it running; guest: one of KINDS in snapshot.py, which is `windows` then."""
+    def up(self, guest='seabios', devices=()):
+        """Has it running; guest: one of KINDS in snapshot.py, which is `windows` then.  devices: more
+        for its QEMU's -device; then it boots, and the guest after it, which takes a minute."""
         if self.machine.alive():
             raise VmError(f'the test VM {self.name} is up already')
         _sweep()
-        image, disk, state = snapshot(guest)
         if not self._keep:
             atexit.register(self.down)
-        self.boot(image, disk, state=state, keep=self._keep)
+        if devices:
+            files = image.build()
+            self.boot(files, files.disk, keep=self._keep, devices=devices)
+            self.exec('systemctl is-system-running --wait; udevadm settle', timeout=300)
+            if guest in KINDS:
+                self.guest().start(guest)
+            return self
+        files, disk, state = snapshot(guest)
+        self.boot(files, disk, state=state, keep=self._keep)
         if guest in KINDS:
             self.guest().qmp('cont')
         return self
