@@ -4,6 +4,7 @@ use hotplugger::config::edit::{NewPort, add_ports};
 use hotplugger::config::parse::parse;
 use hotplugger::config::port::PortName;
 use hotplugger::config::prefilter::may_match;
+use hotplugger::config::section::parse_sections;
 use hotplugger::location::{PortLocation, UsbLocation};
 
 /// Reads it, looks for its ports in its raw text, and adds one more to it.
@@ -16,6 +17,9 @@ pub fn run(data: &[u8]) {
         Err(error) => {
             // Also where a list is still empty, which only this reads.
             let _ = add_ports(text, "w", &[new]);
+            if let Ok(config) = parse_sections(text) {
+                assert!(!config.broken.is_empty() && !config.virtual_machines.is_empty());
+            }
             return drop(error.to_string());
         }
     };
@@ -24,7 +28,7 @@ pub fn run(data: &[u8]) {
             let again: PortName = port.to_string().parse().expect("what was printed is read");
             assert_eq!(again, *port);
             if let PortName::DevPath(devpath) = port {
-                assert!(may_match(data, devpath, |_| Vec::new()), "{devpath} is overlooked");
+                assert!(may_match(data, devpath, |_| hotplugger::location::PeerPorts::default()), "{devpath} is overlooked");
                 let places = UsbLocation::of(PortLocation::of(devpath.clone()));
                 assert!(!config.owners(&places).is_empty(), "nobody has {devpath}");
             }
