@@ -28,7 +28,10 @@ pub fn run(data: &[u8]) {
             let again: PortName = port.to_string().parse().expect("what was printed is read");
             assert_eq!(again, *port);
             if let PortName::DevPath(devpath) = port {
-                assert!(may_match(data, devpath, |_| hotplugger::location::PeerPorts::default()), "{devpath} is overlooked");
+                assert!(
+                    may_match(data, devpath, |_| hotplugger::location::PeerPorts::default()),
+                    "{devpath} is overlooked"
+                );
                 let places = UsbLocation::of(PortLocation::of(devpath.clone()));
                 assert!(!config.owners(&places).is_empty(), "nobody has {devpath}");
             }
