@@ -258,13 +258,12 @@ proptest! {
 
         let companion = controller.replace(":14.0", ":14.7");
         let other = place(if bus == 1 { &companion } else { &controller }, 9, 3, &[9]).devpath;
-        let (device, peers) = match is_peer {
-            true => {
-                let own = PortLocation::of(other.clone());
-                let peers = vec![PortLocation::of(devpath)];
-                (other, UsbLocation { own, peers }.peer_ports())
-            }
-            false => (devpath, PeerPorts::default()),
+        let (device, peers) = if is_peer {
+            let own = PortLocation::of(other.clone());
+            let peers = vec![PortLocation::of(devpath)];
+            (other, UsbLocation { own, peers }.peer_ports())
+        } else {
+            (devpath, PeerPorts::default())
         };
         let may = may_match(&text, &device, |_| peers);
         prop_assert!(may, "{:?}", String::from_utf8_lossy(&text));
