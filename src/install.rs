@@ -295,7 +295,7 @@ impl PathUnit {
         format!("{WANTS}/{}", self.name)
     }
 
-    /// What it says.
+    /// Its text.
     ///
     /// `PathChanged=` and not `PathExists=`: a socket that a killed QEMU has left would start the
     /// service again and again.

@@ -41,7 +41,7 @@ struct GuestState {
     stale: Vec<DeviceId>,
     /// Why a stale object was not deleted, or usb-host cannot be loaded.
     error: Option<Error>,
-    /// What was plugged in after the guest was queried.
+    /// Read after the guest was queried.
     topology: Topology,
 }
 

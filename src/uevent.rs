@@ -80,7 +80,7 @@ pub enum EventKind {
     DeviceRemove,
 }
 
-/// What is wrong with a uevent.
+/// A mistake in a uevent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UeventError {
     /// A variable that every uevent has is not there.
@@ -115,7 +115,7 @@ impl Uevent {
         })
     }
 
-    /// Reads a packet of the kernel's uevent multicast group: `ACTION@DEVPATH` and the variables,
+    /// Reads a packet of the multicast group of uevents: `ACTION@DEVPATH` and the variables,
     /// each ended by NUL (`lib/kobject_uevent.c`: `kobject_uevent_env`).
     ///
     /// None for a packet of another form.

@@ -55,12 +55,8 @@ pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
         }
     }
     findings.extend(facts.left_over.iter().map(|path| {
-        Finding::warning(
-            "unit-left-over",
-            path,
-            "it belongs to a VM that is no longer in the config",
-        )
-        .run(INSTALL)
+        Finding::warning("unit-left-over", path, "it belongs to a VM that the config no longer has")
+            .run(INSTALL)
     }));
     if facts.suspends_domains {
         let what = "libvirt saves the state of running domains when the host shuts down; QEMU cannot restore \

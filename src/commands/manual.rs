@@ -180,7 +180,7 @@ fn guest_uses_disk(host: &dyn Host, devpath: &DevPath) -> bool {
     host.interfaces(devpath).iter().any(Interface::is_claimed_storage)
 }
 
-/// Keeps the port and its peer ports with the host, or no longer. Returns what was changed.
+/// Keeps the port and its peer ports with the host, or no longer. Returns the change.
 ///
 /// It comes before the devices are detached or attached, so that no event comes between.
 fn change_kept_ports(

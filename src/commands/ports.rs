@@ -21,7 +21,7 @@ pub struct Ports {
     json: bool,
 }
 
-/// What is printed; the form is documented in docs/json.md.
+/// The output; the form is documented in docs/json.md.
 #[derive(Debug, Serialize)]
 struct Listing {
     controllers: Vec<ListedController>,

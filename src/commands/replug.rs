@@ -88,7 +88,7 @@ impl Replug {
     }
 }
 
-/// What is plugged into the ports.
+/// The devices in the ports.
 fn plugged(topology: &Topology, ports: &[DevPath]) -> Vec<String> {
     let label = |port: &HubPort| match &port.plugged {
         Some(Plugged::Device(device)) => Some(device.label()),

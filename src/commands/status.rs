@@ -38,7 +38,7 @@ pub struct Status {
     events: usize,
 }
 
-/// What is printed; the form is documented in docs/json.md.
+/// The output; the form is documented in docs/json.md.
 #[derive(Debug, Serialize)]
 struct Report {
     virtual_machines: Vec<VmStatus>,

@@ -30,7 +30,7 @@ pub enum User {
 }
 
 impl Access {
-    /// What holds for a VM that is no longer in the config.
+    /// The access to a VM that the config no longer has.
     pub const DEFAULT: Self =
         Self { mode: AccessMode::Auto, user: None, trust_socket_directory: false };
 

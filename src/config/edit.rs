@@ -12,7 +12,7 @@ use super::port::PortName;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewPort {
     pub name: PortName,
-    /// What is written behind it, for people; empty for nothing.
+    /// The comment behind it; empty for none.
     pub comment: String,
 }
 
@@ -166,8 +166,8 @@ pub(super) fn next_content(lines: &[Line<'_>], range: Range<usize>) -> Option<us
     range.into_iter().find(|line| lines[*line].has_content())
 }
 
-/// The lines that belong to the key in `line`: all that are indented further, or with what is no plain
-/// space.
+/// The lines that belong to the key in `line`: all that are indented further, or with characters
+/// other than plain spaces.
 pub(super) fn below(lines: &[Line<'_>], line: usize) -> Range<usize> {
     let indent = lines[line].indent();
     let end = (line + 1..lines.len())
@@ -230,7 +230,7 @@ enum List {
     Block {
         /// The byte behind the last entry's line.
         at: usize,
-        /// What stands before an entry in its line.
+        /// The part of a line before its entry.
         prefix: String,
         end: String,
         /// Whether the file ends here, without a line end.

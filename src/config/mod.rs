@@ -32,7 +32,7 @@ pub mod usb_host;
 pub struct Config {
     /// The VMs, in the order of the file.
     pub virtual_machines: Vec<VirtualMachine>,
-    /// What goes to none of them.
+    /// Devices that go to none of them.
     pub exclude: Vec<DeviceMatcher>,
     /// The VMs whose sections have mistakes.
     pub broken: Vec<BrokenSection>,
@@ -61,11 +61,11 @@ pub struct VirtualMachine {
     /// Whether the peer ports of its ports are its too, where no other name has
     /// them.
     pub peer_ports: bool,
-    /// What is accepted, but better written otherwise.
+    /// Texts that are accepted, but better written otherwise.
     pub spellings: Vec<Spelling>,
 }
 
-/// A text of the config, and what it is taken for.
+/// A text of the config, and its meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spelling {
     pub written: String,
@@ -79,7 +79,7 @@ pub struct DeviceRules {
     pub exclude: Vec<DeviceMatcher>,
     /// If it is not empty, all others do not.
     pub only: Vec<DeviceMatcher>,
-    /// Properties of QEMU's usb-host device, of those in [`usb_host`].
+    /// Properties of the usb-host device of QEMU, of those in [`usb_host`].
     pub usb_host: UsbHostProperties,
 }
 
@@ -203,7 +203,7 @@ struct MatchRank {
 }
 
 impl VirtualMachine {
-    /// The properties of QEMU's usb-host for a device at this location.
+    /// The usb-host properties for a device at this location.
     pub fn usb_host(&self, location: &UsbLocation) -> UsbHostProperties {
         let mut properties = self.rules.usb_host.clone();
         properties
@@ -266,7 +266,7 @@ impl fmt::Display for Refusal<'_> {
 }
 
 /// Whether `only:` lists the device. Each of its interfaces must be of a class that is listed: one
-/// that is not could be what the list is to keep out.
+/// that is not could be the very one that the list is to keep out.
 fn is_listed(
     only: &[DeviceMatcher],
     location: &UsbLocation,

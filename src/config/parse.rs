@@ -22,7 +22,7 @@ pub struct ConfigError {
     pub line: Option<usize>,
     /// The column, from 1.
     pub column: Option<usize>,
-    /// The line where the YAML reader has begun what it could not read to its end, if it says so.
+    /// The line where the element began that the YAML reader could not read to its end, if it says so.
     pub begun: Option<usize>,
     pub message: String,
 }

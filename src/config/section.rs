@@ -72,7 +72,7 @@ pub fn parse_sections(text: &str) -> Result<Config, ConfigError> {
 fn blame(text: &str, error: &ConfigError) -> Option<(Section, Result<Config, ConfigError>)> {
     let sections = sections(text);
     let mut blamed = None;
-    // What was begun and not ended, then the line that the YAML reader could not read.
+    // The line where something was begun and not ended, then the line with the error.
     for line in [error.begun, error.line].into_iter().flatten() {
         let at_line = sections.iter().find(|section| section.lines.contains(&line));
         let Some(section) = at_line else { continue };

@@ -1,4 +1,4 @@
-//! The properties of QEMU's usb-host device that the config may set (`hw/usb/host-libusb.c`:
+//! The usb-host properties that the config may set (`hw/usb/host-libusb.c`:
 //! `usb_host_dev_properties`). The others say which device it is.
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ const MAX_COUNT: u32 = 1024;
 ///
 /// # Errors
 ///
-/// What is wrong, and what to write instead.
+/// The mistake, and how to write it instead.
 pub fn read(name: &str, text: &str) -> Result<(&'static str, Value), String> {
     let known = |wanted: &str| PROPERTIES.into_iter().find(|(known, _)| *known == wanted);
     let Some((name, kind)) = known(name) else {
@@ -60,7 +60,7 @@ pub fn read(name: &str, text: &str) -> Result<(&'static str, Value), String> {
             Kind::Switch => "`true` or `false`".to_owned(),
             Kind::Count => format!("a number from 1 to {MAX_COUNT}"),
         };
-        format!("`{text}` is no value of `{name}`: write {expected}")
+        format!("`{text}` is not a value of `{name}`: write {expected}")
     })
 }
 
@@ -81,11 +81,11 @@ mod tests {
         ));
         assert_eq!(
             wrong("isobsize", "0"),
-            "`0` is no value of `isobsize`: write a number from 1 to 1024"
+            "`0` is not a value of `isobsize`: write a number from 1 to 1024"
         );
         assert_eq!(
             wrong("pipeline", "1"),
-            "`1` is no value of `pipeline`: write `true` or `false`"
+            "`1` is not a value of `pipeline`: write `true` or `false`"
         );
     }
 }

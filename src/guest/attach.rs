@@ -182,7 +182,7 @@ impl Attempt<'_> {
     fn try_all_ports(&mut self, qmp: &mut dyn Qmp) -> Result<Attached, AttachError> {
         let request = self.request;
         if let Claim::ByQemu(qemu) = &request.claim {
-            // It is not by an object of ours, which the guest would have.
+            // Our own object would be in the guest.
             return Err(Unavailable::InOtherQemu(qemu.clone()).into());
         }
         let buses = bus::buses(qmp, request.hubs)?;

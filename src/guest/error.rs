@@ -69,7 +69,7 @@ pub enum Unavailable {
     /// The policy rejects it now.
     #[error("{0}")]
     Rejected(String),
-    /// A QEMU has it, without an object of ours.
+    /// A QEMU has it, but we have no object for it.
     #[error(
         "{0} uses it already; remove the device from that VM's arguments or definition, or detach it \
          there"

@@ -4,7 +4,7 @@
 //! is not complete (other mount namespaces, ZFS, bcache), so the kernel is asked as well: an
 //! exclusive open of a block device fails while anybody has claimed it (`block/bdev.c`:
 //! `bd_prepare_to_claim`). The opens are kept, so that nothing claims the disk between the check and
-//! the unbinding of the host's drivers.
+//! the unbinding of host drivers.
 //!
 //! The opens have no side effects: with `O_NONBLOCK` the kernel neither needs a medium nor closes a
 //! tray (`drivers/cdrom/cdrom.c`: `cdrom_open`), and udevd sends a `change` event only after a
@@ -77,7 +77,7 @@ struct Source {
     number: Option<String>,
 }
 
-/// What the host uses a disk for. `block` is the device's own block device.
+/// The use that the host makes of a disk. `block` is the device's own block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskUse {
     Mounted {
@@ -118,7 +118,7 @@ pub enum DiskUse {
 ///
 /// # Errors
 ///
-/// What the host uses a disk for.
+/// How the host uses a disk.
 pub fn claim(root: &Root, devpath: &DevPath, exclusively: bool) -> Result<DiskClaims, DiskUse> {
     // Most devices have no disk, and a host may have dozens, loop devices of snaps above all.
     if !locations(root).iter().any(|(_, location)| location.is_at_or_below(devpath)) {
@@ -149,7 +149,7 @@ pub fn claim(root: &Root, devpath: &DevPath, exclusively: bool) -> Result<DiskCl
 /// The result of an exclusive open.
 enum Opened {
     Held(OwnedFd),
-    /// Somebody has claimed it.
+    /// It is claimed.
     Busy,
     /// There is no medium, or no such device any more.
     Nothing,
@@ -263,7 +263,7 @@ impl Disks {
         Ok(claims)
     }
 
-    /// Who uses the block device, or what is made of it, that the kernel has claimed.
+    /// Who uses the block device, or a volume on it, that the kernel has claimed.
     fn user(&self, root: &Root, block: &Block, made_of_it: &[&Block]) -> DiskUse {
         let name = block.name.clone();
         if let Some((at, program)) = mount_elsewhere(root, made_of_it) {
@@ -281,7 +281,7 @@ impl Disks {
         }
     }
 
-    /// The process that has the block device open, or what is made of it. A raw open claims nothing.
+    /// The process that has the block device open, or a volume on it. A raw open claims nothing.
     fn opened(&self, root: &Root, block: &Block) -> Option<DiskUse> {
         let made_of_it = self.dependents(block);
         let program = program_with(root, &made_of_it)?;

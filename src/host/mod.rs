@@ -66,7 +66,7 @@ pub trait Host {
 
     fn now(&self) -> Monotonic;
 
-    /// The number of the kernel's newest uevent, and the time.
+    /// The number of the newest uevent, and the time.
     fn uevent_mark(&self) -> UeventMark;
 
     fn boot_id(&self) -> &str;
@@ -135,7 +135,7 @@ pub trait Host {
     /// The ports that a person keeps with the host.
     fn kept_ports(&self) -> Vec<DevPath>;
 
-    /// Keeps these ports with the host, and no longer what is at or below the released ones.
+    /// Keeps these ports with the host, and no longer those at or below the released ones.
     fn save_kept_ports(&self, kept: &[DevPath], released: &[DevPath]) -> anyhow::Result<()>;
 
     /// Keeps other hotplugger processes from attaching and detaching devices of the port. `None`

@@ -1,4 +1,4 @@
-//! What the kernel says of a USB device at this moment: the files in its sysfs directory, and its node.
+//! A USB device as the kernel has it now: the files in its sysfs directory, and its node.
 
 use std::fs::{self, File};
 use std::io::{self, Read};

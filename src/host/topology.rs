@@ -43,7 +43,7 @@ pub struct Hub {
 pub struct HubPort {
     pub port: Port,
     pub devpath: DevPath,
-    /// What the kernel and the firmware say of its socket.
+    /// The physical side, from the kernel and the firmware.
     pub connector: Connector,
     pub plugged: Option<Plugged>,
 }

@@ -71,7 +71,7 @@ fn describe(PermissionIssue { path, kind }: &PermissionIssue) -> String {
 
 impl PeerPolicy {
     /// Opens the socket file and verifies it: it must belong to the expected user or to root, and
-    /// nobody else may be able to replace it.
+    /// no other user may be able to replace it.
     ///
     /// If the config names no user, the file's owner is expected, and a directory with a sticky bit is
     /// unsafe, because everybody can create the socket there.

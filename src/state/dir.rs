@@ -1,7 +1,7 @@
 //! The state directory: `/tmp/hotplugger`, safe in a directory that everybody may write to.
 //!
 //! Everything is opened relative to the directory's own descriptor and no link is followed. A directory
-//! that is not ours alone is not used, repaired or deleted: `/run/hotplugger`, where nobody else
+//! that is not ours alone is not used, repaired or deleted: `/run/hotplugger`, where no other user
 //! can put one, takes its place.
 //!
 //! The directory may have been another user's before it became ours, and that user may still hold

@@ -35,7 +35,7 @@ pub fn includes(kept: &[DevPath], device: &DevPath) -> bool {
     kept.iter().any(|port| device.is_at_or_below(port))
 }
 
-/// Keeps `kept`, and no longer keeps what is at or below `released`.
+/// Keeps `kept`, and no longer the ports at or below `released`.
 pub fn save(records: &Records<'_>, kept: &[DevPath], released: &[DevPath]) -> Result<()> {
     let state = records.dir();
     let before = read(state);

@@ -1,4 +1,4 @@
-//! What is remembered of a port between the events of its device.
+//! The state of a port between the events of its device.
 //!
 //! All of it is disposable: with the whole directory deleted, devices are still attached and detached
 //! rightly. [`dir`] keeps the directory safe, [`lock`] is the waiting, [`record`] is what is

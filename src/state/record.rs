@@ -29,7 +29,7 @@ pub struct Record {
     pub devnum: DevNum,
     /// When the kernel added the device, as exactly as it is known.
     pub plugged_at: Monotonic,
-    /// What had been heard of the kernel when the record was made.
+    /// The newest uevent when the record was made.
     pub seen: UeventMark,
     /// The newest of the device's interfaces whose `add` was handled.
     pub newest_interface: Option<u64>,

@@ -74,7 +74,7 @@ fn machine(name: &str, ports: &[&str]) -> VirtualMachine {
     }
 }
 
-/// A name, or the DEVPATH of what is below the controller.
+/// A name, or a DEVPATH below the controller.
 fn port_name(text: &str) -> PortName {
     if text.starts_with("usb") { PortName::DevPath(path(text)) } else { text.parse().unwrap() }
 }

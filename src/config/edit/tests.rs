@@ -182,7 +182,7 @@ prop_compose! {
     }
 }
 
-/// A key ends within 1024 characters; what is longer is not looked at colon by colon.
+/// A key ends within 1024 characters; longer lines are not searched colon by colon.
 #[test]
 fn a_line_of_many_colons_is_no_key() {
     let long = format!("virtual_machines:\n  \"{}\n", "a: ".repeat(300_000));

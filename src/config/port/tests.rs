@@ -98,7 +98,7 @@ fn the_same_port_in_two_forms_is_told() {
     assert!(same("pci-a/usb2:1", "pci-a-usbv2-0:1"));
     assert!(same("pci-a/usb2:1", "pci-a-usb-0:1"));
     assert!(same("pci-a-usb-0:1", "/devices/a/usb1/1-1"));
-    assert!(!same("pci-a/usb2:1", "/devices/a/usb1/1-1"), "which bus it is nobody knows");
+    assert!(!same("pci-a/usb2:1", "/devices/a/usb1/1-1"), "the bus is not known");
     assert!(!same("pci-a/usb2:1", "pci-a/usb3:1"));
     assert!(!same("pci-a-usb-0:1", "pci-a-usb-0:1.1"));
     assert!(same("a/usb1/1-1", "/devices/a/usb1/1-1") && same("1-1", "usb1/1-1"));

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 const CONFIG: &str = "virtual_machines:\n  w:\n    socket: /s\n    ports: [/devices/x/usb1/1-1]\n";
 
-/// What is said of a device whose connectors have no other halves.
+/// The answer for a device without peer ports.
 fn alone(text: &str, device: &str) -> bool {
     may_match(text.as_bytes(), &format!("/devices/{device}").parse().unwrap(), no_peers)
 }

@@ -30,7 +30,7 @@ fn event(kind: EventKind, port: &str) -> UsbEvent {
     }
 }
 
-/// Plans for a device whose location is its DEVPATH alone.
+/// Plans for a device of which only the DEVPATH is known.
 fn plan<'a>(event: &UsbEvent, config: &'a Config, record: Option<&'a Record>) -> Plan<'a> {
     let location = UsbLocation::of(PortLocation::of(event.device.clone()));
     super::plan(event, &location, config, record, false)

@@ -59,7 +59,7 @@ fn what_is_damaged_or_of_another_boot_counts_as_absent() {
     }
 }
 
-/// Whatever somebody put in its place, it is left as it is and `/run` is used.
+/// Anything in its place is left as it is, and `/run` is used.
 #[test]
 fn a_folder_that_is_not_ours_alone_is_not_used() {
     type Plant = fn(&std::path::Path);
