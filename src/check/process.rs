@@ -4,6 +4,7 @@
 //! QEMU's own /dev, and on an `AppArmor` profile. The device lists of cgroups cannot be read.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::finding::Finding;
@@ -12,6 +13,7 @@ use crate::config::access::AccessMode;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::host::sysfs::attribute;
+use crate::host::usbfs;
 use crate::root::Root;
 use crate::text::sanitize;
 
@@ -115,6 +117,23 @@ pub fn parse_list(attribute: &[u8]) -> Vec<Entry> {
 
 pub(super) fn file(root: &Root, pid: u32, name: &str) -> PathBuf {
     root.path(format!("/proc/{pid}/{name}"))
+}
+
+/// The user of a QEMU that libvirt has started for a domain of that name
+/// (libvirt, `src/qemu/qemu_command.c`: `qemuBuildNameCommandLine`).
+pub fn user_of_domain(root: &Root, domain: &str) -> Option<u32> {
+    let name = format!("guest={}", domain.replace(',', ",,"));
+    let is_domain = |pid: &u32| {
+        let arguments = fs::read(file(root, *pid, "cmdline")).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments);
+        let mut arguments = arguments.split('\0').skip_while(|argument| *argument != "-name");
+        let value = arguments.nth(1).unwrap_or_default();
+        value
+            .strip_prefix(&name)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(",debug-threads="))
+    };
+    let pid = usbfs::pids(root).into_iter().find(is_domain)?;
+    fs::metadata(file(root, pid, "cmdline")).ok().map(|metadata| metadata.uid())
 }
 
 /// Reads the rights of a process; `None` if they cannot be read.

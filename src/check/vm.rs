@@ -37,6 +37,8 @@ pub struct VmFacts {
     pub users: SocketUsers,
     pub root: bool,
     pub process: Option<Process>,
+    /// The user whose own libvirt runs a domain of that name, which libvirt's system instance does not.
+    pub session_user: Option<u32>,
     pub nodes: Vec<Node>,
 }
 
@@ -125,6 +127,15 @@ fn answer(facts: &VmFacts) -> Option<Finding> {
         Error::Libvirt { domain, .. } => Finding::error("libvirt", name, error.to_string()).advice(
             format!("does `virsh -c qemu:///system domstate {}` work?", shell_word(domain)),
         ),
+        Error::NotRunning { .. } if facts.session_user.is_some() => {
+            let user = facts.session_user.unwrap_or_default();
+            let what = format!(
+                "it runs in the libvirt of user {user} (qemu:///session), which hotplugger does not use"
+            );
+            let own = "give it a QMP socket, as `hotplugger libvirt-xml` prints it, and write `socket:` in \
+                       place of `domain:`";
+            Finding::error("domain-in-session", name, what).advice(own)
+        }
         Error::NotRunning { stale: false, .. } if facts.vm.monitor.is_domain() => {
             Finding::note("vm-off", name, format!("`{name}` is {error}"))
         }
@@ -199,6 +210,12 @@ pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topo
             Monitor::Socket(_) => issue(root, &socket).unwrap_or_default(),
         },
         process: pid.and_then(|pid| process::gather(root, pid)),
+        session_user: match (&vm.monitor, &answer) {
+            (Monitor::Domain(domain), Err(Error::NotRunning { .. })) => {
+                process::user_of_domain(root, domain)
+            }
+            _ => None,
+        },
         nodes: nodes(root, config, vm, topology, pid),
         root: rustix::process::geteuid().is_root(),
         vm: vm.clone(),
@@ -420,6 +437,7 @@ pub(in crate::check) mod tests {
             users: SocketUsers::default(),
             root: true,
             process: None,
+            session_user: None,
             nodes: Vec::new(),
         }
     }

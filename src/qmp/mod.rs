@@ -86,7 +86,7 @@ pub enum Error {
 
 fn not_running(monitor: &Monitor, stale: bool) -> String {
     match monitor {
-        Monitor::Domain(_) => format!("{monitor} is off"),
+        Monitor::Domain(_) => format!("{monitor} is off in qemu:///system"),
         Monitor::Socket(_) if stale => format!("no process listens at {monitor}"),
         Monitor::Socket(_) => format!("there is no socket {monitor}"),
     }

@@ -124,6 +124,13 @@ impl Host {
         self.qemu.insert(Qemu::start(&self.root, "windows", &arguments)).pid()
     }
 
+    /// Starts a QEMU under the name that libvirt gives the QEMU of that domain.
+    pub(crate) fn start_session_domain(&mut self, domain: &str) {
+        let name = format!("guest={domain},debug-threads=on");
+        let qemu = Qemu::start(&self.root, "session", &["-S", "-name", &name]);
+        self.kept.push(Box::new(qemu));
+    }
+
     pub(crate) fn stop_qemu(&mut self) {
         if self.qemu.take().is_some() {
             self.remove("/run/windows.qmp");

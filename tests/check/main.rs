@@ -317,6 +317,14 @@ const SOCKETS: &[Case] = &[
 
 const GUESTS: &[Case] = &[
     Case(
+        "domain-in-session",
+        |host| {
+            host.config_with("socket: /run/linux.qmp", "domain: linux");
+            host.start_session_domain("linux");
+        },
+        Hand(config_again),
+    ),
+    Case(
         "socket-busy",
         |host| {
             host.start_qemu(&[XHCI]);
@@ -531,10 +539,12 @@ fn intact_host_gets_one_line() {
     let mut host = Host::new();
     host.start_qemu(&[XHCI]);
     let output = host.run(&[]);
-    assert_eq!(
-        String::from_utf8(output.stdout).unwrap(),
-        "no problem found: 2 VMs (1 not running), 4 ports, rule, state (2 notes with -v)\n"
-    );
+    let line = String::from_utf8(output.stdout).unwrap();
+    // That the keyboard is not attached is a note, unless a hotplugger of another test is running.
+    let notes = [2, 3].map(|notes| format!("({notes} notes with -v)\n"));
+    let expected = "no problem found: 2 VMs (1 not running), 4 ports, rule, state ";
+    let rest = line.strip_prefix(expected).unwrap_or_else(|| panic!("{line}"));
+    assert!(notes.iter().any(|notes| notes == rest), "{line}");
     assert!(output.status.success() && output.stderr.is_empty());
     assert!(!host.path("/tmp/hotplugger").exists(), "check has created the state directory");
     let told = String::from_utf8(host.run(&["-v"]).stdout).unwrap();

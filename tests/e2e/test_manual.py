@@ -1,0 +1,54 @@
+"""What a person runs: `edit`, `detach --vm` before a state is saved; and `only:`, which he writes."""
+from test_attach import AttachCase
+
+
+class ManualTest(AttachCase):
+    """One guest with two ports."""
+
+    guest_kind = 'seabios'
+
+    def setUp(self):
+        super().setUp()
+        self.install({'windows': ['1', '2']}, delay=0)
+
+    def test_state_is_saved_and_restored(self):
+        self.vm.plug('kbd', '1')
+        self.vm.plug('storage', '2')
+        both = {('kbd', '1'), ('storage', '2')}
+        self.wait_attached(*both)
+        self.vm.sh('hotplugger detach --vm windows')
+        self.assertEqual(self.guest.ids(), [])
+        self.guest.qmp('stop')
+        self.guest.qmp('migrate', uri='exec:cat >/var/tmp/windows.state')
+        self.vm.wait_for(lambda: self.guest.qmp('query-migrate').get('status') == 'completed',
+                         what='the saved state')
+        self.vm.sh('udevadm trigger --settle --action=bind /sys/bus/usb/devices/1-1')
+        self.assertEqual(self.guest.ids(), [], 'its devices stay away while it is saved')
+        self.guest.stop()
+        # Its devices are its own again as soon as it runs anew.
+        self.guest.start('seabios', extra=['-incoming', 'exec:cat /var/tmp/windows.state'])
+        self.vm.wait_for(lambda: self.guest.qmp('query-status')['status'] in ('paused', 'running'),
+                         what='the restored state')
+        self.guest.qmp('cont')
+        self.vm.sh('hotplugger sync windows')
+        self.wait_attached(*both)
+
+    def test_edit_replaces_the_config_by_one_that_can_be_read(self):
+        before = self.vm.sh('cat /etc/hotplugger/config.yaml')
+        ended = self.vm.exec("EDITOR='sed -i s/delay:/dellay:/' hotplugger edit </dev/null")
+        self.assertNotEqual(ended.rc, 0)
+        self.assertIn('unknown field `dellay`', ended.out + ended.err)
+        self.assertEqual(self.vm.sh('cat /etc/hotplugger/config.yaml'), before)
+        self.vm.sh("EDITOR='sed -i /usb.*-2/d' hotplugger edit </dev/null")
+        self.vm.plug('kbd', '2')
+        self.vm.plug('kbd', '1')
+        self.wait_attached(('kbd', '1'))
+
+    def test_only_lets_nothing_else_through(self):
+        self.vm.sh("sed -i 's/    ports:/    only: [class: hid]\\n    ports:/' "
+                   '/etc/hotplugger/config.yaml')
+        self.vm.plug('storage', '1')
+        self.vm.plug('kbd', '2')
+        self.wait_attached(('kbd', '2'))
+        lines = self.vm.journal('-t', 'hotplugger')
+        self.assertIn('the config lets only `class: 03` through', lines)
