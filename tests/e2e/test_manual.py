@@ -26,7 +26,8 @@ class ManualTest(AttachCase):
         self.assertEqual(self.guest.ids(), [], 'its devices stay away while it is saved')
         self.guest.stop()
         # Its devices are its own again as soon as it runs anew.
-        self.guest.start('seabios', extra=['-incoming', 'exec:cat /var/tmp/windows.state'])
+        self.guest.start('seabios', extra=['-incoming', 'defer'])
+        self.guest.qmp('migrate-incoming', uri='exec:cat /var/tmp/windows.state')
         self.vm.wait_for(lambda: self.guest.qmp('query-status')['status'] in ('paused', 'running'),
                          what='the restored state')
         self.guest.qmp('cont')

@@ -181,7 +181,9 @@ class Guest(UsbDevices):
         if not self.running():
             raise VmError(f'the guest {self.name} did not start: {self._log("qemu.log")}')
         with contextlib.suppress(VmError):
-            return self.qmp('query-status')['running']
+            status = self.qmp('query-status')
+            # With -incoming it waits for its state.
+            return status['running'] or status['status'] == 'inmigrate'
         return False
 
     def _wait_boot(self):
