@@ -54,6 +54,7 @@ struct ListedPort {
     peer: Option<String>,
     peer_guessed: bool,
     connect_type: Option<String>,
+    type_c: Option<String>,
     position: Option<String>,
     /// The VMs that own the port. The first that runs gets a device that is plugged in.
     vms: Vec<String>,
@@ -166,6 +167,7 @@ impl ListingInput {
             peer: port.connector.peer.as_ref().map(ToString::to_string),
             peer_guessed: port.connector.peer_guessed,
             connect_type: port.connector.connect_type.clone(),
+            type_c: port.connector.type_c.clone(),
             position: port.connector.position.clone(),
             vms: self.config.owner_names(&location),
             device,
@@ -256,6 +258,7 @@ fn connector(port: &ListedPort) -> String {
     let peer = port.peer.as_ref().and_then(|peer| peer.rsplit('/').next());
     let sign = if port.peer_guessed { "?" } else { "" };
     let peer = peer.map(|name| format!("with {name}{sign}"));
-    let known = [peer, port.connect_type.clone(), port.position.clone()];
+    let type_c = port.type_c.as_ref().map(|name| format!("Type-C {name}"));
+    let known = [peer, port.connect_type.clone(), type_c, port.position.clone()];
     known.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

@@ -62,6 +62,8 @@ pub struct Connector {
     pub companions: Vec<DevPath>,
     /// `hotplug`, `hardwired`, `not used`; `None` if unknown.
     pub connect_type: Option<String>,
+    /// The sysname of its Type-C connector, `port0` (`drivers/usb/typec/port-mapper.c`).
+    pub type_c: Option<String>,
     /// Where it is on the case, in words (`back, upper left`), if the firmware says.
     pub position: Option<String>,
 }
@@ -244,6 +246,9 @@ fn connector(root: &Root, devpath: &DevPath, directory: &Path) -> Connector {
         peer_guessed: companion.port.is_some() || peer.is_some() && !located,
         peer: peer.or(companion.port),
         companions: companion.controllers,
+        type_c: fs::read_link(directory.join("connector"))
+            .ok()
+            .and_then(|link| Some(sanitize(link.file_name()?.to_str()?, 32))),
         connect_type: text("connect_type").filter(known).map(|kind| sanitize(&kind, 32)),
         position: (!position.is_empty()).then(|| sanitize(&position.join(", "), 64)),
     }
@@ -438,6 +443,7 @@ mod read_tests {
         write(second.join("physical_location/panel"), "back\n");
         write(second.join("physical_location/vertical_position"), "upper\n");
         fs::write(second.join("connect_type"), "hotplug\n").unwrap();
+        symlink("../../../../typec/port0", second.join("connector")).unwrap();
         for (path, class) in [("usb1/1-1", "09\n"), ("usb1/1-1/1-1.4", "00\n")] {
             let device = pci.join(path);
             for (name, value) in [
@@ -475,6 +481,7 @@ mod read_tests {
         assert!(ports[0].connector.peer_guessed && !ports[2].connector.peer_guessed);
         assert_eq!(ports[2].connector.position.as_deref(), Some("back, upper"));
         assert_eq!(ports[2].connector.connect_type.as_deref(), Some("hotplug"));
+        assert_eq!(ports[2].connector.type_c.as_deref(), Some("port0"));
         assert_eq!(ports[1].connector, Connector::default());
     }
 

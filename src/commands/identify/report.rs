@@ -26,6 +26,7 @@ pub(super) struct Report {
     pub(super) device: Option<Device>,
     pub(super) peer: Option<Peer>,
     pub(super) connect_type: Option<String>,
+    pub(super) type_c: Option<String>,
     pub(super) position: Option<String>,
     /// The controllers where devices of another speed appear, if it is not known in which port.
     pub(super) companions: Vec<DevPath>,
@@ -91,6 +92,7 @@ impl Reporter<'_> {
                 .as_ref()
                 .map(|peer| Peer { facts: self.port_facts(peer), guessed: connector.peer_guessed }),
             connect_type: connector.connect_type.clone(),
+            type_c: connector.type_c.clone(),
             position: connector.position.clone(),
             companions: connector.companions.clone(),
             behind: event.behind.iter().map(|port| self.behind(port)).collect(),
@@ -173,8 +175,9 @@ impl Report {
                 line.with(Style::Warning, guess)
             }
         });
-        let facts: Vec<&str> =
-            self.position.iter().chain(&self.connect_type).map(String::as_str).collect();
+        let type_c = self.type_c.as_ref().map(|name| format!("Type-C {name}"));
+        let facts = self.position.iter().chain(&self.connect_type).chain(&type_c);
+        let facts: Vec<&str> = facts.map(String::as_str).collect();
         if !facts.is_empty() {
             lines.push(Line::from(format!("  connector: {}", facts.join("; "))));
         }

@@ -28,6 +28,7 @@ fn port(path: &str, peer: Option<&str>, plugged: Option<Plugged>) -> HubPort {
         peer: peer.map(|peer| format!("{PCI}/{peer}").parse().unwrap()),
         peer_guessed: peer.is_some(),
         connect_type: Some("hotplug".to_owned()),
+        type_c: Some("port0".to_owned()),
         position: Some("back, upper".to_owned()),
     };
     HubPort { port: devpath.port().unwrap(), devpath, connector, plugged }
@@ -78,6 +79,7 @@ fn the_object_has_the_documented_shape() {
             "port": "2-1", "usb": 3, "vms": ["w"], "guessed": true
         },
         "connect_type": "hotplug",
+        "type_c": "port0",
         "position": "back, upper",
         "companions": [],
         "behind": [{
@@ -152,7 +154,7 @@ fn a_guessed_half_is_told_as_one() {
             format!(
                 "  pci-0000:00:14.0/usb3:1  USB 3  {PCI}/usb2/2-1, w has it already, the peer port (a guess, by the numbers of ports)"
             ),
-            "  connector: back, upper; hotplug".to_owned(),
+            "  connector: back, upper; hotplug; Type-C port0".to_owned(),
         ]
     );
 }
