@@ -52,58 +52,55 @@ class Walk:
     def walk(self):
         """All of it."""
         host = self.host
-        self.say('# The first port', 'What a new user types and sees, from the program to a '
-                 'keyboard in the guest. Made by `tests/e2e/first_port.py` in the virtual host of '
-                 'the tests, whose devices are QEMU\'s; the guest `windows` is running, with a QMP '
-                 f'socket at `{SOCKET}`.')
+        self.say('# Your first port', 'This page shows what you type and what hotplugger prints, from the '
+                 'installation to a keyboard in the guest. `tests/e2e/first_port.py` recorded it in the '
+                 'virtual host of the tests, where QEMU emulates the USB devices. The VM `windows` is '
+                 f'running, with a QMP socket at `{SOCKET}`.')
         host.put(self.binary, '/usr/local/bin/hotplugger', 0o755)
-        self.say('## Install', '`make install` has put the program into `/usr/local/bin`; then it runs:')
+        self.say('## Install', 'The program is in `/usr/local/bin`. Install the udev rule and all other files:')
         self.run('hotplugger install')
-        self.say('## Find the port', 'Which port is it? `identify` needs no root. A keyboard is '
-                 'plugged into the one that is wanted:')
+        self.say('## Find the port', 'Run `identify`, which needs no root, and plug a device into the port:')
         self.identify()
-        self.say('## Write it down', 'The virtual machine and its socket go into the config, and '
-                 '`identify` adds the port, here that of the device that is plugged:')
+        self.say('## Write the config', 'Write the VM and its socket into the config. Then let `identify` '
+                 'add the port, here the port of a device that is already plugged in:')
         host.put(CONFIG.encode(), '/etc/hotplugger/config.yaml')
         self.run('cat /etc/hotplugger/config.yaml')
         self.run('hotplugger identify --plugged 1-1 --write windows')
-        self.run('cat /etc/hotplugger/config.yaml')
-        self.say('The units that run `sync` when the virtual machine starts are made from the config:')
+        self.say('Run `install` again. It writes the unit that runs `sync` when the VM starts:')
         self.run('hotplugger install')
         self.say('## Check it')
         self.run('hotplugger check')
-        self.say('## Plug it in', 'The keyboard is pulled and plugged again:')
+        self.say('## Plug in the device', 'Unplug the keyboard and plug it in again:')
         host.unplug('1')
         host.wait_for(lambda: '1-1:1.0' not in host.drivers(), 60, 'the keyboard to be gone')
         host.plug('kbd', '1')
         host.wait_for(lambda: self.guest.attached(), 60, what='the keyboard in the guest')
         host.settle()
         self.run('journalctl -t hotplugger -o cat')
-        self.run('hotplugger status')
-        self.say('The guest\'s Linux has it:')
         host.wait_for(self.guest.lsusb, 60, what='the guest OS')
+        self.run('hotplugger status')
+        self.say('The guest lists it:')
         self.show('lsusb   # in the guest', '\n'.join(self.guest.lsusb().values()))
-        self.say('Pulled, it is gone:')
+        self.say('Unplug it:')
         host.unplug('1')
         host.wait_for(lambda: not self.guest.ids(), 60, what='the guest without the keyboard')
         host.settle()
         self.run('journalctl -t hotplugger -o cat -n 1')
-        self.look_around()
+        self.other_commands()
         return '\n'.join(self.text).rstrip() + '\n'
 
-    def look_around(self):
-        """The other commands."""
+    def other_commands(self):
+        """Runs commands that are not part of the setup."""
         self.host.plug('kbd', '1')
         self.host.wait_for(lambda: self.guest.attached(), 60)
         self.host.settle()
-        self.say('## Look around', 'All ports of the host (here only the first ones), and what an '
-                 'event would do, without doing it:')
+        self.say('## Other commands', 'List the ports of the host (here only the first lines):')
         self.run('hotplugger ports | head -n 6')
+        self.say('Show the steps of an event, without doing anything:')
         self.run('hotplugger simulate 1-1 --action remove')
-        self.say('What the virtual machine needs to be started with, for a shell and for libvirt:')
+        self.say('Print the arguments that QEMU needs:')
         self.run('hotplugger qemu-args windows')
-        self.run('hotplugger libvirt-xml windows')
-        self.say('And away with it; the config stays:')
+        self.say('Uninstall everything except the config:')
         self.run('hotplugger uninstall')
 
     def identify(self):
