@@ -88,7 +88,7 @@ campaign: packages build
 	python3 tests/e2e/run_campaign.py --binary $(BINARY) $(if $(SEED),--seed $(SEED)) \
 	    --steps $(or $(STEPS),2000) --minutes $(or $(MINUTES),60)
 
-# How fast it is: writes docs/performance.md. On an idle machine, half an hour.
+# Measures the speed and writes docs/developers/performance.md. Needs an idle machine for half an hour.
 bench: packages build
 	python3 tests/bench/bench.py --binary $(BINARY)
 
@@ -110,7 +110,7 @@ install:
 	install -m 644 dist/man/*.1 $(SHARE)/man/man1
 	install -m 644 dist/man/*.5 $(SHARE)/man/man5
 	install -m 644 README.md CHANGELOG.md $(SHARE)/doc/hotplugger
-	install -m 644 docs/*.md docs/*.svg $(SHARE)/doc/hotplugger/docs
+	install -m 644 docs/*.md $(SHARE)/doc/hotplugger/docs
 	install -m 644 config.yaml $(SHARE)/doc/hotplugger/examples
 	install -m 644 LICENSE-APACHE LICENSE-MIT $(SHARE)/licenses/hotplugger
 	install -D -m 644 dist/completions/hotplugger.bash $(SHARE)/bash-completion/completions/hotplugger

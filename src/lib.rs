@@ -2,7 +2,8 @@
 //!
 //! udev runs the program once for each event of a USB device. [`event`] handles the event,
 //! [`attach`] and [`detach`] take a device to a guest and back, [`guest`] knows QEMU's commands,
-//! [`qmp`] its protocol, [`state`] the records. ARCHITECTURE.md has the path of one plug.
+//! [`qmp`] its protocol, [`state`] the records. docs/developers/architecture.md has
+//! the path of one plug.
 
 pub mod attach;
 pub mod check;

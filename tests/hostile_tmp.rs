@@ -3,7 +3,7 @@
 //!
 //! The other user is real, and so are the mounts: as root, `make test` runs all of it. Nothing here
 //! may lean on the kernel's own protections (`fs.protected_symlinks` and the like):
-//! docs/reliability.md tells with which settings it was run.
+//! docs/security.md lists the settings that it was run with.
 
 #![allow(
     clippy::unwrap_used,

@@ -61,7 +61,12 @@ fn everything_is_there_in_the_places_of_packages_and_starts_the_packaged_program
         ("dist/systemd", "/usr/lib/systemd/system"),
     ] {
         for entry in fs::read_dir(Path::new(SOURCE).join(kind)).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
+            let entry = entry.unwrap();
+            // Packages do not have the developers' documents.
+            if entry.path().is_dir() {
+                continue;
+            }
+            let name = entry.file_name().into_string().unwrap();
             // Of a page, the end of its name is its section.
             let place = place.strip_suffix('1').map_or(place.to_owned(), |of_man| {
                 format!("{of_man}{}", name.rsplit('.').next().unwrap())

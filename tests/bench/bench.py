@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures hotplugger and writes docs/performance.md and its plot."""
+"""Measures hotplugger and writes docs/developers/performance.md and its plot."""
 import argparse
 import os
 import platform
@@ -11,7 +11,7 @@ import instructions
 import latency
 import plot
 
-_DOCS = os.path.abspath(f'{os.path.dirname(__file__)}/../../docs')
+_DOCS = os.path.abspath(f'{os.path.dirname(__file__)}/../../docs/developers')
 
 
 def machine():

@@ -139,17 +139,17 @@ def table(binary, rounds=300):
     for ports in PORTS:
         with host(ports) as folder:
             for action in ('add', 'bind', 'remove'):
-                row(f'`{action}`, a port of nobody\'s, {ports} configured', action, [binary],
+                row(f'`{action}`, unconfigured port, {ports} configured', action, [binary],
                     folder)
     with host(1, match=True) as folder:
-        row('`bind` of a configured port, the machine does not run', 'bind', [binary], folder)
+        row('`bind` of a configured port, the VM does not run', 'bind', [binary], folder)
         with qemu(f'{folder}/run/vm0.qmp'):
-            row('`bind` of a configured port, the whole exchange with a QEMU (its guest paused)', 'bind', [binary], folder)
+            row('`bind` of a configured port, the whole session with a QEMU (its guest paused)', 'bind', [binary], folder)
     with host(1) as one, host(500) as many:
         true_time, python_time, one_time, many_time = seconds(
             [(true, '/'), (python, '/'), ([binary], one), ([binary], many)], rounds)
     times = [f'| `/bin/true` | {true_time * 1e3:.2f} | 1 |',
              f'| `python3 -c pass` | {python_time * 1e3:.2f} | {python_time / true_time:.2f} |',
-             f'| a port of nobody\'s, 1 configured | {one_time * 1e3:.2f} | {one_time / true_time:.2f} |',
-             f'| a port of nobody\'s, 500 configured | {many_time * 1e3:.2f} | {many_time / true_time:.2f} |']
+             f'| unconfigured port, 1 configured | {one_time * 1e3:.2f} | {one_time / true_time:.2f} |',
+             f'| unconfigured port, 500 configured | {many_time * 1e3:.2f} | {many_time / true_time:.2f} |']
     return rows, times
