@@ -56,11 +56,13 @@ class Guest(UsbDevices):
 
     # -- its life
 
-    def start(self, kind='seabios', controllers=CONTROLLERS, extra=(), user=None, confined=False):
+    def start(self, kind='seabios', controllers=CONTROLLERS, extra=(), user=None, confined=False,
+              within=()):
         """Starts it, anew if it runs.  kind: 'seabios' uses no USB device by itself and is there
         at once; 'linux' boots, which takes a minute.  extra: more arguments for QEMU.  user: who
         runs QEMU, root by default.  confined: its /dev is its own and has no /dev/bus, and its
-        cgroup may open no device either."""
+        cgroup may open no device either.  within: words before QEMU's command, such as those that
+        run it in a container."""
         self.stop()
         self._host.sh(f'rm -rf {self.folder}; mkdir -p {self.folder}')
         properties = ['-p', f'StandardError=file:{self.folder}/qemu.log']
@@ -73,7 +75,7 @@ class Guest(UsbDevices):
         nested_kvm = (kind == 'linux' and not user and not confined
                       and self._host.exec('[ -c /dev/kvm ]').rc == 0)
         command = self.command(kind, controllers, 'kvm' if nested_kvm else 'tcg')
-        self._run_unit(self.unit, properties, [*command, *extra])
+        self._run_unit(self.unit, properties, [*within, *command, *extra])
         if kind == 'linux':
             self._run_unit(f'{self.unit}-console', ['-p', f'BindsTo={self.unit}.service'],
                            ['python3', '/opt/testvm/console.py', f'{self.folder}/serial',

@@ -16,9 +16,10 @@ _HOST = ('systemd systemd-sysv udev dbus kmod util-linux procps iproute2 file us
          'strace socat busybox-static qemu-system-x86 lvm2 mdadm').split()
 _LIBVIRT = ('apparmor libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu '
             'libvirt-daemon-system udisks2').split()
+_PODMAN = 'podman crun uidmap'.split()
 # What there is beside the packages of minbase, by flavour: host VMs, and a root with a QEMU and
 # no more, for tests that run in a chroot.
-FLAVOURS = {'': _HOST, 'libvirt': [*_HOST, *_LIBVIRT], 'qemu': ['qemu-system-x86']}
+FLAVOURS = {'': _HOST, 'libvirt': [*_HOST, *_LIBVIRT, *_PODMAN], 'qemu': ['qemu-system-x86']}
 _WITHOUT_KERNEL = {'qemu'}
 # Only downloaded and unpacked, below /kernel: installed, it would bring initramfs-tools and its
 # hooks.  (Debian's cloud kernel has no USB at all.)  Since 7.x (forky) that package is empty and
