@@ -131,7 +131,9 @@ impl Report {
 
     /// The journal's fields (systemd.journal-fields(7)): names and values.
     pub fn fields(&self) -> Vec<(&'static str, String)> {
-        let mut fields = vec![("HOTPLUGGER_OUTCOME", self.outcome.name().to_owned())];
+        let (name, message_id) = self.outcome.kind();
+        let mut fields =
+            vec![("MESSAGE_ID", message_id.to_owned()), ("HOTPLUGGER_OUTCOME", name.to_owned())];
         if let Some(context) = &self.context {
             fields.push(("HOTPLUGGER_PORT", context.port.to_string()));
             fields.push(("HOTPLUGGER_DEVPATH", context.devpath.clone()));
@@ -171,22 +173,34 @@ impl EventContext {
 }
 
 impl Outcome {
-    pub fn name(&self) -> &'static str {
+    /// The name, and the ID of the explanation in dist/catalog/hotplugger.catalog. Journals keep IDs
+    /// for years, so none changes or gets another meaning.
+    fn kind(&self) -> (&'static str, &'static str) {
         match self {
-            Self::Skipped(_) => "skipped",
-            Self::Recorded => "recorded",
-            Self::AlreadyAttached => "already-attached",
-            Self::Attached { .. } => "attached",
-            Self::PendingResume => "pending-resume",
-            Self::NotRunning(_) => "not-running",
-            Self::Rejected(_) => "rejected",
-            Self::UnpluggedEarly => "unplugged-early",
-            Self::Detached(_) => "detached",
-            Self::DetachedManually { .. } => "detached-manually",
-            Self::ReturnedToHost => "returned-to-host",
-            Self::Unconfirmed(_) => "unconfirmed",
-            Self::Failed(_) => "failed",
+            Self::Skipped(_) => ("skipped", "49aab004b83140ca99a4fd70eeacda31"),
+            Self::Recorded => ("recorded", "f8ba2e5a43064d50a20c823c7be3f1a8"),
+            Self::AlreadyAttached => ("already-attached", "8d17a56c592f46949bf49624720d93b7"),
+            Self::Attached { .. } => ("attached", "5b0d8ca1f6c1445789ae2044f4e0bdb3"),
+            Self::PendingResume => ("pending-resume", "215b3945a5cb4bbf8cf5eae08b54762c"),
+            Self::NotRunning(_) => ("not-running", "9966f51630414c4fa9d2df261c50ff91"),
+            Self::Rejected(_) => ("rejected", "e16397807bc84c548887b529a38fec90"),
+            Self::UnpluggedEarly => ("unplugged-early", "bf37daf837e3403a95289d6ae6560ecd"),
+            Self::Detached(_) => ("detached", "785eefa021fb46baa88da7b6afe7ed4e"),
+            Self::DetachedManually { .. } => {
+                ("detached-manually", "c6403c171fe24f7fb33f81620ec277e4")
+            }
+            Self::ReturnedToHost => ("returned-to-host", "32739f8f478346bc859c38c5302e8ffa"),
+            Self::Unconfirmed(_) => ("unconfirmed", "66cfcfff59ed42beb076a07f9373e431"),
+            Self::Failed(_) => ("failed", "f462e3b91cd348608eb52407a3ce16bf"),
         }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.kind().0
+    }
+
+    pub fn message_id(&self) -> &'static str {
+        self.kind().1
     }
 
     /// Whether the guest has the device, or gets it when it resumes.
