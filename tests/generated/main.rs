@@ -25,6 +25,10 @@ fn generated() -> Vec<(PathBuf, Vec<u8>)> {
         let mut page = Vec::new();
         let name = command.get_display_name().unwrap_or("hotplugger").to_owned();
         clap_mangen::Man::new(command).render(&mut page).unwrap();
+        if name == "hotplugger" {
+            let document = include_str!("../../docs/json.md");
+            page.extend_from_slice(page::section("Journal", document).as_bytes());
+        }
         page.extend_from_slice(SEE_ALSO.as_bytes());
         files.push((format!("dist/man/{name}.1").into(), page));
     }

@@ -10,7 +10,23 @@ pub(crate) fn page(name: &str, about: &str, document: &str) -> String {
     roff.text([roman(format!("{name} - {about}"))]);
     roff.control("SH", ["DESCRIPTION"]);
     let lines: Vec<&str> = document.lines().skip_while(|line| !line.starts_with("# ")).collect();
-    let mut lines = &lines[1..];
+    blocks(&mut roff, &lines[1..]);
+    roff.control("SH", ["SEE ALSO"]);
+    roff.text([bold("hotplugger"), roman("(1), "), bold("hotplugger-check"), roman("(1)")]);
+    roff.to_roff()
+}
+
+/// The section of the document with that title.
+pub(crate) fn section(title: &str, document: &str) -> String {
+    let (_, text) = document.split_once(&format!("\n## {title}\n")).unwrap();
+    let lines: Vec<&str> = text.lines().take_while(|line| !line.starts_with("## ")).collect();
+    let mut roff = Roff::new();
+    roff.control("SH", [title.to_uppercase().as_str()]);
+    blocks(&mut roff, &lines);
+    roff.to_roff()
+}
+
+fn blocks(roff: &mut Roff, mut lines: &[&str]) {
     while let Some((first, rest)) = lines.split_first() {
         let length = block(lines);
         let (block, after) = lines.split_at(length);
@@ -24,9 +40,9 @@ pub(crate) fn page(name: &str, about: &str, document: &str) -> String {
                 let title = line.trim_start_matches('#').trim().replace('`', "");
                 roff.control("SS", [title.as_str()]);
             }
-            line if line.starts_with("```") => code(&mut roff, &block[1..block.len() - 1]),
-            line if line.starts_with("    ") => code(&mut roff, block),
-            line if line.starts_with('|') => table(&mut roff, block),
+            line if line.starts_with("```") => code(roff, &block[1..block.len() - 1]),
+            line if line.starts_with("    ") => code(roff, block),
+            line if line.starts_with('|') => table(roff, block),
             line if line.starts_with("* ") => {
                 roff.control("IP", ["\\(bu", "2"]);
                 roff.text(inline(&joined(block)[2..]));
@@ -37,9 +53,6 @@ pub(crate) fn page(name: &str, about: &str, document: &str) -> String {
             }
         }
     }
-    roff.control("SH", ["SEE ALSO"]);
-    roff.text([bold("hotplugger"), roman("(1), "), bold("hotplugger-check"), roman("(1)")]);
-    roff.to_roff()
 }
 
 /// How many lines the block has that begins here.
