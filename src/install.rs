@@ -41,6 +41,8 @@ pub enum Content {
 
 pub const RULE: &str = "/etc/udev/rules.d/99-hotplugger.rules";
 pub const CONFIG: &str = "/etc/hotplugger/config.yaml";
+/// `journalctl --update-catalog` compiles it. That reads no directory below /etc.
+pub const CATALOG: &str = "/usr/local/lib/systemd/catalog/hotplugger.catalog";
 /// The directory that is there while systemd runs (`sd_booted(3)`).
 pub const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// The socket that is there while udevd runs, systemd's or eudev's.
@@ -53,6 +55,7 @@ const CONFIG_TEXT: &str = include_str!("../config.yaml");
 const SERVICE_TEXT: &str = include_str!("../dist/systemd/hotplugger-sync@.service");
 const SLEEP_TEXT: &str = include_str!("../dist/hooks/sleep");
 const LIBVIRT_TEXT: &str = include_str!("../dist/hooks/libvirt-qemu");
+const CATALOG_TEXT: &str = include_str!("../dist/catalog/hotplugger.catalog");
 /// Made at boot, before any user can log in, and never aged (tmpfiles.d(5)). `!` keeps it to the
 /// boot: later the directory may be another user's, and systemd-tmpfiles would give it to root with
 /// that user's files and locks in it. `D` empties one that is left of the last boot.
@@ -89,6 +92,7 @@ pub fn items(program: &str, config: Option<&Config>) -> Vec<InstallItem> {
             0o644,
             Some("/etc/tmpfiles.d"),
         ),
+        file(Group::Base, CATALOG, CATALOG_TEXT, 0o644, Some(SYSTEMD_RUNS)),
         file(
             Group::Systemd,
             "/etc/systemd/system/hotplugger-sync@.service",
@@ -145,10 +149,11 @@ fn example() -> String {
 
 /// Folders of the administrator's, and those for packages that are read after them: udev(7),
 /// tmpfiles.d(5), systemd.unit(5).
-const PACKAGE_DIRS: [(&str, &str); 3] = [
+const PACKAGE_DIRS: [(&str, &str); 4] = [
     ("/etc/udev/rules.d", "/usr/lib/udev/rules.d"),
     ("/etc/tmpfiles.d", "/usr/lib/tmpfiles.d"),
     ("/etc/systemd/system", "/usr/lib/systemd/system"),
+    ("/usr/local/lib/systemd/catalog", "/usr/lib/systemd/catalog"),
 ];
 
 pub const PACKAGE_RULE: &str = "/usr/lib/udev/rules.d/99-hotplugger.rules";
@@ -412,6 +417,7 @@ mod package_tests {
             [
                 PACKAGE_RULE,
                 "/usr/lib/tmpfiles.d/hotplugger.conf",
+                "/usr/lib/systemd/catalog/hotplugger.catalog",
                 "/usr/lib/systemd/system/hotplugger-sync@.service",
                 "/usr/lib/systemd/system-sleep/hotplugger",
                 "/etc/libvirt/hooks/qemu.d/hotplugger",

@@ -24,6 +24,7 @@ use support::udev::{Ended, run_manual};
 const RULE: &str = "etc/udev/rules.d/99-hotplugger.rules";
 const CONFIG: &str = "etc/hotplugger/config.yaml";
 const TMPFILES: &str = "etc/tmpfiles.d/hotplugger.conf";
+const CATALOG: &str = "usr/local/lib/systemd/catalog/hotplugger.catalog";
 
 /// A folder for the files, and the machine that the program runs on.
 struct Target {
@@ -119,14 +120,14 @@ fn collect(top: &Path, folder: &Path, files: &mut BTreeMap<String, String>) {
 #[test]
 fn what_is_installed_is_what_was_said_and_uninstall_leaves_the_config() {
     let target = Target::new();
-    let all = [RULE, CONFIG, TMPFILES];
+    let all = [RULE, CONFIG, TMPFILES, CATALOG];
     // What this machine has no use for is said once.
     let skipped = [SERVICE, SLEEP, LIBVIRT].map(|path| format!("skip /{path}"));
-    let says = |what: [&str; 3]| {
+    let says = |what: [&str; 4]| {
         let said = all.iter().zip(what).map(|(path, what)| format!("{what} /{path}"));
         said.chain(skipped.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(target.said("install", &[]), says(["write"; 3]));
+    assert_eq!(target.said("install", &[]), says(["write"; 4]));
     let mut names = target.files().into_keys().collect::<Vec<_>>();
     names.sort_by_key(|name| all.iter().position(|known| known == name));
     assert_eq!(names, all);
@@ -135,12 +136,12 @@ fn what_is_installed_is_what_was_said_and_uninstall_leaves_the_config() {
         assert_eq!(mode & 0o7777, 0o644, "{path}");
     }
     let installed = target.files();
-    assert_eq!(target.said("install", &[]), says(["keep"; 3]));
+    assert_eq!(target.said("install", &[]), says(["keep"; 4]));
     assert_eq!(target.files(), installed);
 
     fs::write(target.path(CONFIG), "virtual_machines:\n").unwrap();
     fs::write(target.path(RULE), "# of an older version\n").unwrap();
-    assert_eq!(target.said("install", &[]), says(["write", "keep", "keep"]));
+    assert_eq!(target.said("install", &[]), says(["write", "keep", "keep", "keep"]));
     assert_eq!(target.files()[RULE], installed[RULE]);
     assert_eq!(target.files()[CONFIG], "virtual_machines:\n");
 
@@ -150,6 +151,7 @@ fn what_is_installed_is_what_was_said_and_uninstall_leaves_the_config() {
         [
             "remove /etc/udev/rules.d/99-hotplugger.rules",
             "remove /etc/tmpfiles.d/hotplugger.conf",
+            "remove /usr/local/lib/systemd/catalog/hotplugger.catalog",
             "keep /etc/hotplugger/config.yaml"
         ]
     );
@@ -202,7 +204,7 @@ fn a_machine_gets_the_units_and_hooks_that_fit_it() {
     let said = target.said("install", &[]);
     assert!(!said.iter().any(|line| line.starts_with("skip")), "{said:?}");
     let files = target.files();
-    let mut expected = vec![RULE, CONFIG, TMPFILES, SERVICE, SLEEP, ELOGIND, LIBVIRT];
+    let mut expected = vec![RULE, CONFIG, TMPFILES, CATALOG, SERVICE, SLEEP, ELOGIND, LIBVIRT];
     let units = [unit("windows"), link("windows"), unit(r"my\x20vm"), link(r"my\x20vm")];
     expected.extend(units.iter().map(String::as_str));
     expected.sort_unstable();
@@ -223,7 +225,7 @@ fn a_machine_gets_the_units_and_hooks_that_fit_it() {
 
     let said = target.said("uninstall", &[]);
     assert_eq!(target.names(), [CONFIG]);
-    assert_eq!(said.iter().filter(|line| line.starts_with("remove ")).count(), 10, "{said:?}");
+    assert_eq!(said.iter().filter(|line| line.starts_with("remove ")).count(), 11, "{said:?}");
 }
 
 #[test]
@@ -258,7 +260,7 @@ fn units_follow_the_config() {
 fn each_group_can_be_asked_for_and_left_out() {
     let target = Target::new();
     target.said("install", &["--systemd", "--sleep", "--libvirt"]);
-    let mut all = [RULE, CONFIG, TMPFILES, SERVICE, SLEEP, LIBVIRT];
+    let mut all = [RULE, CONFIG, TMPFILES, CATALOG, SERVICE, SLEEP, LIBVIRT];
     all.sort_unstable();
     assert_eq!(target.names(), all);
     // What is there is kept up to date without being asked for.
@@ -269,15 +271,16 @@ fn each_group_can_be_asked_for_and_left_out() {
     target.said("install", &[]);
     assert!(target.names().contains(&unit("a")));
     target.said("install", &["--no-systemd", "--no-libvirt", "--no-sleep"]);
-    let mut base = [RULE, CONFIG, TMPFILES];
+    let mut base = [RULE, CONFIG, TMPFILES, CATALOG];
     base.sort_unstable();
     assert_eq!(target.names(), base);
     let run = target.run("install", &["--systemd", "--no-systemd"]);
     assert!(run.status != 0 && run.stderr.contains("cannot be used with"), "{}", run.stderr);
 }
 
-const PACKAGED: [&str; 5] = [
+const PACKAGED: [&str; 6] = [
     LIBVIRT,
+    "usr/lib/systemd/catalog/hotplugger.catalog",
     "usr/lib/systemd/system-sleep/hotplugger",
     "usr/lib/systemd/system/hotplugger-sync@.service",
     "usr/lib/tmpfiles.d/hotplugger.conf",

@@ -59,6 +59,7 @@ fn everything_is_there_in_the_places_of_packages_and_starts_the_packaged_program
         ("docs", "/usr/share/doc/hotplugger/docs"),
         ("rules", "/usr/lib/udev/rules.d"),
         ("dist/systemd", "/usr/lib/systemd/system"),
+        ("dist/catalog", "/usr/lib/systemd/catalog"),
     ] {
         for entry in fs::read_dir(Path::new(SOURCE).join(kind)).unwrap() {
             let entry = entry.unwrap();

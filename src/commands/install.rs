@@ -13,7 +13,7 @@ use super::{CommandStatus, Context};
 use crate::config::Config;
 use crate::install::{self, PathUnit};
 use crate::install::{
-    CONFIG, Content, Group, InstallItem, PACKAGED_PROGRAM, SYSTEMD_RUNS, UDEVD_RUNS, items,
+    CATALOG, CONFIG, Content, Group, InstallItem, PACKAGED_PROGRAM, SYSTEMD_RUNS, UDEVD_RUNS, items,
 };
 use crate::install::{Installed, in_use, installed, is_applicable, is_of_package, path_units};
 use crate::output::{Line, Output, Style};
@@ -254,8 +254,8 @@ struct Installer<'a> {
     dry_run: bool,
     /// Whether this is the running host, where udev and systemd must reload.
     runs: bool,
-    /// Whether systemd must reload its units.
-    units_changed: bool,
+    /// The paths that were written or removed.
+    changed: Vec<String>,
     units: Vec<String>,
     output: &'a mut Output,
 }
@@ -266,7 +266,7 @@ impl<'a> Installer<'a> {
             root: options.root.as_ref().map_or_else(|| root.clone(), Root::at),
             dry_run: options.dry_run,
             runs: options.root.is_none() && !root.is_moved(),
-            units_changed: false,
+            changed: Vec::new(),
             units: Vec::new(),
             output,
         }
@@ -301,13 +301,13 @@ impl<'a> Installer<'a> {
             Err(error) => return Err(self.error(error, path)),
             Ok(()) => {}
         }
-        self.note_unit(path);
+        self.changed.push(path.clone());
         self.say("write", path, "")
     }
 
     fn remove(&mut self, path: &str) -> Result<()> {
         self.say("remove", path, "")?;
-        self.note_unit(path);
+        self.changed.push(path.to_owned());
         if self.dry_run {
             return Ok(());
         }
@@ -330,10 +330,6 @@ impl<'a> Installer<'a> {
         Ok(())
     }
 
-    fn note_unit(&mut self, path: &str) {
-        self.units_changed |= path.starts_with(install::FOLDERS[0]);
-    }
-
     fn has_systemd(&self) -> bool {
         self.runs && self.root.path(SYSTEMD_RUNS).is_dir()
     }
@@ -344,8 +340,8 @@ impl<'a> Installer<'a> {
         anyhow::Error::from(error).context(format!("{}{root}", self.root.path(path).display()))
     }
 
-    /// Lets udevd reload the rules, which it would do within seconds of the next event anyway, and
-    /// systemd its units.
+    /// Lets udevd reload the rules, which it would do within seconds of the next event anyway,
+    /// systemd its units and the journal its catalog.
     fn reload(&mut self) -> Result<()> {
         if !self.runs {
             return Ok(());
@@ -357,16 +353,19 @@ impl<'a> Installer<'a> {
         if !self.has_systemd() {
             return Ok(());
         }
-        if self.units_changed {
+        if self.changed.iter().any(|path| path.starts_with(install::FOLDERS[0])) {
             self.run(&["systemctl", "daemon-reload"])?;
         }
         let units = std::mem::take(&mut self.units);
-        if units.is_empty() {
-            return Ok(());
+        if !units.is_empty() {
+            // A unit that runs still watches the former path.
+            let units: Vec<&str> = units.iter().map(String::as_str).collect();
+            self.run(&[&["systemctl", "restart"], units.as_slice()].concat())?;
         }
-        // A unit that runs still watches the former path.
-        let units: Vec<&str> = units.iter().map(String::as_str).collect();
-        self.run(&[&["systemctl", "restart"], units.as_slice()].concat())
+        if self.changed.iter().any(|path| path == CATALOG) {
+            self.run(&["journalctl", "--update-catalog"])?;
+        }
+        Ok(())
     }
 
     fn run(&mut self, words: &[&str]) -> Result<()> {
