@@ -47,6 +47,19 @@ class PackageTest(Case):
         self.plug_and_pull()
         self.assertEqual(self.vm.sh('stat -c %a:%U /tmp/hotplugger').strip(), '700:root')
 
+        with self.subTest('the journal explains an attached and a rejected device'):
+            config = self.vm.get(CONFIG)
+            option = b'    timeout: 30\n'
+            self.vm.put(config.replace(option, option + b'    exclude: [class: hid]\n'), CONFIG)
+            self.vm.plug('kbd', '1')
+            self.vm.settle()
+            self.vm.unplug('1')
+            self.vm.settle()
+            self.vm.put(config, CONFIG)
+            journal = self.vm.sh('LC_ALL=C journalctl --no-pager -x -t hotplugger')
+            for subject in 'was attached to a VM', 'stays with the host because of the policy':
+                self.assertIn(f'-- Subject: A USB device {subject}\n', journal)
+
         with self.subTest('an upgrade leaves what the administrator has'):
             config = self.vm.get(CONFIG)
             self.apt('install', '--reinstall', self.package)

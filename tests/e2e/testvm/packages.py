@@ -14,6 +14,8 @@ _TOOLS = {
     'depmod': 'kmod',
     'setpriv': 'util-linux',
     'tar': 'tar',
+    # explanations of journal lines
+    'journalctl': 'systemd',
     # what an idle event costs
     'strace': 'strace',
     'valgrind': 'valgrind',
