@@ -27,8 +27,7 @@ struct Document {
 
 fn documents() -> Vec<Document> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let names =
-        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "dist/catalog/hotplugger.catalog"];
+    let names = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "dist/catalog/hotplugger.catalog"];
     let mut paths: Vec<PathBuf> = names.iter().map(|name| root.join(name)).collect();
     for folder in ["docs", "docs/developers", "tests/e2e", "fuzz"] {
         let entries = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
