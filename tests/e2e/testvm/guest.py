@@ -72,7 +72,7 @@ class Guest(UsbDevices):
         if confined:
             properties += ['-p', 'PrivateDevices=yes']
         # Root's alone; also on a TCG host: SVM.
-        nested_kvm = (kind == 'linux' and not user and not confined
+        nested_kvm = (kind == 'linux' and not user and not confined and not within
                       and self._host.exec('[ -c /dev/kvm ]').rc == 0)
         command = self.command(kind, controllers, 'kvm' if nested_kvm else 'tcg')
         self._run_unit(self.unit, properties, [*within, *command, *extra])
