@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{ColorChoice, Parser, Subcommand};
 
 use crate::commands::check::Check;
 use crate::commands::edit::Edit;
@@ -16,46 +16,54 @@ use crate::commands::simulate::Simulate;
 use crate::commands::status::Status;
 use crate::commands::sync::Sync;
 
-/// Passes USB ports of this host through to virtual machines, whatever is plugged into them.
+/// Pass USB ports of this host through to virtual machines, whatever is plugged into them
 ///
-/// udev runs it on each event of a USB device; the rule 99-hotplugger.rules says how.
+/// udev runs the program on each event of a USB device; the rule 99-hotplugger.rules says how.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub struct Cli {
     /// The config file [default: $HOTPLUGGER_CONFIG, else /etc/hotplugger/config.yaml, else
     /// config.yaml beside the program]
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL)]
     pub config: Option<PathBuf>,
 
-    /// Print more: `udev` its decision, on standard error, even if nothing is done; `check` also
-    /// the findings that need no action
-    #[arg(short, long, global = true)]
-    pub verbose: bool,
+    /// When to print in colors: always, never, or auto, on a terminal unless NO_COLOR is set
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_possible_values = true,
+        global = true,
+        help_heading = GLOBAL
+    )]
+    pub color: ColorChoice,
 
     #[command(subcommand)]
     pub command: Command,
 }
 
+const GLOBAL: &str = "Global options";
+
+/// In the order in which people need them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Handle the uevent in the environment, as udev's RUN does
-    ///
-    /// This is the same as no arguments at all if ACTION and DEVPATH are set.
-    Udev {
-        /// Print what would be done, without touching the records or QEMU
-        #[arg(long)]
-        dry_run: bool,
-    },
+    /// Print each VM, the devices in its ports and in its guest, and the last events
+    Status(Status),
 
     /// Print the host's USB ports as a tree, with their devices and VMs
     Ports(Ports),
 
-    /// Print each VM, the devices in its ports and in its guest, and the last events
-    Status(Status),
+    /// Show which port a device is plugged into or unplugged from, with the lines for the config
+    ///
+    /// Plug any device into the port, or unplug it: the name of the port, its peer port and its VM
+    /// are shown at once. Press Enter or Ctrl-C to end. This needs no root, except for --write.
+    #[command(after_long_help = IDENTIFY_EXAMPLES)]
+    Identify(Identify),
 
     /// Attach the devices in a port to a VM
     ///
     /// The VM is the named one, or the first in the config that lists the port and runs.
+    #[command(after_long_help = ATTACH_EXAMPLES)]
     Attach(Attach),
 
     /// Detach the devices in a port; they stay with the host until they are unplugged or attached
@@ -65,21 +73,41 @@ pub enum Command {
     /// Move the devices in a port to another VM
     ///
     /// The VM is the named one, or the next in the config that lists the port and runs.
+    #[command(after_long_help = MOVE_EXAMPLES)]
     Move(Move),
+
+    /// Attach devices that are plugged in but not attached, and delete stale objects
+    ///
+    /// Run this when a VM has started, or at any time: devices that are attached correctly are not
+    /// touched.
+    #[command(after_long_help = SYNC_EXAMPLES)]
+    Sync(Sync),
+
+    /// Check the config, rule, state, sockets, guests and permissions, and print how to fix
+    /// problems
+    ///
+    /// The exit status is 1 if there is an error.
+    Check(Check),
+
+    /// Edit the config, and replace it only by one that can be read
+    ///
+    /// The editor is $VISUAL, $EDITOR or vi.
+    Edit(Edit),
 
     /// Switch a port off and on, as if its device were pulled and plugged in again
     ///
     /// For a device that hangs. It takes Linux 6.0 or later, and asks first on a terminal.
     Replug(Replug),
 
-    /// Attach devices that are plugged in but not attached, and delete stale objects
-    ///
-    /// Run this when a VM has started, or at any time: devices that are attached correctly are not
-    /// touched.
-    Sync(Sync),
-
     /// Print what an event would do, without touching the records or QEMU
+    #[command(after_long_help = SIMULATE_EXAMPLES)]
     Simulate(Simulate),
+
+    /// Print the QEMU arguments for the socket and the controllers of a VM
+    QemuArgs(QemuArgs),
+
+    /// Print the libvirt domain XML for the socket and the controllers of a VM
+    LibvirtXml(LibvirtXml),
 
     /// Install the udev rule, an example config and the units and hooks that run `sync`
     ///
@@ -91,29 +119,48 @@ pub enum Command {
     /// Remove what `install` installed, except the config
     Uninstall(Uninstall),
 
-    /// Edit the config, and replace it only by one that can be read
+    /// Handle the uevent in the environment, as udev's RUN does
     ///
-    /// The editor is $VISUAL, $EDITOR or vi.
-    Edit(Edit),
+    /// This is the same as no arguments at all if ACTION and DEVPATH are set.
+    Udev {
+        /// Print what would be done, without touching the records or QEMU
+        #[arg(long)]
+        dry_run: bool,
 
-    /// Check the config, rule, state, sockets, guests and permissions, and print how to fix
-    /// problems
-    ///
-    /// The exit status is 1 if there is an error.
-    Check(Check),
-
-    /// Show which port a device is plugged into or unplugged from, with the lines for the config
-    ///
-    /// Plug any device into the port, or unplug it: the name of the port, its peer port and its VM
-    /// are shown at once. Press Enter or Ctrl-C to end. This needs no root, except for --write.
-    Identify(Identify),
-
-    /// Print the QEMU arguments for the socket and the controllers of a VM
-    QemuArgs(QemuArgs),
-
-    /// Print the libvirt domain XML for the socket and the controllers of a VM
-    LibvirtXml(LibvirtXml),
+        /// Print the decision on standard error, even if nothing is done
+        #[arg(short, long)]
+        verbose: bool,
+    },
 }
+
+// The man pages have these too. A test parses each line.
+const IDENTIFY_EXAMPLES: &str = "\
+Examples:
+    hotplugger identify                        # until you press Enter
+    sudo hotplugger identify --count 1 --write windows
+    hotplugger identify --plugged 046d:c52b    # where is this device?";
+
+const ATTACH_EXAMPLES: &str = "\
+Examples:
+    sudo hotplugger attach 1-4                 # to the first VM that runs
+    sudo hotplugger attach 1-4 --vm windows
+    sudo hotplugger attach pci-0000:00:14.0/usb2:4";
+
+const MOVE_EXAMPLES: &str = "\
+Examples:
+    sudo hotplugger move 1-4                   # to the next VM that runs
+    sudo hotplugger move 1-4 --vm linux";
+
+const SYNC_EXAMPLES: &str = "\
+Examples:
+    sudo hotplugger sync                       # all VMs
+    sudo hotplugger sync windows --wait 30     # after the start of QEMU";
+
+const SIMULATE_EXAMPLES: &str = "\
+Examples:
+    sudo hotplugger simulate 1-4 --running     # would it be attached?
+    sudo hotplugger simulate 1-4 --action remove
+    udevadm monitor -k -p > recording.txt; hotplugger simulate recording.txt";
 
 #[cfg(test)]
 mod tests {

@@ -71,11 +71,11 @@ fn may_concern_port(root: &Root, config: &Result<Option<ConfigFile>>) -> bool {
 fn run(cli: &Cli) -> ExitCode {
     let root = Root::from_env();
     let context = Context { root: &root, config: cli.config.as_deref() };
-    let output = &mut Output::stdout();
+    let output = &mut Output::stdout(cli.color);
     let ended = match &cli.command {
         Command::Identify(command) => command.run(&context, output),
-        Command::Udev { dry_run: false } => return udev(cli.config.as_deref(), cli.verbose),
-        Command::Udev { dry_run: true } => simulate::dry_run(&context, output),
+        Command::Udev { dry_run: false, verbose } => return udev(cli.config.as_deref(), *verbose),
+        Command::Udev { dry_run: true, .. } => simulate::dry_run(&context, output),
         Command::Ports(command) => command.run(&context, output),
         Command::Status(command) => command.run(&context, output),
         Command::Attach(command) => command.run(&context, output),
@@ -87,7 +87,7 @@ fn run(cli: &Cli) -> ExitCode {
         Command::Simulate(command) => command.run(&context, output),
         Command::Install(command) => command.run(&context, output),
         Command::Uninstall(command) => command.run(&context, output),
-        Command::Check(command) => command.run(&context, cli.verbose, output),
+        Command::Check(command) => command.run(&context, output),
         Command::QemuArgs(command) => command.run(&context, output),
         Command::LibvirtXml(command) => command.run(&context, output),
     };

@@ -1,12 +1,12 @@
 //! Standard output for people: lines with colours, cut to the terminal's width, and JSON.
 //!
-//! Colours appear on a terminal only, and not where NO_COLOR is set.
+//! With `--color auto`, colours appear on a terminal only, and not if NO_COLOR is set.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Stdout, Write};
 
 use crate::text::{sanitize_line, sanitize_lines};
-use anstream::AutoStream;
+use anstream::{AutoStream, ColorChoice};
 use anstyle::AnsiColor;
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -31,12 +31,17 @@ pub enum Style {
 }
 
 impl Output {
-    pub fn stdout() -> Self {
+    pub fn stdout(color: clap::ColorChoice) -> Self {
         let width = rustix::termios::tcgetwinsize(io::stdout())
             .ok()
             .map(|size| usize::from(size.ws_col))
             .filter(|columns| *columns > 0 && io::stdout().is_terminal());
-        Self { stream: AutoStream::auto(io::stdout()), width }
+        let color = match color {
+            clap::ColorChoice::Auto => ColorChoice::Auto,
+            clap::ColorChoice::Always => ColorChoice::Always,
+            clap::ColorChoice::Never => ColorChoice::Never,
+        };
+        Self { stream: AutoStream::new(io::stdout(), color), width }
     }
 
     pub fn is_terminal(&self) -> bool {

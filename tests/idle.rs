@@ -20,12 +20,11 @@ mod support;
 use std::env;
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
 use support::qemu::Qemu;
+use support::report::report;
 use support::root::Root;
 use support::udev::Event;
 
@@ -124,14 +123,6 @@ fn limits() -> ([(usize, [u64; 3]); 3], String) {
     let target = env::var("HOTPLUGGER_RELEASE_TARGET").unwrap_or_default();
     let limits = if target.contains("-gnu") { MAX_GLIBC } else { MAX_MUSL };
     (limits, target)
-}
-
-/// Adds a line to what `make test` prints at its end.
-fn report(line: &str) {
-    println!("{line}");
-    let Some(path) = env::var_os("HOTPLUGGER_REPORT") else { return };
-    let mut file = File::options().create(true).append(true).open(path).unwrap();
-    writeln!(file, "{line}").unwrap();
 }
 
 /// Printed, so that a change shows; what is pinned is that nothing is done twice.

@@ -17,20 +17,19 @@ pub struct Check {
     /// Print all findings as JSON
     #[arg(long)]
     json: bool,
+
+    /// Print also the findings that need no action
+    #[arg(short, long)]
+    verbose: bool,
 }
 
 impl Check {
-    pub fn run(
-        &self,
-        context: &Context<'_>,
-        verbose: bool,
-        output: &mut Output,
-    ) -> Result<CommandStatus> {
+    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let report = check::check(&Facts::gather(context.root, context.config));
         if self.json {
             output.json(&report)?;
         } else {
-            print(&report, verbose, output)?;
+            print(&report, self.verbose, output)?;
         }
         Ok(if report.ok { CommandStatus::Ok } else { CommandStatus::Problems })
     }

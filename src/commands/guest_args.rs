@@ -11,16 +11,16 @@ use crate::text::{sanitize_line, shell_word};
 
 #[derive(Debug, Args)]
 pub struct QemuArgs {
-    /// The VM's name in the config.
+    /// The VM's name in the config
     vm: String,
-    /// Prints a JSON array of the arguments.
+    /// Print a JSON array of the arguments
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct LibvirtXml {
-    /// The VM's name in the config.
+    /// The VM's name in the config
     vm: String,
 }
 

@@ -28,24 +28,23 @@ mod watch;
 
 #[derive(Debug, Args)]
 pub struct Identify {
-    /// Shows the devices that are plugged now, and does not wait.
+    /// Show the devices that are plugged in now, and do not wait
     #[arg(long, conflicts_with_all = ["count", "timeout"])]
     plugged: bool,
-    /// With --plugged: only devices in this port (3-1.4), with these ids (046d:c52b), or with this
-    /// in their name.
+    /// With --plugged: only devices in this port (3-1.4), with these IDs (046d:c52b), or with this
+    /// text in their name
     #[arg(value_name = "DEVICE", requires = "plugged")]
     devices: Vec<String>,
-    /// Ends when this many connectors were seen.
+    /// End after this many connectors
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     count: Option<u16>,
-    /// Ends after this time; with exit status 1 if nothing was seen, or less than --count.
+    /// End after this time; the exit status is 1 if there was no device, or fewer than --count
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
-    /// Adds the ports to this VM in the config file. The old text is kept in
-    /// config.yaml.bak.
+    /// Add the ports to this VM in the config file. The old text is kept in config.yaml.bak
     #[arg(long, value_name = "VM")]
     write: Option<String>,
-    /// Prints a JSON object a line.
+    /// Print a JSON object for each event, one a line
     #[arg(long)]
     json: bool,
 }

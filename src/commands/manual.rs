@@ -43,16 +43,16 @@ pub struct Attach {
 #[derive(Debug, Args)]
 pub struct Detach {
     /// The port: as `hotplugger ports` shows it (1-4), its name (pci-0000:00:14.0/usb2:4), its
-    /// DEVPATH or its path below /sys. Devices behind a hub in it are included.
+    /// DEVPATH or its path below /sys. Devices behind a hub in it are included
     #[arg(required_unless_present = "vm")]
     port: Option<String>,
 
     /// The VM that has them. Without a port: all its devices, until it is started again, so that
-    /// its state can be saved.
-    #[arg(long, value_name = "NAME")]
+    /// its state can be saved
+    #[arg(long, value_name = "VM")]
     vm: Option<String>,
 
-    /// Keep the port with the host, whatever is plugged into it, until `attach` or the next boot.
+    /// Keep the port with the host, whatever is plugged into it, until `attach` or the next boot
     #[arg(long, requires = "port")]
     keep: bool,
 }
@@ -66,11 +66,11 @@ pub struct Move {
 #[derive(Debug, Args)]
 struct Target {
     /// The port: as `hotplugger ports` shows it (1-4), its name (pci-0000:00:14.0/usb2:4), its
-    /// DEVPATH or its path below /sys. Devices behind a hub in it are included.
+    /// DEVPATH or its path below /sys. Devices behind a hub in it are included
     port: String,
 
-    /// The VM. It need not list the port.
-    #[arg(long, value_name = "NAME")]
+    /// The VM. It need not list the port
+    #[arg(long, value_name = "VM")]
     vm: Option<String>,
 }
 

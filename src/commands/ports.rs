@@ -16,7 +16,7 @@ use crate::state::dir;
 
 #[derive(Debug, Args)]
 pub struct Ports {
-    /// Prints a JSON object.
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
 }

@@ -18,7 +18,7 @@ use crate::output::Output;
 #[derive(Debug, Args)]
 pub struct Replug {
     /// The port: as `hotplugger ports` shows it (1-4), its name (pci-0000:00:14.0/usb2:4), its
-    /// DEVPATH or its path below /sys. What is behind a hub in it is included.
+    /// DEVPATH or its path below /sys. Devices behind a hub in it are included
     port: String,
 }
 

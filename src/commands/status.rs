@@ -29,11 +29,11 @@ use crate::state::{dir, history};
 
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Prints a JSON object.
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
 
-    /// How many of the last events are shown.
+    /// How many of the last events to print
     #[arg(long, value_name = "N", default_value_t = 10)]
     events: usize,
 }

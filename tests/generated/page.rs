@@ -2,22 +2,69 @@
 
 use roff::{Inline, Roff, bold, roman};
 
+/// Of the pages. It is set at a release.
+pub(crate) const DATE: &str = "2026-11-28";
+
+pub(crate) const SOURCE: &str = concat!("hotplugger ", env!("CARGO_PKG_VERSION"));
+
 /// The page of section 5 with that name, and the document's text below its title.
 pub(crate) fn page(name: &str, about: &str, document: &str) -> String {
     let mut roff = Roff::new();
-    roff.control("TH", [name, "5"]);
+    roff.control("TH", [name, "5", DATE, SOURCE]);
     roff.control("SH", ["NAME"]);
     roff.text([roman(format!("{name} - {about}"))]);
     roff.control("SH", ["DESCRIPTION"]);
     let lines: Vec<&str> = document.lines().skip_while(|line| !line.starts_with("# ")).collect();
     blocks(&mut roff, &lines[1..]);
     roff.control("SH", ["SEE ALSO"]);
-    roff.text([bold("hotplugger"), roman("(1), "), bold("hotplugger-check"), roman("(1)")]);
+    see_also(&mut roff, "hotplugger(1), hotplugger-check(1)");
     roff.to_roff()
 }
 
+/// The sections that the page of a command has beside those of the command line.
+pub(crate) const SECTIONS: [&str; 5] =
+    ["Examples", "Exit status", "Files", "Environment", "See also"];
+
+/// The text of these sections, each from all of the chapters that have it. `examples` has those of the
+/// help, if the help has some.
+pub(crate) fn sections(document: &str, chapters: &[&str], examples: &str) -> String {
+    let mut roff = Roff::new();
+    for name in SECTIONS {
+        let mut lines: Vec<&str> =
+            examples.lines().filter(|_| name == "Examples").skip(1).collect();
+        for chapter in chapters {
+            lines.extend(section(document, chapter, name));
+        }
+        assert!(!lines.is_empty(), "{chapters:?}: no {name}");
+        roff.control("SH", [name.to_uppercase().as_str()]);
+        if name == "See also" {
+            let lines = lines.iter().filter(|line| !line.is_empty());
+            see_also(&mut roff, &lines.copied().collect::<Vec<_>>().join(", "));
+        } else {
+            blocks(&mut roff, &lines);
+        }
+    }
+    roff.to_roff()
+}
+
+/// The lines of a section of a chapter.
+fn section<'a>(document: &'a str, chapter: &str, name: &str) -> Vec<&'a str> {
+    let chapter = format!("# {chapter}");
+    let lines = document.lines().skip_while(|line| *line != chapter).skip(1);
+    let lines = lines.take_while(|line| !line.starts_with("# "));
+    let lines = lines.skip_while(|line| line.strip_prefix("## ") != Some(name)).skip(1);
+    lines.take_while(|line| !line.starts_with("## ")).collect()
+}
+
+/// Pages, their names in bold.
+fn see_also(roff: &mut Roff, pages: &str) {
+    let parts = pages.split_inclusive(", ").filter_map(|page| page.split_once('('));
+    let inlines = parts.flat_map(|(page, rest)| [bold(page), roman(format!("({rest}"))]);
+    roff.text(inlines.collect::<Vec<_>>());
+}
+
 /// The section of the document with that title.
-pub(crate) fn section(title: &str, document: &str) -> String {
+pub(crate) fn whole_section(title: &str, document: &str) -> String {
     let (_, text) = document.split_once(&format!("\n## {title}\n")).unwrap();
     let lines: Vec<&str> = text.lines().take_while(|line| !line.starts_with("## ")).collect();
     let mut roff = Roff::new();
@@ -27,10 +74,17 @@ pub(crate) fn section(title: &str, document: &str) -> String {
 }
 
 fn blocks(roff: &mut Roff, mut lines: &[&str]) {
+    // A heading begins a paragraph.
+    let mut after_heading = true;
     while let Some((first, rest)) = lines.split_first() {
         let length = block(lines);
         let (block, after) = lines.split_at(length);
         lines = after;
+        let is_text = |line: &str| !line.starts_with(['#', '|', '*']) && !line.is_empty();
+        if is_text(first) && !after_heading {
+            roff.control("PP", []);
+        }
+        after_heading = first.starts_with('#') || first.is_empty() && after_heading;
         match *first {
             "" => lines = rest,
             line if line.starts_with("## ") => {
@@ -48,7 +102,6 @@ fn blocks(roff: &mut Roff, mut lines: &[&str]) {
                 roff.text(inline(&joined(block)[2..]));
             }
             _ => {
-                roff.control("PP", []);
                 roff.text(inline(&joined(block)));
             }
         }
@@ -77,7 +130,7 @@ fn joined(lines: &[&str]) -> String {
 fn code(roff: &mut Roff, lines: &[&str]) {
     let indent = |line: &&&str| line.len() - line.trim_start().len();
     let least = lines.iter().filter(|line| !line.is_empty()).map(|line| indent(&line)).min();
-    roff.control("PP", []).control("RS", ["4"]).control("nf", []);
+    roff.control("RS", ["4"]).control("nf", []);
     for line in lines {
         roff.text([roman(line.get(least.unwrap_or(0)..).unwrap_or_default())]);
     }
@@ -141,7 +194,7 @@ mod tests {
              | `delay` | seconds | 1 |\n\n```yaml\n    a: 1\n```\n\n* one\n  more\n* .two\n\n    run it\n",
         );
         for piece in [
-            ".TH x.yaml 5\n",
+            ".TH x.yaml 5 ",
             "A \\fBword\\fR and a link.\n",
             ".SH KEYS\n.TP\n\\fBdelay\\fR\nseconds; default: 1\n",
             ".nf\na: 1\n.fi\n",

@@ -5,6 +5,7 @@
 pub(crate) mod hostile;
 pub(crate) mod proxy;
 pub(crate) mod qemu;
+pub(crate) mod report;
 pub(crate) mod root;
 pub(crate) mod scenario;
 pub(crate) mod udev;
