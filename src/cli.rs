@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ColorChoice, Parser, Subcommand};
 
 use crate::commands::check::Check;
+use crate::commands::complete::Complete;
 use crate::commands::edit::Edit;
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
 use crate::commands::identify::Identify;
@@ -131,6 +132,10 @@ pub enum Command {
         #[arg(short, long)]
         verbose: bool,
     },
+
+    /// Print the words that may stand at the end of a command line, for the completion of a shell
+    #[command(hide = true)]
+    Complete(Complete),
 }
 
 // The man pages have these too. A test parses each line.

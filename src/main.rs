@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use dlmalloc::GlobalDlmalloc;
 use hotplugger::cli::{Cli, Command};
 use hotplugger::commands::{CommandStatus, Context, simulate};
@@ -74,6 +74,7 @@ fn run(cli: &Cli) -> ExitCode {
     let output = &mut Output::stdout(cli.color);
     let ended = match &cli.command {
         Command::Identify(command) => command.run(&context, output),
+        Command::Complete(command) => command.run(&context, Cli::command()),
         Command::Udev { dry_run: false, verbose } => return udev(cli.config.as_deref(), *verbose),
         Command::Udev { dry_run: true, .. } => simulate::dry_run(&context, output),
         Command::Ports(command) => command.run(&context, output),

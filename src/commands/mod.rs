@@ -1,6 +1,7 @@
 //! The commands for people, one file each.
 
 pub mod check;
+pub mod complete;
 pub mod edit;
 pub mod guest_args;
 pub mod identify;

@@ -96,7 +96,8 @@ def main():
         print(line, flush=True)
 
     calls, times = instructions.table(binary)
-    say('\n'.join([*calls, *times]))
+    tabs = instructions.completion(binary)
+    say('\n'.join([*calls, *times, *tabs]))
     if args.no_vm:
         return
     latency.prepare()
@@ -104,7 +105,7 @@ def main():
     many = latency.together(binary, args.crowds, say)
     with open(f'{os.path.dirname(os.path.abspath(__file__))}/performance.md.in') as file:
         text = file.read()
-    parts = {'MACHINE': machine(), 'CALLS': '\n'.join(calls), 'TIMES': '\n'.join(times),
+    parts = {'MACHINE': machine(), 'CALLS': '\n'.join(calls), 'TIMES': '\n'.join(times), 'TABS': '\n'.join(tabs),
              'PLUGS': str(args.plugs), 'CROWDS': str(args.crowds),
              'SIZE': f'{os.path.getsize(binary) / 1e6:.2f}',
              'SINGLES': '\n'.join(singles(one)), 'FIRST': '\n'.join(firsts(first)), 'STARTS': '\n'.join(starts(one)),

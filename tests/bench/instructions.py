@@ -119,10 +119,33 @@ def seconds(commands, rounds):
         for (command, folder), its_times in zip(commands, times):
             environment = event('bind', folder)
             begin = time.perf_counter()
-            child = os.posix_spawn(command[0], command, environment)
+            child = os.posix_spawn(command[0], command, environment, file_actions=[
+                (os.POSIX_SPAWN_OPEN, 1, '/dev/null', os.O_WRONLY, 0)])
             os.waitpid(child, 0)
             its_times.append(time.perf_counter() - begin)
     return [statistics.median(its_times) for its_times in times]
+
+
+def _add_devices(folder, count):
+    """Gives each root hub so many ports more, with a device in each."""
+    os.makedirs(f'{folder}/sys/bus/usb/devices')
+    for bus in (1, 2):
+        hub = f'{folder}/sys{_CONTROLLER}/usb{bus}'
+        os.symlink(hub, f'{folder}/sys/bus/usb/devices/usb{bus}')
+        for port in range(2, count + 2):
+            os.makedirs(f'{hub}/{bus}-0:1.0/usb{bus}-port{port}')
+            shutil.copytree(f'{folder}/sys{_CONTROLLER}/usb1/1-1', f'{hub}/{bus}-{port}')
+
+
+def completion(binary, rounds=300):
+    """The lines of a Markdown table: how long it takes to list candidates on a host with 29 devices and
+    500 ports in its config."""
+    lines = {'commands': [''], 'ports': ['move', ''], 'VMs': ['move', '--vm', '']}
+    with host(500, match=True) as folder:
+        _add_devices(folder, 14)
+        times = seconds([([binary, 'complete', '--', *line], folder) for line in lines.values()],
+                        rounds)
+    return [f'| {what} | {time * 1e3:.2f} |' for what, time in zip(lines, times)]
 
 
 def table(binary, rounds=300):

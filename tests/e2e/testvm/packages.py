@@ -19,6 +19,13 @@ _TOOLS = {
     # what an idle event costs
     'strace': 'strace',
     'valgrind': 'valgrind',
+    # where completion is tested
+    'zsh': 'zsh',
+    'fish': 'fish',
+    'script': 'bsdutils',
+    # what renders the man pages
+    'man': 'man-db',
+    'mandoc': 'mandoc',
 }
 
 
