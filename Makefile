@@ -50,6 +50,11 @@ toolchain:
 demo: packages build
 	@python3 tests/e2e/demo.py --binary $(BINARY)
 
+# The picture in the README: the output of the demo.
+picture: packages build
+	python3 tests/e2e/demo.py --binary $(BINARY) >target/demo.txt
+	python3 tests/e2e/picture.py target/demo.txt >target/plug.svg && mv target/plug.svg docs/plug.svg
+
 test: start-report lint unit matrix e2e newest
 	@echo; echo "What ran:"; sed 's/^/    /' $(REPORT)
 

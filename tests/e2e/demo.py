@@ -15,7 +15,7 @@ from testvm import TestVm, VmError
 from testvm.progress import step
 
 PORT, PRODUCT = '1', 'QEMU USB Keyboard'
-_COLOURS = {'kernel': '33', 'hotplugger': '1;32', 'guest QEMU': '36', 'guest OS': '35',
+COLOURS = {'kernel': '33', 'hotplugger': '1;32', 'guest QEMU': '36', 'guest OS': '35',
             'ok': '1;32', 'MISSING': '1;31'}
 _CONSOLE = re.compile(r'((usb \S+: (new .* device|Product:|USB disconnect)|input: ).*?)( as |$)')
 
@@ -118,7 +118,7 @@ class Demo:
 
 def _coloured(text, width=0):
     padded = f'{text:{width}}'
-    return f'\x1b[{_COLOURS[text]}m{padded}\x1b[0m' if sys.stdout.isatty() else padded
+    return f'\x1b[{COLOURS[text]}m{padded}\x1b[0m' if sys.stdout.isatty() else padded
 
 
 if __name__ == '__main__':
