@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Walks through the README's first port as a new user would, in the host in a box, and writes down
-what was typed and what came: docs/first-port.md.
+"""Runs the commands of the README's first port in the host VM and prints them with their output:
+docs/first-port.md.
 
     python3 tests/e2e/first_port.py --binary target/release/hotplugger > docs/first-port.md
 """
@@ -8,18 +8,23 @@ import argparse
 import os
 import re
 import sys
+import textwrap
 
 import product
 import testvm
 from testvm import TestVm
 
 SOCKET = '/run/vm/windows/qmp-sock'
-CONFIG = f'''\
-virtual_machines:
-  windows:
-    socket: {SOCKET}
-    ports:
-'''
+
+
+def readme():
+    """The config and the commands of the README's first port, with the socket of the guest here."""
+    with open(f'{product.REPOSITORY}/README.md', encoding='utf-8') as file:
+        section = file.read().split('\n## Your first port\n')[1].split('\n## ')[0]
+    section = section.replace('/run/windows.qmp', SOCKET)
+    before, block, after = re.fullmatch(r'(.*?) *```yaml\n(.*?) *```\n(.*)', section, re.S).groups()
+    commands = re.findall(r'^ {7}(?:sudo )?(\S.*)$', before + after, re.M)
+    return textwrap.dedent(block), commands
 
 
 class Walk:
@@ -52,6 +57,8 @@ class Walk:
     def walk(self):
         """All of it."""
         host = self.host
+        # The README has these commands and no others.
+        config, (qemu_args, install, identify, check, journal, status) = readme()
         self.say('# Your first port', 'This page shows what you type and what hotplugger prints, from the '
                  'installation to a keyboard in the guest. `tests/e2e/first_port.py` recorded it in the '
                  'virtual host of the tests, where QEMU emulates the USB devices. The VM `windows` is '
@@ -59,26 +66,30 @@ class Walk:
         host.put(self.binary, '/usr/local/bin/hotplugger', 0o755)
         self.say('## Install', 'The program is in `/usr/local/bin`. Install the udev rule and all other files:')
         self.run('hotplugger install')
-        self.say('## Find the port', 'Run `identify`, which needs no root, and plug a device into the port:')
-        self.identify()
-        self.say('## Write the config', 'Write the VM and its socket into the config. Then let `identify` '
-                 'add the port, here the port of a device that is already plugged in:')
-        host.put(CONFIG.encode(), '/etc/hotplugger/config.yaml')
+        self.say('## Write the config', 'Write the VM and its socket into the config. It has no port yet:')
+        host.put(config.encode(), '/etc/hotplugger/config.yaml')
         self.run('cat /etc/hotplugger/config.yaml')
-        self.run('hotplugger identify --plugged 1-1 --write windows')
+        self.say('Start QEMU with these arguments:')
+        self.run(qemu_args)
         self.say('Run `install` again. It writes the unit that runs `sync` when the VM starts:')
-        self.run('hotplugger install')
+        self.run(install)
+        self.say('## Find the port', 'Run `identify`, and plug a device into the port. `--count 1` ends the command '
+                 'after the first device, without Enter:')
+        self.identify(f'{identify} --count 1')
+        self.run('cat /etc/hotplugger/config.yaml')
         self.say('## Check it')
-        self.run('hotplugger check')
+        self.run(check)
         self.say('## Plug in the device', 'Unplug the keyboard and plug it in again:')
         host.unplug('1')
-        host.wait_for(lambda: '1-1:1.0' not in host.drivers(), 60, 'the keyboard to be gone')
+        # It was attached if its `bind` event came after `identify` had written the config.
+        host.wait_for(lambda: '1-1:1.0' not in host.drivers() and not self.guest.ids(), 60, 'the keyboard to be gone')
+        host.settle()
         host.plug('kbd', '1')
         host.wait_for(lambda: self.guest.attached(), 60, what='the keyboard in the guest')
         host.settle()
-        self.run('journalctl -t hotplugger -o cat')
+        self.run(f'{journal} -o cat')
         host.wait_for(self.guest.lsusb, 60, what='the guest OS')
-        self.run('hotplugger status')
+        self.run(status)
         self.say('The guest lists it:')
         self.show('lsusb   # in the guest', '\n'.join(self.guest.lsusb().values()))
         self.say('Unplug it:')
@@ -98,16 +109,15 @@ class Walk:
         self.run('hotplugger ports | head -n 6')
         self.say('Show the steps of an event, without doing anything:')
         self.run('hotplugger simulate 1-1 --action remove')
-        self.say('Print the arguments that QEMU needs:')
-        self.run('hotplugger qemu-args windows')
+        self.say('Print the lines for a libvirt domain:')
+        self.run('hotplugger libvirt-xml windows')
         self.say('Uninstall everything except the config:')
         self.run('hotplugger uninstall')
 
-    def identify(self):
+    def identify(self, command):
         """Runs identify while a keyboard is plugged."""
         host = self.host
-        command = 'hotplugger identify --count 1'
-        host.sh('systemd-run --quiet --unit=identify --uid=65534 -p StandardOutput=file:/run/identify '
+        host.sh('systemd-run --quiet --unit=identify -p StandardOutput=file:/run/identify '
                 f'-p StandardError=file:/run/identify.err /usr/local/bin/{command}')
         host.wait_for(lambda: 'plug' in host.exec('cat /run/identify /run/identify.err').out.lower())
         host.plug('kbd', '1')
