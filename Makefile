@@ -2,7 +2,9 @@
 # make test   runs all tests
 # make matrix   runs the tests that need a real QEMU with QEMU 5.2 to 11.1
 # make release   builds the program as it is installed
-# make deb, make rpm, make tarball   make packages of what was built
+# make deb, make rpm, make tarball   make packages of the built program
+# make release-files   makes all files of a release
+# make reproducible   builds all files of a release in two directories and compares them
 # The first two install the Debian packages they miss (as root) and say so.
 
 ARCH      := $(shell uname -m)
@@ -18,7 +20,8 @@ REPORT    := $(CURDIR)/target/test-report
 PREFIX    := /usr/local
 DESTDIR   :=
 
-.PHONY: all demo test unit e2e newest matrix campaign bench lint build release toolchain packages install uninstall deb rpm tarball clean
+.PHONY: all demo picture test start-report unit e2e newest matrix campaign bench lint build release toolchain packages \
+	install uninstall deb rpm tarball sbom release-files lint-packages reproducible clean
 
 all: build
 
@@ -29,9 +32,14 @@ build: release
 COMMA     := ,
 LEAN       = $(if $(filter $(MUSL),$(TARGET)),-C link-arg=-Wl$(COMMA)-T$(COMMA)$(CURDIR)/release.ld)
 
+# The texts of panics have paths of source files. Without these options the program would depend on the directory
+# of the checkout and on the user's home.
+CARGO_HOME ?= $(HOME)/.cargo
+REMAP      = --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(CARGO_HOME)=/cargo
+
 # Static, so that nothing has to be relocated or found at the start.
 release: toolchain
-	RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static -C relocation-model=static $(LEAN)" cargo build --release --locked --target $(TARGET)
+	RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static -C relocation-model=static $(REMAP) $(LEAN)" cargo build --release --locked --target $(TARGET)
 	@mkdir -p target/release && cp target/$(TARGET)/release/hotplugger $(BINARY)
 	@echo "built $(BINARY) for $(TARGET)"
 
@@ -127,27 +135,61 @@ else
 	$(BINARY) install --package --root $(DESTDIR) --program $(PROGRAM)
 endif
 
-# A packager deletes DESTDIR.
+# With DESTDIR, the files of `hotplugger install --package` stay.
 uninstall:
 	$(PROGRAM) uninstall
-	rm -f $(PREFIX)/bin/hotplugger $(SHARE)/man/man1/hotplugger.1 $(SHARE)/man/man1/hotplugger-*.1 $(SHARE)/man/man5/hotplugger.yaml.5
+	rm -f $(DESTDIR)$(PREFIX)/bin/hotplugger $(SHARE)/man/man1/hotplugger.1 $(SHARE)/man/man1/hotplugger-*.1 $(SHARE)/man/man5/hotplugger.yaml.5
 	rm -rf $(SHARE)/doc/hotplugger $(SHARE)/licenses/hotplugger
 	rm -f $(SHARE)/bash-completion/completions/hotplugger $(SHARE)/zsh/site-functions/_hotplugger
 	rm -f $(SHARE)/fish/vendor_completions.d/hotplugger.fish
 
-# Packages of what \`make build\` has left, in target/package.
+# Packages of the program that `make build` has built.
+PACKAGES  := target/package
 deb rpm:
 	@test -e $(BINARY) || { echo "run \`make build\` first" >&2; exit 1; }
-	BINARY=$(BINARY) dist/$@/build target/package
+	BINARY=$(BINARY) dist/$@/build $(PACKAGES)
 
-# For all other systems: the program, which installs itself, and what is to be read.
-tarball: VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
+VERSION   := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
+# The time of all files, as in dist/deb/build and dist/rpm/build.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
+
+# For all other systems: the program, which installs itself, and its documents.
 tarball:
 	@test -e $(BINARY) || { echo "run \`make build\` first" >&2; exit 1; }
-	mkdir -p target/package
-	tar -czf target/package/hotplugger-$(VERSION)-$(ARCH)-linux.tar.gz --owner=root:0 --group=root:0 \
-	    --transform 's,^,hotplugger-$(VERSION)/,' --transform 's,target/release/,,' \
-	    $(BINARY) README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT config.yaml docs man completions
+	mkdir -p $(PACKAGES)
+	tar --create --sort=name --mtime=@$(SOURCE_DATE_EPOCH) --owner=root:0 --group=root:0 --mode=u=rwX,go=rX \
+	    --transform 's,^dist/,,;s,^,hotplugger-$(VERSION)/,' \
+	    --directory $(abspath $(dir $(BINARY))) hotplugger --directory $(CURDIR) README.md CHANGELOG.md LICENSE-APACHE \
+	    LICENSE-MIT config.yaml docs dist/man dist/completions | gzip -9n >$(PACKAGES)/hotplugger-$(VERSION)-$(ARCH)-linux.tar.gz
+
+# The crates in the program, as a CycloneDX document.
+sbom:
+	mkdir -p $(PACKAGES)
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) dist/sbom $(TARGET) >$(PACKAGES)/hotplugger-$(VERSION)-$(ARCH)-linux.cdx.json
+
+# All that a release has for this architecture. It takes dpkg-deb and rpmbuild.
+release-files: build
+	rm -rf $(PACKAGES)
+	$(MAKE) --no-print-directory deb rpm tarball sbom
+	rm -rf $(PACKAGES)/deb $(PACKAGES)/rpm
+	cd $(PACKAGES) && sha256sum -- * >SHA256SUMS && cat SHA256SUMS
+
+lint-packages:
+	lintian --allow-root --fail-on error,warning $(PACKAGES)/*.deb
+	rpmlint -r dist/rpm/hotplugger.rpmlintrc $(PACKAGES)/*.rpm dist/rpm/hotplugger.spec
+
+# The files of a release do not depend on the directory or the user's home: they are built twice and compared.
+# The second cargo home has the same crates under another name.
+TWICE     := $(CURDIR)/target/reproducible
+reproducible:
+	rm -rf $(TWICE) && mkdir -p $(TWICE)/first $(TWICE)/another/directory $(TWICE)/home
+	ln -s $(CARGO_HOME)/registry $(TWICE)/home/registry
+	for copy in first another/directory; do git ls-files -z | tar -c --null -T - | tar -x -C $(TWICE)/$$copy || exit 1; done
+	$(MAKE) -C $(TWICE)/first release-files SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
+	CARGO_HOME=$(TWICE)/home $(MAKE) -C $(TWICE)/another/directory release-files SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
+	diff -r $(TWICE)/first/target/package $(TWICE)/another/directory/target/package
+	cmp $(TWICE)/first/$(BINARY) $(TWICE)/another/directory/$(BINARY)
+	@echo "reproducible: ok"
 
 clean:
 	cargo clean

@@ -1,6 +1,7 @@
 //! What a package holds: `make install` says it, and whoever lists it again says the same.
 
 #![allow(
+    clippy::panic,
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test fails by it, also in the helpers; and says what it could not try"
@@ -23,13 +24,17 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
+fn make(arguments: &[&str]) {
+    run(Command::new("make").current_dir(SOURCE).arg("-s").args(arguments));
+}
+
 fn make_install(folder: &Path) {
     let destination = format!("DESTDIR={}", folder.display());
-    let binary = format!("BINARY={PROGRAM}");
-    run(Command::new("make")
-        .current_dir(SOURCE)
-        .args(["-s", "install", "PREFIX=/usr"])
-        .args([&destination, &binary]));
+    make(&["install", "PREFIX=/usr", &destination, &format!("BINARY={PROGRAM}")]);
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(SOURCE).join(path)).unwrap()
 }
 
 /// All files below the folder, as paths from there.
@@ -61,10 +66,9 @@ fn everything_is_there_in_the_places_of_packages_and_starts_the_packaged_program
         ("dist/systemd", "/usr/lib/systemd/system"),
         ("dist/catalog", "/usr/lib/systemd/catalog"),
     ] {
-        for entry in fs::read_dir(Path::new(SOURCE).join(kind)).unwrap() {
-            let entry = entry.unwrap();
-            // Packages do not have the developers' documents.
-            if entry.path().is_dir() {
+        for entry in fs::read_dir(Path::new(SOURCE).join(kind)).unwrap().map(Result::unwrap) {
+            // The documents for developers are in a directory of their own.
+            if entry.file_type().unwrap().is_dir() {
                 continue;
             }
             let name = entry.file_name().into_string().unwrap();
@@ -85,16 +89,87 @@ fn everything_is_there_in_the_places_of_packages_and_starts_the_packaged_program
     // Whoever owns /etc decides about it: a hook is read nowhere else.
     let in_etc: Vec<_> = files.iter().filter(|path| !path.starts_with("/usr/")).collect();
     assert_eq!(in_etc, ["/etc/libvirt/hooks/qemu.d/hotplugger"]);
+    // Two packages name it: to keep the administrator's changes, and to link it.
+    let hook = in_etc[0];
+    assert!(read("dist/aur/PKGBUILD").contains(&format!("\nbackup=({})\n", &hook[1..])));
+    assert!(read("dist/nix/module.nix").contains(&format!("\"${{cfg.package}}{hook}\"")));
+}
+
+#[test]
+fn make_uninstall_removes_what_make_install_installed() {
+    let folder = tempfile::tempdir().unwrap();
+    make_install(folder.path());
+    let destination = format!("DESTDIR={}", folder.path().display());
+    // On a host, `hotplugger uninstall` removes its own items.
+    make(&["uninstall", "PREFIX=/usr", "PROGRAM=true", &destination]);
+    let own = tempfile::tempdir().unwrap();
+    run(Command::new(PROGRAM).args(["install", "--package", "--root"]).arg(own.path()));
+    assert_eq!(files(folder.path()), files(own.path()));
+}
+
+#[test]
+fn tarball_has_the_program_where_binstall_expects_it() {
+    let folder = tempfile::tempdir().unwrap();
+    // The program of the tests is large, and compressing it takes long.
+    let binary = folder.path().join("hotplugger");
+    fs::write(&binary, "").unwrap();
+    let packages = format!("PACKAGES={}", folder.path().display());
+    make(&["tarball", &packages, &format!("BINARY={}", binary.display())]);
+    let manifest = read("Cargo.toml");
+    let template = |key: &str| {
+        let line =
+            manifest.lines().find_map(|line| line.strip_prefix(&format!("{key} = "))).unwrap();
+        let line = line.replace("{ version }", env!("CARGO_PKG_VERSION"));
+        line.replace("{ target-arch }", std::env::consts::ARCH).trim_matches('"').to_owned()
+    };
+    let url = template("pkg-url");
+    let tarball = folder.path().join(url.rsplit('/').next().unwrap());
+    let listed = run(Command::new("tar").arg("-tzf").arg(&tarball));
+    let program = template("bin-dir");
+    let directory = program.strip_suffix("hotplugger").unwrap();
+    for path in ["hotplugger", "README.md", "man/hotplugger.1", "completions/hotplugger.bash"] {
+        let path = format!("{directory}{path}");
+        assert!(listed.lines().any(|line| line == path), "{path}: {listed}");
+    }
+}
+
+#[test]
+fn sbom_lists_the_crates_in_the_program() {
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let text = run(Command::new(Path::new(SOURCE).join("dist/sbom"))
+        .arg(target)
+        .env("CARGO_NET_OFFLINE", "true"));
+    let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let component = |name: &str| {
+        let all = document["components"].as_array().unwrap();
+        all.iter().find(|one| one["name"] == name)
+    };
+    let manifest = read("Cargo.toml");
+    let (_, rest) = manifest.split_once("\n[dependencies]\n").unwrap();
+    let (dependencies, _) = rest.split_once("\n[").unwrap();
+    for line in dependencies.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let name = line.split(' ').next().unwrap().replace("serde_yaml", "yaml_serde");
+        let Some(found) = component(&name) else { panic!("{name} is not listed") };
+        assert_eq!(found["scope"], "required", "{name}");
+        assert_eq!(found["hashes"][0]["content"].as_str().map(str::len), Some(64), "{name}");
+    }
+    assert_eq!(component("serde_derive").unwrap()["scope"], "excluded");
+    for of_tests in ["proptest", "clap_mangen"] {
+        assert_eq!(component(of_tests), None);
+    }
 }
 
 #[test]
 fn the_rpm_lists_what_is_installed() {
     let folder = tempfile::tempdir().unwrap();
     make_install(folder.path());
-    let text = fs::read_to_string(Path::new(SOURCE).join("dist/rpm/hotplugger.spec")).unwrap();
+    let text = read("dist/rpm/hotplugger.spec");
     let (_, list) = text.split_once("\n%files\n").unwrap();
     let lines = list.lines().filter(|line| !line.starts_with("%dir"));
-    let listed: Vec<_> = lines.filter_map(|line| line.split_whitespace().last()).collect();
+    // The manual pages are compressed.
+    let listed: Vec<_> = lines
+        .map_while(|line| Some(line.split_whitespace().last()?.trim_end_matches(".gz")))
+        .collect();
     let is_of = |path: &str, listed: &str| match listed.split_once('*') {
         Some((start, end)) => path.starts_with(start) && path.ends_with(end),
         None => path == listed || path.strip_prefix(listed).is_some_and(|end| end.starts_with('/')),
@@ -110,7 +185,7 @@ fn the_rpm_lists_what_is_installed() {
 
 #[test]
 fn all_packages_have_the_same_version() {
-    let text = fs::read_to_string(Path::new(SOURCE).join("dist/aur/PKGBUILD")).unwrap();
+    let text = read("dist/aur/PKGBUILD");
     // pacman's versions have no `-`.
     let version = env!("CARGO_PKG_VERSION").replace('-', "_");
     assert!(text.contains(&format!("\npkgver={version}\n")), "PKGBUILD is not of {version}");
