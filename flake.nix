@@ -1,5 +1,5 @@
 {
-  description = "USB ports of the host as USB ports of QEMU/KVM guests, whatever is plugged into them";
+  description = "Pass USB ports of the host through to QEMU/KVM guests";
 
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
 

@@ -19,7 +19,7 @@ rustPlatform.buildRustPackage {
   '';
 
   meta = {
-    description = "USB ports of the host as USB ports of QEMU/KVM guests";
+    description = "Pass USB ports of the host through to QEMU/KVM guests";
     license = with lib.licenses; [ asl20 mit ];
     platforms = lib.platforms.linux;
     mainProgram = "hotplugger";
