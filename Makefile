@@ -123,7 +123,7 @@ install:
 	install -m 644 dist/man/*.1 $(SHARE)/man/man1
 	install -m 644 dist/man/*.5 $(SHARE)/man/man5
 	install -m 644 README.md CHANGELOG.md $(SHARE)/doc/hotplugger
-	install -m 644 docs/*.md $(SHARE)/doc/hotplugger/docs
+	install -m 644 docs/*.md docs/*.svg $(SHARE)/doc/hotplugger/docs
 	install -m 644 config.yaml $(SHARE)/doc/hotplugger/examples
 	install -m 644 LICENSE-APACHE LICENSE-MIT $(SHARE)/licenses/hotplugger
 	install -D -m 644 dist/completions/hotplugger.bash $(SHARE)/bash-completion/completions/hotplugger
