@@ -16,6 +16,7 @@ use crate::commands::replug::Replug;
 use crate::commands::simulate::Simulate;
 use crate::commands::status::Status;
 use crate::commands::sync::Sync;
+use crate::commands::watch::Watch;
 
 /// Pass USB ports of this host through to virtual machines, whatever is plugged into them
 ///
@@ -60,6 +61,11 @@ pub enum Command {
     /// are shown at once. Press Enter or Ctrl-C to end. This needs no root, except for --write.
     #[command(after_long_help = IDENTIFY_EXAMPLES)]
     Identify(Identify),
+
+    /// Print events as they happen
+    ///
+    /// The last events of `status` are printed first. Only root can read events. Ctrl-C ends it.
+    Watch(Watch),
 
     /// Attach the devices in a port to a VM
     ///

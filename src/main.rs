@@ -79,6 +79,7 @@ fn run(cli: &Cli) -> ExitCode {
         Command::Udev { dry_run: true, .. } => simulate::dry_run(&context, output),
         Command::Ports(command) => command.run(&context, output),
         Command::Status(command) => command.run(&context, output),
+        Command::Watch(command) => command.run(&context, output),
         Command::Attach(command) => command.run(&context, output),
         Command::Detach(command) => command.run(&context, output),
         Command::Move(command) => command.run(&context, output),

@@ -12,11 +12,15 @@ pub mod replug;
 pub mod simulate;
 pub mod status;
 pub mod sync;
+pub mod watch;
 
 use std::io::{self, stdin};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::Result;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
 
 use crate::config::Config;
 use crate::config::file::ConfigFile;
@@ -44,6 +48,14 @@ fn ask(output: &mut Output, question: &str) -> io::Result<Option<String>> {
     let mut answer = String::new();
     let length = stdin().read_line(&mut answer)?;
     Ok((length > 0).then(|| answer.trim().to_owned()))
+}
+
+/// Becomes readable when the user ends the command, as with Ctrl-C.
+fn end_signals() -> io::Result<UnixStream> {
+    let (signals, writer) = UnixStream::pair()?;
+    pipe::register(SIGINT, writer.try_clone()?)?;
+    pipe::register(SIGTERM, writer)?;
+    Ok(signals)
 }
 
 impl Context<'_> {

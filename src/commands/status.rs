@@ -1,7 +1,5 @@
 //! `status`: each VM, the devices in its ports and in its guest, and the last events.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
@@ -180,18 +178,21 @@ fn event_lines(events: &[history::Entry], output: &mut Output) -> Result<()> {
         return Ok(());
     }
     output.line(&Line::from((Style::Strong, "last events")))?;
-    let now = now();
     for event in events {
-        let age = duration(now.saturating_sub(event.time) / 1000);
-        let tone = match event.outcome.as_str() {
-            "failed" => Style::Bad,
-            "rejected" => Style::Warning,
-            _ => Style::Plain,
-        };
-        let line = Line::default().with(Style::Faint, format!("  {age:>6} ago  "));
-        output.line(&line.with(tone, event.line.as_str()))?;
+        output.line(&event_line(event))?;
     }
     Ok(())
+}
+
+pub(super) fn event_line(event: &history::Entry) -> Line {
+    let age = duration(history::now().saturating_sub(event.time) / 1000);
+    let tone = match event.outcome.as_str() {
+        "failed" => Style::Bad,
+        "rejected" => Style::Warning,
+        _ => Style::Plain,
+    };
+    let line = Line::default().with(Style::Faint, format!("  {age:>6} ago  "));
+    line.with(tone, event.line.as_str())
 }
 
 fn duration(seconds: u64) -> String {
@@ -201,12 +202,6 @@ fn duration(seconds: u64) -> String {
         7200..=172_799 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
     }
-}
-
-/// Milliseconds since 1970.
-fn now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// All VMs of the config, asked at the same time: one that is stuck delays no other.

@@ -10,7 +10,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, mkdirat, openat,
-    renameat, statat, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, inotify, mkdirat,
+    openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -75,6 +75,15 @@ impl StateDir {
         let directory =
             open_in(root, "/tmp", false).or_else(|_| open_in(root, "/run", false)).ok()?;
         Some(Self { directory, boot_id: boot_id(root), fallback: None })
+    }
+
+    /// Adds the directory to those whose changed and replaced files `inotify` reports. Without /proc it
+    /// reports nothing.
+    pub(super) fn watch(&self, inotify: &OwnedFd) {
+        // This very directory, whatever its name now stands for.
+        let path = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
+        let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::MOVED_TO;
+        let _ = inotify::add_watch(inotify, path, flags);
     }
 
     /// The id of this boot.
@@ -293,8 +302,8 @@ pub fn read_all_unlocked(root: &Root) -> Vec<Record> {
 
 /// Whether there is a state directory that this user may not read.
 pub fn is_unreadable(root: &Root) -> bool {
-    let directory = root.path(format!("/tmp/{NAME}"));
-    directory.symlink_metadata().is_ok() && StateDir::open_read_only(root).is_none()
+    let is_there = |parent: &&str| root.path(format!("{parent}/{NAME}")).symlink_metadata().is_ok();
+    ["/tmp", "/run"].iter().any(is_there) && StateDir::open_read_only(root).is_none()
 }
 
 fn boot_id(root: &Root) -> String {

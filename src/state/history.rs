@@ -1,11 +1,13 @@
-//! The latest outcomes, for `status`: one JSON line each in the state directory.
+//! The latest outcomes, for `status` and `watch`: one JSON line each in the state directory.
 //!
 //! The journal has them too where there is one; this works everywhere and is as disposable as the
 //! rest of the state.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::inotify;
 use serde::{Deserialize, Serialize};
 
 use super::dir::StateDir;
@@ -74,7 +76,7 @@ pub fn is_repeated_unplug(root: &Root, report: &Report) -> bool {
 }
 
 /// Milliseconds since 1970.
-fn now() -> u64 {
+pub fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
@@ -90,8 +92,73 @@ fn newer_half(text: &str) -> &str {
 /// The entries, oldest first. Empty if this user may not read them.
 pub fn read(root: &Root) -> Vec<Entry> {
     let Some(state) = StateDir::open_read_only(root) else { return Vec::new() };
-    let text = state.read_text(NAME).unwrap_or_default();
+    parse(&state.read_text(NAME).unwrap_or_default())
+}
+
+fn parse(text: &str) -> Vec<Entry> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The entries that other processes add.
+///
+/// Its descriptor becomes readable when a file in the state directory changes. Another directory may
+/// take its place, so [`Follower::take`] has to be called from time to time in any case.
+#[derive(Debug)]
+pub struct Follower<'a> {
+    root: &'a Root,
+    inotify: OwnedFd,
+    /// What was in the file at the last call.
+    text: String,
+    /// The last entries that were returned.
+    seen: Vec<Entry>,
+}
+
+impl<'a> Follower<'a> {
+    pub fn new(root: &'a Root) -> io::Result<Self> {
+        let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
+        let inotify = inotify::init(flags)?;
+        Ok(Self { root, inotify, text: String::new(), seen: Vec::new() })
+    }
+
+    /// The entries that are new since the last call: at the first call all of them, oldest first.
+    pub fn take(&mut self) -> Vec<Entry> {
+        while matches!(rustix::io::read(&self.inotify, &mut [0; 4096]), Ok(1..)) {}
+        let Some(state) = StateDir::open_read_only(self.root) else { return Vec::new() };
+        // Before the file is read, so that no later change is missed.
+        state.watch(&self.inotify);
+        let text = state.read_text(NAME).unwrap_or_default();
+        if text == self.text {
+            return Vec::new();
+        }
+        let entries = parse(&text);
+        self.text = text;
+        let new = unseen(&self.seen, &entries).to_vec();
+        self.seen.extend_from_slice(&new);
+        self.seen.drain(..self.seen.len().saturating_sub(MAX_SEEN));
+        new
+    }
+}
+
+impl AsFd for Follower<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+/// More entries than a file has.
+const MAX_SEEN: usize = 2048;
+
+/// The entries after those that were seen.
+///
+/// The file may have lost its older half, or may be another file. It may also have lost an entry that
+/// was seen: one that was added while another process replaced the file.
+fn unseen<'a>(seen: &[Entry], entries: &'a [Entry]) -> &'a [Entry] {
+    let overlap = (1..=entries.len()).rev().find(|&count| seen.ends_with(&entries[..count]));
+    let after_last_seen = || {
+        let is_in = |entry| entries.iter().rposition(|other| other == entry);
+        seen.iter().rev().find_map(is_in).map(|index| index + 1)
+    };
+    &entries[overlap.or_else(after_last_seen).unwrap_or(0)..]
 }
 
 impl StateDir {
@@ -129,6 +196,42 @@ mod tests {
         }
         assert!(!is_repeated_unplug(&root, &unplugged("1-2", &[])));
         assert!(!is_repeated_unplug(&root, &unplugged("1-1", &["record not deleted"])));
+    }
+
+    #[test]
+    fn unseen_entries_are_those_after_the_last_seen_one_whatever_the_file_lost() {
+        let entries = |times: &[u64]| -> Vec<Entry> {
+            let entry = |&time| Entry {
+                time,
+                port: None,
+                vm: None,
+                outcome: "failed".to_owned(),
+                line: String::new(),
+            };
+            times.iter().map(entry).collect()
+        };
+        for (seen, file, new) in [
+            (&[][..], &[1, 2][..], &[1, 2][..]),
+            (&[1, 2], &[1, 2], &[]),
+            (&[1, 2], &[1, 2, 3], &[3]),
+            (&[1, 2], &[], &[]),
+            // Two events in the same millisecond.
+            (&[1, 2], &[1, 2, 2], &[2]),
+            (&[1, 2, 2], &[1, 2, 2, 3], &[3]),
+            // The older half was dropped, also more than what was seen.
+            (&[1, 2, 3, 4], &[3, 4, 5], &[5]),
+            (&[1, 2], &[5, 6], &[5, 6]),
+            // An entry was lost, the last one or another.
+            (&[1, 2, 3, 4], &[2, 3, 5], &[5]),
+            (&[1, 2, 3, 4], &[2, 4, 5], &[5]),
+            // Another file, and the first one again.
+            (&[1, 2, 7], &[1, 2, 3], &[3]),
+            // The clock was set back.
+            (&[8, 9], &[8, 9, 1], &[1]),
+        ] {
+            let (seen, file) = (entries(seen), entries(file));
+            assert_eq!(unseen(&seen, &file), entries(new), "{seen:?} {file:?}");
+        }
     }
 
     #[test]

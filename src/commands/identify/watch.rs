@@ -10,9 +10,9 @@ use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::clock::Monotonic;
+use crate::commands::end_signals;
 use crate::devpath::{DevPath, is_root_hub};
 use crate::host::netlink::{Received, UeventSocket};
 use crate::host::topology::{self, Connector, HubPort, Topology, read_topology};
@@ -239,9 +239,7 @@ impl<'a> LiveSource<'a> {
     /// Starts to receive events. Standard input that is not a terminal may belong to a script: it is not
     /// read unless `input_ends`.
     pub(super) fn open(root: &'a Root, input_ends: bool) -> io::Result<Self> {
-        let (signals, writer) = UnixStream::pair()?;
-        signal_hook::low_level::pipe::register(SIGINT, writer.try_clone()?)?;
-        signal_hook::low_level::pipe::register(SIGTERM, writer)?;
+        let signals = end_signals()?;
         let input = if stdin().is_terminal() {
             Some(Stdin::Terminal)
         } else {
