@@ -114,6 +114,8 @@ packages:
 SHARE     := $(DESTDIR)$(PREFIX)/share
 # What the rule and the hooks start.
 PROGRAM   := $(PREFIX)/bin/hotplugger
+# What the user unit for notifications starts.
+NOTIFY    := $(PROGRAM:%/bin/hotplugger=%/lib/hotplugger/notify)
 
 install:
 	@test -e $(BINARY) || { echo "run \`make build\` first" >&2; exit 1; }
@@ -129,6 +131,9 @@ install:
 	install -D -m 644 dist/completions/hotplugger.bash $(SHARE)/bash-completion/completions/hotplugger
 	install -D -m 644 dist/completions/_hotplugger $(SHARE)/zsh/site-functions/_hotplugger
 	install -D -m 644 dist/completions/hotplugger.fish $(SHARE)/fish/vendor_completions.d/hotplugger.fish
+	install -D -m 755 dist/notify/notify $(DESTDIR)$(PREFIX)/lib/hotplugger/notify
+	sed 's,/usr/lib/hotplugger/notify,$(NOTIFY),' dist/notify/hotplugger-notify.service | \
+	    install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/user/hotplugger-notify.service
 ifeq ($(DESTDIR),)
 	$(PROGRAM) install
 else
@@ -140,6 +145,7 @@ uninstall:
 	$(PROGRAM) uninstall
 	rm -f $(DESTDIR)$(PREFIX)/bin/hotplugger $(SHARE)/man/man1/hotplugger.1 $(SHARE)/man/man1/hotplugger-*.1 $(SHARE)/man/man5/hotplugger.yaml.5
 	rm -rf $(SHARE)/doc/hotplugger $(SHARE)/licenses/hotplugger
+	rm -rf $(PREFIX)/lib/hotplugger $(PREFIX)/lib/systemd/user/hotplugger-notify.service
 	rm -f $(SHARE)/bash-completion/completions/hotplugger $(SHARE)/zsh/site-functions/_hotplugger
 	rm -f $(SHARE)/fish/vendor_completions.d/hotplugger.fish
 

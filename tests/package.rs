@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -86,6 +87,19 @@ fn everything_is_there_in_the_places_of_packages_and_starts_the_packaged_program
             );
         }
     }
+    for (source, path) in [
+        ("dist/notify/notify", "/usr/lib/hotplugger/notify"),
+        (
+            "dist/notify/hotplugger-notify.service",
+            "/usr/lib/systemd/user/hotplugger-notify.service",
+        ),
+    ] {
+        let packaged = fs::read_to_string(folder.path().join(&path[1..])).unwrap();
+        assert_eq!(packaged, fs::read_to_string(Path::new(SOURCE).join(source)).unwrap(), "{path}");
+    }
+    // No unit is enabled.
+    let links = run(Command::new("find").arg(folder.path()).args(["-type", "l"]));
+    assert_eq!(links, "");
     // Whoever owns /etc decides about it: a hook is read nowhere else.
     let in_etc: Vec<_> = files.iter().filter(|path| !path.starts_with("/usr/")).collect();
     assert_eq!(in_etc, ["/etc/libvirt/hooks/qemu.d/hotplugger"]);
@@ -157,6 +171,20 @@ fn sbom_lists_the_crates_in_the_program() {
     for of_tests in ["proptest", "clap_mangen"] {
         assert_eq!(component(of_tests), None);
     }
+}
+
+#[test]
+fn the_unit_for_notifications_starts_the_script_of_its_own_prefix() {
+    let folder = tempfile::tempdir().unwrap();
+    let destination = format!("DESTDIR={}", folder.path().display());
+    let binary = format!("BINARY={PROGRAM}");
+    run(Command::new("make").current_dir(SOURCE).args(["-s", "install", &destination, &binary]));
+    let unit = folder.path().join("usr/local/lib/systemd/user/hotplugger-notify.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let program = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/")).unwrap();
+    assert_eq!(program, "usr/local/lib/hotplugger/notify");
+    let mode = fs::metadata(folder.path().join(program)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
 }
 
 #[test]
