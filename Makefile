@@ -145,7 +145,7 @@ uninstall:
 	$(PROGRAM) uninstall
 	rm -f $(DESTDIR)$(PREFIX)/bin/hotplugger $(SHARE)/man/man1/hotplugger.1 $(SHARE)/man/man1/hotplugger-*.1 $(SHARE)/man/man5/hotplugger.yaml.5
 	rm -rf $(SHARE)/doc/hotplugger $(SHARE)/licenses/hotplugger
-	rm -rf $(PREFIX)/lib/hotplugger $(PREFIX)/lib/systemd/user/hotplugger-notify.service
+	rm -rf $(DESTDIR)$(PREFIX)/lib/hotplugger $(DESTDIR)$(PREFIX)/lib/systemd/user/hotplugger-notify.service
 	rm -f $(SHARE)/bash-completion/completions/hotplugger $(SHARE)/zsh/site-functions/_hotplugger
 	rm -f $(SHARE)/fish/vendor_completions.d/hotplugger.fish
 

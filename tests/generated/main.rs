@@ -20,8 +20,8 @@ use report::report;
 const SECTIONS: &str = include_str!("sections.md");
 
 /// The commands that keep or read records.
-const WITH_STATE: [&str; 9] =
-    ["hotplugger", "status", "ports", "attach", "detach", "move", "sync", "check", "udev"];
+const WITH_STATE: [&str; 10] =
+    ["hotplugger", "status", "watch", "ports", "attach", "detach", "move", "sync", "check", "udev"];
 
 /// Every generated file and what it must hold.
 fn generated() -> Vec<(PathBuf, Vec<u8>)> {
