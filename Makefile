@@ -1,5 +1,6 @@
 # make demo   builds hotplugger and shows it at work in a virtual host
 # make test   runs all tests
+# make quick   runs the tests that find most mistakes, in three minutes
 # make matrix   runs the tests that need a real QEMU with QEMU 5.2 to 11.1
 # make release   builds the program as it is installed
 # make deb, make rpm, make tarball   make packages of the built program
@@ -20,7 +21,7 @@ REPORT    := $(CURDIR)/target/test-report
 PREFIX    := /usr/local
 DESTDIR   :=
 
-.PHONY: all demo picture test start-report unit e2e newest matrix campaign bench lint build release toolchain packages \
+.PHONY: all demo picture test start-report quick unit e2e newest matrix campaign bench lint build release toolchain packages \
 	install uninstall deb rpm tarball sbom release-files lint-packages reproducible clean
 
 all: build
@@ -77,6 +78,10 @@ lint: toolchain
 	    cargo clippy --locked --all-targets -- -D warnings && echo "clippy: ok" >>$(REPORT); \
 	else echo "clippy: skipped, it is not installed" >>$(REPORT); fi
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --quiet
+
+# What finds most mistakes in three minutes, after the first build. It needs a QEMU, but no root.
+quick: lint
+	cargo test --locked --lib --test scenarios --test check --test documents --test structure --test generated --test listings
 
 unit: packages build
 	@mkdir -p target
