@@ -3,13 +3,13 @@
 //! An EHCI takes only devices of 480 Mb/s. Slower ones in the same connector appear in a port of a UHCI or
 //! OHCI, its companion. No file of sysfs says which. On PCI the companions are functions of the same
 //! device; their ports, in the order of the functions, are those of the EHCI in their order (EHCI 1.0
-//! specification, 4.2). In a device tree both have the same phy. If the numbers of ports do not add up, the
-//! ports are not known.
+//! specification, 4.2). In a device tree both have the same phy. Where ACPI gives the ports of one
+//! connector the same location, that decides. If the numbers of ports do not add up, the ports are not known.
 
 use std::fs;
 
 use super::sysfs::{attribute, directory};
-use super::topology::{below, devpath_of, entries};
+use super::topology::{below, devpath_of, entries, port_directory};
 use crate::devpath::{DevPath, is_root_hub};
 use crate::root::Root;
 use crate::speed::Speed;
@@ -26,6 +26,8 @@ struct RootHub {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Companion {
     pub port: Option<DevPath>,
+    /// Whether it is only guessed from the numbers of ports.
+    pub guessed: bool,
     /// The controllers of the other speed, if it is not known which of their ports it is.
     pub controllers: Vec<DevPath>,
 }
@@ -36,7 +38,25 @@ pub fn companion(root: &Root, port: &DevPath) -> Companion {
         let hub = port.parent().filter(|hub| is_root_hub(hub.sysname()))?;
         Some((root_hubs(root, &hub.parent()?), hub, port.port()?.number()))
     };
-    place().map(|(hubs, hub, number)| pair(&hubs, &hub, number)).unwrap_or_default()
+    let Some((hubs, hub, number)) = place() else { return Companion::default() };
+    match at_same_location(root, &hubs, port) {
+        Some(port) => Companion { port: Some(port), ..Companion::default() },
+        None => pair(&hubs, &hub, number),
+    }
+}
+
+/// The port of another root hub for which the firmware gives the same location
+/// (`drivers/usb/core/usb-acpi.c`: `usb_acpi_get_connect_type`; 0 if it gives none).
+fn at_same_location(root: &Root, hubs: &[RootHub], own: &DevPath) -> Option<DevPath> {
+    let location = |port: &DevPath| {
+        let location = attribute(port_directory(root, port)?.join("location")).ok()?;
+        location.bytes().any(|digit| !b"0x".contains(&digit)).then_some(location)
+    };
+    let own_location = location(own)?;
+    let others = hubs.iter().filter(|hub| !own.is_at_or_below(&hub.devpath));
+    let mut ports =
+        others.flat_map(|hub| (1..=hub.ports).filter_map(|number| below(&hub.devpath, number)));
+    ports.find(|port| location(port).as_ref() == Some(&own_location))
 }
 
 /// The root hubs of the controller's PCI device, or of the controllers with its phy, by DEVPATH.
@@ -110,7 +130,8 @@ fn pair(hubs: &[RootHub], own: &DevPath, number: u8) -> Companion {
     }
     let others = if fast.contains(&hub) { slow } else { fast };
     let controllers = others.iter().filter(|_| port.is_none());
-    Companion { controllers: controllers.filter_map(|hub| hub.devpath.parent()).collect(), port }
+    let controllers = controllers.filter_map(|hub| hub.devpath.parent()).collect();
+    Companion { controllers, guessed: port.is_some(), port }
 }
 
 #[cfg(test)]
@@ -158,5 +179,54 @@ mod tests {
         let more = [hub(0, 3, "12", 2), hub(7, 1, "480", 6)];
         assert_eq!(names(&more, "usb3"), ["0000:00:1d.7"]);
         assert!(names(&[hub(7, 1, "480", 6)], "usb1").is_empty(), "no companion at all");
+    }
+
+    /// An EHCI of two ports and two companions of one, on PCI or with one phy.
+    fn host(controllers: [&str; 3], phy: &str, locations: [&str; 4]) -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        fs::create_dir_all(root.path("/sys/bus/usb/devices")).unwrap();
+        let mut locations = locations.into_iter();
+        for (bus, (controller, ports)) in controllers.into_iter().zip([2, 1, 1]).enumerate() {
+            let controller = root.path(format!("/sys/devices/{controller}"));
+            let hub = controller.join(format!("usb{}", bus + 1));
+            fs::create_dir_all(&hub).unwrap();
+            fs::create_dir_all(controller.join("of_node")).unwrap();
+            fs::write(controller.join("of_node/phys"), phy).unwrap();
+            fs::write(hub.join("speed"), if bus == 0 { "480\n" } else { "12\n" }).unwrap();
+            fs::write(hub.join("maxchild"), format!("{ports}\n")).unwrap();
+            for port in 1..=ports {
+                let bus = bus + 1;
+                let folder = hub.join(format!("{bus}-0:1.0/usb{bus}-port{port}"));
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(folder.join("location"), locations.next().unwrap()).unwrap();
+            }
+            let link = root.path(format!("/sys/bus/usb/devices/usb{}", bus + 1));
+            std::os::unix::fs::symlink(&hub, link).unwrap();
+        }
+        (dir, root)
+    }
+
+    #[test]
+    fn companion_is_read_by_pci_device_phy_or_location() {
+        let pci = ["p/0000:00:1d.7", "p/0000:00:1d.0", "p/0000:00:1d.1"];
+        let soc = ["soc/fe.usb", "soc/fa.usb", "soc/fb.usb"];
+        let unknown = ["0x00000000"; 4];
+        let located = ["0x80000002", "0x80000001", "0x80000001", "0x80000002"];
+        for (controllers, locations, wanted, guessed) in [
+            (pci, unknown, "usb2/2-1", true),
+            (soc, unknown, "usb2/2-1", true),
+            (pci, located, "usb3/3-1", false),
+        ] {
+            let (_dir, root) = host(controllers, "phy", locations);
+            let port = format!("/devices/{}/usb1/1-1", controllers[0]).parse().unwrap();
+            let companion = companion(&root, &port);
+            assert!(companion.port.unwrap().as_str().ends_with(wanted), "{controllers:?}");
+            assert_eq!((companion.guessed, companion.controllers), (guessed, vec![]));
+        }
+        let (_dir, root) = host(soc, "", unknown);
+        fs::write(root.path("/sys/devices/soc/fa.usb/of_node/phys"), "other").unwrap();
+        let port = "/devices/soc/fe.usb/usb1/1-1".parse().unwrap();
+        assert_eq!(companion(&root, &port).port, None);
     }
 }

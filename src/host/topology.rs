@@ -243,7 +243,7 @@ fn connector(root: &Root, devpath: &DevPath, directory: &Path) -> Connector {
         .filter_map(|name| place(name))
         .collect();
     Connector {
-        peer_guessed: companion.port.is_some() || peer.is_some() && !located,
+        peer_guessed: companion.guessed || peer.is_some() && !located,
         peer: peer.or(companion.port),
         companions: companion.controllers,
         type_c: fs::read_link(directory.join("connector"))
