@@ -299,7 +299,7 @@ impl<'de> Visitor<'de> for VirtualMachines {
 }
 
 /// No list is longer: each entry is compared with those before it, and no host has more ports.
-const MAX_ENTRIES: usize = 255;
+pub(super) const MAX_ENTRIES: usize = 255;
 
 fn add<T, E: de::Error>(list: &mut Vec<T>, entry: T) -> Result<(), E> {
     if list.len() == MAX_ENTRIES {

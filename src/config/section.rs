@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::Config;
 use super::edit::{below, document, key, lines, next_content, plain_key};
-use super::parse::{ConfigError, parse};
+use super::parse::{ConfigError, MAX_ENTRIES, parse};
 use super::prefilter;
 use crate::location::UsbLocation;
 
@@ -110,6 +110,10 @@ fn sections(text: &str) -> Vec<Section> {
     let mut sections = Vec::new();
     let mut at = within.start;
     while let Some(first) = next_content(&lines, at..within.end) {
+        // With more of them the config is refused as a whole, and at once.
+        if sections.len() == MAX_ENTRIES {
+            return Vec::new();
+        }
         let own = below(&lines, first);
         at = own.end;
         let Some(key) = key(first, lines[first].content()) else { continue };
@@ -191,6 +195,7 @@ mod tests {
             (format!("virtual_machines:\n{without_ports}"), "3:5"),
             ("virtual_machines: {b: 1, c: {socket: /run/c, ports: []}}\n".to_owned(), "1:23"),
             (text(&many(17)), "5:7"),
+            (format!("virtual_machines:\n{}", many(255)), "2:7"),
         ] {
             let error = parse_sections(&text).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{place}: ")), "{text}{error}");
