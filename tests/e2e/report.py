@@ -9,7 +9,7 @@ _LAST_LINES = 15
 class Report(unittest.TestResult):
     """Prints a line for each test as it ends, and under a failed one all that is known.
 
-    A failed test whose host VM died (Host.died) is run once more: an emulator that crashes has not
+    A failed test whose host VM died (Host.died), or whose guest stood still, is run once more: an emulator that crashes has not
     shown what hotplugger does.  It is said, with all that is known of the death; the second
     time counts, whatever ends it.
     """
@@ -101,7 +101,7 @@ class Report(unittest.TestResult):
             for reason in reasons:
                 print('    ' + _end(reason))
         for name, died in self._died.items():
-            print(f'run twice, for its host VM had died: {name}\n    {_end(died)}')
+            print(f'run twice, for its host VM or guest had died: {name}\n    {_end(died)}')
         print(f'e2e: {self.line()}')
         return 1 if self.counts['failed'] else 0
 

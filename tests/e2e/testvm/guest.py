@@ -53,6 +53,7 @@ class Guest(UsbDevices):
         self.qmp_sock = f'{self.folder}/qmp-sock'
         self.unit = f'vm-{name}'
         self._host = host
+        self.stood_still = ''           # what its shell did not answer, though its QEMU runs
 
     # -- its life
 
@@ -154,6 +155,8 @@ class Guest(UsbDevices):
         except VmError as error:
             console = '; '.join(text for _, text in self.console()[-5:])
             status = self._host.exec(['systemctl', 'is-active', self.unit]).out.strip()
+            if 'timed out' in str(error) and status == 'active' and self._answers():
+                self.stood_still = f'the guest {self.name} did not answer `{line}`, though its QEMU runs'
             raise VmError(f'{error}; QEMU is {status}, the console ends: {console}') from error
 
     def lsusb(self):
