@@ -40,7 +40,7 @@ class ReportTest(unittest.TestCase):
         text, status = self.report('QEMU was ended by SIGABRT', None)
         self.assertEqual(status, 0)
         self.assertIn('QEMU was ended by SIGABRT', text)
-        self.assertIn('run twice, for its host VM had died', text)
+        self.assertIn('run twice, for its host VM or guest had died', text)
         self.assertTrue(text.endswith('e2e: 1 passed, 0 failed, 0 skipped\n'))
 
     def test_one_that_dies_again_is(self):
