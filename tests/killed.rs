@@ -32,13 +32,7 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let mut root = Root::new();
-        root.config(
-            "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    delay: 0\n    \
-             ports: [/devices/pci0000:00/0000:00:14.0/usb1/1-3]\n",
-        );
-        root.controller(4);
-        root.plug("1-3", "tablet", 16);
+        let root = Root::with_tablet();
         root.bind_driver("1-3:1.0", "usbhid");
         let qemu = Qemu::paused(&root, "windows");
         Self { root, qemu }

@@ -258,7 +258,7 @@ fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_user_who_may_not_read_the_journal_is_told_the_group() {
+fn a_user_who_may_not_read_the_journal_gets_the_name_of_the_group() {
     if !geteuid().is_root() {
         println!("notifications: skipped, only root can start a program as another user");
         return;
@@ -284,7 +284,7 @@ fn a_user_who_may_not_read_the_journal_is_told_the_group() {
     let mut ended = Group::start(command.stderr(Stdio::piped()));
     wait("end of the script", || ended.0.try_wait().unwrap().is_some());
     assert_eq!(ended.0.wait().unwrap().code(), Some(1));
-    let told = std::io::read_to_string(ended.0.stderr.take().unwrap()).unwrap();
-    assert!(told.contains("insufficient permissions"), "{told}");
-    assert!(told.contains("the group adm or systemd-journal"), "{told}");
+    let message = std::io::read_to_string(ended.0.stderr.take().unwrap()).unwrap();
+    assert!(message.contains("insufficient permissions"), "{message}");
+    assert!(message.contains("the group adm or systemd-journal"), "{message}");
 }

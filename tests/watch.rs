@@ -33,18 +33,6 @@ const HISTORY: &str = "/tmp/hotplugger/history.jsonl";
 const QUIET: Duration = Duration::from_millis(1200);
 const NOBODY: u32 = 65534;
 
-/// A host with a VM that does not run, and a tablet in its port.
-fn host() -> Root {
-    let mut root = Root::new();
-    root.config(
-        "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    delay: 0\n    \
-         ports: [/devices/pci0000:00/0000:00:14.0/usb1/1-3]\n",
-    );
-    root.controller(4);
-    root.plug("1-3", "tablet", 16);
-    root
-}
-
 /// Runs the program for an event, as udev does, and returns what `status` now knows as the last event.
 fn event(root: &mut Root, action: &str) -> Value {
     assert_eq!(root.event(action, "1-3").run(root).status, 0);
@@ -156,7 +144,7 @@ fn end_of(child: &mut Child) -> Option<i32> {
 
 #[test]
 fn plug_and_pull_are_shown_as_status_shows_them() {
-    let mut root = host();
+    let mut root = Root::with_tablet();
     // There is no state directory yet.
     let (json, text) = (Watch::start(&root, &["--json"]), Watch::start(&root, &[]));
     for (action, outcome) in [("bind", "not-running"), ("remove", "detached")] {
@@ -179,7 +167,7 @@ fn plug_and_pull_are_shown_as_status_shows_them() {
 
 #[test]
 fn restarted_it_has_missed_nothing() {
-    let mut root = host();
+    let mut root = Root::with_tablet();
     let watch = Watch::start(&root, &["--json"]);
     let first = event(&mut root, "bind");
     watch.shows(std::slice::from_ref(&first));
@@ -204,7 +192,7 @@ fn restarted_it_has_missed_nothing() {
 
 #[test]
 fn each_event_is_shown_once_whatever_becomes_of_the_file() {
-    let mut root = host();
+    let mut root = Root::with_tablet();
     event(&mut root, "bind");
     let watch = Watch::start(&root, &["--json", "--events", "0"]);
     watch.shows_nothing();
@@ -238,7 +226,7 @@ fn each_event_is_shown_once_whatever_becomes_of_the_file() {
 
 #[test]
 fn names_of_devices_do_no_harm() {
-    let root = host();
+    let root = Root::with_tablet();
     let watch = Watch::start(&root, &[]);
     DirBuilder::new().mode(0o700).create(root.path("/tmp/hotplugger")).unwrap();
     let line =
@@ -252,7 +240,7 @@ fn names_of_devices_do_no_harm() {
 
 #[test]
 fn between_events_it_costs_nothing_and_it_ends_when_nobody_reads_or_waits() {
-    let mut root = host();
+    let mut root = Root::with_tablet();
     event(&mut root, "bind");
     append(&root, 0..350);
     let mut watch = Watch::start(&root, &["--json", "--events", "0"]);
@@ -282,7 +270,7 @@ fn a_user_who_may_not_read_the_events_is_sent_to_sudo() {
         eprintln!("skipped: only root can start a program as another user");
         return;
     }
-    let mut root = host();
+    let mut root = Root::with_tablet();
     let program = root.path("/run/hotplugger-program");
     // By another process: a program that this one has open for writing could not be started.
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_hotplugger")).arg(&program).status();

@@ -58,8 +58,8 @@ class ControllersTest(Case):
         codes = [finding['code'] for finding in report['findings']]
         self.assertIn('port-there', codes)
         self.assertNotIn('port-companion', codes)
-        told = self.vm.exec('hotplugger ports').out
-        self.assertRegex(told, r'with \d-3\?')
+        ports = self.vm.exec('hotplugger ports').out
+        self.assertRegex(ports, r'with \d-3\?')
         # Another connector is not the VM's.
         self.vm.plug('kbd', 'ehci:2', usb_version=1)
         self.devpath('QEMU USB')
@@ -73,8 +73,8 @@ class ControllersTest(Case):
             with self.subTest(port=port, **options):
                 self.vm.plug('kbd', port, **options)
                 devpath = self.devpath('QEMU USB')
-                told = self.vm.exec(f'udevadm test-builtin path_id {devpath} 2>/dev/null').out
-                name = re.search(r'ID_PATH=(\S+)', told)[1]
+                printed = self.vm.exec(f'udevadm test-builtin path_id {devpath} 2>/dev/null').out
+                name = re.search(r'ID_PATH=(\S+)', printed)[1]
                 self.configure(name)
                 said = self.vm.exec(f'hotplugger simulate /sys{devpath}')
                 self.assertIn('windows', said.out, f'{name}: {said}')

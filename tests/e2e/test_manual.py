@@ -25,7 +25,7 @@ class ManualTest(AttachCase):
         self.vm.sh('udevadm trigger --settle --action=bind /sys/bus/usb/devices/1-1')
         self.assertEqual(self.guest.ids(), [], 'its devices stay away while it is saved')
         self.guest.stop()
-        # Its devices are its own again as soon as it runs anew.
+        # The VM gets its devices again when it is started again.
         self.guest.start('seabios', extra=['-incoming', 'defer'])
         self.guest.qmp('migrate-incoming', uri='exec:cat /var/tmp/windows.state')
         self.vm.wait_for(lambda: self.guest.qmp('query-status')['status'] in ('paused', 'running'),

@@ -89,6 +89,18 @@ impl Root {
     }
 
     /// Writes the config.
+    /// A host with a tablet in port 1-3, which a VM lists.
+    pub(crate) fn with_tablet() -> Self {
+        let mut root = Self::new();
+        root.config(
+            "virtual_machines:\n  windows:\n    socket: /run/windows.qmp\n    delay: 0\n    \
+             ports: [/devices/pci0000:00/0000:00:14.0/usb1/1-3]\n",
+        );
+        root.controller(4);
+        root.plug("1-3", "tablet", 16);
+        root
+    }
+
     pub(crate) fn config(&self, yaml: &str) {
         self.write("/etc/hotplugger/config.yaml", yaml);
     }
