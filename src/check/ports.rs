@@ -22,8 +22,7 @@ pub fn check(config: &Config, path: &Path, topology: &Topology) -> Vec<Finding> 
     let mut findings = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
         findings.extend(ports.twice(index, entry));
-        findings.extend(ports.unstable(entry));
-        findings.extend(ports.incomplete(entry));
+        findings.extend(ports.better_name(entry));
         if entry.devpaths.is_empty() {
             findings.push(ports.nowhere(entry));
         }
@@ -78,25 +77,21 @@ impl Ports<'_> {
         self.no_such_bus(entry.vm, port, port)
     }
 
-    /// A name whose controller may have another one after the next boot.
-    fn unstable(&self, entry: &Entry<'_>) -> Option<Finding> {
+    /// A name for which there is a better one.
+    fn better_name(&self, entry: &Entry<'_>) -> Option<Finding> {
         let port = entry.devpaths.first()?;
-        let PortName::Stable { controller, .. } = entry.name else { return None };
-        if !controller.is_unstable() {
-            return None;
-        }
-        let what = "its controller is numbered when the kernel finds it, perhaps otherwise after the next boot";
-        let finding = Finding::warning("port-unstable", entry.name, what);
-        Some(finding.ports(self.path, &entry.vm.name, Some(entry.name), Some(&self.name(port))))
-    }
-
-    /// The end of a DEVPATH, which stands for one half of a connector.
-    fn incomplete(&self, entry: &Entry<'_>) -> Option<Finding> {
-        let (PortName::DevPathEnd(_), Some(port)) = (entry.name, entry.devpaths.first()) else {
-            return None;
+        let finding = match entry.name {
+            PortName::Stable { controller, .. } if controller.is_unstable() => {
+                let what = "its controller is numbered when the kernel finds it, perhaps otherwise after the next boot";
+                Finding::warning("port-unstable", entry.name, what)
+            }
+            PortName::DevPathEnd(_) => {
+                let what =
+                    "this is the end of a DEVPATH, which stands for one half of its connector only";
+                Finding::note("port-incomplete", entry.name, what)
+            }
+            PortName::Stable { .. } | PortName::DevPath(_) => return None,
         };
-        let what = "this is the end of a DEVPATH, which stands for one half of its connector only";
-        let finding = Finding::note("port-incomplete", entry.name, what);
         Some(finding.ports(self.path, &entry.vm.name, Some(entry.name), Some(&self.name(port))))
     }
 

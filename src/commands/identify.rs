@@ -242,10 +242,7 @@ struct Written {
 fn check_config(context: &Context<'_>, vm: &str) -> Result<Config> {
     let file = find_config(context)?;
     let config = file.parse()?.whole()?;
-    if !config.virtual_machines.iter().any(|known| known.name == vm) {
-        let names = config.virtual_machines.into_iter().map(|vm| vm.name).collect();
-        bail!("{}: {}", file.path.display(), EditError::NoSuchVm(vm.to_owned(), names));
-    }
+    config.named(vm).with_context(|| file.path.display().to_string())?;
     file::refuse_if_not_writable(&file)?;
     Ok(config)
 }

@@ -17,11 +17,11 @@ use crate::state::history::Follower;
 
 #[derive(Debug, Args)]
 pub struct Watch {
-    /// Prints a JSON object a line.
+    /// Print a JSON object for each event, one a line
     #[arg(long)]
     json: bool,
 
-    /// How many of the last events are shown first.
+    /// How many of the last events to print first
     #[arg(long, value_name = "N", default_value_t = 10)]
     events: usize,
 }

@@ -27,8 +27,8 @@ pub struct Insertion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EditError {
     Config(ConfigError),
-    /// There is no such VM, but these.
-    NoSuchVm(String, Vec<String>),
+    /// The message of `Config::no_such_vm`.
+    NoSuchVm(String),
     Taken(PortName, String),
     /// The text has a layout that only a person can edit.
     Layout(String),
@@ -42,10 +42,9 @@ pub fn add_ports(text: &str, vm: &str, ports: &[NewPort]) -> Result<Insertion, E
             return Err(EditError::Taken(port.name.clone(), owner.name.clone()));
         }
     }
-    let names = wanted.virtual_machines.iter().map(|vm| vm.name.clone()).collect();
-    let Some(owner) = wanted.virtual_machines.iter_mut().find(|known| known.name == vm) else {
-        return Err(EditError::NoSuchVm(vm.to_owned(), names));
-    };
+    let no_such_vm = wanted.no_such_vm(vm);
+    let mut owners = wanted.virtual_machines.iter_mut();
+    let owner = owners.find(|known| known.name == vm).ok_or(EditError::NoSuchVm(no_such_vm))?;
     owner.ports.extend(ports.iter().map(|port| port.name.clone()));
     let insertion = List::find(text, vm).map_err(EditError::Layout)?.insertion(ports);
     match parse(&insertion.apply(text)) {
@@ -94,12 +93,7 @@ impl fmt::Display for EditError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(error) => error.fmt(f),
-            Self::NoSuchVm(name, known) if known.is_empty() => {
-                write!(f, "no virtual machine `{name}`: the config has none")
-            }
-            Self::NoSuchVm(name, known) => {
-                write!(f, "no virtual machine `{name}`: the config has {}", known.join(", "))
-            }
+            Self::NoSuchVm(message) => f.write_str(message),
             Self::Taken(port, vm) => write!(f, "port {port} is listed by `{vm}` already"),
             Self::Layout(problem) => write!(f, "cannot be edited safely: {problem}"),
         }

@@ -111,12 +111,11 @@ impl ConfigFile {
         for section in &mut config.broken {
             section.path.clone_from(&self.path);
         }
-        let directory = self.root.strip(&self.path).parent().map(Path::to_path_buf);
         for vm in &mut config.virtual_machines {
             let Monitor::Socket(path) = &mut vm.monitor else { continue };
             if path.is_relative() {
                 let written = path.display().to_string();
-                *path = directory.clone().unwrap_or_default().join(&*path);
+                *path = self.root.strip(&self.path).with_file_name(&*path);
                 vm.spellings.push(Spelling { written, meant: path.display().to_string() });
             }
         }

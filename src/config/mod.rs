@@ -172,9 +172,13 @@ impl Config {
         if let Some(broken) = self.broken.iter().find(|section| section.vm == name) {
             bail!("{broken}");
         }
+        bail!(self.no_such_vm(name))
+    }
+
+    fn no_such_vm(&self, name: &str) -> String {
         let known: Vec<&str> = self.virtual_machines.iter().map(|vm| vm.name.as_str()).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        bail!("no virtual machine `{name}`: the config has {known}")
+        format!("no virtual machine `{name}`: the config has {known}")
     }
 
     /// The config, if all of it could be parsed.
