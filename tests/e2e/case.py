@@ -14,7 +14,7 @@ class Case(unittest.TestCase):
     evidence = ''                   # the journal of a test that is over
     devices = ()                    # more for the -device of the host VM's QEMU; then it boots
     guest = None                    # until the host VM is up
-    died = ''                       # how its host VM or guest died, if it did so by itself
+    died = ''                       # how its host VM or guest failed, if it did so by itself
 
     def setUp(self):
         self.vm = TestVm()
@@ -34,7 +34,7 @@ class Case(unittest.TestCase):
 
     def _look_after(self):
         # The nested guest's CPU stands still now and then, where TCG emulates SVM for it.
-        self.died = self.vm.died() or getattr(self.guest, 'stood_still', '')
+        self.died = self.vm.died() or getattr(self.guest, 'broken', '')
 
     def _keep_evidence(self):
         try:

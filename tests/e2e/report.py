@@ -1,17 +1,19 @@
 """What a run of the tests prints."""
+import re
 import time
 import unittest
 
-# Of each text in the summary.
-_LAST_LINES = 15
+# Of each text in the summary, besides where the test was.
+_LAST_LINES = 8
+_IN_TEST = re.compile(r'File ".*/test_\w+\.py", line')
 
 
 class Report(unittest.TestResult):
     """Prints a line for each test as it ends, and under a failed one all that is known.
 
-    A failed test whose host VM died (Host.died), or whose guest stood still, is run once more: an emulator that crashes has not
-    shown what hotplugger does.  It is said, with all that is known of the death; the second
-    time counts, whatever ends it.
+    A failed test whose host VM died (Host.died), or whose guest crashed or stood still, is run
+    once more: an emulator that crashes has not shown what hotplugger does.  It is said, with all
+    that is known of it; the second time counts, whatever ends it.
     """
 
     def __init__(self, verbose):
@@ -99,9 +101,9 @@ class Report(unittest.TestResult):
         for name, reasons in self._failed:
             print(f'failed: {name}')
             for reason in reasons:
-                print('    ' + _end(reason))
+                print('    ' + _ends(reason))
         for name, died in self._died.items():
-            print(f'run twice, for its host VM or guest had died: {name}\n    {_end(died)}')
+            print(f'run twice, for its host VM or guest had died: {name}\n    {_ends(died)}')
         print(f'e2e: {self.line()}')
         return 1 if self.counts['failed'] else 0
 
@@ -112,8 +114,10 @@ class Report(unittest.TestResult):
                 f'{counts["skipped"]} skipped')
 
 
-def _end(text):
-    return _indented('\n'.join(text.rstrip().splitlines()[-_LAST_LINES:]))
+def _ends(text):
+    lines = text.rstrip().splitlines()
+    where = [line for line in lines[:-_LAST_LINES] if _IN_TEST.search(line)]
+    return _indented('\n'.join(where + lines[-_LAST_LINES:]))
 
 
 def _indented(text):

@@ -8,6 +8,7 @@
 """
 import contextlib
 import datetime
+import re
 import time
 
 from .error import VmError
@@ -19,6 +20,8 @@ KINDS = ('linux', 'seabios')
 CONTROLLERS = ('qemu-xhci,id=xhci0,p2=15,p3=15', 'qemu-xhci,id=xhci1,p2=15,p3=15')
 _TRACED = ('usb_host_open*', 'usb_host_close', 'usb_host_reset', 'usb_host_set_*',
            'usb_host_*_kernel', 'usb_host_*_interface', 'usb_port_*')
+# What systemd says of a program that ended so; a test sends SIGKILL.
+_CRASH = re.compile(r'status=\d+/(ILL|TRAP|ABRT|BUS|FPE|SEGV)')
 _STALLED = 120          # s without a line on the console: a boot that hangs
 
 
@@ -53,7 +56,7 @@ class Guest(UsbDevices):
         self.qmp_sock = f'{self.folder}/qmp-sock'
         self.unit = f'vm-{name}'
         self._host = host
-        self.stood_still = ''           # what its shell did not answer, though its QEMU runs
+        self.broken = ''                # how its emulator failed: it crashed, or stands still
 
     # -- its life
 
@@ -128,7 +131,10 @@ class Guest(UsbDevices):
 
     def qmp(self, command, **arguments):
         """A QMP command to its QEMU, over the test VM's own socket; the return value."""
-        return self._host.agent.qmp(self._rig_sock, command, arguments)
+        try:
+            return self._host.agent.qmp(self._rig_sock, command, arguments)
+        except VmError as error:
+            raise VmError(f'{error}{self._how_it_ended()}') from error
 
     def pid(self):
         """The process id of its QEMU."""
@@ -156,7 +162,7 @@ class Guest(UsbDevices):
             console = '; '.join(text for _, text in self.console()[-5:])
             status = self._host.exec(['systemctl', 'is-active', self.unit]).out.strip()
             if 'timed out' in str(error) and status == 'active' and self._answers():
-                self.stood_still = f'the guest {self.name} did not answer `{line}`, though its QEMU runs'
+                self.broken = f'the guest {self.name} did not answer `{line}`, though its QEMU runs'
             raise VmError(f'{error}; QEMU is {status}, the console ends: {console}') from error
 
     def lsusb(self):
@@ -182,9 +188,20 @@ class Guest(UsbDevices):
     def _log(self, name):
         return self._host.exec(['cat', f'{self.folder}/{name}']).out.splitlines()
 
+    def _how_it_ended(self):
+        """What systemd and QEMU itself said when it ended; '' if it runs."""
+        said = self._host.exec(
+            f'systemctl is-active --quiet {self.unit} || '
+            f'{{ journalctl --no-pager -o cat -n 3 UNIT={self.unit}.service; '
+            f'tail -n 5 {self.folder}/qemu.log; }}').out
+        text = f'its QEMU does not run: {"; ".join(said.splitlines())}'
+        if _CRASH.search(said):
+            self.broken = f'the guest {self.name} crashed: {text}'
+        return f'; {text}' if said else ''
+
     def _answers(self):
         if not self.running():
-            raise VmError(f'the guest {self.name} did not start: {self._log("qemu.log")}')
+            raise VmError(f'the guest {self.name} did not start{self._how_it_ended()}')
         with contextlib.suppress(VmError):
             status = self.qmp('query-status')
             # With -incoming it waits for its state.
