@@ -281,19 +281,24 @@ impl HostDev {
 }
 
 fn hostdevs(root: &Root) -> Vec<(String, HostDev)> {
+    let of_domain = |(name, text): (String, String)| {
+        parse_hostdevs(&text).into_iter().map(move |hostdev| (name.clone(), hostdev))
+    };
+    domains(root).into_iter().flat_map(of_domain).collect()
+}
+
+/// The domains that libvirt has, running or not: the name and the XML of each, by name.
+pub fn domains(root: &Root) -> Vec<(String, String)> {
     let entries = fs::read_dir(root.path("/etc/libvirt/qemu")).into_iter().flatten();
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut hostdevs: Vec<(String, HostDev)> = paths
+    let mut domains: Vec<(String, String)> = paths
         .filter(|path| path.extension().is_some_and(|extension| extension == "xml"))
         .filter_map(|path| {
-            let domain = path.file_stem()?.to_str()?.to_owned();
-            let text = fs::read_to_string(&path).ok()?;
-            Some(parse_hostdevs(&text).into_iter().map(move |hostdev| (domain.clone(), hostdev)))
+            Some((path.file_stem()?.to_str()?.to_owned(), fs::read_to_string(&path).ok()?))
         })
-        .flatten()
         .collect();
-    hostdevs.sort_by(|(one, _), (other, _)| one.cmp(other));
-    hostdevs
+    domains.sort();
+    domains
 }
 
 /// Reads the elements as libvirt writes them (`src/conf/domain_conf.c`:

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::finding::Finding;
 use super::udev_rules::{Command, Kind, commands, words};
-use crate::install::UDEVD_RUNS;
+use crate::install::{SYSTEMD_RUNS, UDEVD_RUNS};
 use crate::root::Root;
 use crate::text::shell_word;
 
@@ -18,6 +18,8 @@ pub struct RulesFacts {
     pub files: Vec<RulesFile>,
     /// Whether udevd's control socket exists.
     pub udevd: bool,
+    /// The command that starts udevd on this host, if it is known.
+    pub start_udevd: Option<&'static str>,
     pub directory: PathBuf,
 }
 
@@ -111,11 +113,12 @@ fn program(command: &str) -> Option<String> {
 }
 
 pub fn check(facts: &RulesFacts) -> Vec<Finding> {
-    let mut findings = vec![if facts.udevd {
-        Finding::ok("udevd-running", "udevd", "it runs")
-    } else {
-        Finding::error("udevd-stopped", "udevd", "it does not run, so no rule is applied")
-            .run("systemctl start systemd-udevd-control.socket systemd-udevd.service")
+    let stopped =
+        || Finding::error("udevd-stopped", "udevd", "it does not run, so no rule is applied");
+    let mut findings = vec![match facts.start_udevd {
+        _ if facts.udevd => Finding::ok("udevd-running", "udevd", "it runs"),
+        Some(command) => stopped().run(command),
+        None => stopped().advice("start it, as this system starts it at boot"),
     }];
     let [add, bind, remove, interface] =
         [ADD, BIND, REMOVE, INTERFACE].map(|kind| facts.runs(kind));
@@ -224,6 +227,15 @@ const FOLDERS: [&str; 5] = [
     "/lib/udev/rules.d",
 ];
 
+/// What starts udevd, by a path of the init systems that do: systemd, sysvinit and OpenRC of Debian,
+/// Devuan and Gentoo (udev or eudev), Slackware and Unraid.
+const START_UDEVD: [(&str, &str); 4] = [
+    (SYSTEMD_RUNS, "systemctl start systemd-udevd-control.socket systemd-udevd.service"),
+    ("/etc/init.d/udev", "/etc/init.d/udev start"),
+    ("/etc/init.d/eudev", "/etc/init.d/eudev start"),
+    ("/etc/rc.d/rc.udev", "/etc/rc.d/rc.udev start"),
+];
+
 /// The most that is read of a rules file.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -233,6 +245,10 @@ pub fn gather(root: &Root) -> RulesFacts {
     RulesFacts {
         files,
         udevd: control.is_ok_and(|control| control.file_type().is_socket()),
+        start_udevd: START_UDEVD
+            .iter()
+            .find(|(path, _)| root.path(path).exists())
+            .map(|(_, command)| *command),
         directory: root.path(FOLDERS[0]),
     }
 }
@@ -271,6 +287,7 @@ pub(in crate::check) mod tests {
         RulesFacts {
             files: files.iter().map(file).collect(),
             udevd: true,
+            start_udevd: None,
             directory: "/etc/udev/rules.d".into(),
         }
     }

@@ -54,6 +54,13 @@ pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
             findings.extend(facts.unsupported.iter().map(|(vm, why)| unsupported(vm, *why)));
         }
     }
+    let runs_at_start = |one: &UnitFacts| one.is_applicable && one.item.group != Group::Sleep;
+    if findings.is_empty() && !facts.items.iter().any(runs_at_start) {
+        let what = "this host has neither systemd nor libvirt, so nothing runs `sync` when a VM starts";
+        findings.push(Finding::note("unit-none", "sync", what).advice(
+            "run `hotplugger sync NAME --wait 30` in the script that starts the VM",
+        ));
+    }
     findings.extend(facts.left_over.iter().map(|path| {
         Finding::warning("unit-left-over", path, "it belongs to a VM that the config no longer has")
             .run(INSTALL)
@@ -179,9 +186,10 @@ pub(in crate::check) mod tests {
     fn each_group_is_complete_missing_or_incomplete() {
         assert_eq!(codes(|_| {}), ["unit-installed"]);
         assert_eq!(codes(|facts| facts.installed = Installed::Missing), ["unit-none"]);
-        assert!(
-            codes(|facts| (facts.installed, facts.is_applicable) = (Installed::Missing, false))
-                .is_empty()
+        // Neither systemd nor libvirt: the script of the VM runs `sync`.
+        assert_eq!(
+            codes(|facts| (facts.installed, facts.is_applicable) = (Installed::Missing, false)),
+            ["unit-none"]
         );
         let lose = |end: &'static str| {
             move |facts: &mut UnitFacts| {

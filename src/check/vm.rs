@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use super::devices::domains;
 use super::finding::Finding;
 use super::process::{self, Node, Process, parse_list};
 use super::socket_users::{self, SocketUsers};
@@ -20,6 +21,7 @@ use crate::host::topology::{HubPort, Topology};
 use crate::monitor::Monitor;
 use crate::permissions::{PermissionIssue, PermissionKind, path_issue};
 use crate::qmp::message::Version;
+use crate::qmp::virsh::uuid_of;
 use crate::qmp::{Error, Step, UsbHostProblem};
 use crate::root::Root;
 use crate::speed::Speed;
@@ -39,6 +41,8 @@ pub struct VmFacts {
     pub process: Option<Process>,
     /// The user whose own libvirt runs a domain of that name, which libvirt's system instance does not.
     pub session_user: Option<u32>,
+    /// The names and UUIDs of the domains that libvirt has, if it has none of that name.
+    pub other_domains: Vec<(String, Option<String>)>,
     pub nodes: Vec<Node>,
 }
 
@@ -136,6 +140,11 @@ fn answer(facts: &VmFacts) -> Option<Finding> {
                        place of `domain:`";
             Finding::error("domain-in-session", name, what).advice(own)
         }
+        Error::NotRunning { monitor: Monitor::Domain(domain), .. }
+            if !facts.other_domains.is_empty() =>
+        {
+            unknown_domain(name, domain, &facts.other_domains)
+        }
         Error::NotRunning { stale: false, .. } if facts.vm.monitor.is_domain() => {
             Finding::note("vm-off", name, format!("`{name}` is {error}"))
         }
@@ -158,7 +167,7 @@ fn answer(facts: &VmFacts) -> Option<Finding> {
                 place,
                 "root may not connect to it: a security module (AppArmor, SELinux) forbids it",
             )
-            .advice("the kernel log has the rule: `journalctl -k --grep DENIED`")
+            .advice("the kernel log has the rule: `dmesg | grep DENIED`")
         }
         Error::Socket { source, .. } => Finding::error("socket-not-qmp", place, source.to_string())
             .advice(format!("set `socket:` of `{name}` to QEMU's QMP socket")),
@@ -166,7 +175,7 @@ fn answer(facts: &VmFacts) -> Option<Finding> {
             busy(facts, &own)
         }
         Error::Timeout { .. } => Finding::error("qemu-stuck", place, error.to_string())
-            .advice("QEMU hangs; its log and the kernel log (`journalctl -k`) may say why"),
+            .advice("QEMU hangs; its log and the kernel log (`dmesg`) may say why"),
         Error::Closed(_) | Error::Command { .. } => {
             Finding::error("qemu-refuses", place, error.to_string()).advice(own)
         }
@@ -174,6 +183,20 @@ fn answer(facts: &VmFacts) -> Option<Finding> {
             format!("set `socket:` of `{name}` to a QMP socket (`-qmp unix:…`, not `-monitor`)"),
         ),
     })
+}
+
+/// A domain that libvirt does not know: misspelled, renamed, undefined or given by its UUID. It may
+/// also be one that exists only while it runs.
+fn unknown_domain(vm: &str, domain: &str, others: &[(String, Option<String>)]) -> Finding {
+    let same_uuid = |(_, uuid): &&(String, Option<String>)| uuid.as_deref() == Some(domain);
+    if let Some((name, _)) = others.iter().find(same_uuid) {
+        let what = "`domain:` has the UUID of a domain, not its name";
+        return Finding::error("domain-unknown", vm, what).advice(format!("write `domain: {name}`"));
+    }
+    let names: Vec<String> = others.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let what = format!("libvirt has no domain `{domain}`, only {}", names.join(", "));
+    Finding::warning("domain-unknown", vm, what)
+        .advice("write the name that `virsh list --all` shows; names are case-sensitive")
 }
 
 fn busy(facts: &VmFacts, own: &str) -> Finding {
@@ -216,6 +239,10 @@ pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topo
             }
             _ => None,
         },
+        other_domains: match (&vm.monitor, &answer) {
+            (Monitor::Domain(domain), Err(Error::NotRunning { .. })) => other_domains(root, domain),
+            _ => Vec::new(),
+        },
         nodes: nodes(root, config, vm, topology, pid),
         root: rustix::process::geteuid().is_root(),
         vm: vm.clone(),
@@ -223,6 +250,18 @@ pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topo
         answer,
         users,
     }
+}
+
+fn other_domains(root: &Root, domain: &str) -> Vec<(String, Option<String>)> {
+    let domains = domains(root);
+    if domains.iter().any(|(name, _)| name == domain) {
+        return Vec::new();
+    }
+    let with_uuid = |(name, text): (String, String)| {
+        let uuid = uuid_of(&text, &name);
+        (name, uuid)
+    };
+    domains.into_iter().map(with_uuid).collect()
 }
 
 fn ask(root: &Root, vm: &VirtualMachine, topology: &Topology) -> Result<Answer, Error> {
@@ -438,6 +477,7 @@ pub(in crate::check) mod tests {
             root: true,
             process: None,
             session_user: None,
+            other_domains: Vec::new(),
             nodes: Vec::new(),
         }
     }

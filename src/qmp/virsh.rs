@@ -149,9 +149,9 @@ impl Virsh {
     }
 }
 
-/// The UUID of the domain with that name in libvirt's status file (`src/conf/domain_conf.c`:
+/// The UUID of the domain with that name in a file of libvirt's about it (`src/conf/domain_conf.c`:
 /// `virDomainDefFormatInternal` writes name and UUID first).
-fn uuid_of(status: &str, name: &str) -> Option<String> {
+pub fn uuid_of(status: &str, name: &str) -> Option<String> {
     let (_, domain) = status.split_once("<domain ")?;
     let element = |tag: &str| {
         let (_, rest) = domain.split_once(&format!("<{tag}>"))?;

@@ -42,6 +42,12 @@ fn rule_again(host: &mut Host) {
     host.write_rule(RULE);
 }
 
+const UUID: &str = "c7a5fdbd-edaf-9455-926a-d65c16db1809";
+
+fn domain(name: &str) -> String {
+    format!("<domain type='kvm'>\n  <name>{name}</name>\n  <uuid>{UUID}</uuid>\n</domain>\n")
+}
+
 fn no_socket(host: &mut Host) {
     host.remove("/run/windows.qmp");
 }
@@ -324,6 +330,26 @@ const GUESTS: &[Case] = &[
         },
         Hand(config_again),
     ),
+    // Renamed from `linux`.
+    Case(
+        "domain-unknown",
+        |host| {
+            host.config_with("socket: /run/linux.qmp", "domain: linux");
+            host.write("/etc/libvirt/qemu/debian.xml", &domain("debian"));
+        },
+        Hand(config_again),
+    ),
+    Case(
+        "domain-unknown",
+        |host| {
+            host.config_with("socket: /run/linux.qmp", &format!("domain: {UUID}"));
+            host.write("/etc/libvirt/qemu/debian.xml", &domain("debian"));
+            let (report, _) = host.check();
+            let finding = found(&report, "domain-unknown").next().unwrap();
+            assert_eq!(finding["remedy"]["text"], "write `domain: debian`");
+        },
+        Hand(config_again),
+    ),
     Case(
         "socket-busy",
         |host| {
@@ -565,7 +591,7 @@ fn wrong_line_of_the_config_is_shown_and_marked() {
     let config = host.path("/etc/hotplugger/config.yaml");
     assert!(told.contains(&format!("error   {}:4:5: ", config.display())), "{told}");
     assert!(told.contains("          4 |     timeuot: 6\n            |     ^^^^^^^^\n"), "{told}");
-    assert!(told.ends_with("1 error (1 note with -v)\n"), "the other VM is checked: {told}");
+    assert!(told.ends_with("1 error (2 notes with -v)\n"), "the other VM is checked: {told}");
     assert_eq!(output.status.code(), Some(1));
 }
 
