@@ -57,7 +57,8 @@ class ContainersTest(AttachCase):
         return ['env', 'XDG_RUNTIME_DIR=/run/user/1000', f'HOME=/home/{USER}']
 
     def test_container_of_root(self):
-        self.plug_replug_restart(lambda kind: self.guest.start(kind, within=self.podman('root')))
+        self.plug_replug_restart(lambda kind: self.guest.start(kind, within=self.podman('root')),
+                                 'linux')
 
     def test_container_of_a_user(self):
         within = [*self.make_user(), *self.podman(USER)]

@@ -1,4 +1,6 @@
 """libvirt as Debian installs it: AppArmor in force, a private /dev, its own user and cgroup."""
+import json
+
 import product
 from test_attach import AttachCase
 
@@ -127,3 +129,54 @@ class HookTest(LibvirtCase):
         self.define_with_monitor()
         self.install_with(socket=SOCKET, delay=0, user='libvirt-qemu', return_to_host='true')
         self.through_starts()
+
+
+class NamesTest(LibvirtCase):
+    """Domains whose names virsh takes for another's ID or UUID, and one that is renamed."""
+
+    def plug_into(self, domain):
+        """Configures the domain and plugs a keyboard, which it gets, and not `windows`."""
+        self.install_with(domain=f"'{domain.name}'", delay=0)
+        self.vm.plug('kbd', '1')
+        self.wait_attached(('kbd', '1'), guest=domain)
+        self.assertEqual(self.guest.ids(), [])
+        self.vm.unplug('1')
+        self.wait_gone(guest=domain)
+
+    def domain_findings(self):
+        """What `check` says of the domain."""
+        found = json.loads(self.vm.exec('hotplugger check --json').out)['findings']
+        return [finding for finding in found if finding['code'].startswith('domain-')]
+
+    def test_names(self):
+        self.guest.define()
+        self.guest.start()
+        number = self.vm.domain(self.guest.virsh('domid', self.guest.uuid).strip())
+        for domain in (number, self.vm.domain(self.guest.uuid)):
+            domain.define()
+            domain.start()
+            self.plug_into(domain)
+            domain.destroy()
+        self.assertEqual(self.domain_findings(), [])
+        number.virsh('domrename', number.uuid, 'debian')
+        self.install_with(domain=f"'{number.name}'", delay=0)
+        renamed, = self.domain_findings()
+        self.assertEqual(renamed['code'], 'domain-unknown')
+        self.assertIn('`debian`', renamed['what'])
+        number.start()
+        number.name = 'debian'
+        self.plug_into(number)
+
+    def test_saved_state(self):
+        self.guest.define()
+        self.guest.start()
+        self.install_with(domain='windows', delay=0)
+        self.vm.plug('kbd', '1')
+        self.wait_attached(('kbd', '1'))
+        self.vm.sh('hotplugger detach --vm windows')
+        self.guest.virsh('managedsave', 'windows', timeout=300)
+        self.vm.sh('hotplugger sync windows')
+        self.assertEqual(self.vm.drivers(), {'1-1:1.0': 'usbhid'})
+        self.guest.start()
+        self.vm.sh('hotplugger sync windows')
+        self.wait_attached(('kbd', '1'))

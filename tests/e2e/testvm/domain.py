@@ -1,6 +1,7 @@
 """A domain of libvirt's in the host VM (kind 'libvirt'): Debian's libvirtd, its default settings."""
 import json
 import shlex
+import uuid
 
 from .error import VmError
 from .guest import UsbDevices
@@ -8,6 +9,7 @@ from .wait import wait_for
 
 _XML = """<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name>
+  <uuid>{uuid}</uuid>
   <memory unit='MiB'>64</memory>
   <vcpu>1</vcpu>
   <os><type arch='x86_64' machine='q35'>hvm</type></os>
@@ -26,22 +28,25 @@ class Domain(UsbDevices):
 
     def __init__(self, host, name='windows'):
         self.name = name
+        # virsh takes a name for an ID or a UUID if there is one, so it gets this.
+        self.uuid = str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
         self._host = host
 
     def define(self, more=''):
         """Defines it.  more: what its XML has beside the usual, such as <qemu:commandline>."""
-        self._host.put(_XML.format(name=self.name, more=more).encode(), f'/root/{self.name}.xml')
+        self._host.put(_XML.format(name=self.name, uuid=self.uuid, more=more).encode(),
+                       f'/root/{self.name}.xml')
         self.virsh('define', f'/root/{self.name}.xml')
 
     def start(self):
         """Starts it; the first start takes minutes under TCG, for libvirt asks QEMU for all that it
         can do."""
-        self.virsh('start', self.name, timeout=600)
+        self.virsh('start', self.uuid, timeout=600)
         wait_for(lambda: self.qmp('query-status')['running'], 120, f'the domain {self.name}')
 
     def destroy(self):
         """Ends it as if its plug were pulled."""
-        self.virsh('destroy', self.name)
+        self.virsh('destroy', self.uuid)
 
     def virsh(self, *arguments, timeout=120):
         """A command of virsh's; what it prints."""
@@ -50,7 +55,7 @@ class Domain(UsbDevices):
     def qmp(self, command, **arguments):
         """A QMP command to its QEMU, through libvirt; the return value."""
         text = json.dumps({'execute': command, 'arguments': arguments})
-        reply = json.loads(self.virsh('qemu-monitor-command', self.name, text))
+        reply = json.loads(self.virsh('qemu-monitor-command', self.uuid, text))
         if 'error' in reply:
             raise VmError(f"QMP {command}: {reply['error']['desc']}")
         return reply['return']

@@ -43,31 +43,31 @@ def build(flavour=''):
     """The Image of that flavour; made now if it is not there yet."""
     tarball, root_key = rootfs.tarball(flavour)
     # The code that makes the image is part of what it is made from.
-    sources = [_HOST, _GUEST, f'{_HERE}/image.py', f'{_HERE}/initramfs.py']
+    sources = [_HOST, _GUEST, _of(flavour), f'{_HERE}/image.py', f'{_HERE}/initramfs.py']
     key = cache.digest(root_key, *[part for source in sources for part in _contents(source)])
 
     def fill(folder):
         with step('disk image of the host VM'):
-            _fill(folder, tarball)
+            _fill(folder, tarball, flavour)
 
     folder = cache.entry(cache.name('image', flavour), key, fill)
     return Image(f'{folder}/disk.img', f'{folder}/vmlinux', f'{folder}/initrd', key)
 
 
 def _contents(source):
-    if not os.path.isdir(source):
+    if os.path.isfile(source):
         yield from (os.path.basename(source), _read(source))
     for path in sorted(glob.glob(f'{source}/**', recursive=True)):
         if os.path.isfile(path) and '__pycache__' not in path:
             yield from (os.path.relpath(path, source), _read(path))
 
 
-def _fill(folder, tarball):
+def _fill(folder, tarball, flavour):
     root = f'{folder}/root'
     os.makedirs(root)
     run('tar', '-xf', tarball, '-C', root, '--exclude=./dev/*')
     module_dir = _install_kernel(root, f'{folder}/vmlinux')
-    _install_host(root)
+    _install_host(root, flavour)
     os.makedirs(f'{root}/opt/testvm/guest')
     shutil.copy(f'{folder}/vmlinux', f'{root}/opt/testvm/guest/vmlinux')
     _write(f'{root}/opt/testvm/guest/initrd',
@@ -105,9 +105,16 @@ def _uncompressed(vmlinuz):
     return lzma.LZMADecompressor().decompress(vmlinuz[start:])
 
 
-def _install_host(root):
+def _of(flavour):
+    """The directory of what only this flavour has, which need not be there."""
+    return f'{_HOST}-{flavour}'
+
+
+def _install_host(root, flavour):
     """Our own part: host/etc becomes /etc, the programs go to /opt/testvm."""
-    shutil.copytree(f'{_HOST}/etc', f'{root}/etc', dirs_exist_ok=True)
+    for source in (_HOST, _of(flavour)):
+        if os.path.isdir(source):
+            shutil.copytree(f'{source}/etc', f'{root}/etc', dirs_exist_ok=True)
     os.makedirs(f'{root}/opt/testvm')
     for program in glob.glob(f'{_HOST}/*.py'):
         shutil.copy(program, f'{root}/opt/testvm')

@@ -17,9 +17,14 @@ _HOST = ('systemd systemd-sysv udev dbus kmod util-linux procps iproute2 file us
 _LIBVIRT = ('apparmor libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu '
             'libvirt-daemon-system udisks2').split()
 _PODMAN = 'podman crun uidmap'.split()
+# Neither systemd nor its journal; udev needs what makes its users and groups.
+_SYSVINIT = ('sysvinit-core sysv-rc initscripts insserv startpar systemd-standalone-sysusers '
+             'systemd-standalone-tmpfiles udev kmod rsyslog orphan-sysvinit-scripts procps iproute2 '
+             'python3 busybox-static qemu-system-x86').split()
 # What there is beside the packages of minbase, by flavour: host VMs, and a root with a QEMU and
 # no more, for tests that run in a chroot.
-FLAVOURS = {'': _HOST, 'libvirt': [*_HOST, *_LIBVIRT, *_PODMAN], 'qemu': ['qemu-system-x86']}
+FLAVOURS = {'': _HOST, 'libvirt': [*_HOST, *_LIBVIRT, *_PODMAN], 'sysvinit': _SYSVINIT,
+            'qemu': ['qemu-system-x86']}
 _WITHOUT_KERNEL = {'qemu'}
 # Only downloaded and unpacked, below /kernel: installed, it would bring initramfs-tools and its
 # hooks.  (Debian's cloud kernel has no USB at all.)  Since 7.x (forky) that package is empty and

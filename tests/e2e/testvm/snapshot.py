@@ -1,7 +1,7 @@
 """Saved states of a booted host VM, so that a test has one in two seconds instead of a minute.
 
 'none' has no guest; 'seabios' and 'linux' go on from it and have the guest `windows`, paused.
-'libvirt' has none either, and runs libvirtd.
+'libvirt' has none either, and runs libvirtd; 'sysvinit' has none, and no systemd.
 """
 import contextlib
 import os
@@ -16,9 +16,9 @@ from .machine import hardware
 from .progress import last_line, step
 from .settings import RUN_DIR, cpu
 
-KINDS = ('none', *guest.KINDS, 'libvirt')
+KINDS = ('none', *guest.KINDS, 'libvirt', 'sysvinit')
 # The flavour of the host VM (rootfs.py) that a kind is of; all others are plain.
-_FLAVOURS = {'libvirt': 'libvirt'}
+_FLAVOURS = {'libvirt': 'libvirt', 'sysvinit': 'sysvinit'}
 _TRIES = 3
 
 
