@@ -30,6 +30,7 @@ _GONE = 3
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--report', metavar='FILE', help='append the table to this file')
+    parser.add_argument('--build', action='store_true', help='only build the root file systems')
     parser.add_argument('--root', action='store_true', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.root:
@@ -39,9 +40,12 @@ def main():
         packages.require(install=True)
     except VmError as error:
         sys.exit(f'matrix: {error}')
+    wanted = dict.fromkeys([*SUITES, *_UPGRADES.values()])
+    if args.build:
+        list(map(root_of, wanted))
+        return 0
     # One root after the other, while the tests are compiled.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        wanted = dict.fromkeys([*SUITES, *_UPGRADES.values()])
         roots = pool.map(root_of, wanted)
         programs = build()
         roots = dict(zip(wanted, roots))

@@ -1,4 +1,7 @@
-"""What a person runs: `edit`, `detach --vm` before a state is saved; and `only:`, which he writes."""
+"""What a person runs: `edit`, `watch`, `detach --vm` before a state is saved; and `only:`, which he
+writes."""
+import json
+
 from test_attach import AttachCase
 
 
@@ -33,6 +36,36 @@ class ManualTest(AttachCase):
         self.guest.qmp('cont')
         self.vm.sh('hotplugger sync windows')
         self.wait_attached(*both)
+
+    def test_watch_shows_what_status_knows(self):
+        self.watch()
+        self.vm.plug('kbd', '1')
+        self.vm.wait_for(lambda: self.outcomes() == ['attached'], 60, 'the plug')
+        self.vm.unplug('1')
+        self.vm.wait_for(lambda: self.outcomes() == ['attached', 'detached'], 60, 'the pull')
+        self.assertEqual(self.watched(), self.known())
+        self.vm.sh('pkill -KILL -f "^hotplugger watch"')
+        self.vm.plug('storage', '2')
+        self.wait_attached(('storage', '2'))
+        self.watch()
+        self.vm.wait_for(lambda: self.outcomes()[2:] == ['attached'], 60, 'what it missed')
+        self.vm.unplug('2')
+        self.vm.wait_for(lambda: self.outcomes()[3:] == ['detached'], 60, 'the pull')
+        self.assertEqual(self.watched(), self.known())
+
+    def watch(self):
+        self.vm.sh('setsid hotplugger watch --json --events 100 >/run/watched </dev/null 2>&1 &')
+
+    def watched(self):
+        """The events that `watch` has shown."""
+        return [json.loads(line) for line in self.vm.sh('cat /run/watched').splitlines()]
+
+    def outcomes(self):
+        return [event['outcome'] for event in self.watched()]
+
+    def known(self):
+        """The events that `status` shows."""
+        return json.loads(self.vm.sh('hotplugger status --json --events 100'))['events']
 
     def test_edit_replaces_the_config_by_one_that_can_be_read(self):
         before = self.vm.sh('cat /etc/hotplugger/config.yaml')
