@@ -227,7 +227,7 @@ const FOLDERS: [&str; 5] = [
     "/lib/udev/rules.d",
 ];
 
-/// What starts udevd, by a path of the init systems that do: systemd, sysvinit and OpenRC of Debian,
+/// What starts udevd, by a path of the init systems that do: systemd, init scripts of Debian,
 /// Devuan and Gentoo (udev or eudev), Slackware and Unraid.
 const START_UDEVD: [(&str, &str); 4] = [
     (SYSTEMD_RUNS, "systemctl start systemd-udevd-control.socket systemd-udevd.service"),

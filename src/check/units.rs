@@ -56,10 +56,12 @@ pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
     }
     let runs_at_start = |one: &UnitFacts| one.is_applicable && one.item.group != Group::Sleep;
     if findings.is_empty() && !facts.items.iter().any(runs_at_start) {
-        let what = "this host has neither systemd nor libvirt, so nothing runs `sync` when a VM starts";
-        findings.push(Finding::note("unit-none", "sync", what).advice(
-            "run `hotplugger sync NAME --wait 30` in the script that starts the VM",
-        ));
+        let what =
+            "this host has neither systemd nor libvirt, so nothing runs `sync` when a VM starts";
+        findings.push(
+            Finding::note("unit-none", "sync", what)
+                .advice("run `hotplugger sync NAME --wait 30` in the script that starts the VM"),
+        );
     }
     findings.extend(facts.left_over.iter().map(|path| {
         Finding::warning("unit-left-over", path, "it belongs to a VM that the config no longer has")

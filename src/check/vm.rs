@@ -191,7 +191,8 @@ fn unknown_domain(vm: &str, domain: &str, others: &[(String, Option<String>)]) -
     let same_uuid = |(_, uuid): &&(String, Option<String>)| uuid.as_deref() == Some(domain);
     if let Some((name, _)) = others.iter().find(same_uuid) {
         let what = "`domain:` has the UUID of a domain, not its name";
-        return Finding::error("domain-unknown", vm, what).advice(format!("write `domain: {name}`"));
+        return Finding::error("domain-unknown", vm, what)
+            .advice(format!("write `domain: {name}`"));
     }
     let names: Vec<String> = others.iter().map(|(name, _)| format!("`{name}`")).collect();
     let what = format!("libvirt has no domain `{domain}`, only {}", names.join(", "));
