@@ -1,8 +1,9 @@
 //! The command line: types only, no I/O.
 
+use std::iter;
 use std::path::PathBuf;
 
-use clap::{ColorChoice, Parser, Subcommand};
+use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::check::Check;
 use crate::commands::complete::Complete;
@@ -45,6 +46,34 @@ pub struct Cli {
 }
 
 const GLOBAL: &str = "Global options";
+
+/// Commands that read no config, and those that print nothing in colors.
+const WITHOUT_CONFIG: [&str; 3] = ["watch", "replug", "uninstall"];
+const WITHOUT_COLOR: [&str; 5] = ["edit", "replug", "qemu-args", "libvirt-xml", "udev"];
+
+impl Cli {
+    /// The parser. Global options are accepted everywhere, and shown where they do something.
+    pub fn parser() -> clap::Command {
+        let mut parser = Self::command();
+        let hidden = [("config", &WITHOUT_CONFIG[..]), ("color", &WITHOUT_COLOR[..])];
+        for (option, commands) in hidden {
+            let option = parser.get_arguments().find(|global| global.get_id() == option).cloned();
+            // clap gives a global option to the commands that do not have it already.
+            for (command, option) in commands.iter().zip(iter::repeat(option)) {
+                parser = parser.mut_subcommand(command, |command| {
+                    command.args(option.map(|it| it.hide(true)))
+                });
+            }
+        }
+        parser
+    }
+
+    /// The arguments of this program. Help and mistakes end it.
+    pub fn of_this_program() -> Self {
+        let parsed = Self::from_arg_matches(&Self::parser().get_matches());
+        parsed.unwrap_or_else(|error| error.format(&mut Self::parser()).exit())
+    }
+}
 
 /// In the order in which people need them.
 #[derive(Debug, Subcommand)]

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{CommandFactory, Parser};
 use dlmalloc::GlobalDlmalloc;
 use hotplugger::cli::{Cli, Command};
 use hotplugger::commands::{CommandStatus, Context, simulate};
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
     if is_udev_call() {
         return udev(None, false);
     }
-    run(&Cli::parse())
+    run(&Cli::of_this_program())
 }
 
 /// Whether the arguments are `udev` alone, or there are none and udev's variables are set.
@@ -74,7 +73,7 @@ fn run(cli: &Cli) -> ExitCode {
     let output = &mut Output::stdout(cli.color);
     let ended = match &cli.command {
         Command::Identify(command) => command.run(&context, output),
-        Command::Complete(command) => command.run(&context, Cli::command()),
+        Command::Complete(command) => command.run(&context, Cli::parser()),
         Command::Udev { dry_run: false, verbose } => return udev(cli.config.as_deref(), *verbose),
         Command::Udev { dry_run: true, .. } => simulate::dry_run(&context, output),
         Command::Ports(command) => command.run(&context, output),

@@ -80,7 +80,7 @@ impl Complete {
                 candidates.add(command.get_name(), &about.unwrap_or_default());
             }
         } else {
-            for option in command.get_arguments() {
+            for option in command.get_arguments().filter(|option| !option.is_hide_set()) {
                 if let Some(name) = option.get_long() {
                     let help = option.get_help().map(ToString::to_string);
                     candidates.add(&["--", name].concat(), &help.unwrap_or_default());

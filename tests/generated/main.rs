@@ -12,7 +12,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use clap::CommandFactory;
 use clap_mangen::Man;
 use hotplugger::cli::Cli;
 use report::report;
@@ -25,7 +24,7 @@ const WITH_STATE: [&str; 10] =
 
 /// Every generated file and what it must hold.
 fn generated() -> Vec<(PathBuf, Vec<u8>)> {
-    let mut command = Cli::command().disable_help_subcommand(true);
+    let mut command = Cli::parser().disable_help_subcommand(true);
     command.build();
     let commands = command.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
     let mut files: Vec<_> =
@@ -92,7 +91,7 @@ fn examples_are_command_lines() {
                 continue;
             };
             let words = line[start..].split_whitespace();
-            if let Err(error) = Cli::command().try_get_matches_from(words) {
+            if let Err(error) = Cli::parser().try_get_matches_from(words) {
                 panic!("{}: {line}: {error}", path.display());
             }
             count += 1;
@@ -104,7 +103,7 @@ fn examples_are_command_lines() {
 #[test]
 fn five_commands_have_examples_in_their_help() {
     for name in ["identify", "attach", "move", "simulate", "sync"] {
-        let mut command = Cli::command();
+        let mut command = Cli::parser();
         let command = command.find_subcommand_mut(name).unwrap();
         let help = command.render_long_help().to_string();
         let examples = help.split_once("\nExamples:\n").map(|(_, examples)| examples);
