@@ -294,16 +294,20 @@ class Campaign:
         lost, self.unanswered = lost or unanswered > self.unanswered, unanswered
         if lost:
             # What the start of a guest runs, and a person whose hotplugger was killed.
-            ended = self.vm.exec('hotplugger sync')
-            if ended.rc != 0:
+            if self.vm.exec('hotplugger sync').rc != 0:
                 # The kernel was still busy with a device that does not answer: the others were plugged in
                 # and pulled meanwhile, and QEMU waited for it as well.
                 self.vm.exec('udevadm settle --timeout=120; while pidwait -x hotplugger; do :; done',
                              timeout=200)
-                ended = self.vm.exec('hotplugger sync')
-            if ended.rc != 0:
-                raise Broken(f'sync fails: {ended.out}{ended.err}')
+                self._answered(self._sync_again)
         time.sleep(1)
+
+    def _sync_again(self):
+        ended = self.vm.exec('hotplugger sync')
+        said = ended.out + ended.err
+        if ended.rc != 0:
+            # A QEMU that still waits for the kernel is asked again.
+            raise (VmError if 'no reply within' in said else Broken)(f'sync fails: {said}')
 
     @staticmethod
     def _runs_again(guest):
