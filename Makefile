@@ -126,6 +126,7 @@ packages:
 	@PYTHONPATH=tests/e2e python3 -c 'from testvm import packages; packages.require(install=True)'
 
 # As root, onto this machine; or with DESTDIR what a package holds, from which all packages are made.
+# CHOICES: options of `hotplugger install`, such as --no-libvirt.
 # Does not build: root's cargo may be another one.
 SHARE     := $(DESTDIR)$(PREFIX)/share
 # What the rule and the hooks start.
@@ -153,7 +154,7 @@ install:
 ifeq ($(DESTDIR),)
 	$(PROGRAM) install
 else
-	$(BINARY) install --package --root $(DESTDIR) --program $(PROGRAM)
+	$(BINARY) install --package --root $(DESTDIR) --program $(PROGRAM) $(CHOICES)
 endif
 
 # With DESTDIR, the files of `hotplugger install --package` stay.

@@ -226,9 +226,23 @@ pub fn is_of_package(root: &Root, item: &InstallItem) -> bool {
         && item.in_package().is_some_and(|packaged| packaged.path == item.path)
 }
 
-/// Whether this host has the directory without which the item is of no use.
-pub fn is_applicable(root: &Root, item: &InstallItem) -> bool {
-    item.requires_dir.is_none_or(|directory| root.path(directory).is_dir())
+/// Why this host has no use for the item; `None` if it has.
+pub fn obstacle(root: &Root, item: &InstallItem) -> Option<String> {
+    if let Some(directory) = item.requires_dir.filter(|path| !root.path(path).is_dir()) {
+        return Some(format!("this system has no {directory}"));
+    }
+    (item.group == Group::Libvirt && has_selinux(root)).then(|| {
+        "SELinux does not allow libvirt to run a hook; the systemd units do its work".into()
+    })
+}
+
+/// Whether SELinux is on, or will be after the next boot. Its policy does not allow libvirt to run a
+/// hook (Fedora's `virt.te`), and libvirt does not start a domain whose hook fails
+/// (`src/qemu/qemu_process.c`: `qemuProcessPrepareHost`).
+pub fn has_selinux(root: &Root) -> bool {
+    let config = fs::read_to_string(root.path("/etc/selinux/config")).unwrap_or_default();
+    let mut modes = config.lines().filter_map(|line| line.strip_prefix("SELINUX="));
+    root.path("/sys/fs/selinux/enforce").exists() || modes.any(|mode| mode.trim() != "disabled")
 }
 
 pub fn path_units(root: &Root) -> Vec<String> {

@@ -278,6 +278,30 @@ fn each_group_can_be_asked_for_and_left_out() {
     assert!(run.status != 0 && run.stderr.contains("cannot be used with"), "{}", run.stderr);
 }
 
+/// SELinux does not allow libvirt to run a hook, and then no domain starts.
+#[test]
+fn libvirts_hook_is_left_out_where_selinux_is_on() {
+    for (path, text) in
+        [("sys/fs/selinux/enforce", "1"), ("etc/selinux/config", "SELINUX=permissive\n")]
+    {
+        let target = Target::new();
+        target.furnish("");
+        fs::create_dir_all(target.path(path).parent().unwrap()).unwrap();
+        fs::write(target.path(path), text).unwrap();
+        let run = target.run("install", &[]);
+        let skipped = format!("skip    /{LIBVIRT}  (SELinux does not allow libvirt to run a hook");
+        assert!(run.stdout.contains(&skipped), "{}", run.stdout);
+        assert!(!target.path(LIBVIRT).exists());
+        target.run("install", &["--libvirt"]);
+        assert!(target.path(LIBVIRT).exists(), "it was requested");
+        fs::remove_file(target.path(LIBVIRT)).unwrap();
+        fs::write(target.path("etc/selinux/config"), "SELINUX=disabled\n").unwrap_or_default();
+        let _ = fs::remove_file(target.path("sys/fs/selinux/enforce"));
+        target.run("install", &[]);
+        assert!(target.path(LIBVIRT).exists(), "SELinux is off");
+    }
+}
+
 const PACKAGED: [&str; 6] = [
     LIBVIRT,
     "usr/lib/systemd/catalog/hotplugger.catalog",

@@ -30,8 +30,13 @@ fn make(arguments: &[&str]) {
 }
 
 fn make_install(folder: &Path) {
+    make_install_with(folder, "");
+}
+
+fn make_install_with(folder: &Path, choices: &str) {
     let destination = format!("DESTDIR={}", folder.display());
-    make(&["install", "PREFIX=/usr", &destination, &format!("BINARY={PROGRAM}")]);
+    let (binary, choices) = (format!("BINARY={PROGRAM}"), format!("CHOICES={choices}"));
+    make(&["install", "PREFIX=/usr", &destination, &binary, &choices]);
 }
 
 fn read(path: &str) -> String {
@@ -190,8 +195,9 @@ fn the_unit_for_notifications_starts_the_script_of_its_own_prefix() {
 #[test]
 fn the_rpm_lists_what_is_installed() {
     let folder = tempfile::tempdir().unwrap();
-    make_install(folder.path());
     let text = read("dist/rpm/hotplugger.spec");
+    let choices = text.split_once("CHOICES=").unwrap().1.lines().next().unwrap();
+    make_install_with(folder.path(), choices);
     let (_, list) = text.split_once("\n%files\n").unwrap();
     let lines = list.lines().filter(|line| !line.starts_with("%dir"));
     // The manual pages are compressed.

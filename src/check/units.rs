@@ -6,7 +6,7 @@ use super::finding::Finding;
 use super::rules::RulesFacts;
 use crate::config::Config;
 use crate::install::{Content, Group, InstallItem, items};
-use crate::install::{Installed, in_use, installed, is_applicable, path_units};
+use crate::install::{Installed, has_selinux, in_use, installed, obstacle, path_units};
 use crate::install::{PathUnit, UnitNameError, watched_socket};
 use crate::root::Root;
 use crate::text::shell_word;
@@ -19,6 +19,7 @@ pub struct UnitsFacts {
     pub left_over: Vec<String>,
     /// The VMs that cannot have a unit, and why.
     pub unsupported: Vec<(String, UnitNameError)>,
+    pub selinux: bool,
     /// Whether libvirt suspends running domains when the host shuts down.
     pub suspends_domains: bool,
 }
@@ -50,6 +51,11 @@ pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
             findings.push(Finding::ok("unit-installed", &first.item.path, what));
         }
         findings.extend(wrong);
+        if group == Group::Libvirt && facts.selinux {
+            let what = "SELinux may not allow libvirt to run this hook; then no domain starts";
+            let hook = Finding::warning("unit-selinux", &first.item.path, what);
+            findings.push(hook.run("hotplugger install --no-libvirt"));
+        }
         if group == Group::Systemd {
             findings.extend(facts.unsupported.iter().map(|(vm, why)| unsupported(vm, *why)));
         }
@@ -144,7 +150,7 @@ pub fn gather(root: &Root, rules: &RulesFacts, config: Option<&Config>) -> Units
     let items: Vec<_> =
         items(&program, config).into_iter().filter(|item| item.group != Group::Base).collect();
     let facts = |item| UnitFacts {
-        is_applicable: is_applicable(root, &item),
+        is_applicable: obstacle(root, &item).is_none(),
         installed: installed(root, &item),
         item,
     };
@@ -156,6 +162,7 @@ pub fn gather(root: &Root, rules: &RulesFacts, config: Option<&Config>) -> Units
     left_over.retain(|path| !items.iter().any(|facts| facts.item.path == *path));
     UnitsFacts {
         unsupported: unsupported.collect(),
+        selinux: has_selinux(root),
         suspends_domains: !machines.is_empty() && suspends_domains(root),
         left_over,
         items,

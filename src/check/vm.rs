@@ -167,7 +167,9 @@ fn answer(facts: &VmFacts) -> Option<Finding> {
                 place,
                 "root may not connect to it: a security module (AppArmor, SELinux) forbids it",
             )
-            .advice("the kernel log has the rule: `dmesg | grep DENIED`")
+            .advice(
+                "`dmesg | grep -i denied` shows the rule, with auditd `ausearch -m AVC -ts recent`",
+            )
         }
         Error::Socket { source, .. } => Finding::error("socket-not-qmp", place, source.to_string())
             .advice(format!("set `socket:` of `{name}` to QEMU's QMP socket")),

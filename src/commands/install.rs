@@ -15,7 +15,7 @@ use crate::install::{self, PathUnit};
 use crate::install::{
     CATALOG, CONFIG, Content, Group, InstallItem, PACKAGED_PROGRAM, SYSTEMD_RUNS, UDEVD_RUNS, items,
 };
-use crate::install::{Installed, in_use, installed, is_applicable, is_of_package, path_units};
+use crate::install::{Installed, in_use, installed, is_of_package, obstacle, path_units};
 use crate::output::{Line, Output, Style};
 use crate::permissions::path_issue;
 use crate::root::Root;
@@ -139,9 +139,8 @@ impl Install {
             if self.choices.of(item.group) == Choice::Auto
                 && !item.only_if_present
                 && skipped.replace(item.group) != Some(item.group)
+                && let Some(why) = obstacle(&installer.root, item)
             {
-                let why =
-                    format!("this system has no {}", item.requires_dir.unwrap_or("use for it"));
                 installer.say("skip", &item.path, &why)?;
             }
         }
@@ -167,7 +166,7 @@ impl Install {
     }
 
     fn is_wanted(&self, installer: &Installer<'_>, item: &InstallItem) -> bool {
-        let is_applicable = is_applicable(&installer.root, item);
+        let is_applicable = obstacle(&installer.root, item).is_none();
         match self.choices.of(item.group) {
             Choice::No => false,
             Choice::Yes => is_applicable || !item.only_if_present,

@@ -236,6 +236,11 @@ const UNITS: &[Case] = &[
         Hand(|host| host.write("/etc/default/libvirt-guests", "ON_SHUTDOWN=shutdown\n")),
     ),
     Case(
+        "unit-selinux",
+        |host| host.write("/sys/fs/selinux/enforce", "1"),
+        Hand(|host| host.install_with(&["--no-libvirt"])),
+    ),
+    Case(
         "unit-missing",
         |host| host.remove(&format!("{WANTS}/hotplugger-sync@linux.path")),
         INSTALL,
