@@ -60,9 +60,8 @@ class Walk:
         # The README has these commands and no others.
         config, (qemu_args, install, identify, check, journal, status) = readme()
         self.say('# Your first port', 'This page shows what you type and what hotplugger prints, from the '
-                 'installation to a keyboard in the guest. `tests/e2e/first_port.py` recorded it in the '
-                 'virtual host of the tests, where QEMU emulates the USB devices. The VM `windows` is '
-                 f'running, with a QMP socket at `{SOCKET}`.')
+                 'installation to a keyboard in the guest. `tests/e2e/first_port.py` recorded it on an '
+                 'emulated host, where the VM `windows` is running.')
         host.put(self.binary, '/usr/local/bin/hotplugger', 0o755)
         self.say('## Install', 'The program is in `/usr/local/bin`. Install the udev rule and all other files:')
         self.run('hotplugger install')
