@@ -1,6 +1,5 @@
 //! The command line: types only, no I/O.
 
-use std::iter;
 use std::path::PathBuf;
 
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -56,13 +55,13 @@ impl Cli {
     pub fn parser() -> clap::Command {
         let mut parser = Self::command();
         let hidden = [("config", &WITHOUT_CONFIG[..]), ("color", &WITHOUT_COLOR[..])];
-        for (option, commands) in hidden {
-            let option = parser.get_arguments().find(|global| global.get_id() == option).cloned();
-            // clap gives a global option to the commands that do not have it already.
-            for (command, option) in commands.iter().zip(iter::repeat(option)) {
-                parser = parser.mut_subcommand(command, |command| {
-                    command.args(option.map(|it| it.hide(true)))
-                });
+        for (name, commands) in hidden {
+            let global = parser.get_arguments().find(|option| option.get_id() == name);
+            let option = global.map(|global| global.clone().hide(true));
+            for command in commands {
+                let option = option.clone();
+                // clap gives a global option to the commands that do not have it already.
+                parser = parser.mut_subcommand(command, |command| command.args(option));
             }
         }
         parser
