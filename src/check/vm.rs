@@ -85,7 +85,16 @@ pub fn check(facts: &VmFacts) -> Vec<Finding> {
 }
 
 fn directory(facts: &VmFacts) -> Option<Finding> {
-    let issue = facts.issue.as_ref()?;
+    let access = &facts.vm.access;
+    // In /tmp and the like, the peer process must be a named user's.
+    let is_trusted = |issue: &&PermissionIssue| match issue.kind {
+        PermissionKind::Mode(mode) => mode & 0o1000 != 0 && access.user.is_some(),
+        PermissionKind::Owner(_) => false,
+    };
+    let issue = facts.issue.as_ref().filter(|issue| !is_trusted(issue))?;
+    if access.trust_socket_directory {
+        return None;
+    }
     let directory = issue.path.display();
     let who = match issue.kind {
         PermissionKind::Owner(user) => format!("user {user} can"),
@@ -467,6 +476,7 @@ pub(in crate::check) mod tests {
     use super::super::socket_users::SocketUser;
     use super::*;
     use crate::config;
+    use crate::config::access::{Access, User};
     use std::time::Duration;
 
     /// A VM with this reply of its QEMU.
@@ -517,6 +527,25 @@ pub(in crate::check) mod tests {
         facts.root = false;
         assert_eq!(check(&facts), []);
         assert!(facts.is_hidden());
+    }
+
+    #[test]
+    fn directory_that_the_config_trusts_is_not_a_finding() {
+        let found = |mode, user: Option<User>, trust_socket_directory| {
+            let mut facts = facts(Ok(Answer::default()));
+            facts.vm.access = Access { user, trust_socket_directory, ..Access::default() };
+            let (path, kind) = ("/run/vms".into(), PermissionKind::Mode(mode));
+            facts.issue = Some(PermissionIssue { path, kind });
+            directory(&facts).map(|finding| finding.code)
+        };
+        let warning = Some("socket-directory-writable");
+        let user = || Some(User::Id(1000));
+        assert_eq!(found(0o777, None, false), warning);
+        assert_eq!(found(0o777, user(), false), warning);
+        assert_eq!(found(0o777, user(), true), None);
+        // Only the user of a file can replace it there.
+        assert_eq!(found(0o1777, None, false), warning);
+        assert_eq!(found(0o1777, user(), false), None);
     }
 
     #[test]

@@ -624,10 +624,32 @@ fn json_is_as_documented() {
     assert_eq!(serde_json::from_str::<Value>(example).unwrap(), report, "docs/json.md has another");
 }
 
+/// The codes in the source of the findings.
+fn codes_in(directory: &Path) -> Vec<String> {
+    let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let (directories, files): (Vec<_>, Vec<_>) = paths.partition(|path| path.is_dir());
+    let mut codes: Vec<String> = directories.iter().flat_map(|path| codes_in(path)).collect();
+    for text in files.iter().map(|path| fs::read_to_string(path).unwrap()) {
+        let (product, _) = text.split_once("#[cfg(test)]").unwrap_or((&text, ""));
+        for call in product.split("Finding::").skip(1) {
+            let (_, arguments) = call.split_once('(').unwrap_or_default();
+            let code =
+                arguments.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
+            codes.extend(code.map(str::to_owned));
+        }
+    }
+    codes
+}
+
 /// Every code is documented.
 #[test]
 fn codes_are_documented() {
     let documented = include_str!("../../docs/json.md");
+    let codes = codes_in(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/check")));
+    assert!(codes.len() > 80, "{codes:?}");
+    for code in codes {
+        assert!(documented.contains(&format!("`{code}`")), "{code}");
+    }
     for Case(code, ..) in [CONFIG, PORTS, RULES, UNITS, STATE, SOCKETS, GUESTS, ACCESS].concat() {
         assert!(documented.contains(&format!("`{code}`")), "{code}");
     }
