@@ -189,3 +189,17 @@ fn it_looks_at_the_config_and_the_other_half_and_nothing_else() {
         assert!(calls <= 40, "{calls} system calls: {told}");
     }
 }
+
+/// The released program has no unwinder, which the backtrace of an error would use.
+#[test]
+fn released_program_prints_errors_with_backtraces_on() {
+    let Some(program) = released("true") else { return };
+    let output = Command::new(program)
+        .args(["--config", "/nonexistent", "status"])
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("/nonexistent"), "{printed}");
+}
