@@ -325,7 +325,7 @@ impl fmt::Display for SkipReason {
             Self::DetachedManually => {
                 "detached manually; it stays with the host until it is unplugged"
             }
-            Self::Kept => "the port is kept with the host until `hotplugger attach`",
+            Self::Kept => "the port is kept with the host until `hotplugger attach` or `move`",
             Self::StillPluggedIn => "the device is still plugged in",
             Self::AttachedElsewhere => "already attached to another VM",
             Self::AlreadyReturned => "the host has it",

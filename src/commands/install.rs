@@ -63,7 +63,7 @@ struct Choices {
     no_sleep: bool,
 
     /// Install the libvirt hook that runs `sync` when a domain has started or ended, for libvirt 6.5
-    /// or later [default: where /etc/libvirt exists]
+    /// or later [default: where /etc/libvirt exists and SELinux is off]
     #[arg(long, conflicts_with = "no_libvirt")]
     libvirt: bool,
 
@@ -80,7 +80,7 @@ pub struct Uninstall {
 
 #[derive(Debug, Args)]
 struct Options {
-    /// Install everything below this directory, without touching what runs: for packagers
+    /// Work below this directory, without touching what runs: for packagers
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
 

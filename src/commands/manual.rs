@@ -52,7 +52,8 @@ pub struct Detach {
     #[arg(long, value_name = "VM")]
     vm: Option<String>,
 
-    /// Keep the port with the host, whatever is plugged into it, until `attach` or the next boot
+    /// Keep the port with the host, whatever is plugged into it, until `attach`, `move` or
+    /// the next boot
     #[arg(long, requires = "port")]
     keep: bool,
 }
@@ -193,7 +194,7 @@ fn change_kept_ports(
     match action {
         Action::Detach(Until::Attached) => {
             host.save_kept_ports(&ports, &[])?;
-            Ok(Some("kept with the host until `hotplugger attach`"))
+            Ok(Some("kept with the host until `hotplugger attach` or `move`"))
         }
         Action::Detach(_) => Ok(None),
         Action::Attach | Action::Move => {

@@ -31,6 +31,7 @@ pub struct Simulate {
     target: PathBuf,
 
     /// The action of the event; of a recording, simulate only the events with this action
+    /// [default: bind, or all events of a recording]
     #[arg(long, value_name = "ACTION")]
     action: Option<String>,
 
