@@ -21,7 +21,8 @@ use crate::monitor::{LIBVIRT_DIRECTORY, Monitor};
 use crate::root::Root;
 use crate::text::sanitize;
 
-const PROGRAM: &str = "/usr/bin/virsh";
+/// Where distributions have it, and NixOS. udev's programs get no `PATH`.
+const PROGRAMS: [&str; 2] = ["/usr/bin/virsh", "/run/current-system/sw/bin/virsh"];
 
 /// A libvirt domain.
 #[derive(Debug)]
@@ -54,7 +55,9 @@ impl Virsh {
                 return Err(Error::Libvirt { domain, source });
             }
         };
-        Ok(Self { program: root.path(PROGRAM), domain: domain.to_owned(), key, deadline })
+        let [usual, on_nixos] = PROGRAMS.map(|path| root.path(path));
+        let program = if usual.exists() || !on_nixos.exists() { usual } else { on_nixos };
+        Ok(Self { program, domain: domain.to_owned(), key, deadline })
     }
 
     /// Sends a command, with a file descriptor if there is one, and returns the reply.
@@ -211,15 +214,29 @@ mod tests {
     fn name_that_virsh_would_misread_is_rejected_without_the_uuid() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::at(dir.path());
-        let key = |name: &str| {
-            let virsh = Virsh::new(&root, name, Deadline::after(Duration::from_secs(1)));
-            virsh.map(|virsh| virsh.key).map_err(|error| error.to_string())
-        };
+        let virsh = |name: &str| Virsh::new(&root, name, Deadline::after(Duration::from_secs(1)));
+        let key = |name: &str| virsh(name).map(|it| it.key).map_err(|error| error.to_string());
         assert_eq!(key("windows"), Ok("windows".to_owned()));
         assert!(key("1").unwrap_err().contains("its UUID is not known"));
         assert!(key(UUID).unwrap_err().contains("its UUID is not known"));
         fs::create_dir_all(root.path(LIBVIRT_DIRECTORY)).unwrap();
         fs::write(root.path(format!("{LIBVIRT_DIRECTORY}/1.xml")), status("1")).unwrap();
         assert_eq!(key("1"), Ok(UUID.to_owned()));
+    }
+
+    #[test]
+    fn virsh_is_found_where_nixos_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let program = || {
+            let deadline = Deadline::after(Duration::from_secs(1));
+            Virsh::new(&root, "windows", deadline).unwrap().program
+        };
+        assert_eq!(program(), root.path("/usr/bin/virsh"));
+        for path in ["/run/current-system/sw/bin/virsh", "/usr/bin/virsh"] {
+            fs::create_dir_all(root.path(path).parent().unwrap()).unwrap();
+            fs::write(root.path(path), "").unwrap();
+            assert_eq!(program(), root.path(path));
+        }
     }
 }
