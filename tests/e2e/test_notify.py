@@ -22,7 +22,11 @@ class NotifyTest(AttachCase):
         self.vm.put(f'{source}/notify', '/usr/lib/hotplugger/notify', 0o755)
         self.vm.put(f'{source}/hotplugger-notify.service',
                     '/usr/lib/systemd/user/hotplugger-notify.service')
-        self.vm.sh(f'useradd -m -u {ID} -G systemd-journal {USER}; systemctl start user@{ID}')
+        # What pam_systemd would set.
+        self.vm.put(f'[Service]\nEnvironment=XDG_RUNTIME_DIR=/run/user/{ID}\n'.encode(),
+                    '/etc/systemd/system/user@.service.d/runtime-dir.conf')
+        self.vm.sh(f'useradd -m -u {ID} -G systemd-journal {USER}; systemctl daemon-reload; '
+                   f'systemctl start user@{ID}')
         self.as_user(f'dbus-daemon --session --address=unix:path={BUS} --nopidfile --fork; '
                      'dbus-monitor --session "member=Notify" >~/seen 2>&1 </dev/null &')
         self.as_user('systemctl --user start hotplugger-notify')
