@@ -13,7 +13,8 @@ from report import Report
 
 # What is also run on the newest release (--core).
 _CORE = ['*test_attach.KindsTest*', '*test_original_rules.*', '*test_libvirt.*',
-         '*test_sync.SyncTest.test_events*', '*test_settle.*', '*test_first_port.*']
+         '*test_sync.SyncTest.test_events*', '*test_settle.*', '*test_first_port.*',
+         '*test_docker.*']
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 

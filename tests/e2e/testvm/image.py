@@ -15,6 +15,8 @@ from .progress import step
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _HOST, _GUEST = f'{_HERE}/../host', f'{_HERE}/../guest'
+# In the flavour 'docker', the root file system of a container with QEMU.
+CONTAINER = '/opt/container.tar'
 _HOST_MODULES = ['virtio_pci', 'virtio_blk', 'crc32c_generic', 'ext4']
 _GUEST_MODULES = ['xhci_pci', 'usbhid', 'hid_generic', 'evdev', 'usb_storage', 'uas', 'sd_mod',
                   'snd_usb_audio', 'ftdi_sio', 'cdc_acm']
@@ -74,6 +76,8 @@ def _fill(folder, tarball, flavour):
            initramfs(root, module_dir, f'{_GUEST}/init', _GUEST_MODULES))
     _write(f'{folder}/initrd',
            initramfs(root, module_dir, f'{_HOST}/initrd-init', _HOST_MODULES))
+    if flavour == 'docker':
+        shutil.copy(rootfs.tarball('qemu')[0], root + CONTAINER)
     with open(f'{folder}/disk.img', 'wb') as disk:
         disk.truncate(3 << 30)
     # No journal: the disk is never used again after a crash.

@@ -21,10 +21,11 @@ _PODMAN = 'podman crun uidmap'.split()
 _SYSVINIT = ('sysvinit-core sysv-rc initscripts insserv startpar systemd-standalone-sysusers '
              'systemd-standalone-tmpfiles udev kmod rsyslog orphan-sysvinit-scripts procps iproute2 '
              'python3 busybox-static qemu-system-x86').split()
+_DOCKER = 'docker.io docker-cli docker-compose apparmor iptables ca-certificates'.split()
 # What there is beside the packages of minbase, by flavour: host VMs, and a root with a QEMU and
 # no more, for tests that run in a chroot.
 FLAVOURS = {'': _HOST, 'libvirt': [*_HOST, *_LIBVIRT, *_PODMAN], 'sysvinit': _SYSVINIT,
-            'qemu': ['qemu-system-x86']}
+            'docker': [*_HOST, *_DOCKER], 'qemu': ['qemu-system-x86']}
 _WITHOUT_KERNEL = {'qemu'}
 # Only downloaded and unpacked, below /kernel: installed, it would bring initramfs-tools and its
 # hooks.  (Debian's cloud kernel has no USB at all.)  Since 7.x (forky) that package is empty and

@@ -1,7 +1,8 @@
 """Saved states of a booted host VM, so that a test has one in two seconds instead of a minute.
 
 'none' has no guest; 'seabios' and 'linux' go on from it and have the guest `windows`, paused.
-'libvirt' has none either, and runs libvirtd; 'sysvinit' has none, and no systemd.
+'libvirt' has none either, and runs libvirtd; 'docker' runs dockerd, and has an image with QEMU in
+CONTAINER; 'sysvinit' has no systemd.
 """
 import contextlib
 import os
@@ -16,9 +17,9 @@ from .machine import hardware
 from .progress import last_line, step
 from .settings import RUN_DIR, cpu
 
-KINDS = ('none', *guest.KINDS, 'libvirt', 'sysvinit')
+KINDS = ('none', *guest.KINDS, 'libvirt', 'docker', 'sysvinit')
 # The flavour of the host VM (rootfs.py) that a kind is of; all others are plain.
-_FLAVOURS = {'libvirt': 'libvirt', 'sysvinit': 'sysvinit'}
+_FLAVOURS = {kind: kind for kind in ('libvirt', 'docker', 'sysvinit')}
 _TRIES = 3
 
 
