@@ -326,7 +326,9 @@ impl fmt::Display for SkipReason {
                 "detached manually; it stays with the host until it is unplugged"
             }
             Self::Kept => "the port is kept with the host until `hotplugger attach` or `move`",
-            Self::StillPluggedIn => "the device is still plugged in; if QEMU closes it, run `hotplugger sync`",
+            Self::StillPluggedIn => {
+                "the device is still plugged in; if QEMU closes it, run `hotplugger sync`"
+            }
             Self::AttachedElsewhere => "already attached to another VM",
             Self::AlreadyReturned => "the host has it",
         })
