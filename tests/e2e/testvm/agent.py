@@ -41,7 +41,7 @@ class Agent:
             raise VmError(f'in the host VM ({op}): {answer["error"]}')
         return answer, data
 
-    def clocks(self, timeout=5):
+    def clocks(self, timeout=30):
         """The VM's clocks: {'monotonic': seconds, 'realtime': seconds}."""
         return self.request('clocks', timeout=timeout)[0]
 

@@ -173,5 +173,5 @@ class Host:
 
     def _answers(self):
         with contextlib.suppress(VmError):
-            return self.agent.clocks()
+            return self.agent.clocks(timeout=5)
         return None
