@@ -676,8 +676,9 @@ fn reply_to_an_earlier_client_is_ignored() {
         // next client has connected.
         let has_left =
             matches!(connected, Err(Error::NotRunning { .. } | Error::Closed(Step::Greeting)));
-        if has_left && aborts < 5 {
+        if has_left && aborts < 2 {
             aborts += 1;
+            qemu.wait();
             drop(qemu);
             qemu = Qemu::paused(&root, "vm");
             continue;

@@ -39,7 +39,7 @@ def main():
     parser.add_argument('--binary', default=product.BINARY, help='the hotplugger to test')
     parser.add_argument('-k', metavar='PATTERN', help='only the tests whose name contains it')
     parser.add_argument('--core', action='store_true',
-                        help='only what _CORE lists')
+                        help='only the tests that run on the newest release too')
     parser.add_argument('--report', metavar='FILE', help='append a line about the run to this file')
     parser.add_argument('--list', action='store_true', help='print the names of the tests')
     parser.add_argument('--build', action='store_true', help='only build the VMs that the tests need')

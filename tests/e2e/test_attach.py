@@ -41,6 +41,11 @@ class AttachCase(Case):
                           f'attached: {expected}')
         return expected
 
+    def findings(self, *levels):
+        """What `check` finds, of these levels or of all."""
+        found = json.loads(self.vm.exec('hotplugger check --json').out)['findings']
+        return [finding for finding in found if not levels or finding['level'] in levels]
+
     def wait_gone(self, guest=None):
         """Waits until no object is left, and udevd is done with the last event."""
         guest = guest or self.guest

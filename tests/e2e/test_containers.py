@@ -1,7 +1,5 @@
 """A guest whose QEMU runs in a container: podman, as root and as a user, the image being the host's own
 root file system."""
-import json
-
 from test_attach import AttachCase
 
 USER = 'vmuser'
@@ -77,8 +75,7 @@ class ContainersTest(AttachCase):
         why = 'is not trusted: /run/vm/windows belongs to user 1000, so another user could replace'
         self.vm.wait_for(lambda: why in self.vm.journal('-t', 'hotplugger'), 120, 'the reason')
         self.assertEqual(self.guest.ids(), [])
-        findings = json.loads(self.vm.exec('hotplugger check --json').out)['findings']
-        errors = [finding for finding in findings if finding['level'] == 'error']
+        errors = self.findings('error')
         self.assertEqual(len(errors), 1, errors)
         # As it advises.
         self.vm.sh("sed -i 's/^    ports:/    trust_socket_directory: true\\n    ports:/' "

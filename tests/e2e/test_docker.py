@@ -4,7 +4,7 @@ import textwrap
 import unittest
 
 import product
-from case import Case
+from test_stay import StayCase
 from testvm import CONTAINER, RELEASE
 
 IMAGE = 'debian:qemu'
@@ -32,13 +32,10 @@ def adapted(compose):
 
 
 @unittest.skipUnless(HAS_COMPOSE, f'{RELEASE} has no `docker compose`')
-class DockerTest(Case):
+class DockerTest(StayCase):
     """From nothing to a working port."""
 
     guest_kind = 'docker' if HAS_COMPOSE else 'none'
-
-    def wait_line(self, text, count=1):
-        self.vm.wait_for(lambda: self.vm.journal('-t', 'hotplugger').count(text) == count, 120, text)
 
     def compose(self, command):
         self.vm.sh(f'cd /root/vm && docker compose {command}', timeout=600)
@@ -63,6 +60,7 @@ class DockerTest(Case):
         self.vm.plug('mouse', '1')
         self.wait_line('QEMU USB Mouse (0627:0001): attached to guest port')
         self.compose('restart')
-        self.wait_line('QEMU USB Mouse (0627:0001): attached to guest port', 2)
+        mouse = 'QEMU USB Mouse (0627:0001): attached to guest port'
+        self.vm.wait_for(lambda: sum(mouse in line for line in self.lines()) == 2, 120, 'it again')
         self.compose('down')
         self.assertIn('not-running', self.vm.sh('hotplugger status'))

@@ -1,6 +1,4 @@
 """libvirt as Debian installs it: AppArmor in force, a private /dev, its own user and cgroup."""
-import json
-
 import product
 from test_attach import AttachCase
 
@@ -144,8 +142,7 @@ class NamesTest(LibvirtCase):
 
     def domain_findings(self):
         """What `check` says of the domain."""
-        found = json.loads(self.vm.exec('hotplugger check --json').out)['findings']
-        return [finding for finding in found if finding['code'].startswith('domain-')]
+        return [finding for finding in self.findings() if finding['code'].startswith('domain-')]
 
     def test_names(self):
         self.guest.define()

@@ -10,6 +10,7 @@ from test_stay import StayCase
 
 PLUGGED = [('kbd', '1'), ('mouse', '2.1'), ('storage', '3')]
 SOCKET = '/run/vm/windows/qmp-sock'
+SCRIPT = '/root/start'
 UNIT = 'hotplugger-sync@windows'
 HOOK = '/etc/libvirt/hooks/qemu.d/hotplugger'
 SLEEP = '/usr/lib/systemd/system-sleep/hotplugger'
@@ -39,6 +40,13 @@ class StartCase(StayCase):
 
     def hotplugger_install(self, *arguments):
         return self.vm.sh(['hotplugger', 'install', *arguments])
+
+    def put_script(self):
+        """Makes the script of a user's that starts the guest, as docs/starting.md has it."""
+        qemu = shlex.join(self.guest.command('seabios'))
+        self.vm.sh(['mkdir', '-p', self.guest.folder])
+        self.vm.put(f'#!/bin/sh\n{qemu} &\nhotplugger sync windows --wait 120\nwait\n'.encode(),
+                    SCRIPT, 0o755)
 
     def wait_running(self):
         """Waits until the guest's QEMU answers."""
@@ -129,8 +137,7 @@ class SystemdTest(StartCase):
         self.hotplugger_install()
         self.vm.sh(f'mkdir -p "/run/vm/my vm-1"; sed "s|/run/vm/my vm-1|/run/vm/windows|" -i '
                     '/etc/hotplugger/config.yaml')
-        found = json.loads(self.vm.exec('hotplugger check --json').out)['findings']
-        stale, = [finding for finding in found if finding['code'] == 'unit-stale']
+        stale, = [finding for finding in self.findings() if finding['code'] == 'unit-stale']
         self.assertEqual(stale['what'], 'it watches /run/vm/my vm-1/qmp-sock, but the config has '
                          f'{SOCKET}')
         self.vm.sh(stale['remedy']['run'])
@@ -160,11 +167,8 @@ class OtherWaysTest(StartCase):
 
     def test_a_script(self):
         self.plug_all()
-        qemu = shlex.join(self.guest.command('seabios'))
-        self.vm.sh('mkdir -p /run/vm/windows')
-        self.vm.put(f'#!/bin/sh\n{qemu} &\nhotplugger sync windows --wait 120\nwait\n'.encode(),
-                     '/root/start', 0o755)
-        start = ['systemd-run', '--quiet', f'--unit={self.guest.unit}', '--collect', '/root/start']
+        self.put_script()
+        start = ['systemd-run', '--quiet', f'--unit={self.guest.unit}', '--collect', SCRIPT]
         self.vm.sh(start)
         self.wait_running()
         self.attached_by('a script')

@@ -1,10 +1,6 @@
 """A host without systemd: sysvinit, udevd, syslog and a VM that a script starts."""
-import json
-import shlex
+from test_start import PLUGGED, SCRIPT, StartCase
 
-from test_start import PLUGGED, StartCase
-
-START = '/root/start'
 LOG = '/var/log/syslog'
 
 
@@ -15,10 +11,7 @@ class SysvinitTest(StartCase):
 
     def setUp(self):
         super().setUp()
-        qemu = shlex.join(self.guest.command('seabios'))
-        self.vm.sh(['mkdir', '-p', self.guest.folder])
-        self.vm.put(f'#!/bin/sh\n{qemu} &\nhotplugger sync windows --wait 120\nwait\n'.encode(),
-                    START, 0o755)
+        self.put_script()
 
     def _keep_evidence(self):
         self.evidence = '\n'.join(self.lines())
@@ -29,17 +22,12 @@ class SysvinitTest(StartCase):
 
     def start(self):
         """As a user's script does it, from an init script or a terminal."""
-        self.vm.sh(f'setsid {START} >{self.guest.folder}/qemu.log 2>&1 </dev/null &')
+        self.vm.sh(f'setsid {SCRIPT} >{self.guest.folder}/qemu.log 2>&1 </dev/null &')
         self.wait_running()
 
     def kill(self):
         self.vm.sh(['pkill', '-KILL', 'qemu-system'])
         self.vm.wait_for(lambda: self.vm.exec(['pgrep', 'qemu-system']).rc != 0, 60, 'its end')
-
-    def findings(self, *levels):
-        """What `check` finds of these levels."""
-        found = json.loads(self.vm.exec('hotplugger check --json').out)['findings']
-        return [finding for finding in found if finding['level'] in levels]
 
     def test_plug_unplug_and_cold_plug(self):
         self.assertEqual(self.vm.sh('cat /proc/1/comm').strip(), 'init')
