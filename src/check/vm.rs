@@ -85,14 +85,11 @@ pub fn check(facts: &VmFacts) -> Vec<Finding> {
 }
 
 fn directory(facts: &VmFacts) -> Option<Finding> {
+    let issue = facts.issue.as_ref()?;
     let access = &facts.vm.access;
-    // In /tmp and the like, the peer process must be a named user's.
-    let is_trusted = |issue: &&PermissionIssue| match issue.kind {
-        PermissionKind::Mode(mode) => mode & 0o1000 != 0 && access.user.is_some(),
-        PermissionKind::Owner(_) => false,
-    };
-    let issue = facts.issue.as_ref().filter(|issue| !is_trusted(issue))?;
-    if access.trust_socket_directory {
+    let is_sticky = matches!(issue.kind, PermissionKind::Mode(mode) if mode & 0o1000 != 0);
+    // As `PeerPolicy::open` decides: in /tmp and the like, the peer process must be a named user's.
+    if access.trust_socket_directory || is_sticky && access.user.is_some() {
         return None;
     }
     let directory = issue.path.display();

@@ -152,7 +152,7 @@ impl Virsh {
     }
 }
 
-/// The UUID of the domain with that name in a file of libvirt's about it (`src/conf/domain_conf.c`:
+/// The UUID of the domain with that name in its status or config file (`src/conf/domain_conf.c`:
 /// `virDomainDefFormatInternal` writes name and UUID first).
 pub fn uuid_of(status: &str, name: &str) -> Option<String> {
     let (_, domain) = status.split_once("<domain ")?;
