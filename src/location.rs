@@ -24,6 +24,9 @@ use crate::speed::Speed;
 #[serde(transparent)]
 pub struct ControllerName(String);
 
+/// What stands before the sysname of a device that is gone.
+const UNKNOWN_SUBSYSTEM: &str = "device-";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAController;
 
@@ -66,10 +69,14 @@ pub struct PeerPorts {
 
 impl ControllerName {
     /// The name of a controller in that subsystem. Without a subsystem the form of a PCI address decides:
-    /// the device may be gone, and with it what links to its subsystem. Others have `device`.
+    /// the device may be gone, and with it what links to its subsystem. Others can be in any subsystem.
     pub fn new(subsystem: Option<&str>, sysname: &str) -> Option<Self> {
-        let other = if is_pci_address(sysname) { "pci" } else { "device" };
-        format!("{}-{sysname}", subsystem.unwrap_or(other)).parse().ok()
+        let prefix = match subsystem {
+            Some(subsystem) => format!("{subsystem}-"),
+            None if is_pci_address(sysname) => "pci-".to_owned(),
+            None => UNKNOWN_SUBSYSTEM.to_owned(),
+        };
+        format!("{prefix}{sysname}").parse().ok()
     }
 
     /// Whether this names the controller at that DEVPATH, whose own name is `own`.
@@ -77,22 +84,20 @@ impl ControllerName {
     /// The parts before the own name are components of the DEVPATH
     /// (systemd, `src/udev/udev-builtin-path_id.c`: `builtin_path_id`).
     pub fn names(&self, own: &Self, controller: &DevPath) -> bool {
-        if self == own {
+        let is_gone = own.0.starts_with(UNKNOWN_SUBSYSTEM);
+        if self == own || is_gone && self.sysname() == own.sysname() {
             return true;
         }
-        if is_numbered_at_probe(controller.sysname()) {
-            // As udev names it.
-            let components: Vec<&str> = controller.as_str().split('/').rev().collect();
-            let nearest =
-                self.0.strip_suffix(components[0]).and_then(|rest| rest.strip_suffix('-'));
-            return nearest.is_some_and(|rest| match rest.rsplit_once('-') {
-                None => !rest.is_empty(),
+        let components: Vec<&str> = controller.as_str().split('/').rev().collect();
+        let above = |end: &str| self.0.strip_suffix(end)?.strip_suffix('-');
+        if is_gone || is_numbered_at_probe(components[0]) {
+            // As udev names it, in whichever subsystem.
+            return above(components[0]).is_some_and(|above| match above.rsplit_once('-') {
+                None => !above.is_empty(),
                 Some((parts, _)) => are_components(parts, &components[1..]),
             });
         }
-        let above = self.0.strip_suffix(&own.0).and_then(|above| above.strip_suffix('-'));
-        let components: Vec<&str> = controller.as_str().split('/').rev().skip(1).collect();
-        above.is_some_and(|above| are_components(above, &components))
+        above(&own.0).is_some_and(|above| are_components(above, &components[1..]))
     }
 
     /// Whether the name may be another after the next boot.
@@ -295,6 +300,11 @@ mod tests {
                 false,
             ),
             ("xpci-0000:01:00.0", "pci-0000:01:00.0", "/devices/x/0000:01:00.0", false),
+            // The controller is gone, and with it the link to its subsystem.
+            ("platform-fe98.usb", "device-fe98.usb", "/devices/platform/fe98.usb", true),
+            ("acpi-Y:00-platform-fe98.usb", "device-fe98.usb", "/devices/Y:00/fe98.usb", true),
+            ("acpi-Z:00-platform-fe98.usb", "device-fe98.usb", "/devices/Y:00/fe98.usb", false),
+            ("platform-fe99.usb", "device-fe98.usb", "/devices/platform/fe98.usb", false),
         ] {
             let (name, own): (ControllerName, ControllerName) =
                 (name.parse().unwrap(), own.parse().unwrap());

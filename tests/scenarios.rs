@@ -7,7 +7,7 @@
 //! | step | |
 //! |---|---|
 //! | `config` | writes `/etc/hotplugger/config.yaml` |
-//! | `write FILE`, `rm FILE`, `chmod MODE FILE` | whatever else is to be done to a file |
+//! | `write FILE`, `rm FILE`, `rm -r FOLDER`, `chmod MODE FILE` | whatever else is to be done to a file |
 //! | `controller N [at DEVPATH]` | root hubs `usb1` and `usb2` with N ports each, which are each other's other halves; of the next controller `usb3` and `usb4` |
 //! | `ports HUB N` | N ports of a hub that is plugged in |
 //! | `path_id PORT` | udev's `ID_PATH_WITH_USB_REVISION` and `ID_PATH` of the device in it |
@@ -139,6 +139,7 @@ impl Stage {
             ["config"] => root.config(&step.input),
             ["write", path] => root.write(path, &step.input),
             ["rm", path] => fs::remove_file(root.path(path)).unwrap(),
+            ["rm", "-r", path] => fs::remove_dir_all(root.path(path)).unwrap(),
             ["chmod", mode, path] => {
                 let mode = u32::from_str_radix(mode, 8).expect("an octal mode");
                 fs::set_permissions(root.path(path), Permissions::from_mode(mode)).unwrap();
