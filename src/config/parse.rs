@@ -61,15 +61,54 @@ fn unreadable_character(text: &str) -> Option<ConfigError> {
                 return error(column, "not a plain space: indent with spaces of the space bar");
             }
         }
+        if let Some(column) = other_space_after_mark(line) {
+            return error(column, "not a plain space: write a space of the space bar");
+        }
         for (column, character) in line.chars().enumerate() {
             match character {
                 '\u{feff}' => return error(column, "a byte order mark: delete this character"),
-                '\t' | '\r' => {}
-                '\0'..='\u{1f}' | '\u{7f}' => {
+                '\t' | '\r' | '\u{85}' => {}
+                '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}' => {
                     return error(column, "a control character: delete this character");
                 }
                 _ => {}
             }
+        }
+    }
+    None
+}
+
+/// The column of a no-break space or the like right behind the line's `- ` or `key:`, where YAML needs a
+/// plain one.
+fn other_space_after_mark(line: &str) -> Option<usize> {
+    let is_of_key = |c: char| c.is_ascii_alphanumeric() || "_-'\"".contains(c);
+    let mut rest = line.trim_start_matches([' ', '-']);
+    if rest.len() == line.trim_start_matches(' ').len() || rest.starts_with(is_of_key) {
+        let after_key = rest.trim_start_matches(is_of_key);
+        rest = after_key.strip_prefix(':').unwrap_or(rest);
+    }
+    let is_other = |c: char| c.is_whitespace() && !matches!(c, ' ' | '\t' | '\r' | '\u{85}');
+    let before = line[..line.len() - rest.len()].chars().count();
+    (before > 0 && rest.starts_with(is_other)).then_some(before)
+}
+
+/// The line and column of the second key of that name in the block mapping that begins there: the YAML
+/// reader reports where the mapping begins.
+fn second_key(text: &str, line: usize, column: usize, key: &str) -> Option<(usize, usize)> {
+    let indent = column.checked_sub(1)?;
+    let mut found = 0;
+    for (index, text) in text.lines().enumerate().skip(line.checked_sub(1)?) {
+        let (before, after) = text.split_at_checked(indent.min(text.len()))?;
+        let is_in_mapping = before.bytes().all(|byte| byte == b' ') || index + 1 == line;
+        if !is_in_mapping && !before.trim_start().starts_with('#') {
+            return None;
+        }
+        let name = after.split(':').next().unwrap_or_default();
+        if after.contains(':') && name.trim_end().trim_matches(['"', '\'']) == key {
+            found += 1;
+        }
+        if found == 2 {
+            return Some((index + 1, column));
         }
     }
     None
@@ -112,12 +151,14 @@ impl ConfigError {
         let begun = message
             .rsplit_once(" at line ")
             .and_then(|(_, line)| line.split(' ').next()?.parse().ok());
-        Self {
-            begun,
-            line: location.as_ref().map(serde_yaml::Location::line),
-            column: location.as_ref().map(serde_yaml::Location::column),
-            message,
+        let mut place = location.map(|location| (location.line(), location.column()));
+        if let (Some((line, column)), Some((_, key))) =
+            (place, message.split_once("duplicate field `"))
+        {
+            place = second_key(text, line, column, key.trim_end_matches('`')).or(place);
         }
+        let (line, column) = place.unzip();
+        Self { begun, line, column, message }
     }
 }
 
