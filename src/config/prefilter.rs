@@ -97,7 +97,8 @@ impl<'a> NamePatterns<'a> {
         if !self.chains.contains(&chain) {
             self.chains.push(chain);
         }
-        self.firsts |= chain.bytes().next().map_or(0, bit);
+        // A space before the chain is a mistake that is reported.
+        self.firsts |= chain.bytes().next().map_or(0, bit) | bit(b' ');
     }
 
     /// Whether a name that goes through a root hub may be at or above a device.
@@ -134,7 +135,10 @@ impl<'a> NamePatterns<'a> {
                 _ => return false,
             };
             let may_end = match after.first() {
-                Some(b':') => self.chains.iter().any(|chain| is_chain_above(chain, &after[1..])),
+                Some(b':') => {
+                    let after = after[1..].trim_ascii_start();
+                    self.chains.iter().any(|chain| is_chain_above(chain, after))
+                }
                 // The path of a port of this bus or another.
                 Some(b'/') => false,
                 Some(byte) => !of_word(*byte),

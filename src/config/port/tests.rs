@@ -125,17 +125,22 @@ fn end_of_a_devpath_is_compared_by_components() {
     assert_eq!(name("1-1").match_location(&location("/devices/a/usb1/1-10")), None);
 }
 
+/// One subsystem or several, and a controller that is numbered at probe.
+const CONTROLLERS: &str = "(pci-0000:00:1[45]\\.[07]|platform-[xy]\\.usb|a-usbv2-0|\
+                           platform-z\\.pcie-pci-0000:00:14\\.0|\
+                           pci-0000:00:08\\.[01]-platform-x\\.usb|platform-xhci-hcd\\.[23]\\.auto)";
+
 prop_compose! {
     /// A name in any form, of which some look much alike.
     pub(crate) fn any_name()(
-        controller in "(pci-0000:00:1[45]\\.[07]|platform-[xy]\\.usb|a-usbv2-0)",
+        controller in CONTROLLERS,
         chain in prop::collection::vec(1..4u8, 0..4),
         form in 0..8u8,
         parts in 1..3usize,
     ) -> String {
         let numbers: Vec<String> = chain.iter().map(u8::to_string).collect();
         let tail = if chain.is_empty() { String::new() } else { format!(":{}", numbers.join(".")) };
-        let mut path = format!("/devices/{}/usb1", controller.split_once('-').unwrap().1);
+        let mut path = format!("/devices/{}/usb1", controller.rsplit_once('-').unwrap().1);
         for end in 1..=numbers.len() {
             path = format!("{path}/1-{}", numbers[..end].join("."));
         }

@@ -95,6 +95,8 @@ fn what_is_wrong_but_meant_is_not_ruled_out() {
     {
         assert!(alone(&with_port(port), "x/usb1/1-3"), "{port}");
     }
+    assert!(alone("virtual_machines: {w: {ports: [pci-x/usb2: 3]}}", "x/usb1/1-3"));
+    assert!(!alone("virtual_machines: {w: {ports: [pci-x/usb2: 4]}}", "x/usb1/1-3"));
 }
 
 #[test]
@@ -145,7 +147,18 @@ fn in_style(port: &str, style: &str) -> String {
 }
 
 fn place(controller: &str, bus: u8, generation: u8, chain: &[u8]) -> PortLocation {
-    let mut devpath = format!("/devices/{}/usb{bus}", controller.split_once('-').unwrap().1);
+    let devpath = format!("/devices/{}", controller.split_once('-').unwrap().1);
+    place_at(&devpath, controller, bus, generation, chain)
+}
+
+fn place_at(
+    devpath: &str,
+    controller: &str,
+    bus: u8,
+    generation: u8,
+    chain: &[u8],
+) -> PortLocation {
+    let mut devpath = format!("{devpath}/usb{bus}");
     for end in 1..=chain.len() {
         let numbers: Vec<String> = chain[..end].iter().map(u8::to_string).collect();
         devpath = format!("{devpath}/{bus}-{}", numbers.join("."));
@@ -156,6 +169,16 @@ fn place(controller: &str, bus: u8, generation: u8, chain: &[u8]) -> PortLocatio
         generation: Generation::from_number(&generation.to_string()),
     }
 }
+
+/// Controllers, each with its own name and its DEVPATH. One is named by the device above it.
+const CONTROLLERS: [(&str, &str); 6] = [
+    ("pci-0000:00:14.0", "/devices/pci0000:00/0000:00:14.0"),
+    ("pci-0000:00:14.0", "/devices/platform/z.pcie/pci0000:00/0000:00:14.0"),
+    ("platform-x.usb", "/devices/platform/x.usb"),
+    ("platform-x.usb", "/devices/pci0000:00/0000:00:08.1/x.usb"),
+    ("platform-x.usb", "/devices/pci0000:00/0000:00:08.1/x.usb/xhci-hcd.2.auto"),
+    ("a-usbv2-0", "/devices/usbv2-0"),
+];
 
 /// A part of the text to replace, by its place and length, and the new bytes.
 type Change = (usize, usize, Vec<u8>);
@@ -191,7 +214,7 @@ proptest! {
     fn no_means_no_owner(
         port in any_name(),
         style in prop::sample::select(STYLES.to_vec()),
-        controller in "(pci-0000:00:14\\.0|platform-x\\.usb|a-usbv2-0)",
+        (controller, devpath) in prop::sample::select(CONTROLLERS.to_vec()),
         own in (1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4)),
         // Other halves are on the same controller, with whatever number.
         peers in prop::collection::vec((1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4)), 0..3),
@@ -199,14 +222,17 @@ proptest! {
     ) {
         let text = in_style(&port, style);
         let config = parse(&text).unwrap();
-        let companion = controller.replace(":14.0", ":14.7").replace("-x.", "-y.");
-        let place_on = |controller: &str, (bus, generation, chain): &(u8, u8, Vec<u8>)| {
-            place(controller, *bus, *generation, chain)
+        let of_companion = |name: &str| name.replace(":14.0", ":14.7").replace("x.usb", "y.usb");
+        let companion = (of_companion(controller), of_companion(devpath));
+        let place_on = |(controller, devpath): (&str, &str), (bus, generation, chain): &(u8, u8, Vec<u8>)| {
+            place_at(devpath, controller, *bus, *generation, chain)
         };
-        let peers = peers.iter().map(|peer| place_on(&controller, peer));
-        let peers = peers.chain(on_companion.iter().map(|peer| place_on(&companion, peer)));
+        let controller = (controller, devpath);
+        let companion = (companion.0.as_str(), companion.1.as_str());
+        let peers = peers.iter().map(|peer| place_on(controller, peer));
+        let peers = peers.chain(on_companion.iter().map(|peer| place_on(companion, peer)));
         let mut places =
-            UsbLocation { peers: peers.collect(), own: place_on(&controller, &own) };
+            UsbLocation { peers: peers.collect(), own: place_on(controller, &own) };
         // Also when the root hub is gone.
         for _ in 0..2 {
             if !may_match(text.as_bytes(), &places.own.devpath, |_| places.peer_ports()) {
