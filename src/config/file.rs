@@ -336,4 +336,26 @@ mod write_tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
+
+    #[test]
+    fn encoding_that_is_not_utf_8_is_reported_with_its_line() {
+        let text = "virtual_machines:\n  w:\n    socket: /q\n    ports: []\n";
+        let with_mark = format!("\u{feff}{text}");
+        let le = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let be = |text: &str| text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let mut latin: Vec<u8> = text.into();
+        latin.extend(b"# f\xfcr die Maus\n");
+        for (bytes, expected) in [
+            (le(text), "1:1: the file is UTF-16 text: save it as UTF-8"),
+            (be(text), "1:1: the file is UTF-16 text: save it as UTF-8"),
+            (le(&with_mark), "1:1: the file is UTF-16 text: save it as UTF-8"),
+            (be(&with_mark), "1:1: the file is UTF-16 text: save it as UTF-8"),
+            (latin, "5:1: not UTF-8 text: save the file as UTF-8"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("config.yaml");
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(open(&path).config().unwrap_err().to_string(), expected);
+        }
+    }
 }

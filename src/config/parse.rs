@@ -565,7 +565,8 @@ impl Scalar for PortEntry {
     const EXPECTED: &str = PortName::EXPECTED;
 
     fn read(text: &str) -> Result<Self, String> {
-        let written = (PortName::trim(text) != text).then(|| text.to_owned());
+        let written =
+            (PortName::trim(text) != text.trim_end_matches('\n')).then(|| text.to_owned());
         PortName::read(text).map(|name| Self { name, rules: None, written })
     }
 

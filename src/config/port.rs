@@ -128,10 +128,11 @@ impl PortName {
         matches!(self, Self::DevPath(_))
     }
 
-    /// The text as far as it names a port: without slashes at its end, and of an interface's path
-    /// (`…/3-3/3-3:1.0`) that of the device. The original accepts both.
+    /// The text as far as it names a port: without slashes and the line end of a block scalar at its
+    /// end, and of an interface's path (`…/3-3/3-3:1.0`) that of the device. The original accepts slashes
+    /// and interfaces.
     pub fn trim(text: &str) -> &str {
-        let text = text.trim_end_matches('/');
+        let text = text.trim_end_matches(['/', '\n']);
         let last = text.rsplit('/').next().unwrap_or_default();
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let interface = last.split_once(':').filter(|(device, numbers)| {

@@ -114,7 +114,7 @@ fn nothing_is_looked_up_where_no_port_of_the_controller_is() {
 }
 
 /// Configs that name one port, each in another way that YAML has for it; `N` is the port.
-const STYLES: [&str; 21] = [
+const STYLES: [&str; 23] = [
     "ports: [N]",
     "ports: ['N']",
     "ports: [\"N\"]",
@@ -128,6 +128,8 @@ const STYLES: [&str; 21] = [
     "ports:\n      - |-\n        N",
     "ports:\n      - >-\n        N",
     "ports:\n      - >-\n        N\n\n",
+    "ports:\n      - |\n        N",
+    "ports:\n      - >\n        N",
     "ports:\n      -\n        N",
     "ports:\n      - \"CONTINUED\"",
     "'ports': [\n      \"N\",\n    ]",
