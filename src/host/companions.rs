@@ -3,8 +3,10 @@
 //! An EHCI takes only devices of 480 Mb/s. Slower ones in the same connector appear in a port of a UHCI or
 //! OHCI, its companion. No file of sysfs says which. On PCI the companions are functions of the same
 //! device; their ports, in the order of the functions, are those of the EHCI in their order (EHCI 1.0
-//! specification, 4.2). In a device tree both have the same phy. Where ACPI gives the ports of one
-//! connector the same location, that decides. If the numbers of ports do not add up, the ports are not known.
+//! specification, 4.2). In a device tree both have the same phy, or one names the other (Linux,
+//! `Documentation/devicetree/bindings/usb/generic-ehci.yaml`: `companion`). Where ACPI gives the ports of one
+//! connector the same location, that decides. If the numbers of ports do not add up, or nothing shows which
+//! controllers belong together, the ports are not known.
 
 use std::fs;
 
@@ -38,10 +40,10 @@ pub fn companion(root: &Root, port: &DevPath) -> Companion {
         let hub = port.parent().filter(|hub| is_root_hub(hub.sysname()))?;
         Some((root_hubs(root, &hub.parent()?), hub, port.port()?.number()))
     };
-    let Some((hubs, hub, number)) = place() else { return Companion::default() };
+    let Some(((hubs, belong_together), hub, number)) = place() else { return Companion::default() };
     match at_same_location(root, &hubs, port) {
         Some(port) => Companion { port: Some(port), ..Companion::default() },
-        None => pair(&hubs, &hub, number),
+        None => pair(&hubs, &hub, belong_together.then_some(number)),
     }
 }
 
@@ -59,36 +61,69 @@ fn at_same_location(root: &Root, hubs: &[RootHub], own: &DevPath) -> Option<DevP
     ports.find(|port| location(port).as_ref() == Some(&own_location))
 }
 
-/// The root hubs of the controller's PCI device, or of the controllers with its phy, by DEVPATH.
-fn root_hubs(root: &Root, controller: &DevPath) -> Vec<RootHub> {
-    // An xHCI takes devices of all speeds. Most ports are on one.
-    let driver = fs::read_link(directory(root, controller).join("driver"));
-    let driver = driver.as_ref().ok().and_then(|link| link.file_name()?.to_str());
-    if driver.is_some_and(|driver| driver.starts_with("xhci")) {
-        return Vec::new();
+/// The root hubs of the controllers that may be companions of this one, by DEVPATH, and whether they
+/// belong together: those of its PCI device, and off PCI those that the device tree names, else all.
+fn root_hubs(root: &Root, controller: &DevPath) -> (Vec<RootHub>, bool) {
+    if !may_have_companion(root, controller) {
+        return (Vec::new(), false);
     }
-    let mut controllers: Vec<DevPath> = match pci_device(controller.sysname()) {
-        Some(device) => {
-            let Some(bus) = controller.parent() else { return Vec::new() };
-            let names = entries(&directory(root, &bus)).into_iter().map(|(name, _)| name);
-            let functions = names.filter(|name| name.starts_with(device));
-            functions.filter_map(|name| format!("{bus}/{name}").parse().ok()).collect()
+    let (mut controllers, belong_together) = match pci_device(controller.sysname()) {
+        Some(device) => (functions(root, controller, device), true),
+        None => {
+            let all = controllers_off_pci(root);
+            let related = all.iter().filter(|other| are_related(root, controller, other));
+            let related: Vec<DevPath> = related.cloned().collect();
+            if related.len() > 1 { (related, true) } else { (all, false) }
         }
-        None => with_same_phy(root, controller),
     };
     controllers.sort();
-    controllers.iter().filter_map(|controller| root_hub(root, controller)).collect()
+    let hubs = controllers.iter().filter_map(|controller| root_hub(root, controller));
+    (hubs.collect(), belong_together)
 }
 
-fn with_same_phy(root: &Root, controller: &DevPath) -> Vec<DevPath> {
-    let phy =
-        |controller: &DevPath| fs::read(directory(root, controller).join("of_node/phys")).ok();
-    let Some(own) = phy(controller) else { return Vec::new() };
+/// Whether its driver is of an EHCI, OHCI or UHCI. Most ports are on an xHCI, which takes all speeds.
+fn may_have_companion(root: &Root, controller: &DevPath) -> bool {
+    let driver = fs::read_link(directory(root, controller).join("driver"));
+    let driver = driver.as_ref().ok().and_then(|link| link.file_name()?.to_str());
+    driver.is_none_or(|driver| ["ehci", "ohci", "uhci"].iter().any(|kind| driver.contains(kind)))
+}
+
+/// The functions of the controller's PCI device.
+fn functions(root: &Root, controller: &DevPath, device: &str) -> Vec<DevPath> {
+    let Some(bus) = controller.parent() else { return Vec::new() };
+    let names = entries(&directory(root, &bus)).into_iter().map(|(name, _)| name);
+    let functions = names.filter(|name| name.starts_with(device));
+    functions.filter_map(|name| format!("{bus}/{name}").parse().ok()).collect()
+}
+
+fn controllers_off_pci(root: &Root) -> Vec<DevPath> {
     let sys = root.path("/sys");
     let hubs = entries(&sys.join("bus/usb/devices")).into_iter();
     let hubs = hubs.filter(|(name, _)| is_root_hub(name));
     let controllers = hubs.filter_map(|(_, path)| devpath_of(&sys, &path)?.parent());
-    controllers.filter(|other| phy(other).as_ref() == Some(&own)).collect()
+    let mut controllers: Vec<DevPath> = controllers
+        .filter(|other| pci_device(other.sysname()).is_none() && may_have_companion(root, other))
+        .collect();
+    controllers.sort();
+    controllers.dedup();
+    controllers
+}
+
+/// Whether it is the same controller, or the device tree gives both the same phy or names one as
+/// the companion of the other.
+fn are_related(root: &Root, one: &DevPath, other: &DevPath) -> bool {
+    let read = |controller: &DevPath, property: &str| {
+        let file = directory(root, controller).join("of_node").join(property);
+        fs::read(file).ok().filter(|value| !value.is_empty())
+    };
+    let same = |of_one: &str, of_other: &str| {
+        let value = read(one, of_one);
+        value.is_some() && value == read(other, of_other)
+    };
+    one == other
+        || same("phys", "phys")
+        || same("companion", "phandle")
+        || same("phandle", "companion")
 }
 
 /// The part of a PCI address that all functions of a device have: `0000:00:1d.`.
@@ -106,7 +141,9 @@ fn root_hub(root: &Root, controller: &DevPath) -> Option<RootHub> {
     Some(RootHub { devpath, speed, ports })
 }
 
-fn pair(hubs: &[RootHub], own: &DevPath, number: u8) -> Companion {
+/// Pairs the ports of hubs that belong together; without a port's number, only names the controllers of
+/// the other speed.
+fn pair(hubs: &[RootHub], own: &DevPath, number: Option<u8>) -> Companion {
     let (fast, slow): (Vec<&RootHub>, Vec<&RootHub>) =
         hubs.iter().partition(|hub| hub.speed >= Speed::HIGH);
     let (false, Some(hub)) =
@@ -115,12 +152,12 @@ fn pair(hubs: &[RootHub], own: &DevPath, number: u8) -> Companion {
         return Companion::default();
     };
     let mut port = None;
-    if let [ehci] = fast[..]
+    if let ([ehci], Some(number)) = (&fast[..], number)
         && slow.iter().map(|hub| u32::from(hub.ports)).sum::<u32>() == u32::from(ehci.ports)
     {
         let mut first = 0;
         for companion in &slow {
-            if hub == ehci && (first + 1..=first + companion.ports).contains(&number) {
+            if hub == *ehci && (first + 1..=first + companion.ports).contains(&number) {
                 port = below(&companion.devpath, number - first);
             } else if hub == *companion {
                 port = below(&ehci.devpath, first + number);
@@ -145,7 +182,7 @@ mod tests {
 
     fn port_of(hubs: &[RootHub], bus: u8, number: u8) -> Option<String> {
         let own = hubs.iter().find(|hub| hub.devpath.sysname() == format!("usb{bus}")).unwrap();
-        pair(hubs, &own.devpath, number).port.map(|port| port.sysname().to_owned())
+        pair(hubs, &own.devpath, Some(number)).port.map(|port| port.sysname().to_owned())
     }
 
     #[test]
@@ -167,7 +204,7 @@ mod tests {
     fn controllers_are_named_where_the_port_is_not_known() {
         let names = |hubs: &[RootHub], bus: &str| {
             let own = hubs.iter().find(|hub| hub.devpath.sysname() == bus).unwrap();
-            let companion = pair(hubs, &own.devpath, 1);
+            let companion = pair(hubs, &own.devpath, Some(1));
             assert_eq!(companion.port, None);
             let names = companion.controllers.iter().map(|path| path.sysname().to_owned());
             names.collect::<Vec<_>>()
@@ -225,8 +262,34 @@ mod tests {
             assert_eq!((companion.guessed, companion.controllers), (guessed, vec![]));
         }
         let (_dir, root) = host(soc, "", unknown);
-        fs::write(root.path("/sys/devices/soc/fa.usb/of_node/phys"), "other").unwrap();
+        let of_node =
+            |controller: &str| root.path(format!("/sys/devices/soc/{controller}.usb/of_node"));
         let port = "/devices/soc/fe.usb/usb1/1-1".parse().unwrap();
-        assert_eq!(companion(&root, &port).port, None);
+        let names = |companion: &Companion| {
+            let names = companion.controllers.iter().map(|path| path.sysname().to_owned());
+            names.collect::<Vec<_>>()
+        };
+        // Nothing shows which belong together, so it may be each that takes slower devices.
+        let unknown = companion(&root, &port);
+        assert_eq!(
+            (&unknown.port, names(&unknown)),
+            (&None, vec!["fa.usb".into(), "fb.usb".into()])
+        );
+        for (controller, driver) in
+            [("fa", "ohci-platform"), ("fb", "dwc2"), ("fe", "ehci-platform")]
+        {
+            let link = of_node(controller).with_file_name("driver");
+            std::os::unix::fs::symlink(format!("../../bus/platform/drivers/{driver}"), link)
+                .unwrap();
+        }
+        assert_eq!(names(&companion(&root, &port)), ["fa.usb"]);
+        // The EHCI names its companion.
+        fs::write(of_node("fe").join("companion"), [0, 0, 0, 7]).unwrap();
+        fs::write(of_node("fa").join("phandle"), [0, 0, 0, 7]).unwrap();
+        fs::write(of_node("fe").with_file_name("usb1/maxchild"), "1\n").unwrap();
+        let named = companion(&root, &port);
+        assert!(named.port.unwrap().as_str().ends_with("fa.usb/usb2/2-1"));
+        let back = companion(&root, &"/devices/soc/fa.usb/usb2/2-1".parse().unwrap());
+        assert!(back.port.unwrap().as_str().ends_with("fe.usb/usb1/1-1"));
     }
 }
