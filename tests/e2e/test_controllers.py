@@ -81,3 +81,4 @@ class ControllersTest(Case):
                 listed = self.vm.exec('hotplugger check -v').out
                 self.assertRegex(listed, rf'ok +{re.escape(name)}: a port of this host', listed)
                 self.vm.unplug(port)
+                self.vm.settle()        # else the next look finds this device
