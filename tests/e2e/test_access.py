@@ -5,7 +5,7 @@ import product
 from test_attach import AttachCase, device_id
 
 # A cycle takes seconds under TCG.
-CYCLES = int(os.environ.get('HOTPLUGGER_TEST_CYCLES', '20'))
+CYCLES = int(os.environ.get('HOTPLUGGER_TEST_CYCLES', '12'))
 ROOTS_ALONE = 'SUBSYSTEM=="usb", ENV{DEVTYPE}=="usb_device", MODE="0600"\n'
 # Listens as QEMU does, agrees to all that comes, and tells of each descriptor that it gets.
 GREEDY = r'''

@@ -5,7 +5,7 @@ import os
 from case import Case
 
 # Plugs and pulls in a row.
-CYCLES = int(os.environ.get('HOTPLUGGER_TEST_CYCLES', '20'))
+CYCLES = int(os.environ.get('HOTPLUGGER_TEST_CYCLES', '12'))
 PRODUCTS = {
     'kbd': 'QEMU USB Keyboard',
     'mouse': 'QEMU USB Mouse',

@@ -4,7 +4,7 @@ import time
 
 from test_attach import AttachCase
 
-TIMES = int(os.environ.get('HOTPLUGGER_TEST_SWAPS', 10))
+TIMES = int(os.environ.get('HOTPLUGGER_TEST_SWAPS', 6))
 
 
 class ReenumerateTest(AttachCase):
