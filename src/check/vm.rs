@@ -22,7 +22,7 @@ use crate::monitor::Monitor;
 use crate::permissions::{PermissionIssue, PermissionKind, path_issue};
 use crate::qmp::message::Version;
 use crate::qmp::virsh::uuid_of;
-use crate::qmp::{Error, Step, UsbHostProblem};
+use crate::qmp::{Error, Qmp, Step, UsbHostProblem};
 use crate::root::Root;
 use crate::speed::Speed;
 use crate::text::shell_word;
@@ -297,7 +297,7 @@ fn ask(root: &Root, vm: &VirtualMachine, topology: &Topology) -> Result<Answer, 
         suggestion: suggest_controller(qmp, &buses, &vm.hubs),
         buses,
         version: session.version(),
-        pid: session.peer_pid(),
+        pid: session.qemu_pid(),
     })
 }
 

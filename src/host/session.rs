@@ -104,7 +104,7 @@ impl Session {
     }
 
     /// The process at the other end of the socket, if it is in a visible PID namespace.
-    pub fn peer_pid(&self) -> Option<u32> {
+    fn peer_pid(&self) -> Option<u32> {
         u32::try_from(self.client()?.peer().ok()?.pid.as_raw_nonzero().get()).ok()
     }
 

@@ -655,6 +655,35 @@ fn codes_are_documented() {
     }
 }
 
+/// What a QEMU without USB controllers answers, in which the device of port 1-1 is attached.
+const VIRSH: &str = r#"#!/bin/sh
+case "$*" in
+*qom-list*) echo '{"return": [{"name": "hotplugger-1-1-5", "type": "child<usb-host>"}]}' ;;
+*attached*) echo '{"return": true}' ;;
+*query-status*) echo '{"return": {"running": true}}' ;;
+*qtree*) echo '{"return": ""}' ;;
+*) echo '{"return": {}}' ;;
+esac
+"#;
+
+#[test]
+fn device_that_the_qemu_of_a_domain_has_open_is_not_claimed() {
+    let host = Host::new();
+    host.config_with("socket: /run/windows.qmp", "domain: windows");
+    host.write("/usr/bin/virsh", VIRSH);
+    host.chmod("/usr/bin/virsh", 0o755);
+    host.bind_driver("1-1:1.0", "usbfs");
+    host.make_proc(4711, Path::new("/"), "unconfined\n");
+    fs::create_dir(host.path("/proc/4711/fd")).unwrap();
+    symlink("/dev/bus/usb/001/005", host.path("/proc/4711/fd/9")).unwrap();
+    for (pid, claimed) in [("4711", 0), ("4712", 1)] {
+        host.write("/run/libvirt/qemu/windows.pid", pid);
+        let (report, _) = host.check();
+        assert_eq!(found(&report, "socket-answers").count(), 1, "{report:#}");
+        assert_eq!(found(&report, "device-claimed").count(), claimed, "{report:#}");
+    }
+}
+
 #[test]
 fn notes_are_not_errors() {
     let mut host = Host::new();
