@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::devpath::{DevPath, DevPathError, is_root_hub};
 use crate::port::{BusNum, DevNum, Port};
+use crate::usb_device::CLASS_HUB;
 
 /// One uevent, as far as hotplugger reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,9 +91,6 @@ pub enum UeventError {
     /// A variable has a value the kernel does not write.
     Value(&'static str),
 }
-
-/// The class of hubs (USB 2.0 specification, 11.23.1).
-const CLASS_HUB: u8 = 9;
 
 impl Uevent {
     /// Reads a uevent. `get` returns its variables, from the environment or from a packet.
