@@ -1,22 +1,19 @@
 //! Who can change a file: the file itself, and every directory on the way to it.
 
 use std::fs::{self, Metadata};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{self, Path, PathBuf};
+use std::{fmt, io};
 
 use crate::text::shell_word;
 
 /// A file or directory that others can change, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PermissionIssue {
-    /// The file or directory.
     pub path: PathBuf,
-    /// What lets others in.
     pub kind: PermissionKind,
 }
 
-/// What lets others change a file or directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PermissionKind {
     /// It belongs to this user.
@@ -31,12 +28,18 @@ const STICKY: u32 = 0o1000;
 const MAX_LINKS: usize = 40;
 
 /// The issue of one file or directory. In a directory with the sticky bit no user can replace files that
-/// belong to another.
-pub fn file_issue(metadata: &Metadata, path: &Path, owners: &[u32]) -> Option<PermissionIssue> {
+/// belong to another, but everybody can make new ones.
+fn file_issue(
+    metadata: &Metadata,
+    path: &Path,
+    owners: &[u32],
+    sticky_is_safe: bool,
+) -> Option<PermissionIssue> {
     let (owner, mode) = (metadata.uid(), metadata.mode());
+    let is_sticky = metadata.is_dir() && mode & STICKY != 0;
     let kind = if !owners.contains(&owner) {
         PermissionKind::Owner(owner)
-    } else if mode & 0o022 != 0 && !(metadata.is_dir() && mode & STICKY != 0) {
+    } else if mode & 0o022 != 0 && !(is_sticky && sticky_is_safe) {
         PermissionKind::Mode(mode & 0o7777)
     } else {
         return None;
@@ -50,28 +53,28 @@ pub fn file_issue(metadata: &Metadata, path: &Path, owners: &[u32]) -> Option<Pe
 ///
 /// A file or directory on the way cannot be read.
 pub fn path_issue(path: &Path, owners: &[u32]) -> io::Result<Option<PermissionIssue>> {
-    let real = path.canonicalize()?;
-    match file_issue(&fs::metadata(&real)?, &real, owners) {
-        None => directories_issue(path, owners),
+    open_file_issue(path, &fs::metadata(path)?, owners)
+}
+
+/// The same for a file that is open and has this metadata.
+pub fn open_file_issue(
+    path: &Path,
+    metadata: &Metadata,
+    owners: &[u32],
+) -> io::Result<Option<PermissionIssue>> {
+    match file_issue(metadata, &path.canonicalize()?, owners, true) {
+        None => directory_issue(path, Path::new("/"), owners, true),
         found => Ok(found),
     }
 }
 
-/// The first issue of the directories on the way to a file, and of the links among them.
+/// The first issue of the directories below `top` on the way to a file, and of the links among them.
+/// The file need not exist. Unless `sticky_is_safe`, a directory in which others can make new files
+/// counts as well, though they cannot delete the existing ones.
 ///
 /// # Errors
 ///
-/// A file or directory on the way cannot be read.
-pub fn directories_issue(path: &Path, owners: &[u32]) -> io::Result<Option<PermissionIssue>> {
-    directory_issue(path, Path::new("/"), owners, true)
-}
-
-/// The same for the directories below `top`. Unless `sticky_is_safe`, a directory in which others can
-/// make new files counts as well, though they cannot delete the existing ones.
-///
-/// # Errors
-///
-/// A file or directory on the way cannot be read.
+/// A directory on the way cannot be read.
 pub fn directory_issue(
     path: &Path,
     top: &Path,
@@ -83,7 +86,12 @@ pub fn directory_issue(
         let mut link = None;
         let ancestors: Vec<&Path> = path.ancestors().take_while(|at| at.starts_with(top)).collect();
         for (depth, at) in ancestors.iter().enumerate().rev() {
-            let metadata = fs::symlink_metadata(at)?;
+            let metadata = match fs::symlink_metadata(at) {
+                Err(error) if depth == 0 && error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(None);
+                }
+                metadata => metadata?,
+            };
             if metadata.is_symlink() {
                 if !owners.contains(&metadata.uid()) {
                     let kind = PermissionKind::Owner(metadata.uid());
@@ -95,11 +103,7 @@ pub fn directory_issue(
             if depth == 0 {
                 return Ok(None);
             }
-            let issue = file_issue(&metadata, at, owners).or_else(|| {
-                let is_open = !sticky_is_safe && metadata.mode() & 0o022 != 0;
-                let kind = PermissionKind::Mode(metadata.mode() & 0o7777);
-                is_open.then(|| PermissionIssue { path: at.to_path_buf(), kind })
-            });
+            let issue = file_issue(&metadata, at, owners, sticky_is_safe);
             if issue.is_some() {
                 return Ok(issue);
             }
@@ -121,6 +125,16 @@ impl PermissionIssue {
         match self.kind {
             PermissionKind::Owner(_) => format!("chown root {path}"),
             PermissionKind::Mode(_) => format!("chmod go-w {path}"),
+        }
+    }
+}
+
+impl fmt::Display for PermissionIssue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match self.kind {
+            PermissionKind::Owner(owner) => write!(f, "{path} belongs to user {owner}"),
+            PermissionKind::Mode(mode) => write!(f, "others can write to {path} (mode {mode:o})"),
         }
     }
 }

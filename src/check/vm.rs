@@ -8,7 +8,6 @@ use super::devices::domains;
 use super::finding::Finding;
 use super::process::{self, Node, Process, parse_list};
 use super::socket_users::{self, SocketUsers};
-use super::trusted_owners;
 use crate::config::{Config, VirtualMachine};
 use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
@@ -18,9 +17,11 @@ use crate::guest::{load_usb_host, objects};
 use crate::host::session::Session;
 use crate::host::sysfs;
 use crate::host::topology::{HubPort, Topology};
+use crate::host::users;
 use crate::monitor::Monitor;
-use crate::permissions::{PermissionIssue, PermissionKind, path_issue};
+use crate::permissions::{PermissionIssue, PermissionKind};
 use crate::qmp::message::Version;
+use crate::qmp::peer::PeerPolicy;
 use crate::qmp::virsh::uuid_of;
 use crate::qmp::{Error, Qmp, Step, UsbHostProblem};
 use crate::root::Root;
@@ -32,7 +33,7 @@ use crate::usb_device::UsbDevice;
 pub struct VmFacts {
     pub vm: VirtualMachine,
     pub socket: PathBuf,
-    /// What lets users other than root and the socket's owner replace the socket.
+    /// The reason for which another user can replace the socket.
     pub issue: Option<PermissionIssue>,
     pub answer: Result<Answer, Error>,
     /// The processes that use the socket; read only if QEMU did not answer.
@@ -86,25 +87,11 @@ pub fn check(facts: &VmFacts) -> Vec<Finding> {
 
 fn directory(facts: &VmFacts) -> Option<Finding> {
     let issue = facts.issue.as_ref()?;
-    let access = &facts.vm.access;
-    let is_sticky = matches!(issue.kind, PermissionKind::Mode(mode) if mode & 0o1000 != 0);
-    // As `PeerPolicy::open` decides: in /tmp and the like, the peer process must be a named user's.
-    if access.trust_socket_directory || is_sticky && access.user.is_some() {
-        return None;
-    }
-    let directory = issue.path.display();
-    let who = match issue.kind {
-        PermissionKind::Owner(user) => format!("user {user} can"),
-        PermissionKind::Mode(mode) => format!("others can (mode {mode:o})"),
-    };
-    let finding = Finding::warning(
-        "socket-directory-writable",
-        facts.socket.display(),
-        format!(
-            "{who} replace the socket in {directory} and get the devices of `{}`",
-            facts.vm.name
-        ),
+    let what = format!(
+        "{issue}, so another user can replace the socket and get the devices of `{}`",
+        facts.vm.name
     );
+    let finding = Finding::warning("socket-directory-writable", facts.socket.display(), what);
     Some(match issue.kind {
         // A directory that is meant for all users stays so.
         PermissionKind::Mode(mode) if mode & 0o1000 != 0 => {
@@ -239,7 +226,7 @@ pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topo
     VmFacts {
         issue: match vm.monitor {
             Monitor::Domain(_) => None,
-            Monitor::Socket(_) => issue(root, &socket).unwrap_or_default(),
+            Monitor::Socket(_) => issue(root, vm, &socket).unwrap_or_default(),
         },
         process: pid.and_then(|pid| process::gather(root, pid)),
         session_user: match (&vm.monitor, &answer) {
@@ -301,22 +288,23 @@ fn ask(root: &Root, vm: &VirtualMachine, topology: &Topology) -> Result<Answer, 
     })
 }
 
-/// What lets users other than root and the socket's owner replace the socket. In the directory
-/// itself the sticky bit does not help: while the VM does not run the name is free.
-fn issue(root: &Root, socket: &Path) -> io::Result<Option<PermissionIssue>> {
-    let mut trusted = trusted_owners(root);
-    let own = fs::symlink_metadata(socket).ok().filter(|own| own.file_type().is_socket());
-    let directory = socket.parent().unwrap_or(socket);
-    let metadata = fs::metadata(directory)?;
-    match own {
-        Some(own) => trusted.push(own.uid()),
-        None => trusted.push(metadata.uid()),
-    }
-    if metadata.mode() & 0o022 != 0 {
-        let kind = PermissionKind::Mode(metadata.mode() & 0o7777);
-        return Ok(Some(PermissionIssue { path: directory.to_path_buf(), kind }));
-    }
-    path_issue(directory, &trusted)
+/// The policy that a connection to the socket of the VM has.
+fn peer_policy(root: &Root, vm: &VirtualMachine) -> io::Result<PeerPolicy> {
+    Ok(PeerPolicy {
+        uid: vm.access.uid(|name| users::uid(root, name))?,
+        trust_directory: vm.access.trust_socket_directory,
+        root: root.path("/"),
+    })
+}
+
+/// A socket that does not exist is expected to belong to the owner of its directory.
+fn issue(root: &Root, vm: &VirtualMachine, socket: &Path) -> io::Result<Option<PermissionIssue>> {
+    let own = fs::metadata(socket).ok().filter(|own| own.file_type().is_socket());
+    let owner = match own {
+        Some(own) => own.uid(),
+        None => fs::metadata(socket.parent().unwrap_or(socket))?.uid(),
+    };
+    peer_policy(root, vm)?.directory_issue(socket, owner)
 }
 
 fn nodes(
@@ -474,6 +462,8 @@ pub(in crate::check) mod tests {
     use super::*;
     use crate::config;
     use crate::config::access::{Access, User};
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
     use std::time::Duration;
 
     /// A VM with this reply of its QEMU.
@@ -527,22 +517,38 @@ pub(in crate::check) mod tests {
     }
 
     #[test]
-    fn directory_that_the_config_trusts_is_not_a_finding() {
-        let found = |mode, user: Option<User>, trust_socket_directory| {
+    fn directory_is_a_finding_if_the_peer_policy_rejects_it() {
+        let found = |above: u32, own: u32, user: Option<User>, trust_socket_directory| {
+            let dir = tempfile::tempdir().unwrap();
+            let root = Root::at(dir.path());
+            let directory = root.path("/run/vms");
+            fs::create_dir_all(&directory).unwrap();
+            for (path, mode) in [(root.path("/run"), above), (directory.clone(), own)] {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            }
             let mut facts = facts(Ok(Answer::default()));
             facts.vm.access = Access { user, trust_socket_directory, ..Access::default() };
-            let (path, kind) = ("/run/vms".into(), PermissionKind::Mode(mode));
-            facts.issue = Some(PermissionIssue { path, kind });
-            directory(&facts).map(|finding| finding.code)
+            let socket = directory.join("q");
+            facts.issue = issue(&root, &facts.vm, &socket).unwrap();
+            let _listener = UnixListener::bind(&socket).unwrap();
+            assert_eq!(issue(&root, &facts.vm, &socket).unwrap(), facts.issue);
+            let opened = peer_policy(&root, &facts.vm).unwrap().open(&socket);
+            assert_eq!(opened.is_err(), facts.issue.is_some(), "{opened:?}");
+            super::directory(&facts).map(|finding| finding.code)
         };
         let warning = Some("socket-directory-writable");
-        let user = || Some(User::Id(1000));
-        assert_eq!(found(0o777, None, false), warning);
-        assert_eq!(found(0o777, user(), false), warning);
-        assert_eq!(found(0o777, user(), true), None);
+        let user = || Some(User::Id(rustix::process::geteuid().as_raw()));
+        assert_eq!(found(0o755, 0o755, None, false), None);
+        for (above, own) in [(0o755, 0o777), (0o777, 0o755)] {
+            assert_eq!(found(above, own, None, false), warning);
+            assert_eq!(found(above, own, user(), false), warning);
+            assert_eq!(found(above, own, user(), true), None);
+        }
         // Only the user of a file can replace it there.
-        assert_eq!(found(0o1777, None, false), warning);
-        assert_eq!(found(0o1777, user(), false), None);
+        for (above, own) in [(0o755, 0o1777), (0o1777, 0o755)] {
+            assert_eq!(found(above, own, None, false), warning);
+            assert_eq!(found(above, own, user(), false), None);
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::parse::ConfigError;
 use super::section::parse_sections;
 use super::{Config, Spelling};
 use crate::monitor::Monitor;
-use crate::permissions::{self, PermissionIssue, PermissionKind};
+use crate::permissions::{PermissionIssue, PermissionKind, open_file_issue};
 use crate::root::Root;
 
 pub const VARIABLE: &str = "HOTPLUGGER_CONFIG";
@@ -157,12 +157,8 @@ impl ConfigFile {
     }
 
     pub fn issue(&self, owners: &[u32]) -> Result<Option<PermissionIssue>> {
-        let read =
-            || match permissions::file_issue(&self.metadata, &self.path.canonicalize()?, owners) {
-                None => permissions::directories_issue(&self.path, owners),
-                found => Ok(found),
-            };
-        read().with_context(|| format!("config {}", self.path.display()))
+        open_file_issue(&self.path, &self.metadata, owners)
+            .with_context(|| format!("config {}", self.path.display()))
     }
 }
 

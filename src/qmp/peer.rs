@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, lstat, open};
 use rustix::io::Errno;
 
-use crate::permissions::{self, PermissionIssue, PermissionKind};
+use crate::permissions::{self, PermissionIssue};
 
 /// Which process may be the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,9 +46,8 @@ pub enum PeerError {
     )]
     Link { path: PathBuf, owner: u32 },
     #[error(
-        "{}, so another user could replace the socket; move the socket, or write \
-         `trust_socket_directory: true` into the config",
-        describe(.0)
+        "{0}, so another user could replace the socket; move the socket, or write \
+         `trust_socket_directory: true` into the config"
     )]
     UnsafeDirectory(PermissionIssue),
 }
@@ -61,20 +60,9 @@ pub struct SocketPath {
     owner: u32,
 }
 
-fn describe(PermissionIssue { path, kind }: &PermissionIssue) -> String {
-    let path = path.display();
-    match kind {
-        PermissionKind::Owner(owner) => format!("{path} belongs to user {owner}"),
-        PermissionKind::Mode(mode) => format!("others can write to {path} (mode {mode:o})"),
-    }
-}
-
 impl PeerPolicy {
     /// Opens the socket file and verifies it: it must belong to the expected user or to root, and
-    /// no other user may be able to replace it.
-    ///
-    /// If the config names no user, the file's owner is expected, and a directory with a sticky bit is
-    /// unsafe, because everybody can create the socket there.
+    /// no other user may be able to replace it. If the config names no user, the file's owner is expected.
     ///
     /// Returns the kernel's error if there is no such file, and `None` if it is not a socket.
     pub fn open(&self, socket: &Path) -> Result<Result<Option<SocketPath>, Errno>, PeerError> {
@@ -90,22 +78,33 @@ impl PeerPolicy {
         if owner != expected && owner != 0 {
             return Err(PeerError::WrongOwner { actual: owner, expected });
         }
-        let owners = [0, expected];
         let link = lstat(socket).map_err(io::Error::from)?;
         if FileType::from_raw_mode(link.st_mode) == FileType::Symlink
-            && !owners.contains(&link.st_uid)
+            && ![0, expected].contains(&link.st_uid)
         {
             return Err(PeerError::Link { path: socket.to_path_buf(), owner: link.st_uid });
         }
-        if !self.trust_directory {
-            let sticky_is_safe = self.uid.is_some();
-            if let Some(issue) =
-                permissions::directory_issue(socket, &self.root, &owners, sticky_is_safe)?
-            {
-                return Err(PeerError::UnsafeDirectory(issue));
-            }
+        match self.directory_issue(socket, owner)? {
+            Some(issue) => Err(PeerError::UnsafeDirectory(issue)),
+            None => Ok(Ok(Some(SocketPath { file, expected, owner }))),
         }
-        Ok(Ok(Some(SocketPath { file, expected, owner })))
+    }
+
+    /// The reason for which another user could replace the socket, which belongs to `owner`. The socket
+    /// need not exist.
+    ///
+    /// If the config names no user, a directory with a sticky bit is unsafe, because everybody can
+    /// create the socket there.
+    pub fn directory_issue(
+        &self,
+        socket: &Path,
+        owner: u32,
+    ) -> io::Result<Option<PermissionIssue>> {
+        if self.trust_directory {
+            return Ok(None);
+        }
+        let owners = [0, self.uid.unwrap_or(owner)];
+        permissions::directory_issue(socket, &self.root, &owners, self.uid.is_some())
     }
 }
 

@@ -297,6 +297,18 @@ const STATE: &[Case] = &[
 
 const SOCKETS: &[Case] = &[
     Case("socket-directory-writable", |host| host.chmod("/run", 0o777), Remedy),
+    // Everybody can create `vm` while it does not exist, and the config names no user.
+    Case(
+        "socket-directory-writable",
+        |host| {
+            fs::create_dir(host.path("/run/vm")).unwrap();
+            host.chmod("/run/vm", 0o755);
+            host.chmod("/run", 0o1777);
+            let config = host::config().replace("/run/", "/run/vm/");
+            host.write("/etc/hotplugger/config.yaml", &config);
+        },
+        Hand(|host| host.chmod("/run", 0o755)),
+    ),
     Case(
         "socket-stale",
         |host| drop(UnixListener::bind(host.path("/run/windows.qmp")).unwrap()),
