@@ -1,174 +1,111 @@
 //! The config: whether there is one, whether it can be read and trusted, and whether it is consistent.
 
-use std::env;
 use std::path::{Path, PathBuf};
+use std::{env, io};
 
-use super::finding::Excerpt;
-use super::finding::{Finding, plural};
-use super::rules::RulesFacts;
+use super::finding::{Excerpt, Finding, plural};
+use super::rules::Rules;
 use super::trusted_owners;
 use crate::config::file::{ConfigFile, VARIABLE};
 use crate::config::parse::ConfigError;
 use crate::config::{Config, Spelling};
-use crate::permissions::{PermissionIssue, PermissionKind};
 use crate::root::Root;
 use crate::text::shell_word;
 
-#[derive(Debug)]
-pub enum ConfigFacts {
-    None {
-        path: PathBuf,
-    },
-    /// A file that cannot be read, and why.
-    Unreadable {
-        path: PathBuf,
-        /// Why it cannot be read, with its path.
-        why: String,
-        denied: bool,
-    },
-    File(Box<ConfigFileFacts>),
-}
-
-#[derive(Debug)]
-pub struct ConfigFileFacts {
+/// The config as far as it can be read.
+pub struct CheckedConfig {
     pub path: PathBuf,
-    pub text: String,
-    pub parsed: Result<Config, ConfigError>,
-    pub issue: Option<PermissionIssue>,
-    /// Whether it was named for this run only, and no rule names it.
-    pub unknown_to_udev: bool,
+    /// Empty if there is no file, or it cannot be parsed.
+    pub config: Config,
+    /// Whether there is a file, and all of it can be parsed.
+    pub is_whole: bool,
+    /// Whether only root can read it.
+    pub is_hidden: bool,
+    pub findings: Vec<Finding>,
 }
 
-static NOTHING: Config =
-    Config { virtual_machines: Vec::new(), exclude: Vec::new(), broken: Vec::new() };
-
-impl ConfigFacts {
-    /// The config; empty if the file cannot be parsed.
-    pub fn config(&self) -> &Config {
-        self.parsed().unwrap_or(&NOTHING)
-    }
-
-    /// The config, if there is a file of which all can be parsed.
-    pub fn understood(&self) -> Option<&Config> {
-        self.parsed().filter(|config| config.broken.is_empty())
-    }
-
-    fn parsed(&self) -> Option<&Config> {
-        match self {
-            Self::File(file) => file.parsed.as_ref().ok(),
-            _ => None,
-        }
-    }
-
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::None { path } | Self::Unreadable { path, .. } => path,
-            Self::File(file) => &file.path,
-        }
-    }
-}
-
-pub fn gather(root: &Root, given: Option<&Path>, rules: &RulesFacts) -> ConfigFacts {
+pub fn check(root: &Root, given: Option<&Path>, rules: &Rules) -> CheckedConfig {
     let named = given
         .map(Path::to_path_buf)
         .or_else(|| env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from));
-    let path = root.path(named.clone().unwrap_or_else(|| ConfigFile::SYSTEM.into()));
+    let path = root.path(named.as_deref().unwrap_or(Path::new(ConfigFile::SYSTEM)));
+    let mut checked = CheckedConfig {
+        config: Config::default(),
+        is_whole: false,
+        is_hidden: false,
+        findings: Vec::new(),
+        path: path.clone(),
+    };
     let file = match ConfigFile::find(root, given) {
         Ok(Some(file)) => file,
-        Ok(None) => return ConfigFacts::None { path },
+        Ok(None) => {
+            let what = "there is no config, so no port is assigned to a VM";
+            checked.findings.push(Finding::error("config-none", path.display(), what).advice(
+                format!("write {}; `hotplugger identify` shows the ports", path.display()),
+            ));
+            return checked;
+        }
         Err(error) => {
-            let denied = error
-                .root_cause()
-                .downcast_ref::<std::io::Error>()
-                .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
-            return ConfigFacts::Unreadable { path, why: format!("{error:#}"), denied };
+            let cause = error.root_cause().downcast_ref::<io::Error>();
+            checked.is_hidden =
+                cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
+            if !checked.is_hidden {
+                checked.findings.push(
+                    Finding::error("config-unreadable", path.display(), format!("{error:#}"))
+                        .advice("replace it by a regular file of less than 1 MiB"),
+                );
+            }
+            return checked;
         }
     };
-    let text = String::from_utf8_lossy(&file.text).into_owned();
     let parsed = file.config();
-    ConfigFacts::File(Box::new(ConfigFileFacts {
-        unknown_to_udev: named.is_some_and(|named| {
-            root.path(&named) != root.path(ConfigFile::SYSTEM) && !rules.mentions(&named)
-        }),
-        // If the owner of a file cannot be read, the failure to open it is reported.
-        issue: file.issue(&trusted_owners(root)).unwrap_or_default(),
-        path: file.path,
-        text,
-        parsed,
-    }))
-}
-
-pub fn check(facts: &ConfigFacts) -> Vec<Finding> {
-    match facts {
-        ConfigFacts::None { path } => vec![
-            Finding::error(
-                "config-none",
-                path.display(),
-                "there is no config, so no port is assigned to a VM",
-            )
-            .advice(format!("write {}; `hotplugger identify` shows the ports", path.display())),
-        ],
-        // Reported among the skipped facts.
-        ConfigFacts::Unreadable { denied: true, .. } => Vec::new(),
-        ConfigFacts::Unreadable { path, why, .. } => vec![
-            Finding::error("config-unreadable", path.display(), why.clone())
-                .advice("replace it by a regular file of less than 1 MiB"),
-        ],
-        ConfigFacts::File(file) => check_file(file),
+    checked.findings = check_file(root, &file, &parsed);
+    if named.is_some_and(|named| path != root.path(ConfigFile::SYSTEM) && !rules.mentions(&named)) {
+        let what = "it was named for this check only; the udev rule runs hotplugger without it";
+        checked.findings.push(
+            Finding::warning("config-not-udevs", file.path.display(), what)
+                .advice("move it to /etc/hotplugger/config.yaml"),
+        );
     }
+    checked.is_whole = parsed.as_ref().is_ok_and(|config| config.broken.is_empty());
+    checked.config = parsed.unwrap_or_default();
+    checked.findings.extend(check_sockets(&checked.config, &file.path));
+    CheckedConfig { path: file.path, ..checked }
 }
 
-fn check_file(file: &ConfigFileFacts) -> Vec<Finding> {
+fn check_file(
+    root: &Root,
+    file: &ConfigFile,
+    parsed: &Result<Config, ConfigError>,
+) -> Vec<Finding> {
     let path = file.path.display();
-    let mut findings = vec![match &file.parsed {
+    let mut findings = vec![match parsed {
         Err(error) => unparsed(file, error),
         Ok(config) if config.virtual_machines.is_empty() => {
-            Finding::error("config-empty", path, "it has no VM")
+            Finding::error("config-empty", &path, "it has no VM")
                 .advice("add one below `virtual_machines:`, with its `socket:` and `ports:`")
         }
-        Ok(config) => Finding::ok(
-            "config-read",
-            path,
-            format!("{} configured", plural(config.virtual_machines.len(), "VM")),
-        ),
+        Ok(config) => {
+            let what = format!("{} configured", plural(config.virtual_machines.len(), "VM"));
+            Finding::ok("config-read", &path, what)
+        }
     }];
-    findings.push(match &file.issue {
-        None => Finding::ok("config-safe", file.path.display(), "only root can change it"),
+    // If the owner of a file cannot be read, the failure to open it is reported.
+    findings.push(match file.issue(&trusted_owners(root)).unwrap_or_default() {
+        None => Finding::ok("config-safe", path, "only root can change it"),
         Some(issue) => {
-            let what = match issue.kind {
-                PermissionKind::Owner(user) => format!("belongs to user {user}"),
-                PermissionKind::Mode(mode) => {
-                    format!("can be written by other users (mode {mode:o})")
-                }
-            };
-            let weak = issue.path.display();
-            Finding::error(
-                "config-writable",
-                file.path.display(),
-                format!("{weak} {what}; hotplugger rejects the config"),
-            )
-            .run(issue.remedy())
+            let what = format!("{issue}; hotplugger rejects the config");
+            Finding::error("config-writable", path, what).run(issue.remedy())
         }
     });
-    let config = file.parsed.as_ref().unwrap_or(&NOTHING);
+    let Ok(config) = parsed else { return findings };
     findings.extend(config.broken.iter().map(|broken| unparsed(file, &broken.error)));
-    findings
-        .extend(config.virtual_machines.iter().flat_map(|vm| vm.spellings.iter().map(spelling)));
-    let machines = &config.virtual_machines;
-    findings.extend(machines.iter().filter(|vm| vm.ports.is_empty()).map(|vm| {
+    let vms = &config.virtual_machines;
+    findings.extend(vms.iter().flat_map(|vm| vm.spellings.iter().map(spelling)));
+    findings.extend(vms.iter().filter(|vm| vm.ports.is_empty()).map(|vm| {
         Finding::warning("ports-none", &vm.name, "it lists no port, so no device is attached to it")
             .run(format!("hotplugger identify --write {}", shell_word(&vm.name)))
     }));
-    if file.unknown_to_udev {
-        findings.push(
-            Finding::warning(
-                "config-not-udevs",
-                file.path.display(),
-                "it was named for this check only; the udev rule runs hotplugger without it",
-            )
-            .advice("move it to /etc/hotplugger/config.yaml"),
-        );
-    }
     findings
 }
 
@@ -178,12 +115,12 @@ fn spelling(spelling: &Spelling) -> Finding {
         .advice(format!("write {meant}"))
 }
 
-fn unparsed(file: &ConfigFileFacts, error: &ConfigError) -> Finding {
-    let path = file.path.display();
+fn unparsed(file: &ConfigFile, error: &ConfigError) -> Finding {
+    let (path, text) = (file.path.display(), String::from_utf8_lossy(&file.text));
     let located = error.line.zip(error.column);
     let place = located
         .map_or_else(|| path.to_string(), |(line, column)| format!("{path}:{line}:{column}"));
-    let excerpt = located.and_then(|(line, column)| Excerpt::of(&file.text, line, column));
+    let excerpt = located.and_then(|(line, column)| Excerpt::of(&text, line, column));
     let advice = match error.line {
         Some(line) => format!("fix line {line} of {path}"),
         None => format!("fix {path}"),
@@ -191,7 +128,7 @@ fn unparsed(file: &ConfigFileFacts, error: &ConfigError) -> Finding {
     Finding::error("config-syntax", place, error.message.clone()).showing(excerpt).advice(advice)
 }
 
-pub fn check_sockets(config: &Config, path: &Path) -> Vec<Finding> {
+fn check_sockets(config: &Config, path: &Path) -> Vec<Finding> {
     let vms = &config.virtual_machines;
     let shared = vms.iter().enumerate().filter_map(|(index, second)| {
         let first = vms[..index].iter().find(|first| first.monitor == second.monitor)?;
@@ -218,34 +155,29 @@ pub fn check_sockets(config: &Config, path: &Path) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::config::section::parse_sections;
-
-    fn facts(text: &str) -> ConfigFacts {
-        ConfigFacts::File(Box::new(ConfigFileFacts {
-            path: "/etc/hotplugger/config.yaml".into(),
-            text: text.to_owned(),
-            parsed: parse_sections(text),
-            issue: None,
-            unknown_to_udev: false,
-        }))
-    }
+    use std::fs;
 
     #[test]
     fn an_error_shows_its_line() {
-        let facts =
-            facts("virtual_machines:\n  win:\n    socket: ~/q\n    ports: [/devices/x/usb1/1-1]\n");
-        let found = &check(&facts)[0];
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yaml");
+        let text = "virtual_machines:\n  win:\n    socket: ~/q\n    ports: [/devices/x/usb1/1-1]\n";
+        fs::write(&path, text).unwrap();
+        let root = Root::at("/");
+        let checked = check(&root, Some(&path), &Rules::read(&root));
+        let found = &checked.findings[0];
         assert_eq!((found.code, found.excerpt.as_ref().unwrap().line), ("config-syntax", 3));
-        assert_eq!(found.place, "/etc/hotplugger/config.yaml:3:13");
-        assert_eq!(facts.config(), &Config::default());
+        assert_eq!(found.place, format!("{}:3:13", path.display()));
+        assert_eq!(checked.config, Config::default());
     }
 
     #[test]
     fn two_with_one_socket_are_told() {
-        let facts = facts(
+        let config = parse_sections(
             "virtual_machines:\n  a: {socket: /run/q, ports: [/devices/x/usb1/1-1]}\n  \
              b: {socket: /run/q, ports: [/devices/x/usb1/1-2]}\n",
         );
-        let found = check_sockets(facts.config(), facts.path());
+        let found = check_sockets(&config.unwrap(), Path::new("/etc/hotplugger/config.yaml"));
         assert_eq!(found.len(), 1);
         assert!(found[0].what.contains("`a` and `b`"), "{}", found[0].what);
     }

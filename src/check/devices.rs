@@ -100,7 +100,7 @@ pub fn gather(root: &Root, config: &Config, topology: &Topology) -> Vec<DeviceFa
             interfaces,
         })
     };
-    topology.devices().filter(|(_, device)| !device.is_hub()).filter_map(facts).collect()
+    topology.devices().filter_map(facts).collect()
 }
 
 pub fn running_programs(root: &Root) -> RunningPrograms {

@@ -30,8 +30,8 @@ pub struct Process {
 
 /// Where libvirt's `AppArmor` abstraction includes the administrator's rules: a directory since
 /// libvirt 8.10 or so, a file in `local/` before.
-pub const RULES_IN_DIRECTORY: &str = "/etc/apparmor.d/abstractions/libvirt-qemu.d/hotplugger";
-pub const RULES_IN_LOCAL: &str = "/etc/apparmor.d/local/abstractions/libvirt-qemu";
+const RULES_IN_DIRECTORY: &str = "/etc/apparmor.d/abstractions/libvirt-qemu.d/hotplugger";
+const RULES_IN_LOCAL: &str = "/etc/apparmor.d/local/abstractions/libvirt-qemu";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {

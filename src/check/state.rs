@@ -1,183 +1,151 @@
 //! The state directory: whether it can be used, and its files.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::finding::{Finding, plural};
 use super::trusted_owners;
-use crate::devpath::DevPath;
 use crate::host::topology::Topology;
 use crate::port::Port;
 use crate::root::Root;
 use crate::state::kept;
 use crate::text::shell_word;
 
-#[derive(Debug, Default)]
-pub struct StateFacts {
-    /// `/tmp/hotplugger`, below the root.
-    pub path: PathBuf,
-    /// `/tmp`.
-    pub parent: Option<Stat>,
-    /// `/tmp/hotplugger` itself, links not followed.
-    pub directory: Option<Stat>,
-    /// The files in it; `None` if they cannot be listed.
-    pub files: Option<Vec<String>>,
-    pub plugged: Vec<Port>,
-    /// The ports that a person keeps with the host.
-    pub kept: Vec<DevPath>,
-    pub owners: Vec<u32>,
+pub fn directory(root: &Root) -> PathBuf {
+    root.path("/tmp/hotplugger")
 }
 
-/// What lstat(2) says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stat {
-    /// Whether it is a directory, and not a link to one.
-    pub is_directory: bool,
-    pub owner: u32,
-    pub mode: u32,
+/// Whether only root can list its files.
+pub fn is_hidden(root: &Root) -> bool {
+    let path = directory(root);
+    path.symlink_metadata().is_ok_and(|directory| directory.is_dir()) && fs::read_dir(path).is_err()
 }
 
-pub fn check(facts: &StateFacts) -> Vec<Finding> {
-    let path = facts.path.display();
-    let parent = facts.path.parent().unwrap_or(&facts.path);
-    let word = shell_word(&facts.path.to_string_lossy());
-    let open = |stat: Stat| stat.mode & 0o022 != 0 && stat.mode & 0o1000 == 0;
-    let parent_word = shell_word(&parent.to_string_lossy());
-    let remedy = match facts.parent {
-        Some(stat) if !facts.owners.contains(&stat.owner) => {
-            Some(format!("chown root {parent_word}"))
+pub fn check(root: &Root, topology: &Topology) -> Vec<Finding> {
+    let (parent, path) = (root.path("/tmp"), directory(root));
+    let owners = trusted_owners(root);
+    let word = |path: &Path| shell_word(&path.to_string_lossy());
+    // /tmp itself may be a link.
+    let remedy = match fs::metadata(&parent) {
+        Ok(tmp) if !owners.contains(&tmp.uid()) => Some(format!("chown root {}", word(&parent))),
+        Ok(tmp) if tmp.mode() & 0o022 != 0 && tmp.mode() & 0o1000 == 0 => {
+            Some(format!("chmod 1777 {}", word(&parent)))
         }
-        Some(stat) if open(stat) => Some(format!("chmod 1777 {parent_word}")),
-        Some(stat) if stat.is_directory => None,
-        _ => Some(format!("mkdir -m 1777 {parent_word}")),
+        Ok(tmp) if tmp.is_dir() => None,
+        _ => Some(format!("mkdir -m 1777 {}", word(&parent))),
     };
     if let Some(remedy) = remedy {
         let what = "other users can rename the files in it, or it is not a directory; until this is fixed, \
                     state is kept in /run/hotplugger";
         return vec![Finding::warning("tmp-unsafe", parent.display(), what).run(remedy)];
     }
-    let unsafe_because = match facts.directory {
-        None => {
-            return vec![Finding::ok("state-safe", path, "created on the first plug")];
-        }
-        Some(stat) if !stat.is_directory => Some("it is not a directory".to_owned()),
-        Some(stat) if !facts.owners.contains(&stat.owner) => {
-            Some(format!("it belongs to user {}", stat.owner))
-        }
-        Some(stat) if stat.mode & 0o077 != 0 => {
-            Some(format!("other users can read it (mode {:o})", stat.mode))
-        }
-        Some(_) => None,
+    let Ok(metadata) = path.symlink_metadata() else {
+        return vec![Finding::ok("state-safe", path.display(), "created on the first plug")];
     };
-    if let Some(why) = unsafe_because {
+    if let Some(why) = unsafe_because(&metadata, &owners) {
         let what = format!("{why}; until this is fixed, state is kept in /run/hotplugger");
-        return vec![Finding::warning("state-unsafe", path, what).run(format!("rm -r {word}"))];
+        let finding = Finding::warning("state-unsafe", path.display(), what);
+        return vec![finding.run(format!("rm -r {}", word(&path)))];
     }
-    let mut findings = vec![Finding::ok("state-safe", path, "only root can use it")];
-    let left = leftovers(facts);
+    let mut findings = vec![Finding::ok("state-safe", path.display(), "only root can use it")];
+    let plugged = topology.ports().into_iter().filter(|port| port.plugged.is_some());
+    let left = leftovers(&path, &plugged.map(|port| &port.port).collect::<Vec<_>>());
     if !left.is_empty() {
-        let words: Vec<String> =
-            left.iter().map(|name| shell_word(&facts.path.join(name).to_string_lossy())).collect();
         let what = format!("{} of unplugged devices; they do no harm", plural(left.len(), "file"));
-        let path = facts.path.display();
+        let words: Vec<String> = left.iter().map(|name| word(&path.join(name))).collect();
         findings.push(
-            Finding::note("state-leftovers", path, what).run(format!("rm {}", words.join(" "))),
+            Finding::note("state-leftovers", path.display(), what)
+                .run(format!("rm {}", words.join(" "))),
         );
     }
-    findings.extend(facts.kept.iter().map(|port| {
+    findings.extend(kept::read_unlocked(root).iter().map(|port| {
         let what = "a person keeps the port with the host, whatever is plugged into it";
         Finding::note("port-kept", port, what).run(format!("hotplugger attach {}", port.sysname()))
     }));
     findings
 }
 
-/// Records of empty ports, and temporary files of an interrupted write.
-fn leftovers(facts: &StateFacts) -> Vec<&str> {
-    let left = |name: &str| {
-        let record = name.strip_prefix("port-");
-        let port = record.and_then(|name| name.strip_suffix(".json"));
-        match port.and_then(|port| port.parse::<Port>().ok()) {
-            Some(port) => !facts.plugged.contains(&port),
-            None => record.is_some_and(|name| name.ends_with(".json.new")),
-        }
-    };
-    let names = facts.files.iter().flatten().map(String::as_str);
-    names.filter(|name| left(name)).collect()
-}
-
-pub fn gather(root: &Root, topology: &Topology) -> StateFacts {
-    let path = root.path("/tmp/hotplugger");
-    let plugged = topology.ports().into_iter().filter(|port| port.plugged.is_some());
-    let directory = stat(&path);
-    let is_directory = directory.is_some_and(|stat| stat.is_directory);
-    StateFacts {
-        parent: path.parent().and_then(|parent| {
-            // /tmp itself may be a link.
-            stat(&parent.canonicalize().ok()?)
-        }),
-        directory,
-        files: is_directory.then(|| names(&path)).flatten(),
-        plugged: plugged.map(|port| port.port.clone()).collect(),
-        kept: kept::read_unlocked(root),
-        owners: trusted_owners(root),
-        path,
+fn unsafe_because(directory: &Metadata, owners: &[u32]) -> Option<String> {
+    let (owner, mode) = (directory.uid(), directory.mode() & 0o7777);
+    if !directory.is_dir() {
+        Some("it is not a directory".to_owned())
+    } else if !owners.contains(&owner) {
+        Some(format!("it belongs to user {owner}"))
+    } else {
+        (mode & 0o077 != 0).then(|| format!("other users can read it (mode {mode:o})"))
     }
 }
 
-fn stat(path: &Path) -> Option<Stat> {
-    let metadata = fs::symlink_metadata(path).ok()?;
-    let mode = metadata.mode() & 0o7777;
-    Some(Stat { is_directory: metadata.is_dir(), owner: metadata.uid(), mode })
-}
-
-fn names(directory: &Path) -> Option<Vec<String>> {
-    let entries = fs::read_dir(directory).ok()?.filter_map(Result::ok);
-    let mut names: Vec<String> =
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    Some(names)
+/// Records of empty ports, and temporary files of an interrupted write.
+fn leftovers(directory: &Path, plugged: &[&Port]) -> Vec<String> {
+    let is_left = |name: &String| {
+        let Some(record) = name.strip_prefix("port-") else { return false };
+        match record.strip_suffix(".json").and_then(|port| port.parse::<Port>().ok()) {
+            Some(port) => !plugged.contains(&&port),
+            None => record.ends_with(".json.new"),
+        }
+    };
+    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut left: Vec<String> = names.filter(is_left).collect();
+    left.sort();
+    left
 }
 
 #[cfg(test)]
 pub(in crate::check) mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
-    fn facts(parent: u32, directory: Option<(bool, u32, u32)>, files: &[&str]) -> StateFacts {
-        StateFacts {
-            path: "/tmp/hotplugger".into(),
-            parent: Some(Stat { is_directory: true, owner: 0, mode: parent }),
-            directory: directory.map(|(is_directory, owner, mode)| Stat {
-                is_directory,
-                owner,
-                mode,
-            }),
-            files: Some(files.iter().map(|name| (*name).to_owned()).collect()),
-            plugged: vec!["1-1".parse().unwrap()],
-            kept: Vec::new(),
-            owners: vec![0],
-        }
+    fn root() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        fs::create_dir(root.path("/tmp")).unwrap();
+        chmod(&root.path("/tmp"), 0o1777);
+        (dir, root)
     }
 
-    fn codes(facts: &StateFacts) -> Vec<&'static str> {
-        check(facts).iter().map(|finding| finding.code).collect()
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn codes(root: &Root) -> Vec<&'static str> {
+        check(root, &Topology::default()).iter().map(|finding| finding.code).collect()
     }
 
     #[test]
     fn unsafe_directory_is_reported() {
-        assert_eq!(codes(&facts(0o1777, None, &[])), ["state-safe"]);
-        assert_eq!(codes(&facts(0o1777, Some((true, 0, 0o700)), &[])), ["state-safe"]);
-        assert_eq!(codes(&facts(0o777, None, &[])), ["tmp-unsafe"]);
-        for directory in [(false, 0, 0o777), (true, 7, 0o700), (true, 0, 0o750)] {
-            assert_eq!(codes(&facts(0o1777, Some(directory), &[])), ["state-unsafe"]);
-        }
+        let (_dir, root) = root();
+        let path = directory(&root);
+        assert_eq!(codes(&root), ["state-safe"]);
+        fs::write(&path, "").unwrap();
+        assert_eq!(codes(&root), ["state-unsafe"]);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        chmod(&path, 0o750);
+        assert_eq!(codes(&root), ["state-unsafe"]);
+        chmod(&path, 0o700);
+        assert_eq!(codes(&root), ["state-safe"]);
+        let metadata = path.metadata().unwrap();
+        assert_eq!(unsafe_because(&metadata, &trusted_owners(&root)), None);
+        let why = unsafe_because(&metadata, &[metadata.uid() + 1]);
+        assert_eq!(why, Some(format!("it belongs to user {}", metadata.uid())));
+        chmod(&root.path("/tmp"), 0o777);
+        assert_eq!(codes(&root), ["tmp-unsafe"]);
     }
 
     #[test]
     fn leftovers_are_records_of_empty_ports() {
-        let files = ["port-1-1.json", "port-1-2.json", "port-1-1.json.new", "qmp-1.lock", "x"];
-        let facts = facts(0o1777, Some((true, 0, 0o700)), &files);
-        assert_eq!(leftovers(&facts), ["port-1-2.json", "port-1-1.json.new"]);
-        assert_eq!(codes(&facts), ["state-safe", "state-leftovers"]);
+        let (_dir, root) = root();
+        let path = directory(&root);
+        fs::create_dir(&path).unwrap();
+        chmod(&path, 0o700);
+        for name in ["port-1-1.json", "port-1-2.json", "port-1-1.json.new", "qmp-1.lock", "x"] {
+            fs::write(path.join(name), "").unwrap();
+        }
+        let plugged = "1-1".parse().unwrap();
+        assert_eq!(leftovers(&path, &[&plugged]), ["port-1-1.json.new", "port-1-2.json"]);
+        assert_eq!(codes(&root), ["state-safe", "state-leftovers"]);
     }
 }

@@ -3,7 +3,7 @@
 use std::{env, fs};
 
 use super::finding::Finding;
-use super::rules::RulesFacts;
+use super::rules::Rules;
 use crate::config::Config;
 use crate::install::{Content, Group, InstallItem, items};
 use crate::install::{Installed, has_selinux, in_use, installed, obstacle, path_units};
@@ -142,7 +142,7 @@ fn unsupported(vm: &str, why: UnitNameError) -> Finding {
         .advice(format!("run `hotplugger sync {} --wait 30` when the VM starts", shell_word(vm)))
 }
 
-pub fn gather(root: &Root, rules: &RulesFacts, config: Option<&Config>) -> UnitsFacts {
+pub fn gather(root: &Root, rules: &Rules, config: Option<&Config>) -> UnitsFacts {
     // They run the same program as the rule.
     let named = rules.programs().into_iter().find(|program| program.starts_with('/'));
     let this = || env::current_exe().map(|path| path.to_string_lossy().into_owned());

@@ -6,11 +6,9 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{CommandStatus, Context};
-use crate::check::finding::Excerpt;
-use crate::check::finding::{Finding, Level, Report, plural};
-use crate::check::{self, Facts};
+use crate::check;
+use crate::check::finding::{Excerpt, Finding, Level, Report, plural};
 use crate::output::{Line, Output, Style};
-use crate::text::sanitize_line;
 
 #[derive(Debug, Args)]
 pub struct Check {
@@ -25,7 +23,7 @@ pub struct Check {
 
 impl Check {
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        let report = check::check(&Facts::gather(context.root, context.config));
+        let report = check::check(context.root, context.config);
         if self.json {
             output.json(&report)?;
         } else {
@@ -44,7 +42,7 @@ fn print(report: &Report, verbose: bool, output: &mut Output) -> io::Result<()> 
         counts if counts.warning > 0 => Style::Warning,
         _ => Style::Good,
     };
-    let mut last = Line::default().with(style, sanitize_line(&report.summary));
+    let mut last = Line::default().with(style, &report.summary);
     if report.counts.note > 0 && !verbose {
         let notes = plural(report.counts.note, "note");
         last = last.with(Style::Faint, format!(" ({notes} with -v)"));
@@ -52,9 +50,7 @@ fn print(report: &Report, verbose: bool, output: &mut Output) -> io::Result<()> 
     output.line_untruncated(&last)?;
     if !report.skipped.is_empty() {
         let skipped = report.skipped.join(", ");
-        output.line_untruncated(&Line::from(sanitize_line(&format!(
-            "skipped without root: {skipped}"
-        ))))?;
+        output.line_untruncated(&Line::from(format!("skipped without root: {skipped}")))?;
     }
     Ok(())
 }
@@ -68,18 +64,15 @@ fn print_finding(finding: &Finding, output: &mut Output) -> io::Result<()> {
     };
     let head = Line::default()
         .with(style, format!("{:<8}", finding.level))
-        .with(Style::Strong, sanitize_line(&finding.place))
-        .plain(format!(": {}", sanitize_line(&finding.what)));
+        .with(Style::Strong, &finding.place)
+        .plain(format!(": {}", finding.what));
     output.line_untruncated(&head)?;
     for line in finding.excerpt.iter().flat_map(Excerpt::lines) {
         output
             .line_untruncated(&Line::default().with(Style::Faint, format!("          {line}")))?;
     }
     match &finding.remedy {
-        Some(remedy) => {
-            let remedy = sanitize_line(&remedy.to_string());
-            output.line_untruncated(&Line::from(format!("        → {remedy}")))
-        }
+        Some(remedy) => output.line_untruncated(&Line::from(format!("        → {remedy}"))),
         None => Ok(()),
     }
 }
