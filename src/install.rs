@@ -1,5 +1,5 @@
 //! The items that `install` installs, as data: paths, texts, modes, and which machines have a use
-//! for them. [`installed`] compares an item with the disk, [`PathUnit`] is the path unit of a VM.
+//! for them. [`ItemState`] compares an item with the disk, [`PathUnit`] is the path unit of a VM.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -156,7 +156,7 @@ const PACKAGE_DIRS: [(&str, &str); 4] = [
     ("/usr/local/lib/systemd/catalog", "/usr/lib/systemd/catalog"),
 ];
 
-pub const PACKAGE_RULE: &str = "/usr/lib/udev/rules.d/99-hotplugger.rules";
+const PACKAGE_RULE: &str = "/usr/lib/udev/rules.d/99-hotplugger.rules";
 
 impl InstallItem {
     /// The item as a package has it. `None` if it depends on the machine or its config.
@@ -179,11 +179,55 @@ impl InstallItem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Installed {
     Missing,
+    /// The package has it, at this path.
+    Packaged(String),
     UpToDate,
     Modified(String),
 }
 
-pub fn installed(root: &Root, item: &InstallItem) -> Installed {
+/// An item on this host.
+#[derive(Debug)]
+pub struct ItemState {
+    pub item: InstallItem,
+    pub installed: Installed,
+    /// Why this host has no use for the item; `None` if it has.
+    pub obstacle: Option<String>,
+}
+
+/// All items for this config, which start this program, with their states.
+pub fn states(root: &Root, program: &str, config: Option<&Config>) -> Vec<ItemState> {
+    items(program, config).into_iter().map(|item| ItemState::read(root, item)).collect()
+}
+
+impl ItemState {
+    pub fn read(root: &Root, item: InstallItem) -> Self {
+        let packaged = || {
+            let packaged = item.in_package()?;
+            let is_current = installed(root, &packaged) == Installed::UpToDate;
+            is_current.then_some(Installed::Packaged(packaged.path))
+        };
+        let installed = match installed(root, &item) {
+            Installed::Missing => packaged().unwrap_or(Installed::Missing),
+            own => own,
+        };
+        Self { installed, obstacle: obstacle(root, &item), item }
+    }
+
+    /// Whether its own file exists, not only the package's.
+    pub fn is_present(&self) -> bool {
+        matches!(self.installed, Installed::UpToDate | Installed::Modified(_))
+    }
+
+    /// The path of the file in use, which may be the package's.
+    pub fn path(&self) -> &str {
+        match &self.installed {
+            Installed::Packaged(path) => path,
+            _ => &self.item.path,
+        }
+    }
+}
+
+fn installed(root: &Root, item: &InstallItem) -> Installed {
     let path = root.path(&item.path);
     if path.symlink_metadata().is_err() {
         return Installed::Missing;
@@ -212,22 +256,12 @@ pub fn installed(root: &Root, item: &InstallItem) -> Installed {
     }
 }
 
-pub fn in_use(root: &Root, item: &InstallItem) -> InstallItem {
-    let packaged =
-        item.in_package().filter(|packaged| installed(root, packaged) == Installed::UpToDate);
-    match packaged {
-        Some(packaged) if installed(root, item) == Installed::Missing => packaged,
-        _ => item.clone(),
-    }
-}
-
 pub fn is_of_package(root: &Root, item: &InstallItem) -> bool {
     root.path(PACKAGE_RULE).exists()
         && item.in_package().is_some_and(|packaged| packaged.path == item.path)
 }
 
-/// Why this host has no use for the item; `None` if it has.
-pub fn obstacle(root: &Root, item: &InstallItem) -> Option<String> {
+fn obstacle(root: &Root, item: &InstallItem) -> Option<String> {
     if let Some(directory) = item.requires_dir.filter(|path| !root.path(path).is_dir()) {
         return Some(format!("this system has no {directory}"));
     }

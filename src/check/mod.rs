@@ -43,7 +43,7 @@ pub fn check(root: &Root, named: Option<&Path>) -> Report {
     });
     report.add(ports::check(config, path, &topology));
     report.add(rules::check(root, &rules));
-    report.add(units::check(&units::gather(root, &rules, checked.is_whole.then_some(config))));
+    report.add(units::check(root, &rules, checked.is_whole.then_some(config)));
     report.add(state::check(root, &topology));
     for vm in &vms {
         report.add(vm::check(vm));

@@ -4,64 +4,50 @@ use std::{env, fs};
 
 use super::finding::Finding;
 use super::rules::Rules;
-use crate::config::Config;
-use crate::install::{Content, Group, InstallItem, items};
-use crate::install::{Installed, has_selinux, in_use, installed, obstacle, path_units};
-use crate::install::{PathUnit, UnitNameError, watched_socket};
+use crate::config::{Config, VirtualMachine};
+use crate::install::{
+    Content, Group, Installed, ItemState, PathUnit, has_selinux, path_units, states, watched_socket,
+};
 use crate::root::Root;
 use crate::text::shell_word;
 
-#[derive(Debug, Default)]
-pub struct UnitsFacts {
-    pub items: Vec<UnitFacts>,
-    /// Path units and links of VMs that the config does not have; empty if the config cannot be
-    /// read.
-    pub left_over: Vec<String>,
-    /// The VMs that cannot have a unit, and why.
-    pub unsupported: Vec<(String, UnitNameError)>,
-    pub selinux: bool,
-    /// Whether libvirt suspends running domains when the host shuts down.
-    pub suspends_domains: bool,
-}
-
-#[derive(Debug)]
-pub struct UnitFacts {
-    pub item: InstallItem,
-    pub is_applicable: bool,
-    pub installed: Installed,
-}
-
-pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
+/// Checks the units and hooks. Without a config the units of VMs are not checked.
+pub fn check(root: &Root, rules: &Rules, config: Option<&Config>) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let states = states(root, &program(rules), config);
+    let vms = config.map_or(&[][..], |config| &config.virtual_machines);
     for group in [Group::Systemd, Group::Sleep, Group::Libvirt] {
-        let items: Vec<&UnitFacts> = facts
-            .items
+        let states: Vec<&ItemState> = states
             .iter()
-            .filter(|one| one.item.group == group)
-            .filter(|one| one.is_applicable || one.installed != Installed::Missing)
+            .filter(|state| state.item.group == group)
+            .filter(|state| state.obstacle.is_none() || state.installed != Installed::Missing)
             .collect();
-        let Some(first) = items.first() else { continue };
-        if items.iter().all(|one| one.installed == Installed::Missing) {
-            findings.push(none(group, first));
+        let Some(first) = states.first() else { continue };
+        if states.iter().all(|state| state.installed == Installed::Missing) {
+            // This may be intended: there are other ways to start a VM.
+            let what = format!("it is not installed: `sync` does not run {}", when(group));
+            findings.push(Finding::note("unit-none", first.path(), what).run(INSTALL));
             continue;
         }
-        let wrong: Vec<Finding> = items.iter().filter_map(|one| check_one(one)).collect();
+        let wrong: Vec<Finding> = states.iter().filter_map(|state| check_state(state)).collect();
         if wrong.is_empty() {
             let what = format!("`sync` runs {}", when(group));
-            findings.push(Finding::ok("unit-installed", &first.item.path, what));
+            findings.push(Finding::ok("unit-installed", first.path(), what));
         }
         findings.extend(wrong);
-        if group == Group::Libvirt && facts.selinux {
+        if group == Group::Libvirt && has_selinux(root) {
             let what = "SELinux may not allow libvirt to run this hook; then no domain starts";
-            let hook = Finding::warning("unit-selinux", &first.item.path, what);
+            let hook = Finding::warning("unit-selinux", first.path(), what);
             findings.push(hook.run("hotplugger install --no-libvirt"));
         }
         if group == Group::Systemd {
-            findings.extend(facts.unsupported.iter().map(|(vm, why)| unsupported(vm, *why)));
+            findings.extend(vms.iter().filter_map(unsupported));
         }
     }
-    let runs_at_start = |one: &UnitFacts| one.is_applicable && one.item.group != Group::Sleep;
-    if findings.is_empty() && !facts.items.iter().any(runs_at_start) {
+    let runs_at_start = |state: &ItemState| {
+        state.obstacle.is_none() && [Group::Systemd, Group::Libvirt].contains(&state.item.group)
+    };
+    if findings.is_empty() && !states.iter().any(runs_at_start) {
         let what =
             "this host has neither systemd nor libvirt, so nothing runs `sync` when a VM starts";
         findings.push(
@@ -69,11 +55,13 @@ pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
                 .advice("run `hotplugger sync NAME --wait 30` in the script that starts the VM"),
         );
     }
-    findings.extend(facts.left_over.iter().map(|path| {
+    let mut left_over = if config.is_some() { path_units(root) } else { Vec::new() };
+    left_over.retain(|path| !states.iter().any(|state| state.item.path == *path));
+    findings.extend(left_over.iter().map(|path| {
         Finding::warning("unit-left-over", path, "it belongs to a VM that the config no longer has")
             .run(INSTALL)
     }));
-    if facts.suspends_domains {
+    if !vms.is_empty() && suspends_domains(root) {
         let what = "libvirt saves the state of running domains when the host shuts down; QEMU cannot restore \
                     one that was saved with a device attached";
         findings.push(Finding::note("libvirt-guests", LIBVIRT_GUESTS[0], what).advice(
@@ -81,6 +69,13 @@ pub fn check(facts: &UnitsFacts) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// The program of the rule, which units and hooks should run too.
+fn program(rules: &Rules) -> String {
+    let named = rules.programs().into_iter().find(|program| program.starts_with('/'));
+    let this = || env::current_exe().map(|path| path.to_string_lossy().into_owned());
+    named.or_else(|| this().ok()).unwrap_or_default()
 }
 
 /// The settings of libvirt-guests.service, of Debian and of Fedora.
@@ -106,16 +101,10 @@ fn when(group: Group) -> &'static str {
     }
 }
 
-/// This may be intended: there are other ways to start a VM.
-fn none(group: Group, first: &UnitFacts) -> Finding {
-    let what = format!("it is not installed: `sync` does not run {}", when(group));
-    Finding::note("unit-none", &first.item.path, what).run(INSTALL)
-}
-
-fn check_one(facts: &UnitFacts) -> Option<Finding> {
-    let path = &facts.item.path;
-    let there = match &facts.installed {
-        Installed::UpToDate => return None,
+fn check_state(state: &ItemState) -> Option<Finding> {
+    let path = &state.item.path;
+    let there = match &state.installed {
+        Installed::UpToDate | Installed::Packaged(_) => return None,
         Installed::Missing => {
             let what =
                 "it is not installed, but its counterpart is: `sync` does not run when it should";
@@ -123,7 +112,7 @@ fn check_one(facts: &UnitFacts) -> Option<Finding> {
         }
         Installed::Modified(there) => there,
     };
-    let wanted = match &facts.item.content {
+    let wanted = match &state.item.content {
         Content::File { text, .. } => watched_socket(text),
         _ => None,
     };
@@ -136,89 +125,75 @@ fn check_one(facts: &UnitFacts) -> Option<Finding> {
     Some(Finding::warning("unit-stale", path, what).run(INSTALL))
 }
 
-fn unsupported(vm: &str, why: UnitNameError) -> Finding {
-    let what = format!("{why}: `sync` does not run when it starts");
-    Finding::warning("unit-impossible", vm, what)
-        .advice(format!("run `hotplugger sync {} --wait 30` when the VM starts", shell_word(vm)))
-}
-
-pub fn gather(root: &Root, rules: &Rules, config: Option<&Config>) -> UnitsFacts {
-    // They run the same program as the rule.
-    let named = rules.programs().into_iter().find(|program| program.starts_with('/'));
-    let this = || env::current_exe().map(|path| path.to_string_lossy().into_owned());
-    let program = named.or_else(|| this().ok()).unwrap_or_default();
-    let items: Vec<_> =
-        items(&program, config).into_iter().filter(|item| item.group != Group::Base).collect();
-    let facts = |item| UnitFacts {
-        is_applicable: obstacle(root, &item).is_none(),
-        installed: installed(root, &item),
-        item,
-    };
-    let items: Vec<UnitFacts> = items.iter().map(|item| in_use(root, item)).map(facts).collect();
-    let machines = config.map_or(&[][..], |config| &config.virtual_machines);
-    let unsupported =
-        machines.iter().filter_map(|vm| Some((vm.name.clone(), PathUnit::of(vm).err()?)));
-    let mut left_over = if config.is_some() { path_units(root) } else { Vec::new() };
-    left_over.retain(|path| !items.iter().any(|facts| facts.item.path == *path));
-    UnitsFacts {
-        unsupported: unsupported.collect(),
-        selinux: has_selinux(root),
-        suspends_domains: !machines.is_empty() && suspends_domains(root),
-        left_over,
-        items,
-    }
+fn unsupported(vm: &VirtualMachine) -> Option<Finding> {
+    let what = format!("{}: `sync` does not run when it starts", PathUnit::of(vm).err()?);
+    let sync = format!("hotplugger sync {} --wait 30", shell_word(&vm.name));
+    let finding = Finding::warning("unit-impossible", &vm.name, what);
+    Some(finding.advice(format!("run `{sync}` when the VM starts")))
 }
 
 #[cfg(test)]
 pub(in crate::check) mod tests {
     use super::*;
     use crate::config::parse::parse;
-    use crate::install::items;
+    use crate::install::SYSTEMD_RUNS;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
-    /// Those of a machine with systemd and two VMs; `change` plants a fault.
-    fn codes(change: impl Fn(&mut UnitFacts)) -> Vec<&'static str> {
+    /// The findings on a host with systemd, two VMs and their units; `change` plants a fault.
+    fn findings(change: impl Fn(&Root)) -> Vec<Finding> {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
         let text = "virtual_machines:\n  a: {socket: /run/a, ports: [/devices/usb1/1-1]}\n  \
                     b: {socket: /run/b, ports: [/devices/usb1/1-2]}\n";
-        let config = parse(text).unwrap();
-        let facts = items("/usr/bin/hotplugger", Some(&config)).into_iter().map(|item| {
-            let is_applicable = item.group == Group::Systemd;
-            let installed = if is_applicable { Installed::UpToDate } else { Installed::Missing };
-            let mut facts = UnitFacts { item, is_applicable, installed };
-            change(&mut facts);
-            facts
-        });
-        let facts = UnitsFacts { items: facts.collect(), ..UnitsFacts::default() };
-        check(&facts).iter().map(|finding| finding.code).collect()
+        let (rules, config) = (Rules::read(&root), parse(text).unwrap());
+        fs::create_dir_all(root.path(SYSTEMD_RUNS)).unwrap();
+        for ItemState { item, obstacle, .. } in states(&root, &program(&rules), Some(&config)) {
+            if obstacle.is_some() || item.group == Group::Base {
+                continue;
+            }
+            let path = root.path(&item.path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            match item.content {
+                Content::File { text, mode } => {
+                    fs::write(&path, text).unwrap();
+                    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+                }
+                Content::Link(target) => symlink(target, path).unwrap(),
+                Content::ConfigTemplate(_) => unreachable!(),
+            }
+        }
+        change(&root);
+        check(&root, &rules, Some(&config))
+    }
+
+    fn codes(change: impl Fn(&Root)) -> Vec<&'static str> {
+        findings(change).iter().map(|finding| finding.code).collect()
     }
 
     #[test]
     fn each_group_is_complete_missing_or_incomplete() {
-        assert_eq!(codes(|_| {}), ["unit-installed"]);
-        assert_eq!(codes(|facts| facts.installed = Installed::Missing), ["unit-none"]);
+        let remove = |root: &Root, path: &str| fs::remove_dir_all(root.path(path)).unwrap();
+        // Of the path units and of the hook for suspend.
+        assert_eq!(codes(|_| {}), ["unit-installed"; 2]);
+        assert_eq!(codes(|root| remove(root, "/etc/systemd")), ["unit-none", "unit-installed"]);
         // Neither systemd nor libvirt: the script of the VM runs `sync`.
-        assert_eq!(
-            codes(|facts| (facts.installed, facts.is_applicable) = (Installed::Missing, false)),
-            ["unit-none"]
-        );
-        let lose = |end: &'static str| {
-            move |facts: &mut UnitFacts| {
-                if facts.item.path.ends_with(end) {
-                    facts.installed = Installed::Missing;
-                }
-            }
-        };
-        assert_eq!(codes(lose("system/hotplugger-sync@b.path")), ["unit-missing"]);
-        assert_eq!(codes(lose("wants/hotplugger-sync@b.path")), ["unit-missing"]);
+        let nothing =
+            |root: &Root| ["/etc", "/usr", "/run"].iter().for_each(|path| remove(root, path));
+        let found = findings(nothing);
+        assert_eq!((found.len(), found[0].place.as_str()), (1, "sync"));
+        for path in ["hotplugger-sync@b.path", "paths.target.wants/hotplugger-sync@b.path"] {
+            let path = format!("/etc/systemd/system/{path}");
+            let lose = |root: &Root| fs::remove_file(root.path(&path)).unwrap();
+            assert_eq!(codes(lose), ["unit-missing", "unit-installed"]);
+        }
     }
 
     #[test]
     fn unit_with_another_socket_is_reported_with_both() {
-        let text = "virtual_machines:\n  a: {socket: /run/a, ports: [/devices/usb1/1-1]}\n";
-        let items = items("/usr/bin/hotplugger", Some(&parse(text).unwrap()));
-        let item = items.into_iter().find(|item| item.path.ends_with("@a.path")).unwrap();
-        let installed = Installed::Modified("[Path]\nPathChanged=/run/old\n".to_owned());
-        let finding = check_one(&UnitFacts { item, is_applicable: true, installed }).unwrap();
-        assert_eq!(finding.what, "it watches /run/old, but the config has /run/a");
-        assert_eq!(finding.code, "unit-stale");
+        let path = "/etc/systemd/system/hotplugger-sync@a.path";
+        let text = "[Path]\nPathChanged=/run/old\n";
+        let found = findings(|root| fs::write(root.path(path), text).unwrap());
+        assert_eq!(found[0].what, "it watches /run/old, but the config has /run/a");
+        assert_eq!(found[0].code, "unit-stale");
     }
 }

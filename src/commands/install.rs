@@ -11,11 +11,10 @@ use clap::Args;
 
 use super::{CommandStatus, Context};
 use crate::config::Config;
-use crate::install::{self, PathUnit};
 use crate::install::{
-    CATALOG, CONFIG, Content, Group, InstallItem, PACKAGED_PROGRAM, SYSTEMD_RUNS, UDEVD_RUNS, items,
+    self, CATALOG, CONFIG, Content, Group, InstallItem, Installed, ItemState, PACKAGED_PROGRAM,
+    PathUnit, SYSTEMD_RUNS, UDEVD_RUNS, is_of_package, items, path_units, states,
 };
-use crate::install::{Installed, in_use, installed, is_of_package, obstacle, path_units};
 use crate::output::{Line, Output, Style};
 use crate::permissions::path_issue;
 use crate::root::Root;
@@ -127,24 +126,29 @@ impl Install {
         }
         let config = Context { root: &installer.root, config: context.config }.config();
         let config = config.and_then(Config::whole);
-        let items = items(&program, config.as_ref().ok());
-        let mut skipped = None;
+        let states = states(&installer.root, &program, config.as_ref().ok());
         let (wanted, left): (Vec<_>, Vec<_>) =
-            items.iter().partition(|item| self.is_wanted(&installer, item));
+            states.iter().partition(|state| self.is_wanted(state));
         self.remove_unwanted(&mut installer, &wanted, config.is_ok())?;
-        for item in wanted {
-            installer.install(item, self.choices.of(item.group) == Choice::Auto)?;
+        for state in &wanted {
+            installer.install(state, self.choices.of(state.item.group) == Choice::Auto)?;
         }
-        for item in left {
+        let mut skipped = None;
+        for ItemState { item, obstacle, .. } in left {
             if self.choices.of(item.group) == Choice::Auto
                 && !item.only_if_present
                 && skipped.replace(item.group) != Some(item.group)
-                && let Some(why) = obstacle(&installer.root, item)
+                && let Some(why) = obstacle
             {
-                installer.say("skip", &item.path, &why)?;
+                installer.say("skip", &item.path, why)?;
             }
         }
-        self.warn_unsupported_vms(&mut installer, config.as_ref().ok())?;
+        let has_units = wanted.iter().any(|state| state.item.group == Group::Systemd);
+        for vm in config.iter().filter(|_| has_units).flat_map(|config| &config.virtual_machines) {
+            if let Err(why) = PathUnit::of(vm) {
+                installer.say("skip", &format!("the unit of `{}`", vm.name), &why.to_string())?;
+            }
+        }
         installer.reload()?;
         config.context(
             "the units of the VMs are not changed: fix the config and run `hotplugger install` again",
@@ -159,22 +163,23 @@ impl Install {
     ) -> Result<CommandStatus> {
         for item in items(program, None).iter().filter_map(InstallItem::in_package) {
             if self.choices.of(item.group) != Choice::No {
-                installer.install(&item, false)?;
+                let state = ItemState::read(&installer.root, item);
+                installer.install(&state, false)?;
             }
         }
         Ok(CommandStatus::Ok)
     }
 
-    fn is_wanted(&self, installer: &Installer<'_>, item: &InstallItem) -> bool {
-        let is_applicable = obstacle(&installer.root, item).is_none();
-        match self.choices.of(item.group) {
+    fn is_wanted(&self, state: &ItemState) -> bool {
+        let is_applicable = state.obstacle.is_none();
+        match self.choices.of(state.item.group) {
             Choice::No => false,
-            Choice::Yes => is_applicable || !item.only_if_present,
+            Choice::Yes => is_applicable || !state.item.only_if_present,
             // Packagers get everything that hotplugger itself needs.
-            Choice::Auto if item.group == Group::Base => {
+            Choice::Auto if state.item.group == Group::Base => {
                 is_applicable || self.options.root.is_some()
             }
-            Choice::Auto => is_applicable || installed(&installer.root, item) != Installed::Missing,
+            Choice::Auto => is_applicable || state.is_present(),
         }
     }
 
@@ -182,38 +187,17 @@ impl Install {
     fn remove_unwanted(
         &self,
         installer: &mut Installer<'_>,
-        wanted: &[&InstallItem],
+        wanted: &[&ItemState],
         knows_units: bool,
     ) -> Result<()> {
-        let unwanted = |path: &String| !wanted.iter().any(|item| item.path == *path);
+        let unwanted = |path: &String| !wanted.iter().any(|state| state.item.path == *path);
         let units_go = knows_units || self.choices.no_systemd;
         let mut units = if units_go { path_units(&installer.root) } else { Vec::new() };
         units.retain(unwanted);
         installer.remove_units(&units)?;
-        for item in items("", None) {
-            if self.choices.of(item.group) == Choice::No
-                && installed(&installer.root, &item) != Installed::Missing
-            {
-                installer.remove(&item.path)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn warn_unsupported_vms(
-        &self,
-        installer: &mut Installer<'_>,
-        config: Option<&Config>,
-    ) -> Result<()> {
-        let wanted = match self.choices.of(Group::Systemd) {
-            Choice::Yes => true,
-            Choice::No => false,
-            Choice::Auto => installer.root.path(SYSTEMD_RUNS).is_dir(),
-        };
-        let vms = config.filter(|_| wanted).map_or(&[][..], |config| &config.virtual_machines);
-        for vm in vms {
-            if let Err(why) = PathUnit::of(vm) {
-                installer.say("skip", &format!("the unit of `{}`", vm.name), &why.to_string())?;
+        for state in states(&installer.root, "", None) {
+            if self.choices.of(state.item.group) == Choice::No && state.is_present() {
+                installer.remove(&state.item.path)?;
             }
         }
         Ok(())
@@ -226,14 +210,14 @@ impl Uninstall {
         let mut installer = Installer::new(context.root, &self.options, output);
         let units = path_units(&installer.root);
         installer.remove_units(&units)?;
-        for item in items("", None) {
-            let is_there = installed(&installer.root, &item) != Installed::Missing;
+        for state in states(&installer.root, "", None) {
+            let item = &state.item;
             if item.path == CONFIG {
                 continue;
             }
-            if is_there && is_of_package(&installer.root, &item) {
+            if state.is_present() && is_of_package(&installer.root, item) {
                 installer.say("keep", &item.path, "it belongs to the package")?;
-            } else if is_there {
+            } else if state.is_present() {
                 installer.remove(&item.path)?;
             } else if item.group == Group::Base {
                 installer.say("skip", &item.path, "it is not installed")?;
@@ -272,27 +256,25 @@ impl<'a> Installer<'a> {
     }
 
     /// Installs the item. With `may_fail`, a read-only file system is not an error.
-    fn install(&mut self, item: &InstallItem, may_fail: bool) -> Result<()> {
-        let path = &item.path;
+    fn install(&mut self, state: &ItemState, may_fail: bool) -> Result<()> {
+        let InstallItem { path, content, .. } = &state.item;
         if let Some(name) = Path::new(path).file_name().and_then(|name| name.to_str())
             && install::is_path_unit(name)
             && !self.units.iter().any(|unit| unit == name)
         {
             self.units.push(name.to_owned());
         }
-        let used = in_use(&self.root, item);
-        if used.path != *path {
-            return self.say("keep", &used.path, "it belongs to the package");
+        match (&state.installed, content) {
+            (Installed::Packaged(path), _) => {
+                return self.say("keep", path, "it belongs to the package");
+            }
+            (Installed::UpToDate, Content::ConfigTemplate(_)) => {
+                return self.say("keep", path, "your config");
+            }
+            (Installed::UpToDate, _) => return self.say("keep", path, "it is up to date"),
+            (Installed::Missing | Installed::Modified(_), _) => {}
         }
-        if installed(&self.root, item) == Installed::UpToDate {
-            let why = match item.content {
-                Content::ConfigTemplate(_) => "your config",
-                _ => "it is up to date",
-            };
-            return self.say("keep", path, why);
-        }
-        let written =
-            if self.dry_run { Ok(()) } else { write(&self.root.path(path), &item.content) };
+        let written = if self.dry_run { Ok(()) } else { write(&self.root.path(path), content) };
         match written {
             Err(error) if may_fail && error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                 return self.say("skip", path, "the file system is read-only");
