@@ -39,7 +39,7 @@ pub enum Content {
     Link(String),
 }
 
-pub const RULE: &str = "/etc/udev/rules.d/99-hotplugger.rules";
+const RULE: &str = "/etc/udev/rules.d/99-hotplugger.rules";
 pub const CONFIG: &str = "/etc/hotplugger/config.yaml";
 /// `journalctl --update-catalog` compiles it. That reads no directory below /etc.
 pub const CATALOG: &str = "/usr/local/lib/systemd/catalog/hotplugger.catalog";
@@ -185,7 +185,6 @@ pub enum Installed {
     Modified(String),
 }
 
-/// An item on this host.
 #[derive(Debug)]
 pub struct ItemState {
     pub item: InstallItem,
@@ -232,28 +231,24 @@ fn installed(root: &Root, item: &InstallItem) -> Installed {
     if path.symlink_metadata().is_err() {
         return Installed::Missing;
     }
-    match &item.content {
+    let (there, is_current) = match &item.content {
+        Content::ConfigTemplate(_) => return Installed::UpToDate,
         Content::Link(target) => {
             let there = fs::read_link(&path).unwrap_or_default();
-            if there == Path::new(target) {
-                return Installed::UpToDate;
-            }
-            Installed::Modified(there.to_string_lossy().into_owned())
+            (there.to_string_lossy().into_owned(), there == Path::new(target))
         }
-        Content::ConfigTemplate(_) => Installed::UpToDate,
-        Content::File { text: wanted, mode } => {
+        Content::File { text, mode } => {
             let there = fs::read(&path).unwrap_or_default();
-            let there = String::from_utf8_lossy(&there).into_owned();
             // Whatever else an administrator did to the mode is his.
             let runs = |mode: u32| mode & 0o111 != 0;
             let as_it_runs =
                 path.metadata().is_ok_and(|one| runs(one.permissions().mode()) == runs(*mode));
-            if there == *wanted && as_it_runs {
-                return Installed::UpToDate;
-            }
-            Installed::Modified(there)
+            let there = String::from_utf8_lossy(&there).into_owned();
+            let is_current = there == *text && as_it_runs;
+            (there, is_current)
         }
-    }
+    };
+    if is_current { Installed::UpToDate } else { Installed::Modified(there) }
 }
 
 pub fn is_of_package(root: &Root, item: &InstallItem) -> bool {
@@ -311,11 +306,10 @@ pub struct PathUnit {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnitNameError {
-    /// Its name is too long when it is escaped.
+    /// When it is escaped.
     Long,
-    /// Its name has a `$`, which `ExecStart=` replaces.
+    /// `ExecStart=` replaces it.
     Dollar,
-    /// The path of its socket cannot be written in a unit.
     Socket,
 }
 
@@ -348,8 +342,6 @@ impl PathUnit {
         format!("{WANTS}/{}", self.name)
     }
 
-    /// Its text.
-    ///
     /// `PathChanged=` and not `PathExists=`: a socket that a killed QEMU has left would start the
     /// service again and again.
     pub fn text(&self) -> String {
@@ -394,7 +386,7 @@ impl fmt::Display for UnitNameError {
 
 /// The text as part of a unit's name, as `systemd-escape` writes it (systemd.unit(5), "String
 /// escaping for inclusion in unit names").
-pub fn escape(text: &str) -> String {
+fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for (at, byte) in text.bytes().enumerate() {
         match byte {

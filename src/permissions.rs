@@ -48,10 +48,6 @@ fn file_issue(
 }
 
 /// The first issue of a file, or of the directories on the way to it, links followed.
-///
-/// # Errors
-///
-/// A file or directory on the way cannot be read.
 pub fn path_issue(path: &Path, owners: &[u32]) -> io::Result<Option<PermissionIssue>> {
     open_file_issue(path, &fs::metadata(path)?, owners)
 }
@@ -71,10 +67,6 @@ pub fn open_file_issue(
 /// The first issue of the directories below `top` on the way to a file, and of the links among them.
 /// The file need not exist. Unless `sticky_is_safe`, a directory in which others can make new files
 /// counts as well, though they cannot delete the existing ones.
-///
-/// # Errors
-///
-/// A directory on the way cannot be read.
 pub fn directory_issue(
     path: &Path,
     top: &Path,
@@ -119,7 +111,6 @@ pub fn directory_issue(
 }
 
 impl PermissionIssue {
-    /// The command that closes it.
     pub fn remedy(&self) -> String {
         let path = shell_word(&self.path.to_string_lossy());
         match self.kind {

@@ -6,7 +6,7 @@ use std::{fs, process};
 
 use super::finding::Finding;
 use super::process::file;
-use super::vm::VmFacts;
+use super::vm::{Answer, VmFacts};
 use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::device_id::DeviceId;
@@ -142,7 +142,7 @@ pub fn check(
             ));
         }
     }
-    if let (false, [_, ..]) = (devices.is_empty(), &running.claiming[..]) {
+    if !devices.is_empty() && !running.claiming.is_empty() {
         let names = running.claiming.join(", ");
         let what = format!(
             "{names} runs and may claim devices in configured ports; an attach takes them from it"
@@ -178,31 +178,26 @@ impl DeviceFacts {
 
     fn user(&self, running: &RunningPrograms, vms: &[VmFacts], now: Monotonic) -> Option<Finding> {
         let label = self.device.label();
-        let warning = |code, what: String| Some(Finding::warning(code, &self.devpath, what));
-        let sync = |finding: Option<Finding>| finding.map(|one| one.run("hotplugger sync"));
+        let warning = |code, what: String| Finding::warning(code, &self.devpath, what);
         let record = self.record.as_ref();
         if let Some(unconfirmed) = record.and_then(|record| record.unconfirmed.as_ref()) {
             let what = format!(
                 "it is unknown whether `{}` has {label}: its QEMU did not reply",
                 unconfirmed.vm
             );
-            return sync(warning("device-unconfirmed", what));
+            return Some(warning("device-unconfirmed", what).run("hotplugger sync"));
         }
         let id = DeviceId { port: self.port.clone(), devnum: self.device.devnum };
         let answers = vms.iter().filter_map(|vm| Some((vm, vm.answer.as_ref().ok()?)));
-        let has = |ids: &[DeviceId]| ids.contains(&id);
-        let guest =
-            answers.clone().find(|(_, answer)| has(&answer.attached) || has(&answer.pending));
+        let has = |answer: &Answer| answer.attached.contains(&id) || answer.pending.contains(&id);
+        let guest = answers.clone().find(|(_, answer)| has(answer));
         let is_claimed = self.interfaces.iter().any(Interface::is_claimed);
         if let Some((vm, answer)) = guest {
             let name = &vm.vm.name;
-            let is_its = |program: &&Program| Some(program.pid) == answer.pid;
-            if is_claimed
-                && !self.programs.is_empty()
-                && !self.programs.iter().any(|one| is_its(&one))
-            {
+            let is_qemu = |program: &Program| Some(program.pid) == answer.pid;
+            if is_claimed && !self.programs.is_empty() && !self.programs.iter().any(is_qemu) {
                 let what = format!("{} uses {label}, so `{name}` cannot", self.program_names());
-                return Some(warning("device-claimed", what)?.advice("stop that program"));
+                return Some(warning("device-claimed", what).advice("stop that program"));
             }
             let attached = record.and_then(|record| record.attached.as_ref())?;
             if !is_claimed && answer.running && now.since(attached.at) > UNUSED_AFTER {
@@ -210,7 +205,7 @@ impl DeviceFacts {
                     "{label} is attached to `{name}`, and the guest does not use it; it may have no \
                      driver for it"
                 );
-                return warning("device-not-used", what);
+                return Some(warning("device-not-used", what));
             }
             return None;
         }
@@ -221,7 +216,7 @@ impl DeviceFacts {
             let what = format!("{} uses {label}", self.program_names());
             let advice = "a QEMU keeps it: remove it from that VM's arguments; any other program loses \
                           it when it is attached";
-            return Some(warning("device-claimed", what)?.advice(advice));
+            return Some(warning("device-claimed", what).advice(advice));
         }
         let has_driver = self.interfaces.iter().any(|interface| interface.driver.is_some());
         if record.is_some_and(|record| record.unbound) && !has_driver {
@@ -229,12 +224,13 @@ impl DeviceFacts {
                 "{label} is neither attached nor used by the host: a hotplugger was killed before it \
                  attached or returned it"
             );
-            return sync(warning("device-left", what));
+            return Some(warning("device-left", what).run("hotplugger sync"));
         }
         let mut running_vms = answers.filter(|(vm, _)| self.vms.contains(&vm.vm.name));
         let (vm, _) = running_vms.next().filter(|_| !self.stays_with_host)?;
         let what = format!("{label} is not attached to `{}`, which runs", vm.vm.name);
-        sync(Some(Finding::note("device-not-attached", &self.devpath, what)))
+        let finding = Finding::note("device-not-attached", &self.devpath, what);
+        Some(finding.run("hotplugger sync"))
     }
 
     fn program_names(&self) -> String {
@@ -331,7 +327,6 @@ fn parse_hostdevs(text: &str) -> Vec<HostDev> {
 
 #[cfg(test)]
 pub(in crate::check) mod tests {
-    use super::super::vm::Answer;
     use super::super::vm::tests::facts as vm_facts;
     use super::*;
     use crate::guest::objects::OtherUsbHost;

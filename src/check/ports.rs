@@ -54,12 +54,9 @@ struct Ports<'a> {
 
 impl Ports<'_> {
     fn there(&self, entry: &Entry<'_>, port: &DevPath) -> Finding {
-        let ok = || {
-            let what = format!("a port of this host, for `{}`", entry.vm.name);
-            Finding::ok("port-there", entry.name, what)
-        };
         if self.topology.port(port).is_some() || self.root_hub(port).is_some() {
-            return ok();
+            let what = format!("a port of this host, for `{}`", entry.vm.name);
+            return Finding::ok("port-there", entry.name, what);
         }
         let mut above = port.parent();
         while let Some(hub) = above {

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::finding::Finding;
-use super::vm::{Answer, VmFacts};
+use super::vm::VmFacts;
 use crate::config::access::AccessMode;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
@@ -178,35 +178,26 @@ fn parse(status: &str) -> Option<Process> {
 /// Judges what QEMU may open, if its process is visible, and whether it is passed file descriptors.
 pub fn check(facts: &VmFacts) -> Vec<Finding> {
     let Ok(answer) = &facts.answer else { return Vec::new() };
-    let access = facts.vm.access.mode;
     let name = &facts.vm.name;
-    if access == AccessMode::Node {
-        return without_fd(facts, answer);
+    if facts.vm.access.mode != AccessMode::Node {
+        let what = format!("QEMU of `{name}` is passed the devices that it may not open");
+        return vec![Finding::ok("fd-passed", name, what)];
     }
-    let what = format!("QEMU of `{name}` is passed the devices that it may not open");
-    vec![Finding::ok("fd-passed", name, what)]
-}
-
-fn without_fd(facts: &VmFacts, answer: &Answer) -> Vec<Finding> {
     let Some(process) = &facts.process else { return Vec::new() };
-    let name = &facts.vm.name;
     // A device that QEMU has open needs no further proof.
-    let closed: Vec<&Node> =
-        facts.nodes.iter().filter(|node| !answer.attached.contains(&node.id)).collect();
-    let mut findings: Vec<Finding> =
-        closed.iter().map(|node| check_node(name, process, node)).collect();
+    let closed = facts.nodes.iter().filter(|node| !answer.attached.contains(&node.id));
+    let mut findings: Vec<Finding> = closed.map(|node| check_node(name, process, node)).collect();
     if let Some(profile) = process.profile.as_ref().filter(|_| answer.attached.is_empty()) {
         let what = format!(
             "QEMU runs under the AppArmor profile {profile}, which must allow the nodes of USB \
              devices"
         );
         let rule = "/dev/bus/usb/[0-9]*/[0-9]* rw,";
-        findings.push(match profile.strip_prefix("libvirt-") {
-            Some(_) => {
-                Finding::warning("apparmor", name, what).add_line(process.libvirt_rules, rule)
-            }
-            None => Finding::warning("apparmor", name, what)
-                .advice(format!("add this line to the profile: {rule}")),
+        let finding = Finding::warning("apparmor", name, what);
+        findings.push(if profile.starts_with("libvirt-") {
+            finding.add_line(process.libvirt_rules, rule)
+        } else {
+            finding.advice(format!("add this line to the profile: {rule}"))
         });
     }
     if facts.nodes.is_empty() && process.user != 0 && !process.opens_all {
@@ -342,6 +333,7 @@ pub(in crate::check) mod tests {
 mod access_tests {
     use super::*;
     use crate::check::process::tests::{node, qemu};
+    use crate::check::vm::Answer;
     use crate::check::vm::tests::facts;
 
     #[test]

@@ -66,7 +66,6 @@ pub struct Answer {
 }
 
 impl VmFacts {
-    /// Whether the VM does not run.
     pub fn is_off(&self) -> bool {
         matches!(self.answer, Err(Error::NotRunning { .. }))
     }
@@ -223,22 +222,18 @@ pub fn gather(root: &Root, config: &Config, vm: &VirtualMachine, topology: &Topo
         _ => SocketUsers::default(),
     };
     let pid = answer.as_ref().ok().and_then(|answer| answer.pid);
+    let domain_off = match (&vm.monitor, &answer) {
+        (Monitor::Domain(domain), Err(Error::NotRunning { .. })) => Some(domain),
+        _ => None,
+    };
     VmFacts {
         issue: match vm.monitor {
             Monitor::Domain(_) => None,
             Monitor::Socket(_) => issue(root, vm, &socket).unwrap_or_default(),
         },
         process: pid.and_then(|pid| process::gather(root, pid)),
-        session_user: match (&vm.monitor, &answer) {
-            (Monitor::Domain(domain), Err(Error::NotRunning { .. })) => {
-                process::user_of_domain(root, domain)
-            }
-            _ => None,
-        },
-        other_domains: match (&vm.monitor, &answer) {
-            (Monitor::Domain(domain), Err(Error::NotRunning { .. })) => other_domains(root, domain),
-            _ => Vec::new(),
-        },
+        session_user: domain_off.and_then(|domain| process::user_of_domain(root, domain)),
+        other_domains: domain_off.map_or(Vec::new(), |domain| other_domains(root, domain)),
         nodes: nodes(root, config, vm, topology, pid),
         root: rustix::process::geteuid().is_root(),
         vm: vm.clone(),
@@ -253,11 +248,7 @@ fn other_domains(root: &Root, domain: &str) -> Vec<(String, Option<String>)> {
     if domains.iter().any(|(name, _)| name == domain) {
         return Vec::new();
     }
-    let with_uuid = |(name, text): (String, String)| {
-        let uuid = uuid_of(&text, &name);
-        (name, uuid)
-    };
-    domains.into_iter().map(with_uuid).collect()
+    domains.into_iter().map(|(name, text)| (name.clone(), uuid_of(&text, &name))).collect()
 }
 
 fn ask(root: &Root, vm: &VirtualMachine, topology: &Topology) -> Result<Answer, Error> {
@@ -418,8 +409,8 @@ fn controllers(name: &str, answer: &Answer) -> Vec<Finding> {
 
 fn ports(name: &str, bus: &GuestBus) -> Finding {
     let model = &bus.controller;
-    let takes = |speed| bus.ports.iter().filter(move |port| port.min <= speed && speed <= port.max);
-    let (usb2, usb3) = (takes(Speed::HIGH).count(), takes(Speed::SUPER).count());
+    let count = |speed| bus.ports.iter().filter(|port| port.takes(speed)).count();
+    let (usb2, usb3) = (count(Speed::HIGH), count(Speed::SUPER));
     let what = format!("{} ({model}) has {usb2} USB 2 and {usb3} USB 3 ports", bus.name);
     // An xHCI of the machine itself cannot be changed.
     if usb2.min(usb3) < MAX_PORTS && !model.starts_with("sysbus-") {
@@ -435,11 +426,8 @@ fn buses(facts: &VmFacts, answer: &Answer) -> Vec<Finding> {
     let has: Vec<&str> = answer.buses.iter().map(|bus| bus.name.as_str()).collect();
     let check = |hub: &String| {
         if has.contains(&hub.as_str()) {
-            return Finding::ok(
-                "guest-bus",
-                &facts.vm.name,
-                format!("the guest has {hub} of `hubs:`"),
-            );
+            let what = format!("the guest has {hub} of `hubs:`");
+            return Finding::ok("guest-bus", &facts.vm.name, what);
         }
         let what = format!("the guest has no bus {hub}, which `hubs:` names");
         let finding = Finding::error("guest-no-bus", &facts.vm.name, what);

@@ -112,7 +112,6 @@ impl Choices {
 }
 
 impl Install {
-    /// Installs, and prints each step.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let program = match (&self.program, &self.options.root) {
             (Some(program), _) => program.clone(),
@@ -205,7 +204,6 @@ impl Install {
 }
 
 impl Uninstall {
-    /// Removes what `install` installed, except the config, and prints each step.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let mut installer = Installer::new(context.root, &self.options, output);
         let units = path_units(&installer.root);
@@ -231,7 +229,6 @@ impl Uninstall {
     }
 }
 
-/// Installs and removes items.
 struct Installer<'a> {
     root: Root,
     dry_run: bool,
@@ -258,10 +255,8 @@ impl<'a> Installer<'a> {
     /// Installs the item. With `may_fail`, a read-only file system is not an error.
     fn install(&mut self, state: &ItemState, may_fail: bool) -> Result<()> {
         let InstallItem { path, content, .. } = &state.item;
-        if let Some(name) = Path::new(path).file_name().and_then(|name| name.to_str())
-            && install::is_path_unit(name)
-            && !self.units.iter().any(|unit| unit == name)
-        {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if install::is_path_unit(name) && !self.units.iter().any(|unit| unit == name) {
             self.units.push(name.to_owned());
         }
         match (&state.installed, content) {
