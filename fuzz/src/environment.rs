@@ -6,6 +6,7 @@ use hotplugger::config::Config;
 use hotplugger::config::file::ConfigFile;
 use hotplugger::event::{self, Variables};
 use hotplugger::host::dry_run::DryRun;
+use hotplugger::text::sanitize_line;
 use hotplugger::uevent::properties;
 
 use super::host::Host;
@@ -29,7 +30,13 @@ pub fn run(data: &[u8]) {
         };
         let dry_run = DryRun::new(&host.root, &config, true);
         let variables: Variables = variables.clone().into_iter().collect();
-        let line = event::handle(&variables, file, &dry_run).to_string();
+        let report = event::handle(&variables, file, &dry_run);
+        for (name, value) in report.fields() {
+            // What journald accepts (systemd.journal-fields(7)), and what `journal` sends.
+            assert!(name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'), "{name}");
+            assert!(!sanitize_line(&value).chars().any(char::is_control), "{name}");
+        }
+        let line = report.to_string();
         assert!(!line.chars().any(char::is_control), "{line:?}");
         assert!(line.len() < 16 * 1024, "{} bytes", line.len());
     });

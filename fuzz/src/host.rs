@@ -1,8 +1,8 @@
 //! A host that is a folder in memory, as large as the parser at hand needs it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Component, Path};
 
 use hotplugger::root::Root;
 use tempfile::TempDir;
@@ -63,6 +63,16 @@ impl Host {
         fs::write(path, text).expect("a file");
     }
 
+    /// Makes what the data names: entries with NUL between them, each the number of a place, then contents,
+    /// or the target of a link behind `>`, or `/` for a folder.
+    pub fn put_all(&self, places: &[String], data: &[u8]) {
+        for entry in data.split(|byte| *byte == 0).take(64) {
+            if let Some((place, what)) = entry.split_first() {
+                put(self, &normal(&places[usize::from(*place) % places.len()]), what);
+            }
+        }
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -72,4 +82,47 @@ impl Default for Host {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The path without `..`.
+fn normal(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/').skip(1) {
+        if part == ".." {
+            parts.pop();
+        } else {
+            parts.push(part);
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn put(host: &Host, path: &str, what: &[u8]) {
+    let path = host.root.path(path);
+    let Some(folder) = path.parent() else { return };
+    // A link that is on the way may lead anywhere, and what is in the way stays.
+    let outside = fs::create_dir_all(folder).is_err()
+        || !fs::canonicalize(folder).is_ok_and(|folder| folder.starts_with(host.path()));
+    if outside {
+        return;
+    }
+    let text = std::str::from_utf8(what).ok();
+    match (what.first(), text) {
+        (Some(b'/'), _) => drop(fs::create_dir(path)),
+        (Some(b'>'), Some(text)) if stays_within(host, folder, Path::new(&text[1..])) => {
+            let _ = symlink(&text[1..], path);
+        }
+        _ => {
+            if !path.is_symlink() {
+                let _ = fs::write(path, what);
+            }
+        }
+    }
+}
+
+/// Whether a link's target is below the host's folder.
+fn stays_within(host: &Host, folder: &Path, target: &Path) -> bool {
+    let depth = folder.components().count() - host.path().components().count();
+    let up = target.components().filter(|part| *part == Component::ParentDir).count();
+    target.is_relative() && up <= depth && !target.as_os_str().is_empty()
 }

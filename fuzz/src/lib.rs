@@ -4,10 +4,13 @@
 //! `cargo fuzz` finds inputs, and the corpus that it found is run as ordinary tests.
 
 pub mod arguments;
+pub mod check;
 pub mod config;
+pub mod descriptors;
 pub mod environment;
 mod host;
 pub mod monitor;
+pub mod names;
 pub mod packet;
 pub mod qmp;
 mod script;
@@ -19,7 +22,7 @@ pub mod usbhost;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("environment", environment::run),
     ("packet", packet::run),
     ("config", config::run),
@@ -29,4 +32,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("monitor", monitor::run),
     ("sysfs", sysfs::run),
     ("arguments", arguments::run),
+    ("names", names::run),
+    ("descriptors", descriptors::run),
+    ("check", check::run),
 ];

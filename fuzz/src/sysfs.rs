@@ -1,9 +1,5 @@
 //! What is in sysfs and proc: a folder made by the input.
 
-use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Component, Path};
-
 use hotplugger::devpath::DevPath;
 use hotplugger::host::disks::claim;
 use hotplugger::host::topology;
@@ -62,12 +58,7 @@ const PLACES: [&str; 40] = [
 /// target of a link behind `>`, or `/` for a folder) and reads all there is to read.
 pub fn run(data: &[u8]) {
     let host = Host::new();
-    for entry in data.split(|byte| *byte == 0).take(64) {
-        if let Some((place, what)) = entry.split_first() {
-            let place = PLACES[usize::from(*place) % PLACES.len()];
-            put(&host, &normal(&format!("{HUB}{place}")), what);
-        }
-    }
+    host.put_all(&PLACES.map(|place| format!("{HUB}{place}")), data);
     let root = &host.root;
     for devpath in [TABLET, "/devices/pci0000:00/0000:00:14.0/usb1/1-3/1-3.1"] {
         let devpath: DevPath = devpath.parse().expect("a DEVPATH");
@@ -87,47 +78,4 @@ pub fn run(data: &[u8]) {
     sysfs::plugged_at(root, BusNum(1), DevNum(16));
     let topology = topology::read_topology(root);
     topology.port_locations();
-}
-
-/// The path without `..`.
-fn normal(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/').skip(1) {
-        if part == ".." {
-            parts.pop();
-        } else {
-            parts.push(part);
-        }
-    }
-    format!("/{}", parts.join("/"))
-}
-
-fn put(host: &Host, path: &str, what: &[u8]) {
-    let path = host.root.path(path);
-    let Some(folder) = path.parent() else { return };
-    // A link that is on the way may lead anywhere, and what is in the way stays.
-    let outside = fs::create_dir_all(folder).is_err()
-        || !fs::canonicalize(folder).is_ok_and(|folder| folder.starts_with(host.path()));
-    if outside {
-        return;
-    }
-    let text = std::str::from_utf8(what).ok();
-    match (what.first(), text) {
-        (Some(b'/'), _) => drop(fs::create_dir(path)),
-        (Some(b'>'), Some(text)) if stays_within(host, folder, Path::new(&text[1..])) => {
-            let _ = symlink(&text[1..], path);
-        }
-        _ => {
-            if !path.is_symlink() {
-                let _ = fs::write(path, what);
-            }
-        }
-    }
-}
-
-/// Whether a link's target is below the host's folder.
-fn stays_within(host: &Host, folder: &Path, target: &Path) -> bool {
-    let depth = folder.components().count() - host.path().components().count();
-    let up = target.components().filter(|part| *part == Component::ParentDir).count();
-    target.is_relative() && up <= depth && !target.as_os_str().is_empty()
 }
