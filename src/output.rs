@@ -53,10 +53,10 @@ impl Output {
         let mut left = self.width.unwrap_or(usize::MAX);
         let cut = line.width() > left;
         left -= usize::from(cut);
-        for (tone, text) in &line.0 {
+        for (style, text) in &line.0 {
             let fits = prefix(text, left);
             left -= fits.width();
-            let style = tone.style();
+            let style = style.ansi();
             write!(self.stream, "{style}{fits}{style:#}")?;
             if fits.len() < text.len() {
                 break;
@@ -65,11 +65,11 @@ impl Output {
         writeln!(self.stream, "{}", if cut { "…" } else { "" })
     }
 
-    /// Writes a line in its colours without truncating it, because it is not part of a listing.
+    /// For a line that is not part of a listing.
     pub fn line_untruncated(&mut self, line: &Line) -> io::Result<()> {
         let line = &line.sanitized();
-        for (tone, text) in &line.0 {
-            let style = tone.style();
+        for (style, text) in &line.0 {
+            let style = style.ansi();
             write!(self.stream, "{style}{text}{style:#}")?;
         }
         writeln!(self.stream)
@@ -121,8 +121,8 @@ fn columns(rows: &[Vec<Line>]) -> Vec<Line> {
 
 impl Line {
     #[must_use]
-    pub fn with(mut self, tone: Style, text: impl Into<String>) -> Self {
-        self.0.push((tone, text.into()));
+    pub fn with(mut self, style: Style, text: impl Into<String>) -> Self {
+        self.0.push((style, text.into()));
         self
     }
 
@@ -161,20 +161,14 @@ impl From<&str> for Line {
     }
 }
 
-impl From<(Style, String)> for Line {
-    fn from((tone, text): (Style, String)) -> Self {
-        Self::default().with(tone, text)
-    }
-}
-
-impl From<(Style, &str)> for Line {
-    fn from((tone, text): (Style, &str)) -> Self {
-        Self::default().with(tone, text)
+impl<T: Into<String>> From<(Style, T)> for Line {
+    fn from((style, text): (Style, T)) -> Self {
+        Self::default().with(style, text)
     }
 }
 
 impl Style {
-    fn style(self) -> anstyle::Style {
+    fn ansi(self) -> anstyle::Style {
         let colour = |colour: AnsiColor| anstyle::Style::new().fg_color(Some(colour.into()));
         match self {
             Self::Plain => anstyle::Style::new(),
