@@ -17,8 +17,12 @@ pub mod watch;
 use std::io::{self, stdin};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
+use rustix::event::{PollFd, Timespec, poll};
+use rustix::io::Errno;
+use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
@@ -28,10 +32,11 @@ use crate::journal;
 use crate::outcome::Report;
 use crate::output::{Line, Output, Style};
 use crate::root::Root;
+use crate::speed::Speed;
 use crate::state::history;
+use crate::usb_device::UsbDevice;
 
 pub struct Context<'a> {
-    /// Where paths begin.
     pub root: &'a Root,
     pub config: Option<&'a Path>,
 }
@@ -42,7 +47,37 @@ pub enum CommandStatus {
     Problems,
 }
 
-/// Asks a question on the terminal. `None` at the end of the input.
+/// The part of a device that each command prints as JSON; docs/json.md has the form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct DeviceJson {
+    product: Option<String>,
+    vendor_id: String,
+    product_id: String,
+    speed: Option<String>,
+}
+
+impl From<&UsbDevice> for DeviceJson {
+    fn from(device: &UsbDevice) -> Self {
+        Self {
+            product: device.product.clone(),
+            vendor_id: format!("{:04x}", device.vendor_id),
+            product_id: format!("{:04x}", device.product_id),
+            speed: device.speed.map(Speed::number),
+        }
+    }
+}
+
+/// Parses an option's value: seconds, with a fraction or without.
+fn seconds(text: &str, most: u32) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=f64::from(most)).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err(format!("a number of seconds from 0 to {most}")),
+    }
+}
+
+/// `None` at the end of the input.
 fn ask(output: &mut Output, question: &str) -> io::Result<Option<String>> {
     output.text(question)?;
     let mut answer = String::new();
@@ -58,37 +93,38 @@ fn end_signals() -> io::Result<UnixStream> {
     Ok(signals)
 }
 
+/// Waits until a descriptor is ready, a signal comes or the time is over.
+fn wait(descriptors: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<()> {
+    let time = time.and_then(|time| Timespec::try_from(time).ok());
+    match poll(descriptors, time.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 impl Context<'_> {
     /// Reports a manual change of a device: on standard output, in the journal and for
     /// `status`.
-    pub fn report(&self, outcome: &Report, tone: Style, output: &mut Output) -> io::Result<()> {
-        output.line_untruncated(&Line::from((tone, outcome.to_string())))?;
-        journal::report_manual(self.root, outcome);
-        history::append(self.root, outcome);
+    pub fn report(&self, report: &Report, style: Style, output: &mut Output) -> io::Result<()> {
+        output.line_untruncated(&Line::from((style, report.to_string())))?;
+        journal::report_manual(self.root, report);
+        history::append(self.root, report);
         Ok(())
     }
 
-    /// The config; empty if there is no file.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with the file, and where.
+    /// Empty if there is no config file.
     pub fn config(&self) -> Result<Config> {
-        match ConfigFile::find(self.root, self.config)? {
-            Some(file) => file.parse(),
-            None => Ok(Config::default()),
-        }
+        let file = ConfigFile::find(self.root, self.config)?;
+        file.map_or_else(|| Ok(Config::default()), |file| file.parse())
     }
 
-    /// The config, for what hands devices to VMs.
+    /// The config for commands that attach devices.
     ///
     /// # Errors
     ///
     /// Users other than root can change it, or it does not parse.
     pub fn trusted_config(&self) -> Result<Config> {
-        match ConfigFile::find(self.root, self.config)? {
-            Some(file) => file.parse_trusted(),
-            None => Ok(Config::default()),
-        }
+        let file = ConfigFile::find(self.root, self.config)?;
+        file.map_or_else(|| Ok(Config::default()), |file| file.parse_trusted())
     }
 }

@@ -4,15 +4,17 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::{CommandStatus, Context};
+use super::{CommandStatus, Context, DeviceJson};
 use crate::config::Config;
 use crate::config::port::PortName;
 use crate::devpath::DevPath;
-use crate::host::topology::read_topology;
-use crate::host::topology::{Hub, HubPort, Plugged, Topology};
+use crate::host::topology::{Connector, Hub, HubPort, Plugged, Topology, read_topology};
 use crate::output::{Line, Output, Style};
+use crate::port::{DevNum, Port};
 use crate::speed::Speed;
 use crate::state::dir;
+use crate::state::record::Record;
+use crate::usb_device::UsbDevice;
 
 #[derive(Debug, Args)]
 pub struct Ports {
@@ -21,82 +23,69 @@ pub struct Ports {
     json: bool,
 }
 
-/// The output; the form is documented in docs/json.md.
+/// The output; docs/json.md has the form.
 #[derive(Debug, Serialize)]
-struct Listing {
-    controllers: Vec<ListedController>,
+struct Listing<'a> {
+    controllers: Vec<ListedController<'a>>,
     /// Ports of the config that this host does not have now.
-    missing: Vec<Missing>,
+    missing: Vec<Missing<'a>>,
 }
 
 #[derive(Debug, Serialize)]
-struct ListedController {
-    devpath: String,
+struct ListedController<'a> {
+    devpath: &'a DevPath,
     name: Option<String>,
-    buses: Vec<ListedHub>,
+    buses: Vec<ListedHub<'a>>,
 }
 
 #[derive(Debug, Serialize)]
-struct ListedHub {
-    devpath: String,
-    /// Without a bus number.
-    name: String,
+struct ListedHub<'a> {
+    devpath: &'a DevPath,
+    name: PortName,
     speed: Option<String>,
-    ports: Vec<ListedPort>,
+    ports: Vec<ListedPort<'a>>,
 }
 
 #[derive(Debug, Serialize)]
-struct ListedPort {
-    port: String,
-    devpath: String,
-    /// The name without a bus number, for the config.
-    name: String,
-    peer: Option<String>,
-    peer_guessed: bool,
-    connect_type: Option<String>,
-    type_c: Option<String>,
-    position: Option<String>,
+struct ListedPort<'a> {
+    port: &'a Port,
+    devpath: &'a DevPath,
+    /// The name for the config.
+    name: PortName,
+    #[serde(flatten)]
+    connector: &'a Connector,
     /// The VMs that own the port. The first that runs gets a device that is plugged in.
     vms: Vec<String>,
     device: Option<ListedDevice>,
-    hub: Option<ListedHub>,
+    hub: Option<ListedHub<'a>>,
 }
 
 #[derive(Debug, Serialize)]
 struct ListedDevice {
-    product: Option<String>,
-    vendor_id: String,
-    product_id: String,
-    speed: Option<String>,
-    devnum: u8,
-    /// The VM that has it, as far as is remembered.
+    #[serde(flatten)]
+    device: DeviceJson,
+    devnum: DevNum,
+    /// The VM that has it, according to the record.
     attached: Option<String>,
+    #[serde(skip)]
+    label: String,
 }
 
 #[derive(Debug, Serialize)]
-struct Missing {
-    devpath: Option<String>,
-    name: String,
-    vm: String,
-}
-
-struct ListingInput {
-    config: Config,
-    attached: Vec<(DevPath, u8, String)>,
+struct Missing<'a> {
+    devpath: Option<&'a PortName>,
+    name: &'a PortName,
+    vm: &'a str,
 }
 
 impl Ports {
-    /// Prints the tree.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        let input = ListingInput {
-            config: context.config()?,
-            attached: dir::read_all_unlocked(context.root)
-                .into_iter()
-                .filter_map(|record| Some((record.devpath, record.devnum.0, record.attached?.vm)))
-                .collect(),
+        let lister = Lister {
+            config: &context.config()?,
+            records: &dir::read_all_unlocked(context.root),
+            topology: &read_topology(context.root),
         };
-        let topology = read_topology(context.root);
-        let listing = input.listing(&topology);
+        let listing = lister.listing();
         if self.json {
             output.json(&listing)?;
         } else {
@@ -110,94 +99,81 @@ impl Ports {
     }
 }
 
-impl ListingInput {
-    fn listing(&self, topology: &Topology) -> Listing {
-        let controllers = topology.controllers.iter().map(|controller| ListedController {
-            devpath: controller.devpath.to_string(),
+struct Lister<'a> {
+    config: &'a Config,
+    records: &'a [Record],
+    topology: &'a Topology,
+}
+
+impl<'a> Lister<'a> {
+    fn listing(&self) -> Listing<'a> {
+        let controllers = self.topology.controllers.iter().map(|controller| ListedController {
+            devpath: &controller.devpath,
             name: controller.name.as_ref().map(ToString::to_string),
-            buses: controller.root_hubs.iter().map(|hub| self.hub(hub, topology)).collect(),
+            buses: controller.root_hubs.iter().map(|hub| self.hub(hub)).collect(),
         });
-        let existing = topology.port_locations();
-        let configured = self
-            .config
-            .virtual_machines
-            .iter()
-            .flat_map(|vm| vm.ports.iter().map(move |port| (port, vm.name.clone())));
+        let existing = self.topology.port_locations();
+        let vms = self.config.virtual_machines.iter();
+        let configured = vms.flat_map(|vm| vm.ports.iter().map(move |name| (name, &vm.name)));
         let missing = configured
-            .filter(|(port, _)| !existing.iter().any(|location| port.names_exactly(location)));
-        Listing {
-            controllers: controllers.collect(),
-            missing: missing.map(|(port, vm)| Missing::new(port, vm)).collect(),
-        }
+            .filter(|(name, _)| !existing.iter().any(|location| name.names_exactly(location)))
+            .map(|(name, vm)| Missing { devpath: name.is_devpath().then_some(name), name, vm });
+        Listing { controllers: controllers.collect(), missing: missing.collect() }
     }
 
-    fn hub(&self, hub: &Hub, topology: &Topology) -> ListedHub {
+    fn hub(&self, hub: &'a Hub) -> ListedHub<'a> {
         ListedHub {
-            devpath: hub.devpath.to_string(),
-            name: PortName::recommended(&topology.port_location(&hub.devpath)).to_string(),
+            devpath: &hub.devpath,
+            name: PortName::recommended(&self.topology.port_location(&hub.devpath)),
             speed: hub.speed.map(Speed::number),
-            ports: hub.ports.iter().map(|port| self.port(port, topology)).collect(),
+            ports: hub.ports.iter().map(|port| self.port(port)).collect(),
         }
     }
 
-    fn port(&self, port: &HubPort, topology: &Topology) -> ListedPort {
-        let location = topology.usb_location(&port.devpath);
-        let device = port.plugged.as_ref().map(|plugged| {
-            let device = plugged.device();
-            let attached = self.attached.iter().find(|(devpath, devnum, _)| {
-                *devpath == port.devpath && *devnum == device.devnum.0
-            });
+    fn port(&self, port: &'a HubPort) -> ListedPort<'a> {
+        let location = self.topology.usb_location(&port.devpath);
+        let device = |device: &UsbDevice| {
+            let is_recorded = |record: &&Record| {
+                record.devpath == port.devpath
+                    && record.devnum == device.devnum
+                    && record.attached.is_some()
+            };
+            let record = self.records.iter().find(is_recorded);
             ListedDevice {
-                product: device.product.clone(),
-                vendor_id: format!("{:04x}", device.vendor_id),
-                product_id: format!("{:04x}", device.product_id),
-                speed: device.speed.map(Speed::number),
-                devnum: device.devnum.0,
-                attached: attached.map(|(_, _, vm)| vm.clone()),
+                device: device.into(),
+                devnum: device.devnum,
+                attached: record.and_then(|record| Some(record.attached.as_ref()?.vm.clone())),
+                label: device.label(),
             }
-        });
-        let hub = match &port.plugged {
-            Some(Plugged::Hub(_, hub)) => Some(self.hub(hub, topology)),
-            _ => None,
         };
         ListedPort {
-            port: port.port.to_string(),
-            devpath: port.devpath.to_string(),
-            name: PortName::recommended(&location.own).to_string(),
-            peer: port.connector.peer.as_ref().map(ToString::to_string),
-            peer_guessed: port.connector.peer_guessed,
-            connect_type: port.connector.connect_type.clone(),
-            type_c: port.connector.type_c.clone(),
-            position: port.connector.position.clone(),
+            port: &port.port,
+            devpath: &port.devpath,
+            name: PortName::recommended(&location.own),
+            connector: &port.connector,
             vms: self.config.owner_names(&location),
-            device,
-            hub,
+            device: port.device().map(device),
+            hub: match &port.plugged {
+                Some(Plugged::Hub(_, hub)) => Some(self.hub(hub)),
+                _ => None,
+            },
         }
     }
 }
 
-impl Missing {
-    fn new(port: &PortName, vm: String) -> Self {
-        let name = port.to_string();
-        Self { devpath: port.is_devpath().then(|| name.clone()), name, vm }
-    }
-}
-
-fn rows(listing: &Listing) -> Vec<Vec<Line>> {
+fn rows(listing: &Listing<'_>) -> Vec<Vec<Line>> {
     let heads = ["PORT", "DEVICE", "SPEED", "VM", "", "CONNECTOR", "NAME"];
     let mut rows = vec![heads.iter().map(|head| Line::from((Style::Faint, *head))).collect()];
     for controller in &listing.controllers {
         for bus in &controller.buses {
-            let name = bus.devpath.rsplit('/').next().unwrap_or_default();
-            let speed = bus.speed.as_ref().map(|speed| format!("{speed} Mb/s")).unwrap_or_default();
             rows.push(vec![
-                Line::from((Style::Strong, name)),
+                Line::from((Style::Strong, bus.devpath.sysname())),
                 Line::from((Style::Faint, controller.devpath.as_str())),
-                Line::from((Style::Faint, speed)),
+                Line::from((Style::Faint, with_unit(bus.speed.as_deref()))),
                 Line::from(""),
                 Line::from(""),
                 Line::from(""),
-                Line::from(bus.name.as_str()),
+                Line::from(bus.name.to_string()),
             ]);
             hub_rows(bus, "", &mut rows);
         }
@@ -205,15 +181,15 @@ fn rows(listing: &Listing) -> Vec<Vec<Line>> {
     for missing in &listing.missing {
         rows.push(vec![
             Line::from((Style::Warning, "missing")),
-            Line::from((Style::Warning, missing.name.as_str())),
+            Line::from((Style::Warning, missing.name.to_string())),
             Line::from(""),
-            Line::from(missing.vm.as_str()),
+            Line::from(missing.vm),
         ]);
     }
     rows
 }
 
-fn hub_rows(hub: &ListedHub, indent: &str, rows: &mut Vec<Vec<Line>>) {
+fn hub_rows(hub: &ListedHub<'_>, indent: &str, rows: &mut Vec<Vec<Line>>) {
     for (index, port) in hub.ports.iter().enumerate() {
         let last = index + 1 == hub.ports.len();
         rows.push(port_row(port, &format!("{indent}{}", if last { "└─" } else { "├─" })));
@@ -223,15 +199,11 @@ fn hub_rows(hub: &ListedHub, indent: &str, rows: &mut Vec<Vec<Line>>) {
     }
 }
 
-fn port_row(port: &ListedPort, indent: &str) -> Vec<Line> {
-    let name = Line::default().with(Style::Faint, indent).plain(port.port.as_str());
+fn port_row(port: &ListedPort<'_>, indent: &str) -> Vec<Line> {
     let (device, speed) = match &port.device {
         None => (Line::from((Style::Faint, "-")), String::new()),
         Some(device) => {
-            let product = device.product.as_deref().unwrap_or("USB device");
-            let label = format!("{product} ({}:{})", device.vendor_id, device.product_id);
-            let speed = device.speed.as_ref().map(|speed| format!("{speed} Mb/s"));
-            (Line::from(label), speed.unwrap_or_default())
+            (Line::from(device.label.as_str()), with_unit(device.device.speed.as_deref()))
         }
     };
     let attached = port.device.as_ref().and_then(|device| device.attached.as_ref());
@@ -244,21 +216,24 @@ fn port_row(port: &ListedPort, indent: &str) -> Vec<Line> {
         None => Line::from((Style::Warning, "on the host")),
     };
     vec![
-        name,
+        Line::default().with(Style::Faint, indent).plain(port.port.to_string()),
         device,
         Line::from(speed),
         Line::from(port.vms.join(", ")),
         attached,
-        Line::from((Style::Faint, connector(port))),
-        Line::from(port.name.as_str()),
+        Line::from((Style::Faint, connector(port.connector))),
+        Line::from(port.name.to_string()),
     ]
 }
 
-fn connector(port: &ListedPort) -> String {
-    let peer = port.peer.as_ref().and_then(|peer| peer.rsplit('/').next());
-    let sign = if port.peer_guessed { "?" } else { "" };
-    let peer = peer.map(|name| format!("with {name}{sign}"));
-    let type_c = port.type_c.as_ref().map(|name| format!("Type-C {name}"));
-    let known = [peer, port.connect_type.clone(), type_c, port.position.clone()];
+fn with_unit(speed: Option<&str>) -> String {
+    speed.map(|speed| format!("{speed} Mb/s")).unwrap_or_default()
+}
+
+fn connector(connector: &Connector) -> String {
+    let sign = if connector.peer_guessed { "?" } else { "" };
+    let peer = connector.peer.as_ref().map(|peer| format!("with {}{sign}", peer.sysname()));
+    let type_c = connector.type_c.as_ref().map(|name| format!("Type-C {name}"));
+    let known = [peer, connector.connect_type.clone(), type_c, connector.position.clone()];
     known.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

@@ -7,7 +7,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use crate::config::port::PortName;
+use crate::device_id::DeviceId;
 use crate::devpath::{DevPath, is_root_hub};
 use crate::host::companions::{Companion, companion};
 use crate::host::sysfs::{self, attribute};
@@ -49,7 +52,7 @@ pub struct HubPort {
 }
 
 /// The physical side of a port (`drivers/usb/core/port.c`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Connector {
     /// The DEVPATH of the peer port: a USB 3 connector is a USB 2 port and a
     /// USB 3 port.
@@ -59,6 +62,7 @@ pub struct Connector {
     pub peer_guessed: bool,
     /// The controllers where slower devices in it appear (or faster ones), if it is not known in which of
     /// their ports.
+    #[serde(skip)]
     pub companions: Vec<DevPath>,
     /// `hotplug`, `hardwired`, `not used`; `None` if unknown.
     pub connect_type: Option<String>,
@@ -121,6 +125,11 @@ impl Topology {
             Some(Plugged::Device(device)) => Some((port, device)),
             _ => None,
         })
+    }
+
+    /// The plugged-in device with this ID.
+    pub fn device(&self, id: &DeviceId) -> Option<(&HubPort, &UsbDevice)> {
+        self.devices().find(|(port, device)| port.port == id.port && device.devnum == id.devnum)
     }
 
     pub fn port(&self, devpath: &DevPath) -> Option<&HubPort> {
