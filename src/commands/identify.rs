@@ -1,4 +1,4 @@
-//! `identify`: which port is this? Plug or pull a device in it and see.
+//! `identify`: shows the port that a device is plugged into or pulled from.
 //!
 //! `watch` makes events of ports from uevents, `report` the lines about one of them and for the config.
 
@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use report::{Found, FoundPort, Report, Reporter};
 use serde::Serialize;
-use watch::LiveSource;
 
-use self::watch::{EndReason, Event, PortEvent, watch};
-use super::{CommandStatus, Context};
+use self::report::{Found, FoundPort, PortReport, Reporter};
+use self::watch::{EndReason, Event, LiveSource, PortEvent, watch};
+use super::{CommandStatus, Context, seconds};
 use crate::clock::Monotonic;
 use crate::config::edit::{self, EditError, NewPort};
 use crate::config::file::ConfigFile;
@@ -39,7 +38,7 @@ pub struct Identify {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     count: Option<u16>,
     /// End after this time; the exit status is 1 if there was no device, or fewer than --count
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = |text: &str| seconds(text, WEEK))]
     timeout: Option<Duration>,
     /// Add the ports to this VM in the config file. The old text is kept in config.yaml.bak
     #[arg(long, value_name = "VM")]
@@ -49,7 +48,7 @@ pub struct Identify {
     json: bool,
 }
 
-/// What `--json` says besides ports.
+/// The JSON objects besides those of ports.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Notice<'a> {
@@ -64,20 +63,10 @@ enum Notice<'a> {
     },
 }
 
-/// The longest that can be waited: a week.
-const MAX_TIMEOUT: f64 = 604_800.0;
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.0..=MAX_TIMEOUT).contains(&seconds) => {
-            Ok(Duration::from_secs_f64(seconds))
-        }
-        _ => Err(format!("a number of seconds from 0 to {MAX_TIMEOUT}")),
-    }
-}
+/// In seconds.
+const WEEK: u32 = 604_800;
 
 impl Identify {
-    /// Shows ports until it has shown enough, then the lines for the config.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         if self.plugged && self.write.is_some() && self.devices.is_empty() {
             bail!(
@@ -91,7 +80,7 @@ impl Identify {
         let mut found = Found::default();
         let mut on_event = |event: &PortEvent, output: &mut Output| -> Result<usize> {
             let report = reporter.report(event);
-            self.show(&report, output)?;
+            self.print_report(&report, output)?;
             found.add(&report);
             Ok(found.count())
         };
@@ -152,7 +141,7 @@ impl Identify {
         Ok(output.line(&line)?)
     }
 
-    fn show(&self, report: &Report, output: &mut Output) -> Result<()> {
+    fn print_report(&self, report: &PortReport, output: &mut Output) -> Result<()> {
         if self.json {
             return Ok(output.json_line(report)?);
         }

@@ -2,15 +2,15 @@
 
 use std::io::{self, stdout};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::geteuid;
 
 use super::status::event_line;
-use super::{CommandStatus, Context, end_signals};
+use super::{CommandStatus, Context, end_signals, wait};
 use crate::output::Output;
 use crate::state::dir;
 use crate::state::history::Follower;
@@ -27,10 +27,9 @@ pub struct Watch {
 }
 
 /// How often the state directory is searched again: it may not exist yet, or be replaced.
-const SEARCH: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+const SEARCH: Duration = Duration::from_millis(500);
 
 impl Watch {
-    /// Prints events until the user ends it or nobody reads them.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let signals = end_signals()?;
         let mut follower = Follower::new(context.root)?;
@@ -55,7 +54,7 @@ impl Watch {
     }
 }
 
-/// Waits until there may be new events. Whether it is the end instead.
+/// Waits until there may be new events. Returns whether the user or the reader ended it.
 fn is_end(follower: &Follower<'_>, signals: &UnixStream) -> io::Result<bool> {
     let stdout = stdout();
     let mut fds = [
@@ -64,10 +63,6 @@ fn is_end(follower: &Follower<'_>, signals: &UnixStream) -> io::Result<bool> {
         // That the reader has closed the output is reported in any case (poll(2)).
         PollFd::new(&stdout, PollFlags::empty()),
     ];
-    match poll(&mut fds, Some(&SEARCH)) {
-        Ok(_) => Ok(fds[1..].iter().any(|fd| !fd.revents().is_empty())),
-        // The signal's byte is there at the next call.
-        Err(Errno::INTR) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+    wait(&mut fds, Some(SEARCH))?;
+    Ok(fds[1..].iter().any(|fd| !fd.revents().is_empty()))
 }

@@ -1,10 +1,9 @@
-//! The report about a port: the facts, as lines for people and as an object for programs. Pure.
-//!
-//! docs/json.md is the promise of the object's shape.
+//! The report about a port, as lines for people and as a JSON object (docs/json.md). Pure.
 
 use serde::Serialize;
 
 use super::watch::{Event, PortEvent};
+use crate::commands::DeviceJson;
 use crate::config::Config;
 use crate::config::edit::NewPort;
 use crate::config::port::PortName;
@@ -13,17 +12,16 @@ use crate::host::topology::HubPort;
 use crate::location::{Generation, UsbLocation};
 use crate::output::{Line, Style};
 use crate::port::Port;
-use crate::speed::Speed;
 use crate::usb_device::UsbDevice;
 
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct PortReport {
     pub(super) event: Event,
     #[serde(flatten)]
     pub(super) facts: PortFacts,
     /// The port of the hub that this port is on.
     pub(super) hub: Option<DevPath>,
-    pub(super) device: Option<Device>,
+    pub(super) device: Option<PluggedDevice>,
     pub(super) peer: Option<Peer>,
     pub(super) connect_type: Option<String>,
     pub(super) type_c: Option<String>,
@@ -36,7 +34,7 @@ pub(super) struct Report {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct PortFacts {
     pub(super) devpath: DevPath,
-    /// Its name without a bus number: what `ports:` should have.
+    /// The name for `ports:`.
     pub(super) name: PortName,
     #[serde(skip)]
     pub(super) location: UsbLocation,
@@ -51,7 +49,7 @@ pub(super) struct PortFacts {
 pub(super) struct Peer {
     #[serde(flatten)]
     pub(super) facts: PortFacts,
-    /// Whether the kernel only guessed that they are a pair.
+    /// Whether it is only guessed that they are a pair.
     pub(super) guessed: bool,
 }
 
@@ -59,17 +57,14 @@ pub(super) struct Peer {
 pub(super) struct Behind {
     #[serde(flatten)]
     pub(super) facts: PortFacts,
-    pub(super) device: Option<Device>,
+    pub(super) device: Option<PluggedDevice>,
 }
 
-/// A device, be it a hub or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Device {
-    pub(super) product: Option<String>,
-    pub(super) vendor_id: String,
-    pub(super) product_id: String,
-    pub(super) speed: Option<String>,
-    pub(super) is_hub: bool,
+pub(super) struct PluggedDevice {
+    #[serde(flatten)]
+    device: DeviceJson,
+    is_hub: bool,
     #[serde(skip)]
     label: String,
 }
@@ -80,13 +75,17 @@ pub(super) struct Reporter<'a> {
 }
 
 impl Reporter<'_> {
-    pub(super) fn report(&self, event: &PortEvent) -> Report {
+    pub(super) fn report(&self, event: &PortEvent) -> PortReport {
         let HubPort { devpath, connector, .. } = &event.port;
-        Report {
+        let behind = |port: &HubPort| Behind {
+            facts: self.port_facts(&port.devpath),
+            device: port.device().map(PluggedDevice::new),
+        };
+        PortReport {
             event: event.event,
             facts: self.port_facts(devpath),
             hub: devpath.parent().filter(|hub| hub.port().is_some()),
-            device: event.port.device().map(Device::new),
+            device: event.port.device().map(PluggedDevice::new),
             peer: connector
                 .peer
                 .as_ref()
@@ -95,12 +94,8 @@ impl Reporter<'_> {
             type_c: connector.type_c.clone(),
             position: connector.position.clone(),
             companions: connector.companions.clone(),
-            behind: event.behind.iter().map(|port| self.behind(port)).collect(),
+            behind: event.behind.iter().map(behind).collect(),
         }
-    }
-
-    fn behind(&self, port: &HubPort) -> Behind {
-        Behind { facts: self.port_facts(&port.devpath), device: port.device().map(Device::new) }
     }
 
     fn port_facts(&self, devpath: &DevPath) -> PortFacts {
@@ -116,58 +111,42 @@ impl Reporter<'_> {
     }
 }
 
-impl Device {
+impl PluggedDevice {
     fn new(device: &UsbDevice) -> Self {
-        Self {
-            product: device.product.clone(),
-            vendor_id: format!("{:04x}", device.vendor_id),
-            product_id: format!("{:04x}", device.product_id),
-            speed: device.speed.map(Speed::number),
-            is_hub: device.is_hub(),
-            label: device.label(),
-        }
-    }
-
-    /// `QEMU USB Tablet (0627:0001)`, with `hub` where it is one.
-    pub(super) fn label(&self) -> String {
-        if self.is_hub { format!("hub {}", self.label) } else { self.label.clone() }
+        let (is_hub, label) = (device.is_hub(), device.label());
+        let label = if is_hub { format!("hub {label}") } else { label };
+        Self { device: device.into(), is_hub, label }
     }
 
     fn with_speed(&self) -> String {
-        let speed = self.speed.as_ref().map(|speed| format!(", {speed} Mb/s")).unwrap_or_default();
-        self.label() + &speed
+        let speed = self.device.speed.as_ref();
+        let speed = speed.map(|speed| format!(", {speed} Mb/s")).unwrap_or_default();
+        format!("{}{speed}", self.label)
     }
 }
 
-impl PortFacts {
-    /// The kernel's short name of the port, `3-1.4`.
-    pub(super) fn sysname(&self) -> &str {
-        self.devpath.sysname()
-    }
-}
-
-impl Report {
+impl PortReport {
     pub(super) fn lines(&self) -> Vec<Line> {
-        let (tone, word) = match self.event {
+        let (style, word) = match self.event {
             Event::Plug => (Style::Good, "plugged"),
             Event::Pull => (Style::Warning, "pulled"),
             Event::Plugged => (Style::Good, "in port"),
         };
-        let device = self.device.as_ref().map_or("unknown device".to_owned(), Device::with_speed);
-        let head =
-            Line::default().with(tone, word).plain(" ").with(Style::Strong, self.facts.sysname());
-        let mut lines = vec![head.plain(format!("  {device}"))];
-        let peer = Line::from("  ").with(Style::Strong, self.facts.name.to_string());
-        lines.push(self.facts.describe(peer));
+        let device = self.device.as_ref();
+        let device = device.map_or("unknown device".to_owned(), PluggedDevice::with_speed);
+        let head = Line::from((style, word)).plain(" ");
+        let head = head.with(Style::Strong, self.facts.devpath.sysname());
+        let name = Line::from("  ").with(Style::Strong, self.facts.name.to_string());
+        let mut lines = vec![head.plain(format!("  {device}")), self.facts.describe(name)];
         lines.push(match &self.peer {
-            None if !self.companions.is_empty() => Line::default().with(
+            None if !self.companions.is_empty() => Line::from((
                 Style::Warning,
                 format!(
                     "  devices of another speed appear in a port of {}: plug one in to see which",
                     self.companions.iter().map(DevPath::sysname).collect::<Vec<_>>().join(" or ")
                 ),
-            ),
-            None => Line::default().with(Style::Faint, "  peer port: none known"),
+            )),
+            None => Line::from((Style::Faint, "  peer port: none known")),
             Some(peer) => {
                 let line = Line::from("  ").plain(peer.facts.name.to_string());
                 let line = peer.facts.describe(line).plain(", the peer port");
@@ -186,14 +165,24 @@ impl Report {
             lines.push(Line::from(format!("  on the hub in port {name}")));
         }
         lines.extend(self.behind.iter().map(|behind| {
-            let device = behind.device.as_ref().map_or(String::new(), Device::with_speed);
-            Line::from(format!("  behind it, {}: {device}", behind.facts.sysname()))
+            let device = behind.device.as_ref().map(PluggedDevice::with_speed);
+            let device = device.unwrap_or_default();
+            Line::from(format!("  behind it, {}: {device}", behind.facts.devpath.sysname()))
         }));
         lines
     }
 }
 
 impl PortFacts {
+    /// The comment, and the DEVPATH where the name does not contain it.
+    fn comment(&self, comment: &str) -> String {
+        if self.name.is_devpath() {
+            comment.to_owned()
+        } else {
+            format!("{comment}; {}", self.devpath)
+        }
+    }
+
     fn describe(&self, line: Line) -> Line {
         let line = match self.usb {
             Some(usb) => line.with(Style::Faint, format!("  USB {usb}")),
@@ -214,15 +203,9 @@ impl PortFacts {
     }
 }
 
+/// The connectors that were found: of each the port, and then its peer port.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    connectors: Vec<Connector>,
-}
-
-#[derive(Debug)]
-struct Connector {
-    ports: Vec<FoundPort>,
-}
+pub(super) struct Found(Vec<Vec<FoundPort>>);
 
 #[derive(Clone, Debug)]
 pub(super) struct FoundPort {
@@ -232,8 +215,7 @@ pub(super) struct FoundPort {
 
 impl FoundPort {
     fn new(facts: &PortFacts, comment: &str) -> Self {
-        let mut new = NewPort { name: facts.name.clone(), comment: String::new() };
-        new.comment = commented(&new.name, facts, comment);
+        let new = NewPort { name: facts.name.clone(), comment: facts.comment(comment) };
         Self { location: facts.location.clone(), new }
     }
 
@@ -242,28 +224,20 @@ impl FoundPort {
     }
 }
 
-/// The comment, and the DEVPATH where the name does not contain it.
-fn commented(name: &PortName, facts: &PortFacts, comment: &str) -> String {
-    if name.is_devpath() { comment.to_owned() } else { format!("{comment}; {}", facts.devpath) }
-}
-
 impl Found {
     /// Adds the port and its peer port, if this is a connector that was not seen yet. What is
     /// behind a hub belongs to the hub's port, if that was found.
-    pub(super) fn add(&mut self, report: &Report) {
+    pub(super) fn add(&mut self, report: &PortReport) {
         let devpath = &report.facts.devpath;
         let peer = report.peer.as_ref().map(|peer| &peer.facts.devpath);
-        let known = self.connectors.iter_mut().find(|known| {
-            known.ports.iter().any(|port| {
-                devpath.is_at_or_below(port.devpath())
-                    || peer.is_some_and(|peer| peer == port.devpath())
-            })
-        });
-        if let Some(known) = known {
+        let is_known = |port: &FoundPort| {
+            devpath.is_at_or_below(port.devpath()) || peer == Some(port.devpath())
+        };
+        if let Some(known) = self.0.iter_mut().find(|ports| ports.iter().any(is_known)) {
             // There was a device in the peer port, too.
-            let peer = known.ports.iter_mut().skip(1).find(|port| port.devpath() == devpath);
+            let peer = known.iter_mut().skip(1).find(|port| port.devpath() == devpath);
             if let (Some(peer), Some(_)) = (peer, &report.device) {
-                peer.new.comment = commented(&peer.new.name, &report.facts, &comment(report));
+                peer.new.comment = report.facts.comment(&comment(report));
             }
             return;
         }
@@ -271,18 +245,18 @@ impl Found {
         if let Some(peer) = &report.peer {
             let version = peer.facts.usb.map(|usb| format!("USB {usb}: ")).unwrap_or_default();
             let guess = if peer.guessed { ", a guess" } else { "" };
-            let comment = format!("{version}the peer port of {}{guess}", report.facts.sysname());
+            let comment = format!("{version}the peer port of {}{guess}", devpath.sysname());
             ports.push(FoundPort::new(&peer.facts, &comment));
         }
-        self.connectors.push(Connector { ports });
+        self.0.push(ports);
     }
 
     pub(super) fn count(&self) -> usize {
-        self.connectors.len()
+        self.0.len()
     }
 
     pub(super) fn ports(&self) -> impl Iterator<Item = &FoundPort> {
-        self.connectors.iter().flat_map(|connector| &connector.ports)
+        self.0.iter().flatten()
     }
 
     pub(super) fn yaml(&self, config: &Config) -> Vec<String> {
@@ -299,11 +273,11 @@ impl Found {
 }
 
 /// What is written behind the port: `USB 2: QEMU USB Keyboard (0627:0001); back, upper`.
-fn comment(report: &Report) -> String {
+fn comment(report: &PortReport) -> String {
     let version = report.facts.usb.map(|usb| format!("USB {usb}: ")).unwrap_or_default();
-    let device = report.device.as_ref().map_or("a device".to_owned(), super::report::Device::label);
-    let position =
-        report.position.as_ref().map(|position| format!("; {position}")).unwrap_or_default();
+    let device = report.device.as_ref().map_or("a device", |device| &device.label);
+    let position = report.position.as_ref();
+    let position = position.map(|position| format!("; {position}")).unwrap_or_default();
     format!("{version}{device}{position}")
 }
 

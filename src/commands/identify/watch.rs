@@ -7,12 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::clock::Monotonic;
-use crate::commands::end_signals;
+use crate::commands::{end_signals, wait};
 use crate::devpath::{DevPath, is_root_hub};
 use crate::host::netlink::{Received, UeventSocket};
 use crate::host::topology::{self, Connector, HubPort, Topology, read_topology};
@@ -38,7 +38,7 @@ pub(super) struct PortEvent {
 /// reports the devices behind a hub first (`drivers/usb/core/hub.c`: `usb_disconnect`).
 const HUB: Duration = Duration::from_millis(300);
 
-/// Shows each event to `see` until that says it is enough, `until` has come, or the user ends.
+/// Calls `on_event` with each event until it returns true, `until` has come, or the user ends it.
 pub(super) fn watch(
     source: &mut impl EventSource,
     before: &Topology,
@@ -64,13 +64,13 @@ pub(super) fn watch(
         }
         let next = watch.due().into_iter().chain(until).min();
         match source.next(next.map(|next| next.since(now)))? {
-            Input::Uevent(uevent) => watch.on_uevent(&uevent, source),
-            Input::Lost => watch.compare(source),
-            Input::End(how) => {
-                end = Some(how);
+            Input::Kernel(Received::Uevent(uevent)) => watch.on_uevent(&uevent, source),
+            Input::Kernel(Received::Lost) => watch.compare(source),
+            Input::Kernel(Received::Nothing) => {}
+            Input::End(reason) => {
+                end = Some(reason);
                 watch.flush();
             }
-            Input::Nothing => {}
         }
     }
 }
@@ -193,7 +193,7 @@ fn unknown_port(devpath: &DevPath) -> Option<HubPort> {
 }
 
 pub(super) trait EventSource {
-    /// Waits for the next happening, at most for `time`.
+    /// Waits for the next input, at most for `time`.
     fn next(&mut self, time: Option<Duration>) -> io::Result<Input>;
     fn now(&self) -> Monotonic;
     fn port(&self, devpath: &DevPath) -> Option<HubPort>;
@@ -202,11 +202,8 @@ pub(super) trait EventSource {
 
 #[derive(Debug)]
 pub(super) enum Input {
-    /// A kernel uevent.
-    Uevent(Box<Uevent>),
-    Lost,
+    Kernel(Received),
     End(EndReason),
-    Nothing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -259,7 +256,7 @@ impl<'a> LiveSource<'a> {
         let mut bytes = [0; 4096];
         let read = match rustix::io::read(stdin(), &mut bytes) {
             Ok(read) => read,
-            Err(Errno::INTR | Errno::AGAIN) => return Ok(Input::Nothing),
+            Err(Errno::INTR | Errno::AGAIN) => return Ok(Input::Kernel(Received::Nothing)),
             // The terminal is gone.
             Err(Errno::IO) => 0,
             Err(error) => return Err(error.into()),
@@ -270,7 +267,7 @@ impl<'a> LiveSource<'a> {
         if read == 0 {
             self.input = None;
         }
-        Ok(Input::Nothing)
+        Ok(Input::Kernel(Received::Nothing))
     }
 }
 
@@ -284,24 +281,14 @@ impl EventSource for LiveSource<'_> {
         if self.input.is_some() {
             fds.push(PollFd::new(&input, PollFlags::IN));
         }
-        let time = time.and_then(|time| Timespec::try_from(time).ok());
-        match poll(&mut fds, time.as_ref()) {
-            // After a signal its byte is there at the next read.
-            Ok(0) | Err(Errno::INTR) => return Ok(Input::Nothing),
-            Ok(_) => {}
-            Err(error) => return Err(error.into()),
-        }
+        wait(&mut fds, time)?;
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         match (ready.as_slice(), self.input) {
             ([_, true, ..], _) => Ok(Input::End(EndReason::Signal)),
             // Events before Enter are reported before Enter ends the command.
-            ([true, ..], _) => Ok(match self.uevents.next(Duration::ZERO)? {
-                Received::Uevent(uevent) => Input::Uevent(uevent),
-                Received::Lost => Input::Lost,
-                Received::Nothing => Input::Nothing,
-            }),
+            ([true, ..], _) => Ok(Input::Kernel(self.uevents.next(Duration::ZERO)?)),
             ([_, _, true], Some(input)) => self.read_input(input),
-            _ => Ok(Input::Nothing),
+            _ => Ok(Input::Kernel(Received::Nothing)),
         }
     }
 

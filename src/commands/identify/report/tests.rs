@@ -34,7 +34,7 @@ fn port(path: &str, peer: Option<&str>, plugged: Option<Plugged>) -> HubPort {
     HubPort { port: devpath.port().unwrap(), devpath, connector, plugged }
 }
 
-fn report(event: Event, port: &HubPort) -> Report {
+fn report(event: Event, port: &HubPort) -> PortReport {
     let config =
         parse(&format!("virtual_machines:\n  w:\n    socket: /s\n    ports: [{PCI}/usb2/2-1]\n"))
             .unwrap();

@@ -27,7 +27,8 @@ struct Script {
 
 impl Script {
     fn at(mut self, time: u64, action: &str, name: &str) -> Self {
-        self.happenings.push_back((time, Input::Uevent(Box::new(uevent(action, name)))));
+        self.happenings
+            .push_back((time, Input::Kernel(Received::Uevent(Box::new(uevent(action, name))))));
         self
     }
 
@@ -94,7 +95,7 @@ impl EventSource for Script {
             }
             _ => {
                 self.advance(until.expect("the script is over and nobody ends it"));
-                Ok(Input::Nothing)
+                Ok(Input::Kernel(Received::Nothing))
             }
         }
     }
@@ -215,7 +216,7 @@ fn lost_events_are_made_good_by_a_look() {
     let script = Script::default()
         .has(0, &[("1-1", 5), ("1-1.2", 6), ("1-3", 7), ("1-4", 8)])
         .has(1000, &[("1-3", 9), ("1-4", 8), ("1-5", 10)])
-        .then(1000, Input::Lost);
+        .then(1000, Input::Kernel(Received::Lost));
     assert_eq!(script.run(Some(3000), 9).1, ["Pull 1-1#5 +1-1.2#6", "Plug 1-3#9", "Plug 1-5#10"]);
 }
 
