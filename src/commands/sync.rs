@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 
-use super::{CommandStatus, Context};
+use super::{CommandStatus, Context, seconds};
 use crate::attach::upgraded;
 use crate::config::{Config, VirtualMachine};
 use crate::host::real::RealHost;
@@ -25,7 +25,7 @@ pub struct Sync {
     vms: Vec<String>,
 
     /// Wait so many seconds, at most 600, for each VM to run and to answer
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", value_parser = |text: &str| seconds(text, 600))]
     wait: Option<Duration>,
 
     /// Do not wait for a VM without a socket file: for hooks that also run when a VM ends
@@ -39,18 +39,17 @@ enum Message {
     Done(Line, bool),
 }
 
+/// Why a guest was not synced.
+enum Failure {
+    NotRunning(String),
+    Error(String),
+}
+
 /// The pause between two attempts to reach a VM that does not run yet.
 const PAUSE: Duration = Duration::from_millis(100);
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<f64>().ok().and_then(|secs| Duration::try_from_secs_f64(secs).ok());
-    seconds
-        .filter(|time| *time <= Duration::from_secs(600))
-        .ok_or_else(|| "a number of seconds from 0 to 600".to_owned())
-}
-
 impl Sync {
-    /// Deletes stale objects and attaches missing devices, in all VMs at the same time.
+    /// Syncs all VMs at the same time.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let config = context.trusted_config()?;
         let vms = self.chosen_vms(&config)?;
@@ -93,39 +92,45 @@ impl Sync {
             let _ = sender.send(Message::Report(Box::new(report)));
         };
         let mut is_first = true;
-        let result = loop {
+        let (result, has_ended) = loop {
             let file = host.socket_file(&vm.monitor);
             let result = if host.is_running(&vm.monitor) {
                 let timeout = left().unwrap_or_default().max(vm.timeout);
                 job.run(timeout, &mut report).map_err(|error| match error {
-                    Error::NoUsbHost(UsbHostProblem::Upgraded) => (upgraded(&vm.name), true),
-                    Error::NotRunning { .. } => (error.to_string(), false),
-                    error => (error.to_string(), true),
+                    Error::NoUsbHost(UsbHostProblem::Upgraded) => {
+                        Failure::Error(upgraded(&vm.name))
+                    }
+                    Error::NotRunning { .. } => Failure::NotRunning(error.to_string()),
+                    error => Failure::Error(error.to_string()),
                 })
             } else {
                 if mem::take(&mut is_first) {
                     job.return_to_host(&mut report);
                 }
-                Err(("not running".to_owned(), false))
+                Err(Failure::NotRunning("not running".to_owned()))
             };
             let now = host.socket_file(&vm.monitor);
             let has_ended = self.if_started && now.is_none();
             // A VM that was started again in the meantime has none of the attached devices.
             let is_new = now.is_some() && now != file;
             if result.is_ok() && !is_new || has_ended || left().is_none() {
-                // A VM that has ended may be off, and without `--wait` so may any.
-                let may_be_off = has_ended || self.wait.is_none();
-                break result.map_err(|(why, failed)| (why, failed && !has_ended, may_be_off));
+                break (result, has_ended);
             }
             thread::sleep(PAUSE);
         };
         let name = Line::from(format!("{}: ", vm.name));
-        let (line, is_ok) = match result {
-            Ok(good) => (name.with(Style::Good, count.summary(good)), count.failed == 0),
-            Err((why, false, true)) => (name.with(Style::Faint, why), count.failed == 0),
-            Err((why, true, true)) => (name.with(Style::Bad, why), false),
-            Err((why, _, false)) => {
-                let waited = self.wait.unwrap_or_default().as_secs_f64();
+        let (line, is_ok) = match (result, self.wait) {
+            (Ok(good), _) => (name.with(Style::Good, count.summary(good)), count.failed == 0),
+            // A VM that has ended may be off, and without `--wait` so may any.
+            (Err(Failure::NotRunning(why) | Failure::Error(why)), _) if has_ended => {
+                (name.with(Style::Faint, why), count.failed == 0)
+            }
+            (Err(Failure::NotRunning(why)), None) => {
+                (name.with(Style::Faint, why), count.failed == 0)
+            }
+            (Err(Failure::Error(why)), None) => (name.with(Style::Bad, why), false),
+            (Err(Failure::NotRunning(why) | Failure::Error(why)), Some(wait)) => {
+                let waited = wait.as_secs_f64();
                 (name.with(Style::Bad, format!("{why}; waited {waited} s")), false)
             }
         };
