@@ -15,8 +15,7 @@ use crate::guest::bus::{GuestBus, buses};
 use crate::guest::objects;
 use crate::host::drivers::{self, Interface};
 use crate::host::session::Session;
-use crate::host::topology::Topology;
-use crate::host::topology::read_topology;
+use crate::host::topology::{Topology, read_topology};
 use crate::host::{sysfs, usbfs};
 use crate::output::{Line, Output, Style};
 use crate::qmp::{Error, Qmp};
@@ -36,14 +35,14 @@ pub struct Status {
     events: usize,
 }
 
-/// The output; the form is documented in docs/json.md.
+/// The output; docs/json.md has the form.
 #[derive(Debug, Serialize)]
-struct Report {
+struct StatusReport {
     virtual_machines: Vec<VmStatus>,
     events: Vec<history::Entry>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct VmStatus {
     name: String,
     socket: String,
@@ -52,7 +51,7 @@ struct VmStatus {
     problem: Option<String>,
     buses: Vec<Bus>,
     attached: Vec<Object>,
-    ports: Vec<Port>,
+    ports: Vec<ConfiguredPort>,
 }
 
 #[derive(Debug, Serialize)]
@@ -75,13 +74,13 @@ struct Object {
     attached: bool,
     /// Whether the guest has configured it.
     in_use: bool,
-    /// For how many seconds, if it is remembered.
+    /// For how many seconds, if a record says it.
     seconds: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
-struct Port {
-    /// None if it is named otherwise and the host has no such port now.
+struct ConfiguredPort {
+    /// `None` if it is not named by its DEVPATH and the host has no such port now.
     devpath: Option<String>,
     name: String,
     exists: bool,
@@ -89,12 +88,11 @@ struct Port {
 }
 
 impl Status {
-    /// Prints the state of all that is configured.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let config = context.config()?;
         let mut events = history::read(context.root);
         events.drain(..events.len().saturating_sub(self.events));
-        let report = Report { virtual_machines: vm_states(context.root, &config), events };
+        let report = StatusReport { virtual_machines: vm_states(context.root, &config), events };
         if self.json {
             output.json(&report)?;
             return Ok(CommandStatus::Ok);
@@ -102,10 +100,15 @@ impl Status {
         if report.virtual_machines.is_empty() {
             output.line(&Line::from("No virtual machine is configured."))?;
         }
-        for machine in &report.virtual_machines {
-            machine_lines(machine, output)?;
+        for vm in &report.virtual_machines {
+            print_vm(vm, output)?;
         }
-        event_lines(&report.events, output)?;
+        if !report.events.is_empty() {
+            output.line(&Line::from((Style::Strong, "last events")))?;
+        }
+        for event in &report.events {
+            output.line(&event_line(event))?;
+        }
         if dir::is_unreadable(context.root) {
             let note = "Events and times only root can see: sudo hotplugger status";
             output.line(&Line::from((Style::Faint, note)))?;
@@ -114,23 +117,23 @@ impl Status {
     }
 }
 
-fn machine_lines(machine: &VmStatus, output: &mut Output) -> Result<()> {
-    let tone = match machine.state {
+fn print_vm(vm: &VmStatus, output: &mut Output) -> Result<()> {
+    let style = match vm.state {
         "running" => Style::Good,
         "unreachable" | "misconfigured" => Style::Bad,
         _ => Style::Warning,
     };
-    let head = Line::default().with(Style::Strong, machine.name.as_str()).plain("  ");
-    let mut head = head.with(tone, machine.state);
-    if !machine.socket.is_empty() {
-        head = head.with(Style::Faint, format!("  {}", machine.socket));
+    let head = Line::default().with(Style::Strong, vm.name.as_str()).plain("  ");
+    let mut head = head.with(style, vm.state);
+    if !vm.socket.is_empty() {
+        head = head.with(Style::Faint, format!("  {}", vm.socket));
     }
     output.line(&head)?;
-    if let Some(problem) = &machine.problem {
-        output.line(&Line::from("  ").with(tone, problem.as_str()))?;
+    if let Some(problem) = &vm.problem {
+        output.line(&Line::from("  ").with(style, problem.as_str()))?;
     }
     let mut rows = Vec::new();
-    for bus in &machine.buses {
+    for bus in &vm.buses {
         rows.push(vec![
             Line::from("  bus"),
             Line::from(bus.name.as_str()),
@@ -140,9 +143,9 @@ fn machine_lines(machine: &VmStatus, output: &mut Output) -> Result<()> {
     }
     output.table(&rows)?;
     rows.clear();
-    for device in &machine.attached {
+    for device in &vm.attached {
         let speed = device.speed.as_ref().map(|speed| format!("{speed} Mb/s"));
-        let (tone, state) = match (device.attached, device.in_use) {
+        let (style, state) = match (device.attached, device.in_use) {
             (true, true) => (Style::Good, "in use by the guest"),
             (true, false) => (Style::Warning, "attached, not configured by the guest"),
             (false, _) => (Style::Warning, "not open"),
@@ -153,7 +156,7 @@ fn machine_lines(machine: &VmStatus, output: &mut Output) -> Result<()> {
             Line::from(device.product.as_str()),
             Line::from(format!("{} {}", device.bus, device.port)),
             Line::from(speed.unwrap_or_default()),
-            Line::from((tone, state)),
+            Line::from((style, state)),
             Line::from(
                 device.seconds.map(|age| format!("for {}", duration(age))).unwrap_or_default(),
             ),
@@ -161,7 +164,7 @@ fn machine_lines(machine: &VmStatus, output: &mut Output) -> Result<()> {
     }
     output.table(&rows)?;
     rows.clear();
-    for port in &machine.ports {
+    for port in &vm.ports {
         let content = match (port.exists, port.devices.as_slice()) {
             (false, _) => Line::from((Style::Warning, "this host has no such port now")),
             (true, []) => Line::from((Style::Faint, "empty")),
@@ -173,26 +176,15 @@ fn machine_lines(machine: &VmStatus, output: &mut Output) -> Result<()> {
     Ok(())
 }
 
-fn event_lines(events: &[history::Entry], output: &mut Output) -> Result<()> {
-    if events.is_empty() {
-        return Ok(());
-    }
-    output.line(&Line::from((Style::Strong, "last events")))?;
-    for event in events {
-        output.line(&event_line(event))?;
-    }
-    Ok(())
-}
-
 pub(super) fn event_line(event: &history::Entry) -> Line {
     let age = duration(history::now().saturating_sub(event.time) / 1000);
-    let tone = match event.outcome.as_str() {
-        "failed" => Style::Bad,
+    let style = match event.outcome.as_str() {
+        "failed" | "unconfirmed" => Style::Bad,
         "rejected" => Style::Warning,
         _ => Style::Plain,
     };
     let line = Line::default().with(Style::Faint, format!("  {age:>6} ago  "));
-    line.with(tone, event.line.as_str())
+    line.with(style, event.line.as_str())
 }
 
 fn duration(seconds: u64) -> String {
@@ -204,98 +196,83 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-/// All VMs of the config, asked at the same time: one that is stuck delays no other.
+/// Reads all VMs of the config at the same time: one that is stuck delays no other.
 fn vm_states(root: &Root, config: &Config) -> Vec<VmStatus> {
     let topology = read_topology(root);
     let records = dir::read_all_unlocked(root);
     std::thread::scope(|scope| {
-        let asked: Vec<_> = config
-            .virtual_machines
-            .iter()
-            .map(|vm| scope.spawn(|| machine(root, vm, &topology, &records)))
-            .collect();
+        let (topology, records) = (&topology, &records);
+        let spawn = |vm| scope.spawn(move || vm_status(root, vm, topology, records));
+        let threads: Vec<_> = config.virtual_machines.iter().map(spawn).collect();
         // A thread that ends otherwise than by returning has ended the process already.
-        let asked = asked.into_iter().filter_map(|asked| asked.join().ok());
-        asked.chain(config.broken.iter().map(misconfigured)).collect()
+        let vms = threads.into_iter().filter_map(|thread| thread.join().ok());
+        vms.chain(config.broken.iter().map(misconfigured)).collect()
     })
 }
 
 fn misconfigured(section: &BrokenSection) -> VmStatus {
     VmStatus {
         name: section.vm.clone(),
-        socket: String::new(),
         state: "misconfigured",
         problem: Some(section.to_string()),
-        buses: Vec::new(),
-        attached: Vec::new(),
-        ports: Vec::new(),
+        ..VmStatus::default()
     }
 }
 
-fn machine(root: &Root, vm: &VirtualMachine, topology: &Topology, records: &[Record]) -> VmStatus {
-    let mut machine = VmStatus {
+fn vm_status(
+    root: &Root,
+    vm: &VirtualMachine,
+    topology: &Topology,
+    records: &[Record],
+) -> VmStatus {
+    let mut status = VmStatus {
         name: vm.name.clone(),
         socket: vm.monitor.file().display().to_string(),
-        state: "running",
-        problem: None,
-        buses: Vec::new(),
-        attached: Vec::new(),
         ports: vm.ports.iter().map(|port| configured_port(vm, port, topology)).collect(),
+        ..VmStatus::default()
     };
-    match ask(root, vm) {
-        Ok(answer) => {
-            machine.state = if answer.running { "running" } else { "paused" };
-            let uses = |id: &DeviceId| is_in_use(root, topology, id, answer.pid);
-            let attached = answer.buses.iter().flat_map(|bus| attached(bus, records, &uses));
-            machine.attached = attached.collect();
-            machine.buses = answer
-                .buses
-                .into_iter()
-                .map(|bus| Bus {
-                    free_usb2: bus
-                        .free_ports_for(Speed::HIGH)
-                        .len()
-                        .max(bus.free_ports_for(Speed::FULL).len()),
-                    free_usb3: bus.free_ports_for(Speed::SUPER).len(),
-                    name: bus.name,
-                    controller: bus.controller,
-                })
-                .collect();
-        }
-        Err(error) => {
-            let down = matches!(error, Error::NotRunning { .. });
-            machine.state = if down { "not-running" } else { "unreachable" };
-            machine.problem = Some(error.to_string());
-        }
+    if let Err(error) = add_guest(&mut status, root, vm, topology, records) {
+        let is_off = matches!(error, Error::NotRunning { .. });
+        status.state = if is_off { "not-running" } else { "unreachable" };
+        status.problem = Some(error.to_string());
     }
-    machine
+    status
 }
 
-struct Answer {
-    running: bool,
-    buses: Vec<GuestBus>,
-    pid: Option<u32>,
-}
-
-fn ask(root: &Root, vm: &VirtualMachine) -> Result<Answer, Error> {
+/// Adds what QEMU replies.
+fn add_guest(
+    status: &mut VmStatus,
+    root: &Root,
+    vm: &VirtualMachine,
+    topology: &Topology,
+    records: &[Record],
+) -> Result<(), Error> {
     let mut qmp =
         Session::connect(root, &vm.monitor, &vm.access, Deadline::after(vm.timeout), None)?;
-    Ok(Answer {
-        running: objects::is_running(&mut qmp)?,
-        buses: buses(&mut qmp, &[])?,
-        pid: qmp.qemu_pid(),
-    })
+    status.state = if objects::is_running(&mut qmp)? { "running" } else { "paused" };
+    let buses = buses(&mut qmp, &[])?;
+    let pid = qmp.qemu_pid();
+    // Other processes may wait for the socket.
+    drop(qmp);
+    let is_in_use = |id: &DeviceId| is_in_use(root, topology, id, pid);
+    status.attached = buses.iter().flat_map(|bus| attached(bus, records, &is_in_use)).collect();
+    let bus = |bus: GuestBus| {
+        let free = |speed| bus.free_ports_for(speed).len();
+        Bus {
+            free_usb2: free(Speed::HIGH).max(free(Speed::FULL)),
+            free_usb3: free(Speed::SUPER),
+            name: bus.name,
+            controller: bus.controller,
+        }
+    };
+    status.buses = buses.into_iter().map(bus).collect();
+    Ok(())
 }
 
 /// Whether the guest has configured the device: QEMU then claims its interfaces
 /// (`hw/usb/host-libusb.c`: `usb_host_set_config`).
 fn is_in_use(root: &Root, topology: &Topology, id: &DeviceId, pid: Option<u32>) -> bool {
-    let mut devices = topology.devices();
-    let Some((port, device)) =
-        devices.find(|(port, device)| port.port == id.port && device.devnum == id.devnum)
-    else {
-        return false;
-    };
+    let Some((port, device)) = topology.device(id) else { return false };
     let node = sysfs::node(device.busnum, device.devnum);
     drivers::interfaces(root, &port.devpath).iter().any(Interface::is_claimed)
         && pid.and_then(|pid| usbfs::has_open(root, pid, &node)).unwrap_or(true)
@@ -321,14 +298,14 @@ fn attached(bus: &GuestBus, records: &[Record], uses: &dyn Fn(&DeviceId) -> bool
     ours.collect()
 }
 
-fn configured_port(vm: &VirtualMachine, name: &PortName, topology: &Topology) -> Port {
+fn configured_port(vm: &VirtualMachine, name: &PortName, topology: &Topology) -> ConfiguredPort {
     let devices = topology
         .devices()
         .filter(|(port, _)| name.contains(&topology.usb_location(&port.devpath), vm.peer_ports))
         .map(|(port, device)| format!("{} {}", port.port, device.label()));
     let location =
         topology.port_locations().into_iter().find(|location| name.names_exactly(location));
-    Port {
+    ConfiguredPort {
         devpath: match name {
             PortName::DevPath(devpath) => Some(devpath.to_string()),
             PortName::DevPathEnd(_) | PortName::Stable { .. } => {
@@ -349,5 +326,18 @@ mod tests {
     fn times_are_told_in_the_greatest_unit() {
         let texts: Vec<String> = [5, 119, 120, 7200, 200_000].into_iter().map(duration).collect();
         assert_eq!(texts, ["5 s", "119 s", "2 min", "2 h", "2 d"]);
+    }
+
+    #[test]
+    fn line_of_an_error_is_red() {
+        let line = |outcome: &str| {
+            let (outcome, line) = (outcome.to_owned(), "port 1-3".to_owned());
+            event_line(&history::Entry { time: u64::MAX, port: None, vm: None, outcome, line })
+        };
+        let expected = |style| Line::from((Style::Faint, "     0 s ago  ")).with(style, "port 1-3");
+        assert_eq!(line("failed"), expected(Style::Bad));
+        assert_eq!(line("unconfirmed"), expected(Style::Bad));
+        assert_eq!(line("rejected"), expected(Style::Warning));
+        assert_eq!(line("attached"), expected(Style::Plain));
     }
 }
