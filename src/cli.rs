@@ -6,11 +6,10 @@ use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::check::Check;
 use crate::commands::complete::Complete;
-use crate::commands::edit::Edit;
 use crate::commands::guest_args::{LibvirtXml, QemuArgs};
 use crate::commands::identify::Identify;
 use crate::commands::install::{Install, Uninstall};
-use crate::commands::manual::{Attach, Detach, Move};
+use crate::commands::manual::{Detach, PortAndVm};
 use crate::commands::ports::Ports;
 use crate::commands::replug::Replug;
 use crate::commands::simulate::Simulate;
@@ -99,7 +98,7 @@ pub enum Command {
     ///
     /// The VM is the named one, or the first in the config that lists the port and runs.
     #[command(after_long_help = ATTACH_EXAMPLES)]
-    Attach(Attach),
+    Attach(PortAndVm),
 
     /// Detach the devices in a port; they stay with the host until they are unplugged or attached
     /// manually
@@ -109,7 +108,7 @@ pub enum Command {
     ///
     /// The VM is the named one, or the next in the config that lists the port and runs.
     #[command(after_long_help = MOVE_EXAMPLES)]
-    Move(Move),
+    Move(PortAndVm),
 
     /// Attach devices that are plugged in but not attached, and delete stale objects
     ///
@@ -127,7 +126,7 @@ pub enum Command {
     /// Edit the config, and replace it only by one that can be read
     ///
     /// The editor is $VISUAL, $EDITOR or vi.
-    Edit(Edit),
+    Edit,
 
     /// Switch a port off and on, as if its device were pulled and plugged in again
     ///

@@ -8,52 +8,44 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
 
 use super::{CommandStatus, Context, ask};
 use crate::config::file::{self, ConfigFile};
 use crate::config::parse::parse;
 use crate::output::Output;
 
-#[derive(Debug, Args)]
-pub struct Edit {}
-
-impl Edit {
-    /// Edits the config. After a mistake it asks on a terminal whether to go on editing.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        let config = ConfigFile::find(context.root, context.config)?.context(
-            "there is no config file; `hotplugger install` makes one, `--config FILE` names one",
-        )?;
-        file::refuse_if_not_writable(&config)?;
-        let path = config.path.display();
-        let directory = tempfile::tempdir().context("no directory for a copy of the config")?;
-        let copy = directory.path().join("config.yaml");
-        fs::write(&copy, &config.text).with_context(|| copy.display().to_string())?;
-        loop {
-            open_editor(&copy)?;
-            let text = fs::read(&copy).with_context(|| copy.display().to_string())?;
-            if text == config.text {
-                output.text(&format!("{path}: unchanged"))?;
-                return Ok(CommandStatus::Ok);
-            }
-            let problem = match std::str::from_utf8(&text) {
-                Ok(text) => match parse(text) {
-                    Ok(_) => {
-                        let backup = file::replace(&config, text)?;
-                        output.text(&format!(
-                            "{path}: written; the old text: {}\n",
-                            backup.display()
-                        ))?;
-                        return Ok(CommandStatus::Ok);
-                    }
-                    Err(error) => error.to_string(),
-                },
-                Err(_) => "not UTF-8 text".to_owned(),
-            };
-            output.text(&format!("{path}:{problem}"))?;
-            if !stdin().is_terminal() || !edits_again(output)? {
-                bail!("{path}: unchanged, because of that mistake");
-            }
+/// After a mistake it asks on a terminal whether to go on editing.
+pub fn run(context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
+    let config = ConfigFile::find(context.root, context.config)?.context(
+        "there is no config file; `hotplugger install` makes one, `--config FILE` names one",
+    )?;
+    file::refuse_if_not_writable(&config)?;
+    let path = config.path.display();
+    let directory = tempfile::tempdir().context("no directory for a copy of the config")?;
+    let copy = directory.path().join("config.yaml");
+    fs::write(&copy, &config.text).with_context(|| copy.display().to_string())?;
+    loop {
+        open_editor(&copy)?;
+        let text = fs::read(&copy).with_context(|| copy.display().to_string())?;
+        if text == config.text {
+            output.text(&format!("{path}: unchanged"))?;
+            return Ok(CommandStatus::Ok);
+        }
+        let problem = match std::str::from_utf8(&text) {
+            Ok(text) => match parse(text) {
+                Ok(_) => {
+                    let backup = file::replace(&config, text)?;
+                    output
+                        .text(&format!("{path}: written; the old text: {}\n", backup.display()))?;
+                    return Ok(CommandStatus::Ok);
+                }
+                Err(error) => error.to_string(),
+            },
+            Err(_) => "not UTF-8 text".to_owned(),
+        };
+        output.text(&format!("{path}:{problem}"))?;
+        if !stdin().is_terminal() || !edits_again(output)? {
+            bail!("{path}: unchanged, because of that mistake");
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{CommandStatus, Context};
 use crate::attach::{self, AttachJob, Trigger};
 use crate::config::port::PortName;
 use crate::config::{Config, VirtualMachine};
-use crate::detach::{Target as Guest, detach_port};
+use crate::detach::{Target, detach_port};
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::event::first_running;
@@ -34,17 +34,24 @@ use crate::state::record::{Attachment, Record, VmStart};
 use crate::unconfirmed;
 use crate::usb_device::UsbDevice;
 
+pub(super) const PORT_HELP: &str = "The port: as `hotplugger ports` shows it (1-4), its name \
+    (pci-0000:00:14.0/usb2:4), its DEVPATH or its path below /sys. Devices behind a hub in it are \
+    included";
+
+/// The arguments of `attach` and `move`.
 #[derive(Debug, Args)]
-pub struct Attach {
-    #[command(flatten)]
-    target: Target,
+pub struct PortAndVm {
+    #[arg(help = PORT_HELP)]
+    port: String,
+
+    /// The VM. It need not list the port
+    #[arg(long, value_name = "VM")]
+    vm: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct Detach {
-    /// The port: as `hotplugger ports` shows it (1-4), its name (pci-0000:00:14.0/usb2:4), its
-    /// DEVPATH or its path below /sys. Devices behind a hub in it are included
-    #[arg(required_unless_present = "vm")]
+    #[arg(help = PORT_HELP, required_unless_present = "vm")]
     port: Option<String>,
 
     /// The VM that has them. Without a port: all its devices, until it is started again, so that
@@ -58,39 +65,25 @@ pub struct Detach {
     keep: bool,
 }
 
-#[derive(Debug, Args)]
-pub struct Move {
-    #[command(flatten)]
-    target: Target,
-}
-
-#[derive(Debug, Args)]
-struct Target {
-    /// The port: as `hotplugger ports` shows it (1-4), its name (pci-0000:00:14.0/usb2:4), its
-    /// DEVPATH or its path below /sys. Devices behind a hub in it are included
-    port: String,
-
-    /// The VM. It need not list the port
-    #[arg(long, value_name = "VM")]
-    vm: Option<String>,
-}
-
 #[derive(Clone, Copy)]
-enum Action {
+pub enum Action {
     Attach,
     Detach(Until),
     Move,
 }
 
-impl Attach {
-    /// Attaches the devices to the named VM, else to the first that lists the port and runs.
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        self.target.run(context, output, Action::Attach)
+impl PortAndVm {
+    pub fn run(
+        &self,
+        context: &Context<'_>,
+        output: &mut Output,
+        action: Action,
+    ) -> Result<CommandStatus> {
+        run(context, output, Some(&self.port), self.vm.as_deref(), action)
     }
 }
 
 impl Detach {
-    /// Detaches the devices. They stay with the host until they are unplugged or attached manually.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let Self { port, vm, keep } = self;
         let until = match (port, keep) {
@@ -102,24 +95,7 @@ impl Detach {
     }
 }
 
-impl Move {
-    pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
-        self.target.run(context, output, Action::Move)
-    }
-}
-
-impl Target {
-    fn run(
-        &self,
-        context: &Context<'_>,
-        output: &mut Output,
-        action: Action,
-    ) -> Result<CommandStatus> {
-        run(context, output, Some(&self.port), self.vm.as_deref(), action)
-    }
-}
-
-/// Does it with the devices in the port, or without a port with those of the VM.
+/// Acts on the devices in the port, or without a port on those of the VM.
 fn run(
     context: &Context<'_>,
     output: &mut Output,
@@ -235,11 +211,7 @@ fn devices_of<'a>(
     Ok(devices.map(|(port, _)| port).collect())
 }
 
-/// The port that the text names.
-///
-/// # Errors
-///
-/// This host has no such port.
+/// Fails if this host has no such port.
 pub(super) fn port_name(root: &Root, topology: &Topology, text: &str) -> Result<PortName> {
     const NO_SUCH_PORT: &str = "this host has no such port; `hotplugger ports` lists its ports";
     let name = if let Ok(port) = text.parse::<Port>() {
@@ -285,7 +257,7 @@ struct ManualJob<'a> {
 }
 
 impl<'a> ManualJob<'a> {
-    /// Does it while no other hotplugger process handles the port. A report of a failure is the error.
+    /// Acts while no other hotplugger process handles the port. The error is the report of a failure.
     fn run(&self, action: Action) -> Result<Report, Report> {
         let _lock = self.host.lock_port(self.port).map_err(|error| {
             let context = EventContext::new(self.port, self.devpath(), None);
@@ -531,8 +503,7 @@ impl<'a> ManualJob<'a> {
     }
 
     fn detach_from(&self, vm: &VirtualMachine, device: &UsbDevice) -> Result<Vec<DeviceId>, Error> {
-        let guest = Guest::of(vm);
-        detach_port(self.host, &guest, self.port, self.devpath(), Some(device.devnum))
+        detach_port(self.host, &Target::of(vm), self.port, self.devpath(), Some(device.devnum))
     }
 
     fn load_record(&self, device: &UsbDevice) -> Option<Record> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use super::manual::{named_ports, port_name};
+use super::manual::{PORT_HELP, named_ports, port_name};
 use super::{CommandStatus, Context, ask};
 use crate::devpath::DevPath;
 use crate::host::topology::{self, HubPort, Plugged, Topology, read_topology};
@@ -17,8 +17,7 @@ use crate::output::Output;
 
 #[derive(Debug, Args)]
 pub struct Replug {
-    /// The port: as `hotplugger ports` shows it (1-4), its name (pci-0000:00:14.0/usb2:4), its
-    /// DEVPATH or its path below /sys. Devices behind a hub in it are included
+    #[arg(help = PORT_HELP)]
     port: String,
 }
 
@@ -88,7 +87,6 @@ impl Replug {
     }
 }
 
-/// The devices in the ports.
 fn plugged(topology: &Topology, ports: &[DevPath]) -> Vec<String> {
     let label = |port: &HubPort| match &port.plugged {
         Some(Plugged::Device(device)) => Some(device.label()),
