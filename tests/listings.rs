@@ -147,6 +147,38 @@ fn each_recording_comes_to_its_end() {
 }
 
 #[test]
+fn device_that_is_authorized_late_is_attached_when_its_interfaces_appear() {
+    let root = Root::new();
+    root.config(CONFIG);
+    let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/traces/kbd.txt");
+    let recording = fs::read_to_string(recording).unwrap();
+    let mut blocks: Vec<&str> = recording.split("\n\n").collect();
+    let is_bind = |block: &&str| block.contains("] bind ") && block.contains("=usb_device");
+    let bind = blocks.iter().position(is_bind).unwrap();
+    let bind = blocks.remove(bind);
+    let change = blocks.iter().position(|block| block.contains("] change ")).unwrap();
+    blocks.insert(change, bind);
+    let outcomes = |recording: &str| -> Vec<(String, String)> {
+        fs::write(root.path("/run/recording.txt"), recording).unwrap();
+        let file = root.path("/run/recording.txt");
+        let run = run_manual(&root, &["simulate", file.to_str().unwrap(), "--running", "--json"]);
+        let events: Vec<serde_json::Value> = serde_json::from_str(&run.stdout).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        events.iter().map(|event| (text(&event["action"]), text(&event["outcome"]))).collect()
+    };
+    let expected = |events: &[(&str, &str)]| -> Vec<(String, String)> {
+        events.iter().map(|(action, outcome)| ((*action).into(), (*outcome).into())).collect()
+    };
+    let late =
+        [("add", "recorded"), ("bind", "rejected"), ("add", "attached"), ("remove", "detached")];
+    assert_eq!(outcomes(&blocks.join("\n\n")), expected(&late));
+    // Without its interfaces, nothing is known about the authorization.
+    blocks.retain(|block| !block.contains("DEVTYPE=usb_interface"));
+    let usual = [("add", "recorded"), ("bind", "attached"), ("remove", "detached")];
+    assert_eq!(outcomes(&blocks.join("\n\n")), expected(&usual));
+}
+
+#[test]
 fn a_rehearsal_touches_nothing() {
     let (root, qemu) = host();
     let before = (listing(&root.path("/tmp/hotplugger")), qemu.objects());

@@ -2,6 +2,7 @@
 //!
 //! The event runs through the code of the udev call, on a host that changes nothing.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use crate::config::file::ConfigFile;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::event::{Variables, handle, may_concern_port};
+use crate::host::Host;
 use crate::host::dry_run::{DryRun, Step};
 use crate::host::topology::devpath_of;
 use crate::outcome::{Report, SkipReason};
@@ -50,6 +52,10 @@ pub struct Simulate {
 }
 
 const MAX_BYTES: u64 = 16 << 20;
+
+/// The property that the shipped rule gives to a device that is not authorized, and to the interfaces
+/// that the device has once it is.
+const UNAUTHORIZED: &str = "HOTPLUGGER_UNAUTHORIZED";
 
 #[derive(Debug, Serialize)]
 struct SimulatedEvent {
@@ -90,13 +96,16 @@ impl Simulate {
     /// Whether udev's rules would run hotplugger for the event.
     fn rules_match(&self, event: &Variables) -> bool {
         let action = event.get("ACTION").unwrap_or_default();
-        if self.original_rules {
-            return matches!(action, "add" | "remove") && event.get("SUBSYSTEM") == Some("usb");
-        }
-        matches!(action, "add" | "bind" | "remove")
-            && event.get("SUBSYSTEM") == Some("usb")
-            && event.get("DEVTYPE") == Some("usb_device")
-            && !event.get("TYPE").is_some_and(|kind| kind.starts_with("9/"))
+        let is_matched = match event.get("DEVTYPE") {
+            _ if self.original_rules => matches!(action, "add" | "remove"),
+            Some("usb_device") => {
+                matches!(action, "add" | "bind" | "remove")
+                    && !event.get("TYPE").is_some_and(|kind| kind.starts_with("9/"))
+            }
+            Some("usb_interface") => action == "add" && event.get(UNAUTHORIZED) == Some("1"),
+            _ => false,
+        };
+        is_matched && event.get("SUBSYSTEM") == Some("usb")
     }
 }
 
@@ -193,15 +202,19 @@ fn event_of_sysfs(root: &Root, target: &Path, action: &str) -> Result<Variables>
     Ok(event)
 }
 
-/// Assumes that the device of a recorded event is plugged in, or unplugged.
+/// Assumes that the device of a recorded event is plugged in, authorized, or unplugged.
 fn assume_device(event: &Variables, host: &DryRun<'_>) {
     let Ok(uevent) = Uevent::from_variables(|name| event.get(name).map(str::to_owned)) else {
         return;
     };
     if event.get("DEVTYPE") != Some("usb_device") {
-        return;
-    }
-    if event.get("ACTION") == Some("remove") {
+        if event.get(UNAUTHORIZED) == Some("1")
+            && let Some(devpath) = uevent.devpath.parent()
+            && let Ok(Some(device)) = host.usb_device(&devpath)
+        {
+            host.with_device(&devpath, UsbDevice { authorized: true, ..device });
+        }
+    } else if event.get("ACTION") == Some("remove") {
         let id = uevent.devpath.port().zip(uevent.devnum);
         let id = id.map(|(port, devnum)| DeviceId { port, devnum });
         host.without_device(&uevent.devpath, id);
@@ -217,7 +230,7 @@ fn recorded_device(event: &Variables, uevent: &Uevent) -> Option<UsbDevice> {
         busnum: uevent.busnum.unwrap_or(BusNum(uevent.devpath.port()?.bus().0)),
         devnum: uevent.devnum.unwrap_or(DevNum(0)),
         class: uevent.class.unwrap_or(0),
-        authorized: true,
+        authorized: event.get(UNAUTHORIZED) != Some("1"),
         vendor_id: id(),
         product_id: id(),
         speed: None,
@@ -229,18 +242,55 @@ fn recorded_device(event: &Variables, uevent: &Uevent) -> Option<UsbDevice> {
 /// The events in a file: blocks of `NAME=VALUE` lines with blank lines between them, as
 /// `udevadm monitor -p` prints them. If the kernel's events are among them, only those: udev's
 /// events repeat them.
-pub fn read_recording(file: &Path) -> Result<Vec<Variables>> {
+fn read_recording(file: &Path) -> Result<Vec<Variables>> {
     let shown = file.display();
     let size = fs::metadata(file).with_context(|| format!("{shown}"))?.len();
     if size > MAX_BYTES {
         bail!("{shown}: larger than 16 MiB; this is not a recording of uevents");
     }
     let text = fs::read(file).with_context(|| format!("{shown}"))?;
-    let events = parse_recording(&String::from_utf8_lossy(&text));
+    let mut events = parse_recording(&String::from_utf8_lossy(&text));
     if events.is_empty() {
         bail!("{shown}: no event with ACTION and DEVPATH; record with `udevadm monitor -k -p`");
     }
+    mark_unauthorized(&mut events);
     Ok(events)
+}
+
+/// Adds the rule's property, which the kernel's events do not have. A device that is not authorized is
+/// bound before it has interfaces (`drivers/usb/core/generic.c`: `usb_generic_driver_probe`).
+fn mark_unauthorized(events: &mut [Variables]) {
+    // The `add` and then the `bind` of each device that had no interfaces at the time.
+    let mut without_interfaces: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for index in 0..events.len() {
+        let event = &events[index];
+        let devpath = event.get("DEVPATH").unwrap_or_default().to_owned();
+        match (event.get("DEVTYPE"), event.get("ACTION")) {
+            (Some("usb_device"), Some("add")) => {
+                without_interfaces.insert(devpath, vec![index]);
+            }
+            (Some("usb_device"), Some("bind")) => {
+                without_interfaces.entry(devpath).and_modify(|known| known.push(index));
+            }
+            (Some("usb_device"), Some("remove")) => {
+                without_interfaces.remove(&devpath);
+            }
+            (Some("usb_interface"), Some("add")) => {
+                let device = devpath.rsplit_once('/').map_or("", |(device, _)| device);
+                match without_interfaces.get(device) {
+                    Some(known) if known.len() > 1 => {
+                        for &index in known.iter().chain([&index]) {
+                            events[index].insert(UNAUTHORIZED, "1");
+                        }
+                    }
+                    _ => {
+                        without_interfaces.remove(device);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Reads it also indented or quoted, as people paste it from an issue or a mail.
