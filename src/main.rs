@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use dlmalloc::GlobalDlmalloc;
 use hotplugger::cli::{Cli, Command};
-use hotplugger::commands::manual::Action;
+use hotplugger::commands::manual::ManualAction;
 use hotplugger::commands::{CommandStatus, Context, edit, simulate};
 use hotplugger::config::file::ConfigFile;
 use hotplugger::event::{self, Variables};
@@ -80,9 +80,9 @@ fn run(cli: &Cli) -> ExitCode {
         Command::Ports(command) => command.run(&context, output),
         Command::Status(command) => command.run(&context, output),
         Command::Watch(command) => command.run(&context, output),
-        Command::Attach(command) => command.run(&context, output, Action::Attach),
+        Command::Attach(command) => command.run(&context, output, ManualAction::Attach),
         Command::Detach(command) => command.run(&context, output),
-        Command::Move(command) => command.run(&context, output, Action::Move),
+        Command::Move(command) => command.run(&context, output, ManualAction::Move),
         Command::Edit => edit::run(&context, output),
         Command::Replug(command) => command.run(&context, output),
         Command::Sync(command) => command.run(&context, output),

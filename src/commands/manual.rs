@@ -20,8 +20,7 @@ use crate::event::plan::candidates;
 use crate::guest::objects;
 use crate::host::drivers::Interface;
 use crate::host::real::RealHost;
-use crate::host::topology::{HubPort, Topology};
-use crate::host::topology::{devpath_of, read_topology};
+use crate::host::topology::{HubPort, Topology, devpath_of, read_topology};
 use crate::host::{Host, UdevProperties};
 use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report, Until};
@@ -66,7 +65,7 @@ pub struct Detach {
 }
 
 #[derive(Clone, Copy)]
-pub enum Action {
+pub enum ManualAction {
     Attach,
     Detach(Until),
     Move,
@@ -77,7 +76,7 @@ impl PortAndVm {
         &self,
         context: &Context<'_>,
         output: &mut Output,
-        action: Action,
+        action: ManualAction,
     ) -> Result<CommandStatus> {
         run(context, output, Some(&self.port), self.vm.as_deref(), action)
     }
@@ -91,7 +90,7 @@ impl Detach {
             (Some(_), true) => Until::Attached,
             (Some(_), false) => Until::Unplugged,
         };
-        run(context, output, port.as_deref(), vm.as_deref(), Action::Detach(until))
+        run(context, output, port.as_deref(), vm.as_deref(), ManualAction::Detach(until))
     }
 }
 
@@ -101,7 +100,7 @@ fn run(
     output: &mut Output,
     port: Option<&str>,
     vm: Option<&str>,
-    action: Action,
+    action: ManualAction,
 ) -> Result<CommandStatus> {
     let config = context.trusted_config()?;
     let vm = vm.map(|name| config.named(name)).transpose()?;
@@ -133,7 +132,7 @@ fn run(
             devnum: device.plugged.as_ref().map(|plugged| plugged.device().devnum),
             vm,
         };
-        let takes_away = matches!(action, Action::Detach(_) | Action::Move);
+        let takes_away = matches!(action, ManualAction::Detach(_) | ManualAction::Move);
         if takes_away && output.is_terminal() && guest_uses_disk(&host, &device.devpath) {
             output.text(&format!(
                 "port {}: the guest may still be writing to the disk; it should be ejected there first",
@@ -164,16 +163,16 @@ fn change_kept_ports(
     host: &dyn Host,
     topology: &Topology,
     name: &PortName,
-    action: Action,
+    action: ManualAction,
 ) -> Result<Option<&'static str>> {
     let ports = named_ports(topology, name);
     match action {
-        Action::Detach(Until::Attached) => {
+        ManualAction::Detach(Until::Attached) => {
             host.save_kept_ports(&ports, &[])?;
             Ok(Some("kept with the host until `hotplugger attach` or `move`"))
         }
-        Action::Detach(_) => Ok(None),
-        Action::Attach | Action::Move => {
+        ManualAction::Detach(_) => Ok(None),
+        ManualAction::Attach | ManualAction::Move => {
             let kept = host.kept_ports();
             let is_kept =
                 kept.iter().any(|kept| ports.iter().any(|port| kept.is_at_or_below(port)));
@@ -204,10 +203,9 @@ fn devices_of<'a>(
     let context = || format!("`{}` does not say which devices it has", vm.name);
     let mut session = host.connect(&vm.monitor, &vm.access, vm.timeout).with_context(context)?;
     let ids = objects::list(session.as_mut()).with_context(context)?;
-    let has = |port: &&HubPort, device: &UsbDevice| {
+    let devices = topology.devices().filter(|(port, device)| {
         ids.iter().any(|id| id.port == port.port && id.devnum == device.devnum)
-    };
-    let devices = topology.devices().filter(|(port, device)| has(port, device));
+    });
     Ok(devices.map(|(port, _)| port).collect())
 }
 
@@ -258,29 +256,27 @@ struct ManualJob<'a> {
 
 impl<'a> ManualJob<'a> {
     /// Acts while no other hotplugger process handles the port. The error is the report of a failure.
-    fn run(&self, action: Action) -> Result<Report, Report> {
-        let _lock = self.host.lock_port(self.port).map_err(|error| {
+    fn run(&self, action: ManualAction) -> Result<Report, Report> {
+        let failed = |why| {
             let context = EventContext::new(self.port, self.devpath(), None);
-            Report::new(Some(context), Outcome::Failed(format!("{error:#}")))
-        })?;
-        // Read under the lock: another device may have been plugged in while this process waited.
-        let why = match self.host.usb_device(self.devpath()) {
-            Ok(Some(device)) if self.devnum.is_some_and(|devnum| devnum != device.devnum) => {
-                "another device was plugged in in the meantime; nothing was done".to_owned()
-            }
-            Ok(Some(device)) => {
-                self.settle_unconfirmed(&device)?;
-                return match action {
-                    Action::Attach => self.attach(&device),
-                    Action::Detach(until) => self.detach(&device, until),
-                    Action::Move => self.move_device(&device),
-                };
-            }
-            Ok(None) => "it was unplugged".to_owned(),
-            Err(error) => error.to_string(),
+            Report::new(Some(context), Outcome::Failed(why))
         };
-        let context = EventContext::new(self.port, self.devpath(), None);
-        Err(Report::new(Some(context), Outcome::Failed(why)))
+        let lock = self.host.lock_port(self.port);
+        let _lock = lock.map_err(|error| failed(format!("{error:#}")))?;
+        // Read under the lock: another device may have been plugged in while this process waited.
+        let device = self.host.usb_device(self.devpath());
+        let device = device.map_err(|error| failed(error.to_string()))?;
+        let device = device.ok_or_else(|| failed("it was unplugged".to_owned()))?;
+        if self.devnum.is_some_and(|devnum| devnum != device.devnum) {
+            let why = "another device was plugged in in the meantime; nothing was done";
+            return Err(failed(why.to_owned()));
+        }
+        self.settle_unconfirmed(&device)?;
+        match action {
+            ManualAction::Attach => self.attach(&device),
+            ManualAction::Detach(until) => self.detach(&device, until),
+            ManualAction::Move => self.move_device(&device),
+        }
     }
 
     /// Finds out whether a guest has the device, if an earlier session left that unknown.
