@@ -1,4 +1,4 @@
-//! `qemu-args` and `libvirt-xml`: the lines that a VM needs to be hotplugger's.
+//! `qemu-args` and `libvirt-xml`: the arguments that give a VM its socket and controllers.
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -25,7 +25,6 @@ pub struct LibvirtXml {
 }
 
 impl QemuArgs {
-    /// Prints QEMU's arguments, an option a line, fit for a shell.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let arguments = arguments(context.config()?.named(&self.vm)?)?;
         if self.json {
@@ -42,7 +41,6 @@ impl QemuArgs {
 }
 
 impl LibvirtXml {
-    /// Prints libvirt's element with the same arguments.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let arguments = arguments(context.config()?.named(&self.vm)?)?;
         output.text("<!-- into the domain, whose first line must read")?;
@@ -58,7 +56,7 @@ impl LibvirtXml {
     }
 }
 
-/// The options and their values, by turns.
+/// Each option is followed by its value.
 fn arguments(vm: &VirtualMachine) -> Result<Vec<String>> {
     let Monitor::Socket(socket) = &vm.monitor else {
         bail!(
@@ -82,7 +80,8 @@ fn arguments(vm: &VirtualMachine) -> Result<Vec<String>> {
         hubs => hubs.iter().map(|hub| controller(hub)).collect::<Result<_>>()?,
     };
     for id in controllers {
-        // QEMU's most, of each speed; it would give the last of its default four to a slow hub.
+        // The most that QEMU has, of each speed. It would put a slow hub into the last of its default
+        // four.
         arguments.extend(["-device".to_owned(), format!("qemu-xhci,id={id},p2=15,p3=15")]);
     }
     Ok(arguments)

@@ -58,7 +58,7 @@ enum Notice<'a> {
         reason: EndReason,
         ports: Vec<&'a str>,
         yaml: String,
-        written: Option<Box<Written>>,
+        written: Option<&'a Written>,
         error: Option<String>,
     },
 }
@@ -98,7 +98,7 @@ impl Identify {
         Ok(if short { CommandStatus::Problems } else { CommandStatus::Ok })
     }
 
-    /// The config. It must be there and parse if ports are written to it; otherwise it only names owners.
+    /// A config that ports are not written to only names the VMs of ports, so it may be broken.
     fn config(&self, context: &Context<'_>) -> Result<Config> {
         match &self.write {
             Some(vm) => check_config(context, vm),
@@ -148,7 +148,7 @@ impl Identify {
         Ok(report.lines().iter().try_for_each(|line| output.line(line))?)
     }
 
-    /// Writes the ports into the config, or gives the lines to paste; these too if it fails.
+    /// Writes the ports into the config, or prints the lines for it, also if it fails.
     fn finish(
         &self,
         context: &Context<'_>,
@@ -164,7 +164,7 @@ impl Identify {
         let yaml = found.yaml(config);
         if self.json {
             let (written, error) = match &written {
-                Ok(written) => (written.clone().map(Box::new), None),
+                Ok(written) => (written.as_ref(), None),
                 Err(error) => (None, Some(format!("{error:#}"))),
             };
             output.json_line(&Notice::End {
@@ -215,7 +215,7 @@ fn is_meant(port: &HubPort, word: &str) -> bool {
         })
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 struct Written {
     vm: String,
     file: PathBuf,
@@ -226,8 +226,7 @@ struct Written {
     had: Vec<DevPath>,
 }
 
-/// The config, if ports can be added to that VM: better reported before the user has
-/// plugged and pulled.
+/// Fails if ports cannot be added to that VM, before the user plugs and pulls devices.
 fn check_config(context: &Context<'_>, vm: &str) -> Result<Config> {
     let file = find_config(context)?;
     let config = file.parse()?.whole()?;
@@ -240,7 +239,8 @@ fn check_config(context: &Context<'_>, vm: &str) -> Result<Config> {
 fn add_ports(context: &Context<'_>, vm: &str, found: &Found) -> Result<Written> {
     // Read again, because it may have been edited while the user plugged devices.
     let file = find_config(context)?;
-    let text = config_text(&file)?;
+    let text = std::str::from_utf8(&file.text)
+        .with_context(|| format!("{}: not UTF-8 text", file.path.display()))?;
     let at = |error: EditError| match error {
         EditError::Config(error) => anyhow::anyhow!("{}:{error}", file.path.display()),
         error => anyhow::anyhow!("{}: {error}", file.path.display()),
@@ -267,11 +267,6 @@ fn add_ports(context: &Context<'_>, vm: &str, found: &Found) -> Result<Written> 
 fn find_config(context: &Context<'_>) -> Result<ConfigFile> {
     ConfigFile::find(context.root, context.config)?
         .context("there is no config file to write to; `--config FILE` names one")
-}
-
-fn config_text(file: &ConfigFile) -> Result<&str> {
-    std::str::from_utf8(&file.text)
-        .with_context(|| format!("{}: not UTF-8 text", file.path.display()))
 }
 
 impl Written {

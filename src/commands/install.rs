@@ -139,13 +139,13 @@ impl Install {
                 && skipped.replace(item.group) != Some(item.group)
                 && let Some(why) = obstacle
             {
-                installer.say("skip", &item.path, why)?;
+                installer.print("skip", &item.path, why)?;
             }
         }
         let has_units = wanted.iter().any(|state| state.item.group == Group::Systemd);
         for vm in config.iter().filter(|_| has_units).flat_map(|config| &config.virtual_machines) {
             if let Err(why) = PathUnit::of(vm) {
-                installer.say("skip", &format!("the unit of `{}`", vm.name), &why.to_string())?;
+                installer.print("skip", &format!("the unit of `{}`", vm.name), &why.to_string())?;
             }
         }
         installer.reload()?;
@@ -214,15 +214,15 @@ impl Uninstall {
                 continue;
             }
             if state.is_present() && is_of_package(&installer.root, item) {
-                installer.say("keep", &item.path, "it belongs to the package")?;
+                installer.print("keep", &item.path, "it belongs to the package")?;
             } else if state.is_present() {
                 installer.remove(&item.path)?;
             } else if item.group == Group::Base {
-                installer.say("skip", &item.path, "it is not installed")?;
+                installer.print("skip", &item.path, "it is not installed")?;
             }
         }
         if installer.root.path(CONFIG).exists() {
-            installer.say("keep", CONFIG, "your config; delete it if you no longer need it")?;
+            installer.print("keep", CONFIG, "your config; delete it if you no longer need it")?;
         }
         installer.reload()?;
         Ok(CommandStatus::Ok)
@@ -261,28 +261,28 @@ impl<'a> Installer<'a> {
         }
         match (&state.installed, content) {
             (Installed::Packaged(path), _) => {
-                return self.say("keep", path, "it belongs to the package");
+                return self.print("keep", path, "it belongs to the package");
             }
             (Installed::UpToDate, Content::ConfigTemplate(_)) => {
-                return self.say("keep", path, "your config");
+                return self.print("keep", path, "your config");
             }
-            (Installed::UpToDate, _) => return self.say("keep", path, "it is up to date"),
+            (Installed::UpToDate, _) => return self.print("keep", path, "it is up to date"),
             (Installed::Missing | Installed::Modified(_), _) => {}
         }
         let written = if self.dry_run { Ok(()) } else { write(&self.root.path(path), content) };
         match written {
             Err(error) if may_fail && error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-                return self.say("skip", path, "the file system is read-only");
+                return self.print("skip", path, "the file system is read-only");
             }
             Err(error) => return Err(self.error(error, path)),
             Ok(()) => {}
         }
         self.changed.push(path.clone());
-        self.say("write", path, "")
+        self.print("write", path, "")
     }
 
     fn remove(&mut self, path: &str) -> Result<()> {
-        self.say("remove", path, "")?;
+        self.print("remove", path, "")?;
         self.changed.push(path.to_owned());
         if self.dry_run {
             return Ok(());
@@ -346,7 +346,7 @@ impl<'a> Installer<'a> {
 
     fn run(&mut self, words: &[&str]) -> Result<()> {
         let line = words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ");
-        self.say("run", &line, "")?;
+        self.print("run", &line, "")?;
         let (false, Some((program, arguments))) = (self.dry_run, words.split_first()) else {
             return Ok(());
         };
@@ -357,7 +357,7 @@ impl<'a> Installer<'a> {
         }
     }
 
-    fn say(&mut self, what: &str, path: &str, why: &str) -> Result<()> {
+    fn print(&mut self, what: &str, path: &str, why: &str) -> Result<()> {
         let line =
             Line::default().with(Style::Strong, format!("{what:6}")).plain(format!("  {path}"));
         let line =

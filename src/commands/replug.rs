@@ -21,7 +21,7 @@ pub struct Replug {
     port: String,
 }
 
-/// How long the port is off: a device loses its charge.
+/// How long the port is off, so that a device loses its charge.
 const OFF: Duration = Duration::from_secs(1);
 
 /// How long the device may take to come back.
@@ -30,8 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 
 impl Replug {
-    /// Switches both halves of the connector off and on (`drivers/usb/core/port.c`:
-    /// `disable_store`). Asks first on a terminal.
+    /// Switches the port and its peer ports off and on (`drivers/usb/core/port.c`: `disable_store`).
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let root = context.root;
         if !rustix::process::geteuid().is_root() && !root.is_moved() {

@@ -1,4 +1,4 @@
-//! `sync`: brings guests in line with the devices that are plugged in.
+//! `sync`: attaches missing devices and deletes stale objects, in all VMs at the same time.
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
@@ -49,7 +49,6 @@ enum Failure {
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Sync {
-    /// Syncs all VMs at the same time.
     pub fn run(&self, context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
         let config = context.trusted_config()?;
         let vms = self.chosen_vms(&config)?;
@@ -152,10 +151,8 @@ impl Sync {
             progress.clear();
             match next {
                 Ok(Message::Report(report)) => {
-                    let style = match report.outcome {
-                        Outcome::Failed(_) | Outcome::Unconfirmed(_) | Outcome::NotRunning(_) => {
-                            Style::Bad
-                        }
+                    let style = match &report.outcome {
+                        outcome if is_failure(outcome) => Style::Bad,
                         Outcome::Rejected(_) => Style::Warning,
                         _ => Style::Plain,
                     };
@@ -175,6 +172,10 @@ impl Sync {
     }
 }
 
+fn is_failure(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Failed(_) | Outcome::Unconfirmed(_) | Outcome::NotRunning(_))
+}
+
 #[derive(Default)]
 struct Count {
     attached: usize,
@@ -188,9 +189,7 @@ impl Count {
         match outcome {
             Outcome::Attached { .. } | Outcome::PendingResume => self.attached += 1,
             Outcome::Detached(ids) => self.deleted += ids.len(),
-            Outcome::Failed(_) | Outcome::Unconfirmed(_) | Outcome::NotRunning(_) => {
-                self.failed += 1;
-            }
+            outcome if is_failure(outcome) => self.failed += 1,
             _ => self.skipped += 1,
         }
     }

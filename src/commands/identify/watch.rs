@@ -34,8 +34,8 @@ pub(super) struct PortEvent {
     pub(super) behind: Vec<HubPort>,
 }
 
-/// How long a pulled device behind a hub waits for the news that its hub was pulled: the kernel
-/// reports the devices behind a hub first (`drivers/usb/core/hub.c`: `usb_disconnect`).
+/// How long a removed device behind a hub waits for the `remove` of its hub: the kernel removes the
+/// devices behind a hub first (`drivers/usb/core/hub.c`: `usb_disconnect`).
 const HUB: Duration = Duration::from_millis(300);
 
 /// Calls `on_event` with each event until it returns true, `until` has come, or the user ends it.
@@ -45,10 +45,10 @@ pub(super) fn watch(
     until: Option<Monotonic>,
     mut on_event: impl FnMut(PortEvent) -> Result<bool>,
 ) -> Result<EndReason> {
-    let mut watch = Watch::new(before);
+    let mut tracker = PortTracker::new(before);
     let mut end = None;
     loop {
-        while let Some(event) = watch.take(source) {
+        while let Some(event) = tracker.take(source) {
             if on_event(event)? {
                 return Ok(EndReason::Count);
             }
@@ -59,23 +59,23 @@ pub(super) fn watch(
         let now = source.now();
         if until.is_some_and(|until| until <= now) {
             end = Some(EndReason::Timeout);
-            watch.flush();
+            tracker.flush();
             continue;
         }
-        let next = watch.due().into_iter().chain(until).min();
+        let next = tracker.due().into_iter().chain(until).min();
         match source.next(next.map(|next| next.since(now)))? {
-            Input::Kernel(Received::Uevent(uevent)) => watch.on_uevent(&uevent, source),
-            Input::Kernel(Received::Lost) => watch.compare(source),
+            Input::Kernel(Received::Uevent(uevent)) => tracker.on_uevent(&uevent, source),
+            Input::Kernel(Received::Lost) => tracker.compare(source),
             Input::Kernel(Received::Nothing) => {}
             Input::End(reason) => {
                 end = Some(reason);
-                watch.flush();
+                tracker.flush();
             }
         }
     }
 }
 
-struct Watch {
+struct PortTracker {
     occupied: BTreeMap<DevPath, HubPort>,
     pending: Vec<Pending>,
 }
@@ -86,7 +86,7 @@ struct Pending {
     due: Monotonic,
 }
 
-impl Watch {
+impl PortTracker {
     fn new(topology: &Topology) -> Self {
         Self { occupied: occupied(topology), pending: Vec::new() }
     }
@@ -149,7 +149,6 @@ impl Watch {
         self.pending.push(Pending { devpath: devpath.clone(), event, due });
     }
 
-    /// Reads the device in the port, if it is still there.
     fn read_port(&mut self, devpath: &DevPath, source: &impl EventSource) {
         if let Some(port) = source.port(devpath).filter(|port| port.plugged.is_some()) {
             self.occupied.insert(devpath.clone(), port);
