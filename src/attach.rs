@@ -8,7 +8,6 @@ use crate::config::VirtualMachine;
 use crate::config::access::AccessMode;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
-use crate::disk_claims::DiskClaims;
 use crate::driver_guard::DriverGuard;
 use crate::guest::attach::{AttachError, AttachRequest, Attached, Claim, Unavailable, UsbSource};
 use crate::guest::{self, objects};
@@ -24,7 +23,7 @@ use crate::speed::Speed;
 use crate::state::lock::Lock;
 use crate::state::record::{Attachment, Record};
 use crate::unconfirmed;
-use crate::usb_device::UsbDevice;
+use crate::usb_device::{DiskClaims, UsbDevice};
 
 /// A device that is to be attached to a VM.
 pub struct AttachJob<'a> {

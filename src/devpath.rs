@@ -32,11 +32,6 @@ impl DevPath {
         &self.0
     }
 
-    /// The components, from the top: `devices`, `pci0000:00`, …
-    pub fn components(&self) -> impl Iterator<Item = &str> {
-        self.0[1..].split('/')
-    }
-
     /// The last component, the kernel's name of the device.
     pub fn sysname(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()
@@ -62,18 +57,9 @@ impl DevPath {
 
     /// The root hub that it is or is below. `None` if the path is not on a USB bus.
     pub fn root_hub(&self) -> Option<Self> {
-        let mut ends = self.0.match_indices('/').map(|(end, _)| end).chain([self.0.len()]).rev();
-        let path = ends.find_map(|end| {
-            let path = &self.0[..end];
-            path.rsplit_once('/').filter(|(_, name)| is_root_hub(name)).map(|_| path)
-        });
-        path.map(|path| Self(path.to_owned()))
-    }
-
-    /// The sysname of the host controller that it is below. `None` if the path is not on a USB bus.
-    pub fn controller(&self) -> Option<&str> {
-        let above = self.0.strip_suffix(self.from_root_hub()?)?;
-        above.strip_suffix('/')?.rsplit('/').next()
+        let path = self.from_root_hub()?;
+        let below = path.find('/').map_or(0, |end| path.len() - end);
+        Some(Self(self.0[..self.0.len() - below].to_owned()))
     }
 
     /// The ports from this one up to the root hub's, if this is a device on a USB bus: `3-1.4`,
@@ -86,6 +72,16 @@ impl DevPath {
             (path.port().as_ref() == Some(&port)).then_some((path, port))
         });
         above.map(|(path, _)| path)
+    }
+
+    /// The port of the hub at this path.
+    pub fn port_of_hub(&self, number: u8) -> Option<Self> {
+        format!("{self}/{}", Port::of_hub(self.sysname(), number)?).parse().ok()
+    }
+
+    /// A port of the controller that this path is below.
+    pub fn on_same_controller(&self, port: &Port) -> Option<Self> {
+        self.root_hub()?.parent()?.controllers_port(port)
     }
 
     pub fn controllers_port(&self, port: &Port) -> Option<Self> {

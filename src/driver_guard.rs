@@ -2,10 +2,10 @@
 
 use std::mem;
 
-use crate::disk_claims::DiskClaims;
 use crate::host::Host;
 use crate::policy::{self, Assignment};
 use crate::port::DevNum;
+use crate::usb_device::DiskClaims;
 
 /// A device whose host drivers may be unbound. Unless [`keep`](Self::keep) is called, it returns
 /// the device to them when it is dropped.

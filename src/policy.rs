@@ -2,11 +2,10 @@
 
 use crate::config::{Config, VirtualMachine};
 use crate::devpath::DevPath;
-use crate::disk_claims::DiskClaims;
 use crate::host::Host;
 use crate::host::drivers::Interface;
 use crate::location::UsbLocation;
-use crate::usb_device::{CLASS_HUB, UsbDevice};
+use crate::usb_device::{CLASS_HUB, DiskClaims, UsbDevice};
 
 /// A device's location, and the VM that the config assigns to it.
 #[derive(Clone, Copy)]

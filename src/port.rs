@@ -80,6 +80,14 @@ impl Port {
         Self { bus, chain }
     }
 
+    /// The port with that number of a hub, by the hub's sysname: `usb3` or `3-1`.
+    pub fn of_hub(hub: &str, number: u8) -> Option<Self> {
+        match hub.strip_prefix("usb") {
+            Some(bus) => format!("{bus}-{number}").parse().ok(),
+            None => format!("{hub}.{number}").parse().ok(),
+        }
+    }
+
     pub fn chain(&self) -> &Chain {
         &self.chain
     }

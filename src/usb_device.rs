@@ -1,4 +1,6 @@
-//! A USB device of the host. Pure: `host::sysfs` reads it.
+//! A USB device of the host, and the exclusive opens of its disks.
+
+use std::os::fd::OwnedFd;
 
 use crate::port::{BusNum, DevNum};
 use crate::speed::Speed;
@@ -9,23 +11,18 @@ pub const CLASS_HUB: u8 = 9;
 /// A USB device as sysfs has it (`drivers/usb/core/sysfs.c`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsbDevice {
-    /// `busnum`.
     pub busnum: BusNum,
-    /// `devnum`.
     pub devnum: DevNum,
-    /// `bDeviceClass`; 9 is a hub.
+    /// `bDeviceClass`.
     pub class: u8,
-    /// Whether `authorized` is not 0.
     pub authorized: bool,
-    /// `idVendor`.
     pub vendor_id: u16,
-    /// `idProduct`.
     pub product_id: u16,
-    /// `speed`, where the kernel knows it.
+    /// `None` if the kernel does not know it.
     pub speed: Option<Speed>,
-    /// `product`, the device's name for itself, sanitized.
+    /// The device's name for itself, sanitized.
     pub product: Option<String>,
-    /// `serial`, as the device reports it, for comparisons.
+    /// As the device reports it, for comparisons.
     pub serial: Option<String>,
 }
 
@@ -38,5 +35,18 @@ impl UsbDevice {
     pub fn label(&self) -> String {
         let product = self.product.as_deref().unwrap_or("USB device");
         format!("{product} ({:04x}:{:04x})", self.vendor_id, self.product_id)
+    }
+}
+
+/// While this lives, nothing on the host can mount or otherwise claim the device's disks.
+#[derive(Debug, Default)]
+pub struct DiskClaims {
+    /// Closed when they are dropped.
+    _files: Vec<OwnedFd>,
+}
+
+impl DiskClaims {
+    pub fn new(files: Vec<OwnedFd>) -> Self {
+        Self { _files: files }
     }
 }

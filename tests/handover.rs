@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use hotplugger::clock::Deadline;
 use hotplugger::config::access::{Access, User};
-use hotplugger::deadline::Deadline;
 use hotplugger::host::session::Session;
 use hotplugger::monitor::Monitor;
 use hotplugger::qmp::{Error, Qmp};

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use hotplugger::deadline::Deadline;
+use hotplugger::clock::Deadline;
 use hotplugger::qmp::{Error, Qmp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{

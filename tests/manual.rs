@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use hotplugger::deadline::Deadline;
+use hotplugger::clock::Deadline;
 use serde_json::Value;
 
 use support::qemu::{PATIENCE, Qemu};

@@ -19,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hotplugger::deadline::Deadline;
+use hotplugger::clock::Deadline;
 use hotplugger::guest::attach::GuestLocation;
 use hotplugger::guest::hmp::GuestDeviceInfo;
 use hotplugger::outcome::{EventContext, Outcome, Report, Until};

@@ -17,11 +17,10 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
+use hotplugger::clock::Deadline;
 use hotplugger::config::access::AccessMode;
 use hotplugger::config::usb_host::UsbHostProperties;
-use hotplugger::deadline::Deadline;
 use hotplugger::device_id::DeviceId;
-use hotplugger::disk_claims::DiskClaims;
 use hotplugger::guest::attach::{
     AttachError, AttachRequest, Attached, BusError, BusErrorKind, Claim, Unavailable, UsbSource,
     attach,
@@ -33,6 +32,7 @@ use hotplugger::host::session::Session;
 use hotplugger::port::DevNum;
 use hotplugger::qmp::{Error, OpenDevice, Qmp, Step};
 use hotplugger::speed::Speed;
+use hotplugger::usb_device::DiskClaims;
 use serde_json::{Value, json};
 
 use support::qemu::{CONTROLLER, PATIENCE, Qemu, connect};

@@ -49,7 +49,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use hotplugger::deadline::Deadline;
+use hotplugger::clock::Deadline;
 use hotplugger::host::session::Session;
 use serde_json::Value;
 

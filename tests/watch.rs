@@ -20,7 +20,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use hotplugger::deadline::Deadline;
+use hotplugger::clock::Deadline;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
 

@@ -1,7 +1,6 @@
 //! The stream of bytes from a QMP server.
 
-use hotplugger::qmp::framing::{FrameError, Framer};
-use hotplugger::qmp::message::Message;
+use hotplugger::qmp::message::{FrameError, Framer, Message};
 
 /// Cuts it into objects, whole and in pieces, and reads them.
 pub fn run(data: &[u8]) {

@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use hotplugger::disk_claims::DiskClaims;
 use hotplugger::guest::attach::{Unavailable, UsbSource};
 use hotplugger::qmp::{Error, OpenDevice, Qmp, Step};
 use hotplugger::text::sanitize;
+use hotplugger::usb_device::DiskClaims;
 use serde_json::Value;
 
 /// The rest of the script: replies with NUL between them.

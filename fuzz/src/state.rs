@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hotplugger::deadline::Deadline;
+use hotplugger::clock::Deadline;
 use hotplugger::guest::ports::{GuestPort, LastPort};
 use hotplugger::outcome::{Outcome, Report};
 use hotplugger::port::Port;

@@ -5,36 +5,24 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
-use std::{fmt, fs, io};
+use std::{fs, io};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
 use super::process::file;
-use crate::host::sysfs::attribute;
-use crate::host::usbfs;
+use crate::clock::wait_for;
+use crate::host::usbfs::{self, Program};
 use crate::root::Root;
-use crate::text::sanitize;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SocketUsers {
-    pub listener: Option<SocketUser>,
-    pub clients: Vec<SocketUser>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SocketUser {
-    pub pid: u32,
-    pub name: String,
-    pub stopped: bool,
-}
-
-impl fmt::Display for SocketUser {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (process {})", self.name, self.pid)
-    }
+    pub listener: Option<Program>,
+    /// Whether the listener is stopped.
+    pub is_stopped: bool,
+    pub clients: Vec<Program>,
 }
 
 /// A Unix socket in the kernel's list.
@@ -59,40 +47,35 @@ pub fn gather(root: &Root, path: &Path) -> SocketUsers {
     let inode = u32::try_from(metadata.ino() & u64::from(u32::MAX)).unwrap_or_default();
     let ours: Vec<&Socket> =
         sockets.iter().filter(|socket| socket.file == Some((inode, device))).collect();
-    let processes = processes(root);
-    let of = |inode: u32| processes.get(&inode).cloned();
-    let mut clients: Vec<SocketUser> = ours.iter().filter_map(|socket| of(socket.peer?)).collect();
-    clients.sort_by_key(|user| user.pid);
+    let programs = programs(root);
+    let of = |inode: u32| programs.get(&inode).cloned();
+    let mut clients: Vec<Program> = ours.iter().filter_map(|socket| of(socket.peer?)).collect();
+    clients.sort_by_key(|program| program.pid);
     clients.dedup();
-    SocketUsers {
-        listener: ours.iter().find(|socket| socket.listens).and_then(|socket| of(socket.inode)),
-        clients,
-    }
+    let listener = ours.iter().find(|socket| socket.listens).and_then(|socket| of(socket.inode));
+    let is_stopped = listener.as_ref().is_some_and(|program| is_stopped(root, program.pid));
+    SocketUsers { listener, is_stopped, clients }
 }
 
 /// The processes by the sockets they have open, without this one.
-fn processes(root: &Root) -> HashMap<u32, SocketUser> {
+fn programs(root: &Root) -> HashMap<u32, Program> {
     let mut found = HashMap::new();
     for pid in usbfs::pids(root).into_iter().filter(|pid| *pid != std::process::id()) {
-        let Ok(descriptors) = fs::read_dir(file(root, pid, "fd")) else { continue };
-        for descriptor in descriptors.filter_map(Result::ok) {
-            let Ok(target) = fs::read_link(descriptor.path()) else { continue };
+        for (_, target) in usbfs::open_files(root, pid).into_iter().flatten() {
             let inode = target.to_str().and_then(|target| {
                 target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
             });
             if let Some(inode) = inode {
-                found.entry(inode).or_insert_with(|| user(root, pid));
+                found.entry(inode).or_insert_with(|| usbfs::program(root, pid));
             }
         }
     }
     found
 }
 
-fn user(root: &Root, pid: u32) -> SocketUser {
-    let name = attribute(file(root, pid, "comm")).unwrap_or_default();
+fn is_stopped(root: &Root, pid: u32) -> bool {
     let status = fs::read_to_string(file(root, pid, "status")).unwrap_or_default();
-    let stopped = status.lines().any(|line| line.starts_with("State:\tT"));
-    SocketUser { pid, name: sanitize(&name, 32), stopped }
+    status.lines().any(|line| line.starts_with("State:\tT"))
 }
 
 /// `SOCK_DIAG_BY_FAMILY`, and the flags of a request for all there are.
@@ -114,8 +97,8 @@ fn sockets() -> io::Result<Vec<Socket>> {
     let mut sockets = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let second = Timespec::try_from(Duration::from_secs(1)).ok();
-        if poll(&mut [PollFd::new(&socket, PollFlags::IN)], second.as_ref())? == 0 {
+        let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+        if !wait_for(&mut fds, Duration::from_secs(1))? {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let (received, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;

@@ -8,8 +8,8 @@ use super::devices::domains;
 use super::finding::Finding;
 use super::process::{self, Node, Process, parse_list};
 use super::socket_users::{self, SocketUsers};
+use crate::clock::Deadline;
 use crate::config::{Config, VirtualMachine};
-use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::bus::{self, GuestBus, MAX_PORTS, suggest_controller};
 use crate::guest::objects::OtherUsbHost;
@@ -196,7 +196,7 @@ fn unknown_domain(vm: &str, domain: &str, others: &[(String, Option<String>)]) -
 
 fn busy(facts: &VmFacts, own: &str) -> Finding {
     let place = facts.socket.display();
-    if let Some(qemu) = facts.users.listener.as_ref().filter(|qemu| qemu.stopped) {
+    if let Some(qemu) = facts.users.listener.as_ref().filter(|_| facts.users.is_stopped) {
         let what = format!("{qemu} is stopped and does not answer");
         return Finding::error("qemu-stopped", place, what).run(format!("kill -CONT {}", qemu.pid));
     }
@@ -446,12 +446,12 @@ fn buses(facts: &VmFacts, answer: &Answer) -> Vec<Finding> {
 
 #[cfg(test)]
 pub(in crate::check) mod tests {
-    use super::super::socket_users::SocketUser;
     use super::*;
     use crate::config;
     use crate::config::access::{Access, User};
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
+    use crate::host::usbfs::Program;
     use std::time::Duration;
 
     /// A VM with this reply of its QEMU.
@@ -543,10 +543,10 @@ pub(in crate::check) mod tests {
     fn process_that_uses_the_socket_is_named() {
         let step = Step::Greeting;
         let mut facts = facts(Err(Error::Timeout { step, budget: Duration::from_secs(5) }));
-        let holder = |stopped| SocketUser { pid: 7, name: "virsh".to_owned(), stopped };
-        facts.users.clients.push(holder(false));
+        let program = Program { pid: 7, name: "virsh".to_owned(), is_qemu: false };
+        facts.users.clients.push(program.clone());
         assert!(check(&facts)[0].what.starts_with("virsh (process 7) is connected to the socket"));
-        facts.users.listener = Some(holder(true));
+        (facts.users.listener, facts.users.is_stopped) = (Some(program), true);
         assert_eq!(check(&facts)[0].code, "qemu-stopped");
     }
 }

@@ -5,11 +5,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{CommandStatus, Context};
-use crate::clock::Monotonic;
+use crate::clock::{Deadline, Monotonic};
 use crate::config::port::PortName;
 use crate::config::section::BrokenSection;
 use crate::config::{Config, VirtualMachine};
-use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
 use crate::guest::bus::{GuestBus, buses};
 use crate::guest::objects;

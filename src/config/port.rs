@@ -228,15 +228,8 @@ fn devpath(text: &str) -> Result<PortName, String> {
 
 /// The path of the port below the root hub that the DEVPATH has.
 fn path_of(devpath: &DevPath, port: &Port) -> Option<DevPath> {
-    let bus = port.bus().0;
-    let mut path =
-        devpath.root_hub().filter(|hub| hub.sysname() == format!("usb{bus}"))?.to_string();
-    let mut chain = String::new();
-    for number in port.chain().numbers() {
-        chain = if chain.is_empty() { number.to_string() } else { format!("{chain}.{number}") };
-        path = format!("{path}/{bus}-{chain}");
-    }
-    path.parse().ok()
+    let is_on_bus = devpath.root_hub()?.sysname() == format!("usb{}", port.bus().0);
+    is_on_bus.then(|| devpath.on_same_controller(port))?
 }
 
 /// Reads `CONTROLLER/usb2:CHAIN`, and as udev's `path_id` writes `ID_PATH` and

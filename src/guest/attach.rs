@@ -21,13 +21,13 @@ pub use super::error::{AttachError, BusError, BusErrorKind, Unavailable};
 use super::hmp::{self, GuestDeviceInfo, HostDevice};
 use super::objects::{self, FdSet};
 use super::ports::{GuestPort, GuestPortHistory, LastPort, PortCandidate, last_port, rank_ports};
+use crate::clock::Deadline;
 use crate::config::access::AccessMode;
 use crate::config::usb_host::UsbHostProperties;
-use crate::deadline::Deadline;
 use crate::device_id::DeviceId;
-use crate::disk_claims::DiskClaims;
 use crate::qmp::{Error, Qmp, UsbHostProblem};
 use crate::speed::Speed;
+use crate::usb_device::DiskClaims;
 
 /// The device on the host.
 pub trait UsbSource {

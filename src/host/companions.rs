@@ -10,8 +10,8 @@
 
 use std::fs;
 
-use super::sysfs::{attribute, directory};
-use super::topology::{below, devpath_of, entries, port_directory};
+use super::sysfs::{attribute, directory, names};
+use super::topology::{devpath_of, port_directory};
 use crate::devpath::{DevPath, is_root_hub};
 use crate::root::Root;
 use crate::speed::Speed;
@@ -57,7 +57,7 @@ fn at_same_location(root: &Root, hubs: &[RootHub], own: &DevPath) -> Option<DevP
     let own_location = location(own)?;
     let others = hubs.iter().filter(|hub| !own.is_at_or_below(&hub.devpath));
     let mut ports =
-        others.flat_map(|hub| (1..=hub.ports).filter_map(|number| below(&hub.devpath, number)));
+        others.flat_map(|hub| (1..=hub.ports).filter_map(|number| hub.devpath.port_of_hub(number)));
     ports.find(|port| location(port).as_ref() == Some(&own_location))
 }
 
@@ -91,16 +91,16 @@ fn may_have_companion(root: &Root, controller: &DevPath) -> bool {
 /// The functions of the controller's PCI device.
 fn functions(root: &Root, controller: &DevPath, device: &str) -> Vec<DevPath> {
     let Some(bus) = controller.parent() else { return Vec::new() };
-    let names = entries(&directory(root, &bus)).into_iter().map(|(name, _)| name);
+    let names = names(&directory(root, &bus)).into_iter();
     let functions = names.filter(|name| name.starts_with(device));
     functions.filter_map(|name| format!("{bus}/{name}").parse().ok()).collect()
 }
 
 fn controllers_off_pci(root: &Root) -> Vec<DevPath> {
     let sys = root.path("/sys");
-    let hubs = entries(&sys.join("bus/usb/devices")).into_iter();
-    let hubs = hubs.filter(|(name, _)| is_root_hub(name));
-    let controllers = hubs.filter_map(|(_, path)| devpath_of(&sys, &path)?.parent());
+    let devices = sys.join("bus/usb/devices");
+    let hubs = names(&devices).into_iter().filter(|name| is_root_hub(name));
+    let controllers = hubs.filter_map(|hub| devpath_of(&sys, &devices.join(hub))?.parent());
     let mut controllers: Vec<DevPath> = controllers
         .filter(|other| pci_device(other.sysname()).is_none() && may_have_companion(root, other))
         .collect();
@@ -132,7 +132,7 @@ fn pci_device(sysname: &str) -> Option<&str> {
 }
 
 fn root_hub(root: &Root, controller: &DevPath) -> Option<RootHub> {
-    let names = entries(&directory(root, controller)).into_iter().map(|(name, _)| name);
+    let names = names(&directory(root, controller)).into_iter();
     let hubs: Vec<String> = names.filter(|name| is_root_hub(name)).collect();
     let [hub] = &hubs[..] else { return None };
     let devpath: DevPath = format!("{controller}/{hub}").parse().ok()?;
@@ -158,9 +158,9 @@ fn pair(hubs: &[RootHub], own: &DevPath, number: Option<u8>) -> Companion {
         let mut first = 0;
         for companion in &slow {
             if hub == *ehci && (first + 1..=first + companion.ports).contains(&number) {
-                port = below(&companion.devpath, number - first);
+                port = companion.devpath.port_of_hub(number - first);
             } else if hub == *companion {
-                port = below(&ehci.devpath, first + number);
+                port = ehci.devpath.port_of_hub(first + number);
             }
             first += companion.ports;
         }

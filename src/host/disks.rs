@@ -13,20 +13,19 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
 use std::time::Duration;
 use std::{fmt, fs, process, thread};
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, lstat, major, minor, open};
 use rustix::io::Errno;
 
-use crate::deadline::Deadline;
+use crate::clock::Deadline;
 use crate::devpath::DevPath;
-use crate::disk_claims::DiskClaims;
-use crate::host::sysfs::attribute;
+use crate::host::sysfs::{attribute, names};
 use crate::host::usbfs::{self, Program};
 use crate::root::Root;
 use crate::text::sanitize;
+use crate::usb_device::DiskClaims;
 
 /// How long a use is waited out that may end by itself: udevd and udisks open each new disk for a
 /// moment, and so does another hotplugger.
@@ -335,11 +334,9 @@ fn mount_elsewhere(root: &Root, blocks: &[&Block]) -> Option<(String, Program)> 
 fn program_with(root: &Root, blocks: &[&Block]) -> Option<Program> {
     let pids = usbfs::pids(root).into_iter().filter(|pid| *pid != process::id());
     let has_open = |pid: &u32| {
-        let Ok(entries) = fs::read_dir(root.path(format!("/proc/{pid}/fd"))) else { return false };
-        entries.filter_map(Result::ok).any(|entry| {
+        usbfs::open_files(root, *pid).into_iter().flatten().any(|(file, target)| {
             // Other files may be on a file system that hangs.
-            let is_in_dev = fs::read_link(entry.path()).is_ok_and(|link| link.starts_with("/dev"));
-            let metadata = is_in_dev.then(|| fs::metadata(entry.path()).ok()).flatten();
+            let metadata = target.starts_with("/dev").then(|| fs::metadata(file).ok()).flatten();
             metadata.is_some_and(|metadata| {
                 metadata.file_type().is_block_device()
                     && blocks.iter().any(|block| block.number == number(metadata.rdev()))
@@ -507,11 +504,6 @@ fn source(root: &Root, path: &str) -> Source {
 fn btrfs(root: &Root) -> Vec<Vec<String>> {
     let directory = root.path("/sys/fs/btrfs");
     names(&directory).into_iter().map(|id| names(&directory.join(id).join("devices"))).collect()
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
 }
 
 /// The kernel writes blanks, line ends and backslashes as octal numbers (`fs/seq_file.c`:

@@ -1,14 +1,14 @@
-//! The host's drivers of a USB device's interfaces: which they are, taking the device from them and
-//! giving it back. All writes to sysfs are here.
+//! The interfaces of a USB device, and the host's drivers of them: which they are, taking the device
+//! from them and giving it back. All writes to sysfs are here.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::thread;
 use std::time::Duration;
 
-use crate::deadline::Deadline;
+use crate::clock::Deadline;
 use crate::devpath::DevPath;
-use crate::host::sysfs::{attribute, directory, is_gone};
+use crate::host::sysfs::{attribute, directory, is_gone, names, read_up_to};
 use crate::root::Root;
 
 /// How long the kernel may need to make a device's interfaces. They come within milliseconds; what
@@ -57,21 +57,16 @@ const USBFS: &str = "usbfs";
 
 /// The interfaces of the device at `devpath`, by name; none of one that is not there.
 pub fn interfaces(root: &Root, devpath: &DevPath) -> Vec<Interface> {
-    let Ok(entries) = fs::read_dir(directory(root, devpath)) else { return Vec::new() };
+    let directory = directory(root, devpath);
     let prefix = format!("{}:", devpath.sysname());
-    let mut interfaces: Vec<Interface> = entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let name = entry.file_name().into_string().ok()?;
-            let path = name.starts_with(&prefix).then(|| entry.path())?;
-            let class = attribute(path.join("bInterfaceClass")).ok()?;
-            let driver = fs::read_link(path.join("driver")).ok();
-            let driver = driver.and_then(|link| Some(link.file_name()?.to_str()?.to_owned()));
-            Some(Interface { name, class: u8::from_str_radix(&class, 16).ok()?, driver })
-        })
-        .collect();
-    interfaces.sort();
-    interfaces
+    let interface = |name: String| {
+        let path = name.starts_with(&prefix).then(|| directory.join(&name))?;
+        let class = attribute(path.join("bInterfaceClass")).ok()?;
+        let driver = fs::read_link(path.join("driver")).ok();
+        let driver = driver.and_then(|link| Some(link.file_name()?.to_str()?.to_owned()));
+        Some(Interface { name, class: u8::from_str_radix(&class, 16).ok()?, driver })
+    };
+    names(&directory).into_iter().filter_map(interface).collect()
 }
 
 /// Whether the device has all its interfaces. The kernel makes them right after it has sent the
@@ -161,9 +156,49 @@ fn write(file: &std::path::Path, text: &str) -> io::Result<()> {
     File::options().append(true).open(file)?.write_all(format!("{text}\n").as_bytes())
 }
 
+/// As many configurations as the kernel reads (`drivers/usb/core/config.c`: `USB_MAXCONFIG`), each of
+/// the largest length.
+const MAX_DESCRIPTORS: u64 = 18 + 8 * 0xffff;
+
+const CONFIGURATION: u8 = 2;
+const INTERFACE: u8 = 4;
+
+/// The classes of all interfaces of all configurations, and of their alternate settings. Empty if the
+/// `descriptors` file cannot be read.
+pub fn interface_classes(root: &Root, devpath: &DevPath) -> Vec<u8> {
+    let file = directory(root, devpath).join("descriptors");
+    read_up_to(file, MAX_DESCRIPTORS).map(|bytes| parse_descriptors(&bytes)).unwrap_or_default()
+}
+
+/// Reads the device descriptor and the configurations behind it. The kernel writes each configuration
+/// with its `wTotalLength` (`drivers/usb/core/sysfs.c`: `descriptors_read`), so a device that lies
+/// about a length inside of one does not hide the next one.
+fn parse_descriptors(bytes: &[u8]) -> Vec<u8> {
+    let mut classes = Vec::new();
+    let mut rest = bytes.get(18..).unwrap_or_default();
+    while let [length, CONFIGURATION, low, high, ..] = *rest {
+        let total = usize::from(u16::from_le_bytes([low, high])).max(usize::from(length)).max(4);
+        let (configuration, others) = rest.split_at(total.min(rest.len()));
+        rest = others;
+        let mut descriptors = configuration;
+        while let [length, kind, ..] = *descriptors {
+            // USB 2.0, 9.6.5: bInterfaceClass.
+            if let (INTERFACE, Some(class)) = (kind, descriptors.get(5)) {
+                classes.push(*class);
+            }
+            match descriptors.get(usize::from(length)..) {
+                Some(next) if length >= 2 => descriptors = next,
+                _ => break,
+            }
+        }
+    }
+    classes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::os::unix::fs::symlink;
 
     /// A headset: two interfaces with drivers, one without, one that a program has.
@@ -225,5 +260,48 @@ mod tests {
         let devpath = "/devices/x/usb1/1-3".parse().unwrap();
         fs::remove_file(root.path("/sys/bus/usb/drivers/usbhid/unbind")).unwrap();
         assert_eq!(unbind_drivers(&root, &devpath).unwrap().len(), 1);
+    }
+
+    fn configuration(body: &[u8]) -> Vec<u8> {
+        let total = u16::try_from(9 + body.len()).unwrap().to_le_bytes();
+        let mut bytes = vec![9, CONFIGURATION, total[0], total[1], 1, 1, 0, 0x80, 50];
+        bytes.extend(body);
+        bytes
+    }
+
+    fn interface(class: u8, alternate: u8) -> Vec<u8> {
+        vec![9, INTERFACE, 0, alternate, 0, class, 0, 0, 0]
+    }
+
+    #[test]
+    fn classes_of_all_configurations_and_alternate_settings_are_found() {
+        let mut bytes = vec![18; 18];
+        let endpoint = [7, 5, 0x81, 3, 8, 0, 10];
+        bytes.extend(configuration(
+            &[interface(3, 0), endpoint.to_vec(), interface(0xff, 1)].concat(),
+        ));
+        bytes.extend(configuration(&interface(8, 0)));
+        assert_eq!(parse_descriptors(&bytes), [3, 0xff, 8]);
+    }
+
+    #[test]
+    fn descriptor_without_length_does_not_hide_the_next_configuration() {
+        let mut bytes = vec![18; 18];
+        bytes.extend(configuration(&[&interface(3, 0)[..], &[0, 5, 0]].concat()));
+        bytes.extend(configuration(&interface(8, 0)));
+        assert_eq!(parse_descriptors(&bytes), [3, 8]);
+        assert_eq!(parse_descriptors(&bytes[..10]), [0; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse_descriptors(&bytes);
+        }
+
+        #[test]
+        fn any_configuration_is_survived(body in prop::collection::vec(0..12u8, 0..200)) {
+            let _ = parse_descriptors(&[vec![18; 18], configuration(&body)].concat());
+        }
     }
 }

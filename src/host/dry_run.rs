@@ -7,7 +7,6 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::mem;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,23 +14,17 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Host;
-use super::descriptors;
 use super::disks::{self, DiskUse};
 use super::drivers::{self, Interface};
-use super::node;
 use super::settle::{Settle, Settled};
 use super::sysfs;
-use super::topology::{Topology, read_topology};
-use super::usbfs::{self, Program};
 use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::config::access::Access;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
-use crate::disk_claims::DiskClaims;
 use crate::guest::fake::{Bus, FakeQemu, HostDevice};
 use crate::guest::ports::{GuestPortHistory, LastPort};
-use crate::location::UsbLocation;
 use crate::monitor::Monitor;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, OpenDevice, Qmp};
@@ -43,7 +36,7 @@ use crate::state::kept;
 use crate::state::lock::Lock;
 use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
-use crate::usb_device::UsbDevice;
+use crate::usb_device::{DiskClaims, UsbDevice};
 
 /// A step that the real host would take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -160,6 +153,10 @@ impl<'a> DryRun<'a> {
 }
 
 impl Host for DryRun<'_> {
+    fn root(&self) -> &Root {
+        self.root
+    }
+
     fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
         if let Some(device) = self.state.borrow().devices.get(devpath) {
             return Ok(Some(device.clone()));
@@ -169,18 +166,6 @@ impl Host for DryRun<'_> {
             self.with_device(devpath, device.clone());
         }
         Ok(device)
-    }
-
-    fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd> {
-        node::open(self.root, devpath, device)
-    }
-
-    fn location(&self, devpath: &DevPath) -> UsbLocation {
-        super::topology::usb_location(self.root, devpath)
-    }
-
-    fn topology(&self) -> Topology {
-        read_topology(self.root)
     }
 
     /// As if the device were plugged in now.
@@ -224,20 +209,8 @@ impl Host for DryRun<'_> {
         interfaces
     }
 
-    fn interface_classes(&self, devpath: &DevPath) -> Vec<u8> {
-        descriptors::interface_classes(self.root, devpath)
-    }
-
     fn claim_disks(&self, devpath: &DevPath) -> Result<DiskClaims, DiskUse> {
         disks::claim(self.root, devpath, false)
-    }
-
-    fn is_authorized(&self, devpath: &DevPath, interface: &Interface) -> bool {
-        drivers::is_authorized(self.root, devpath, interface)
-    }
-
-    fn programs_with(&self, device: &UsbDevice) -> Vec<Program> {
-        usbfs::programs_with(self.root, &sysfs::node(device.busnum, device.devnum))
     }
 
     fn unbind_programs(&self, devpath: &DevPath) -> io::Result<()> {
@@ -267,10 +240,6 @@ impl Host for DryRun<'_> {
         Ok(())
     }
 
-    fn time_left(&self) -> Option<Duration> {
-        None
-    }
-
     fn settle(&self, settle: Settle<'_>, _: &mut dyn FnMut()) -> io::Result<Settled> {
         let wait = settle.ready_at().since(self.now());
         self.step(Step::Settle { seconds: format!("{:.3}", wait.as_secs_f64()) });
@@ -293,10 +262,6 @@ impl Host for DryRun<'_> {
         known.unwrap_or_else(|| dir::read_unlocked(self.root, port))
     }
 
-    fn save_record(&self, record: &Record) -> anyhow::Result<()> {
-        self.update_record(&record.port, &|_| Some(record.clone()))
-    }
-
     fn update_record(
         &self,
         port: &Port,
@@ -313,14 +278,6 @@ impl Host for DryRun<'_> {
             self.state.borrow_mut().records.insert(port, after);
         }
         Ok(())
-    }
-
-    fn delete_record(&self, port: &Port) -> anyhow::Result<()> {
-        self.update_record(port, &|_| None)
-    }
-
-    fn records(&self) -> Vec<Record> {
-        dir::read_all_unlocked(self.root)
     }
 
     fn kept_ports(&self) -> Vec<DevPath> {

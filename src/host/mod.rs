@@ -4,19 +4,16 @@
 //! decides and acts is the same for both.
 
 pub mod companions;
-pub mod descriptors;
 pub mod disks;
 pub mod drivers;
 pub mod dry_run;
 pub mod netlink;
-pub mod node;
 pub mod real;
 pub mod session;
 pub mod settle;
 pub mod sysfs;
 pub mod topology;
 pub mod usbfs;
-pub mod users;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,20 +28,23 @@ use self::usbfs::Program;
 use crate::clock::Monotonic;
 use crate::config::access::Access;
 use crate::devpath::DevPath;
-use crate::disk_claims::DiskClaims;
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
 use crate::monitor::Monitor;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp};
+use crate::root::Root;
+use crate::state::dir;
 use crate::state::kept;
 use crate::state::lock::Lock;
 use crate::state::record::{Attachment, Record, UeventMark, VERSION};
 use crate::state::socket_file::SocketFile;
-use crate::usb_device::UsbDevice;
+use crate::usb_device::{DiskClaims, UsbDevice};
 
 /// What hotplugger reads and changes outside its own process.
 pub trait Host {
+    fn root(&self) -> &Root;
+
     /// Problems of the host itself that a report should mention, such as an unusable state directory.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
@@ -54,12 +54,18 @@ pub trait Host {
     fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>>;
 
     /// Opens the device's node, and makes sure that it is the node of this device.
-    fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd>;
+    fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd> {
+        sysfs::open_node(self.root(), devpath, device)
+    }
 
     /// The location of a device, which may be unplugged already.
-    fn location(&self, devpath: &DevPath) -> UsbLocation;
+    fn location(&self, devpath: &DevPath) -> UsbLocation {
+        topology::usb_location(self.root(), devpath)
+    }
 
-    fn topology(&self) -> Topology;
+    fn topology(&self) -> Topology {
+        topology::read_topology(self.root())
+    }
 
     /// When the kernel added the device; `None` if it is not known.
     fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic>;
@@ -85,15 +91,21 @@ pub trait Host {
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface>;
 
     /// The classes of the interfaces of all configurations; empty if they are not known.
-    fn interface_classes(&self, devpath: &DevPath) -> Vec<u8>;
+    fn interface_classes(&self, devpath: &DevPath) -> Vec<u8> {
+        drivers::interface_classes(self.root(), devpath)
+    }
 
     /// Claims the device's disks, if nothing on the host uses them.
     fn claim_disks(&self, devpath: &DevPath) -> Result<DiskClaims, DiskUse>;
 
-    fn is_authorized(&self, devpath: &DevPath, interface: &Interface) -> bool;
+    fn is_authorized(&self, devpath: &DevPath, interface: &Interface) -> bool {
+        drivers::is_authorized(self.root(), devpath, interface)
+    }
 
     /// The processes that have the device's node open.
-    fn programs_with(&self, device: &UsbDevice) -> Vec<Program>;
+    fn programs_with(&self, device: &UsbDevice) -> Vec<Program> {
+        usbfs::programs_with(self.root(), &sysfs::node(device.busnum, device.devnum))
+    }
 
     /// Takes the device from the programs that have claimed its interfaces.
     fn unbind_programs(&self, devpath: &DevPath) -> io::Result<()>;
@@ -105,7 +117,9 @@ pub trait Host {
     fn probe_drivers(&self, devpath: &DevPath) -> io::Result<()>;
 
     /// The time that is left of the call of an event; `None` if there is no limit.
-    fn time_left(&self) -> Option<Duration>;
+    fn time_left(&self) -> Option<Duration> {
+        None
+    }
 
     /// Waits until the device has settled. Calls `on_driver_bound` when a host driver may have
     /// been bound to one of its interfaces.
@@ -118,8 +132,6 @@ pub trait Host {
     /// disposable.
     fn record(&self, port: &Port) -> Option<Record>;
 
-    fn save_record(&self, record: &Record) -> anyhow::Result<()>;
-
     /// Replaces the record of the port by what `change` makes of it, under the records' lock.
     fn update_record(
         &self,
@@ -127,10 +139,9 @@ pub trait Host {
         change: &dyn Fn(Option<Record>) -> Option<Record>,
     ) -> anyhow::Result<()>;
 
-    fn delete_record(&self, port: &Port) -> anyhow::Result<()>;
-
-    /// All records.
-    fn records(&self) -> Vec<Record>;
+    fn records(&self) -> Vec<Record> {
+        dir::read_all_unlocked(self.root())
+    }
 
     /// The ports that a person keeps with the host.
     fn kept_ports(&self) -> Vec<DevPath>;
@@ -179,6 +190,10 @@ pub struct ReturnResult {
 }
 
 impl dyn Host + '_ {
+    pub fn delete_record(&self, port: &Port) -> anyhow::Result<()> {
+        self.update_record(port, &|_| None)
+    }
+
     /// The record of the device at `devpath`, without what no longer holds.
     pub fn load_record(&self, port: &Port, devpath: &DevPath) -> Option<Record> {
         let mut record = self.record(port).filter(|record| record.devpath == *devpath)?;
@@ -228,7 +243,8 @@ impl dyn Host + '_ {
 
     /// Saves a record. Returns a warning if that failed: the next event then knows less.
     pub fn save_record_or_warn(&self, record: &Record) -> Option<String> {
-        self.save_record(record).err().map(|error| format!("record not saved: {error:#}"))
+        let saved = self.update_record(&record.port, &|_| Some(record.clone()));
+        saved.err().map(|error| format!("record not saved: {error:#}"))
     }
 
     /// Returns the device to the host's drivers.

@@ -4,12 +4,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink, recvfrom, socket_with,
 };
 
+use crate::clock::wait_for;
 use crate::uevent::Uevent;
 
 /// A socket in the multicast group to which the kernel sends its uevents.
@@ -18,7 +19,6 @@ pub struct UeventSocket(OwnedFd);
 
 #[derive(Debug)]
 pub enum Received {
-    /// A kernel uevent.
     Uevent(Box<Uevent>),
     /// Uevents were lost: more came than the socket's buffer holds.
     Lost,
@@ -49,13 +49,8 @@ impl UeventSocket {
 
     /// Waits for the next uevent, at most for `time`.
     pub fn next(&self, time: Duration) -> io::Result<Received> {
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        let timeout = Timespec::try_from(time)
-            .unwrap_or(Timespec { tv_sec: i64::from(i32::MAX), tv_nsec: 0 });
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) | Err(Errno::INTR) => return Ok(Received::Nothing),
-            Ok(_) => {}
-            Err(error) => return Err(error.into()),
+        if !wait_for(&mut [PollFd::new(&self.0, PollFlags::IN)], time)? {
+            return Ok(Received::Nothing);
         }
         let mut packet = [0; PACKET_BYTES];
         match recvfrom(&self.0, &mut packet, RecvFlags::empty()) {

@@ -1,40 +1,32 @@
 //! This machine: sysfs, the clock, the state directory, QEMU.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
 
 use super::Host;
-use super::descriptors;
 use super::disks::{self, DiskUse};
 use super::drivers::{self, Interface};
-use super::node;
 use super::session::Session;
 use super::settle::{self, Settle, Settled};
 use super::sysfs;
-use super::topology::{Topology, read_topology};
-use super::usbfs::{self, Program};
-use crate::clock::Monotonic;
+use crate::clock::{Deadline, Monotonic};
 use crate::config::access::Access;
-use crate::deadline::Deadline;
 use crate::devpath::DevPath;
-use crate::disk_claims::DiskClaims;
 use crate::guest::ports::{GuestPortHistory, LastPort};
-use crate::location::UsbLocation;
 use crate::monitor::Monitor;
 use crate::port::{BusNum, DevNum, Port};
 use crate::qmp::{Error, Qmp, Step};
 use crate::root::Root;
-use crate::state::dir::{self, StateDir, may_have_record};
+use crate::state::dir::{StateDir, may_have_record};
 use crate::state::guest_ports;
 use crate::state::kept;
 use crate::state::lock::{Lock, LockError};
 use crate::state::record::{Record, UeventMark};
 use crate::state::socket_file::SocketFile;
-use crate::usb_device::UsbDevice;
+use crate::usb_device::{DiskClaims, UsbDevice};
 
 /// How long to wait for other processes that use the state directory. They hold its lock as long as
 /// it takes to write a file.
@@ -89,6 +81,10 @@ impl<'a> RealHost<'a> {
 }
 
 impl Host for RealHost<'_> {
+    fn root(&self) -> &Root {
+        self.root
+    }
+
     fn warnings(&self) -> Vec<String> {
         match self.state.get() {
             None => Vec::new(),
@@ -102,18 +98,6 @@ impl Host for RealHost<'_> {
 
     fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>> {
         sysfs::usb_device(self.root, devpath)
-    }
-
-    fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd> {
-        node::open(self.root, devpath, device)
-    }
-
-    fn location(&self, devpath: &DevPath) -> UsbLocation {
-        super::topology::usb_location(self.root, devpath)
-    }
-
-    fn topology(&self) -> Topology {
-        read_topology(self.root)
     }
 
     fn plugged_at(&self, busnum: BusNum, devnum: DevNum) -> Option<Monotonic> {
@@ -150,20 +134,8 @@ impl Host for RealHost<'_> {
         drivers::interfaces(self.root, devpath)
     }
 
-    fn interface_classes(&self, devpath: &DevPath) -> Vec<u8> {
-        descriptors::interface_classes(self.root, devpath)
-    }
-
     fn claim_disks(&self, devpath: &DevPath) -> Result<DiskClaims, DiskUse> {
         disks::claim(self.root, devpath, true)
-    }
-
-    fn is_authorized(&self, devpath: &DevPath, interface: &Interface) -> bool {
-        drivers::is_authorized(self.root, devpath, interface)
-    }
-
-    fn programs_with(&self, device: &UsbDevice) -> Vec<Program> {
-        usbfs::programs_with(self.root, &sysfs::node(device.busnum, device.devnum))
     }
 
     fn unbind_programs(&self, devpath: &DevPath) -> io::Result<()> {
@@ -194,10 +166,6 @@ impl Host for RealHost<'_> {
         self.state()?.records(&self.deadline(STATE_TIMEOUT)).ok()?.get(port)
     }
 
-    fn save_record(&self, record: &Record) -> anyhow::Result<()> {
-        self.update_record(&record.port, &|_| Some(record.clone()))
-    }
-
     fn update_record(
         &self,
         port: &Port,
@@ -211,14 +179,6 @@ impl Host for RealHost<'_> {
             Some(record) => records.save(&record),
             None => records.delete(port),
         }
-    }
-
-    fn delete_record(&self, port: &Port) -> anyhow::Result<()> {
-        self.update_record(port, &|_| None)
-    }
-
-    fn records(&self) -> Vec<Record> {
-        dir::read_all_unlocked(self.root)
     }
 
     fn kept_ports(&self) -> Vec<DevPath> {

@@ -7,14 +7,16 @@
 //! QEMU, and with it the guest (`util/module.c`: `module_load`, an assertion).
 
 use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::clock::Deadline;
 use crate::config::access::Access;
-use crate::deadline::Deadline;
-use crate::host::{usbfs, users};
+use crate::host::{sysfs, usbfs};
 use crate::monitor::Monitor;
 use crate::qmp::client::{self, QmpClient};
 use crate::qmp::message::Version;
@@ -45,6 +47,20 @@ enum Channel {
     Domain(Virsh),
 }
 
+impl Channel {
+    fn send(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        fd: Option<OwnedFd>,
+    ) -> Result<Value, Error> {
+        match self {
+            Self::Socket(client) => client.send(command, arguments, fd),
+            Self::Domain(virsh) => virsh.send(command, arguments, fd),
+        }
+    }
+}
+
 /// Whether the VM with that monitor runs. QEMU is sent nothing.
 pub fn is_running(root: &Root, monitor: &Monitor) -> bool {
     let path = root.path(monitor.file());
@@ -64,9 +80,9 @@ impl Session {
         let path = root.path(monitor.file());
         let channel = match monitor {
             Monitor::Socket(_) => {
-                let uid = access.uid(|name| users::uid(root, name));
+                let expected = access.uid(|name| uid(root, name));
                 let policy = PeerPolicy {
-                    uid: uid.map_err(|error| Error::PeerRejected {
+                    uid: expected.map_err(|error| Error::PeerRejected {
                         socket: path.clone(),
                         source: error.into(),
                     })?,
@@ -147,10 +163,7 @@ impl Qmp for Session {
         if needs_usb_host {
             self.check_usb_host()?;
         }
-        let reply = match &mut self.channel {
-            Channel::Socket(client) => client.send(command, arguments, None),
-            Channel::Domain(virsh) => virsh.send(command, &arguments, None),
-        };
+        let reply = self.channel.send(command, arguments, None);
         self.read_reply(needs_usb_host, reply)
     }
 
@@ -162,10 +175,7 @@ impl Qmp for Session {
     ) -> Result<Value, Error> {
         self.check_usb_host()?;
         let fd = open().map_err(Error::OpenDevice)?;
-        let reply = match &mut self.channel {
-            Channel::Socket(client) => client.send(command, arguments, Some(&fd)),
-            Channel::Domain(virsh) => virsh.send(command, &arguments, Some(fd)),
-        };
+        let reply = self.channel.send(command, arguments, Some(fd));
         self.read_reply(false, reply)
     }
 
@@ -238,6 +248,22 @@ fn read_pid(path: &Path) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
+/// The number of the user of that name in this host's `/etc/passwd`. `None` if there is none.
+///
+/// Users of another service (LDAP, `DynamicUser=`) are not found here: asking for them would load
+/// that service's code into a program that runs as root on each plug.
+fn uid(root: &Root, name: &str) -> io::Result<Option<u32>> {
+    let text = sysfs::read_up_to(root.path("/etc/passwd"), 1 << 20)?;
+    Ok(find_user(&String::from_utf8_lossy(&text), name))
+}
+
+/// Reads `name:password:number:…` (passwd(5)); of two lines with that name the first one counts.
+fn find_user(text: &str, name: &str) -> Option<u32> {
+    let mut users = text.lines().map(|line| line.split(':'));
+    let mut user = users.find_map(|mut fields| (fields.next() == Some(name)).then_some(fields))?;
+    user.nth(1)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,6 +309,17 @@ mod tests {
             fs::write(root.path("/proc/7/maps"), maps).unwrap();
             assert_eq!(was_upgraded(&root, 7), expected, "{executable} {maps}");
             assert!(!was_upgraded(&root, 8), "a process that cannot be read");
+        }
+    }
+
+    #[test]
+    fn a_user_is_found_by_the_whole_name() {
+        let text = "root:x:0:0:root:/root:/bin/bash\nlibvirt-qemu:x:64055:103::/:/bin/false\n\
+                    broken\nodd:x:many:1::/:\n";
+        assert_eq!(find_user(text, "libvirt-qemu"), Some(64055));
+        assert_eq!(find_user(text, "root"), Some(0));
+        for none in ["libvirt", "qemu", "broken", "odd", "", "x"] {
+            assert_eq!(find_user(text, none), None, "{none}");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::config::port::PortName;
 use crate::device_id::DeviceId;
 use crate::devpath::{DevPath, is_root_hub};
 use crate::host::companions::{Companion, companion};
-use crate::host::sysfs::{self, attribute};
+use crate::host::sysfs::{self, attribute, names};
 use crate::location::{ControllerName, Generation, PeerPorts, PortLocation, UsbLocation};
 use crate::port::{BusNum, Port};
 use crate::root::Root;
@@ -151,13 +151,12 @@ impl Hub {
 /// Reads the tree; empty on a host without USB.
 pub fn read_topology(root: &Root) -> Topology {
     let sys = root.path("/sys");
-    let mut hubs: Vec<(u8, DevPath)> = entries(&sys.join("bus/usb/devices"))
-        .into_iter()
-        .filter_map(|(name, path)| {
-            let bus = name.strip_prefix("usb").filter(|_| is_root_hub(&name))?.parse().ok()?;
-            Some((bus, devpath_of(&sys, &path)?))
-        })
-        .collect();
+    let devices = sys.join("bus/usb/devices");
+    let hub = |name: &String| {
+        let bus = name.strip_prefix("usb").filter(|_| is_root_hub(name))?.parse().ok()?;
+        Some((bus, devpath_of(&sys, &devices.join(name))?))
+    };
+    let mut hubs: Vec<(u8, DevPath)> = names(&devices).iter().filter_map(hub).collect();
     hubs.sort();
     let mut topology = Topology::default();
     for (_, devpath) in hubs {
@@ -202,18 +201,20 @@ fn read_hub(root: &Root, devpath: DevPath) -> Hub {
 /// The directories of a hub's ports: `<hub>/<interface>/<hub>-port<number>`.
 fn port_folders(root: &Root, hub: &DevPath) -> Vec<(u8, PathBuf)> {
     let prefix = format!("{}-port", hub.sysname());
-    let mut ports: Vec<(u8, PathBuf)> = entries(&sysfs::directory(root, hub))
-        .into_iter()
-        .filter(|(name, _)| name.contains(':'))
-        .flat_map(|(_, interface)| entries(&interface))
-        .filter_map(|(name, path)| Some((name.strip_prefix(&prefix)?.parse().ok()?, path)))
-        .collect();
+    let directory = sysfs::directory(root, hub);
+    let mut ports: Vec<(u8, PathBuf)> = Vec::new();
+    for interface in names(&directory).iter().filter(|name| name.contains(':')) {
+        let interface = directory.join(interface);
+        let port =
+            |name: &String| Some((name.strip_prefix(&prefix)?.parse().ok()?, interface.join(name)));
+        ports.extend(names(&interface).iter().filter_map(port));
+    }
     ports.sort();
     ports
 }
 
 fn read_port(root: &Root, hub: &DevPath, number: u8, directory: &Path) -> Option<HubPort> {
-    let devpath = below(hub, number)?;
+    let devpath = hub.port_of_hub(number)?;
     let plugged = sysfs::usb_device(root, &devpath).ok().flatten().map(|device| {
         if device.is_hub() {
             Plugged::Hub(device, read_hub(root, devpath.clone()))
@@ -225,25 +226,12 @@ fn read_port(root: &Root, hub: &DevPath, number: u8, directory: &Path) -> Option
     Some(HubPort { port: devpath.port()?, devpath, connector, plugged })
 }
 
-pub(super) fn below(hub: &DevPath, number: u8) -> Option<DevPath> {
-    let name = match hub.sysname().strip_prefix("usb") {
-        Some(bus) => format!("{bus}-{number}"),
-        None => format!("{}.{number}", hub.sysname()),
-    };
-    format!("{hub}/{name}").parse().ok()
-}
-
 fn connector(root: &Root, devpath: &DevPath, directory: &Path) -> Connector {
     let text = |name: &str| attribute(directory.join(name)).ok();
     let located = text("location").is_some_and(|location| {
         location.trim_start_matches("0x").bytes().any(|digit| digit != b'0')
     });
-    let peer = fs::canonicalize(directory.join("peer")).ok().and_then(|peer| {
-        // The port's directory stands in the hub's interface, and that in the hub.
-        let hub = devpath_of(&root.path("/sys"), peer.parent()?.parent()?)?;
-        let (_, number) = peer.file_name()?.to_str()?.rsplit_once("-port")?;
-        below(&hub, number.parse().ok()?)
-    });
+    let peer = peer_port(root, devpath).and_then(|peer| devpath.on_same_controller(&peer));
     let companion = if peer.is_none() { companion(root, devpath) } else { Companion::default() };
     let known = |value: &String| !matches!(value.as_str(), "" | "unknown");
     let place = |name: &str| text(&format!("physical_location/{name}")).filter(known);
@@ -267,12 +255,6 @@ pub(crate) fn devpath_of(sys: &Path, path: &Path) -> Option<DevPath> {
     let path = fs::canonicalize(path).ok()?;
     let below = path.strip_prefix(fs::canonicalize(sys).ok()?).ok()?;
     format!("/{}", below.to_str()?).parse().ok()
-}
-
-pub(super) fn entries(directory: &Path) -> Vec<(String, PathBuf)> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let named = |entry: fs::DirEntry| Some((entry.file_name().into_string().ok()?, entry.path()));
-    entries.filter_map(Result::ok).filter_map(named).collect()
 }
 
 pub fn usb_location(root: &Root, devpath: &DevPath) -> UsbLocation {
@@ -316,7 +298,7 @@ pub fn port_location(root: &Root, devpath: &DevPath) -> PortLocation {
 /// Without a link it may be a port of a companion.
 fn peer(root: &Root, port: &DevPath) -> Option<DevPath> {
     match peer_port(root, port) {
-        Some(peer) => port.root_hub()?.parent()?.controllers_port(&peer),
+        Some(peer) => port.on_same_controller(&peer),
         None => companion(root, port).port,
     }
 }
@@ -339,7 +321,7 @@ fn peer_port(root: &Root, devpath: &DevPath) -> Option<Port> {
             if !sysfs::directory(root, &hub).exists() {
                 // The hub is gone with the device. Hubs' ports are paired by equal numbers if their
                 // hubs are a pair (the same function), so the peer port is still known.
-                return format!("{}.{number}", peer_port(root, &hub)?).parse().ok();
+                return Port::of_hub(&peer_port(root, &hub)?.to_string(), number);
             }
             // A hub in another than its first configuration.
             let (_, directory) =
@@ -348,10 +330,7 @@ fn peer_port(root: &Root, devpath: &DevPath) -> Option<Port> {
         }
     };
     let (hub, number) = target.file_name()?.to_str()?.rsplit_once("-port")?;
-    match hub.strip_prefix("usb") {
-        Some(bus) => Some(Port::new(BusNum(bus.parse().ok()?), number.parse().ok()?)),
-        None => format!("{hub}.{number}").parse().ok(),
-    }
+    Port::of_hub(hub, number.parse().ok()?)
 }
 
 impl Topology {

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::host::sysfs::names;
 use crate::root::Root;
 use crate::text::sanitize;
 
@@ -24,9 +25,8 @@ impl fmt::Display for Program {
 
 /// The IDs of all processes, in their order.
 pub fn pids(root: &Root) -> Vec<u32> {
-    let Ok(entries) = fs::read_dir(root.path("/proc")) else { return Vec::new() };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut pids: Vec<u32> = pids.collect();
+    let names = names(&root.path("/proc"));
+    let mut pids: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
     pids.sort_unstable();
     pids
 }
@@ -40,9 +40,18 @@ pub fn programs_with(root: &Root, node: &Path) -> Vec<Program> {
 /// Whether the process has the node open; `None` if this user may not know. A descriptor that was
 /// passed to it has the path by which its sender opened it.
 pub fn has_open(root: &Root, pid: u32, node: &Path) -> Option<bool> {
+    Some(open_files(root, pid)?.any(|(_, target)| target == node))
+}
+
+/// The entries of the process's `/proc/PID/fd` with their targets; `None` if this user may not read
+/// them.
+pub fn open_files(root: &Root, pid: u32) -> Option<impl Iterator<Item = (PathBuf, PathBuf)>> {
     let entries = fs::read_dir(root.path(format!("/proc/{pid}/fd"))).ok()?;
-    let mut links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    Some(links.any(|link| link == node))
+    Some(entries.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let target = fs::read_link(&path).ok()?;
+        Some((path, target))
+    }))
 }
 
 pub fn program(root: &Root, pid: u32) -> Program {

@@ -6,7 +6,6 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::time::Duration;
@@ -20,11 +19,10 @@ use rustix::net::{
 };
 use serde_json::Value;
 
-use super::framing::Framer;
-use super::message::{Command, Message, Version};
+use super::message::{Command, Framer, Message, Version};
 use super::peer::{PeerError, PeerPolicy};
 use super::{Error, Step};
-use crate::deadline::Deadline;
+use crate::clock::Deadline;
 use crate::monitor::Monitor;
 
 #[derive(Debug)]
@@ -44,6 +42,10 @@ pub fn is_listening(path: &Path) -> bool {
     matches!(connected, Ok(()) | Err(Errno::AGAIN))
 }
 
+fn not_running(path: &Path, stale: bool) -> Error {
+    Error::NotRunning { monitor: Monitor::Socket(path.to_path_buf()), stale }
+}
+
 fn open(path: &Path) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -58,12 +60,7 @@ impl QmpClient {
         let file = match policy.open(path).map_err(rejected)? {
             Ok(Some(file)) => file,
             Ok(None) => return Err(failed(io::Error::other("it is not a socket"))),
-            Err(Errno::NOENT) => {
-                return Err(Error::NotRunning {
-                    monitor: Monitor::Socket(path.to_path_buf()),
-                    stale: false,
-                });
-            }
+            Err(Errno::NOENT) => return Err(not_running(path, false)),
             Err(error) => return Err(failed(error.into())),
         };
         let (socket, address) = open(&file.path()).map_err(|error| failed(error.into()))?;
@@ -86,7 +83,7 @@ impl QmpClient {
 
     fn connect_to(&mut self, address: &SocketAddrUnix) -> Result<(), Error> {
         loop {
-            let error = match connect(&self.socket, address) {
+            let source = match connect(&self.socket, address) {
                 Ok(()) => return Ok(()),
                 Err(Errno::INTR) => continue,
                 // QEMU's backlog is 1. With one client served and others waiting, the kernel answers
@@ -95,26 +92,12 @@ impl QmpClient {
                     Step::Connect.sleep(&self.deadline, Duration::from_millis(20))?;
                     continue;
                 }
-                Err(error) => error,
+                Err(Errno::NOENT) => return Err(not_running(&self.path, false)),
+                Err(Errno::CONNREFUSED) => return Err(not_running(&self.path, true)),
+                Err(Errno::PROTOTYPE) => io::Error::other("it is a datagram socket"),
+                Err(other) => other.into(),
             };
-            let socket = self.path.clone();
-            let unusable = |reason| Error::Socket {
-                socket: self.path.clone(),
-                source: io::Error::other(reason),
-            };
-            let is_socket = || self.path.metadata().is_ok_and(|data| data.file_type().is_socket());
-            return Err(match error {
-                Errno::NOENT => {
-                    Error::NotRunning { monitor: Monitor::Socket(socket), stale: false }
-                }
-                // The kernel answers the same for a file of another kind.
-                Errno::CONNREFUSED if is_socket() => {
-                    Error::NotRunning { monitor: Monitor::Socket(socket), stale: true }
-                }
-                Errno::CONNREFUSED | Errno::NOTSOCK => unusable("it is not a socket"),
-                Errno::PROTOTYPE => unusable("it is a datagram socket"),
-                other => Error::Socket { socket, source: other.into() },
-            });
+            return Err(Error::Socket { socket: self.path.clone(), source });
         }
     }
 
@@ -129,8 +112,7 @@ impl QmpClient {
                 Ok(Message::Event | Message::Reply(..)) => {}
                 // The kernel accepted the connection while QEMU was ending.
                 Err(Error::Closed(_)) if !is_listening(&self.path) => {
-                    let (socket, stale) = (self.path.clone(), self.path.exists());
-                    return Err(Error::NotRunning { monitor: Monitor::Socket(socket), stale });
+                    return Err(not_running(&self.path, self.path.exists()));
                 }
                 Err(error) => return Err(error),
             }
@@ -142,7 +124,7 @@ impl QmpClient {
         &mut self,
         command: &'static str,
         arguments: Value,
-        fd: Option<&OwnedFd>,
+        fd: Option<OwnedFd>,
     ) -> Result<Value, Error> {
         let step = Step::Command(command);
         self.last_id += 1;
@@ -150,7 +132,7 @@ impl QmpClient {
         let mut bytes = serde_json::to_vec(&Command { execute: command, arguments, id })
             .map_err(|error| Error::Protocol(error.to_string()))?;
         bytes.push(b'\n');
-        self.write(&bytes, fd.map(AsFd::as_fd), step)?;
+        self.write(&bytes, fd.as_ref().map(AsFd::as_fd), step)?;
         loop {
             match self.receive(step)? {
                 Message::Reply(Some(answered), result) if answered == id => {

@@ -3,7 +3,6 @@
 //! [`client`] uses QEMU's socket, [`virsh`] uses libvirt.
 
 pub mod client;
-pub mod framing;
 pub mod message;
 pub mod peer;
 pub mod virsh;
@@ -15,13 +14,13 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use serde_json::Value;
 
 use self::message::ErrorReply;
 use self::peer::PeerError;
-use crate::deadline::Deadline;
+use crate::clock::{Deadline, wait_for};
 use crate::monitor::Monitor;
 use crate::text::sanitize;
 
@@ -182,12 +181,10 @@ impl Step {
         events: PollFlags,
     ) -> Result<Result<(), Errno>, Error> {
         loop {
-            let time = Timespec::try_from(self.remaining(deadline)?)
-                .unwrap_or(Timespec { tv_sec: 60, tv_nsec: 0 });
-            match poll(&mut [PollFd::new(&fd, events)], Some(&time)) {
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => return Ok(Ok(())),
-                Err(error) => return Ok(Err(error)),
+            let time = self.remaining(deadline)?;
+            match wait_for(&mut [PollFd::new(&fd, events)], time) {
+                Ok(false) => {}
+                ready => return Ok(ready.map(drop)),
             }
         }
     }

@@ -13,10 +13,9 @@ use std::time::Duration;
 use rustix::event::PollFlags;
 use serde_json::{Value, json};
 
-use super::framing::Framer;
-use super::message::Message;
+use super::message::{Framer, Message};
 use super::{Error, Step};
-use crate::deadline::Deadline;
+use crate::clock::Deadline;
 use crate::monitor::{LIBVIRT_DIRECTORY, Monitor};
 use crate::root::Root;
 use crate::text::sanitize;
@@ -28,7 +27,6 @@ const PROGRAMS: [&str; 2] = ["/usr/bin/virsh", "/run/current-system/sw/bin/virsh
 #[derive(Debug)]
 pub struct Virsh {
     program: PathBuf,
-    /// Its name, for messages.
     domain: String,
     /// What virsh finds it by.
     key: String,
@@ -64,13 +62,13 @@ impl Virsh {
     pub fn send(
         &self,
         command: &'static str,
-        arguments: &Value,
+        arguments: Value,
         fd: Option<OwnedFd>,
     ) -> Result<Value, Error> {
         // libvirt adds an ID of its own.
         let mut text = json!({ "execute": command });
         if !arguments.is_null() {
-            text["arguments"] = arguments.clone();
+            text["arguments"] = arguments;
         }
         let output = self.run(&text.to_string(), fd, Step::Command(command))?;
         // libvirt prints warnings before the reply.

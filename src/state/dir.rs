@@ -25,7 +25,7 @@ use rustix::io::Errno;
 
 use super::lock::{Lock, LockFile};
 use super::record::{Record, VERSION};
-use crate::deadline::Deadline;
+use crate::clock::Deadline;
 use crate::devpath::DevPath;
 use crate::port::Port;
 use crate::root::Root;

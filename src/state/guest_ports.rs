@@ -89,7 +89,7 @@ fn read(state: &StateDir) -> VecDeque<Line> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deadline::Deadline;
+    use crate::clock::Deadline;
     use crate::root::Root;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;

@@ -59,7 +59,7 @@ pub fn save(records: &Records<'_>, kept: &[DevPath], released: &[DevPath]) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deadline::Deadline;
+    use crate::clock::Deadline;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;

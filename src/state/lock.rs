@@ -11,8 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::dir::StateDir;
-use crate::clock::Monotonic;
-use crate::deadline::Deadline;
+use crate::clock::{Deadline, Monotonic};
 
 /// A lock that is held until this is dropped.
 #[derive(Debug)]

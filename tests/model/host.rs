@@ -11,7 +11,6 @@ use std::time::Duration;
 use hotplugger::clock::Monotonic;
 use hotplugger::config::access::Access;
 use hotplugger::devpath::DevPath;
-use hotplugger::disk_claims::DiskClaims;
 use hotplugger::guest::fake::FakeQemu;
 use hotplugger::guest::ports::{GuestPortHistory, LastPort};
 use hotplugger::host::Host;
@@ -24,10 +23,11 @@ use hotplugger::location::{PortLocation, UsbLocation};
 use hotplugger::monitor::Monitor;
 use hotplugger::port::{BusNum, DevNum, Port};
 use hotplugger::qmp::{Error, OpenDevice, Qmp, Step};
+use hotplugger::root::Root;
 use hotplugger::state::lock::Lock;
 use hotplugger::state::record::{Record, UeventMark};
 use hotplugger::state::socket_file::SocketFile;
-use hotplugger::usb_device::UsbDevice;
+use hotplugger::usb_device::{DiskClaims, UsbDevice};
 use serde_json::Value;
 
 use crate::state::{Act, Guest, PORT, PortState, SOCKETS};
@@ -120,6 +120,10 @@ fn number(monitor: &Monitor) -> Option<usize> {
 }
 
 impl Host for ModelHost {
+    fn root(&self) -> &Root {
+        unreachable!("the model has no files")
+    }
+
     fn usb_device(&self, _: &DevPath) -> io::Result<Option<UsbDevice>> {
         self.moment();
         Ok(self.host.borrow().usb_device())
@@ -202,10 +206,6 @@ impl Host for ModelHost {
         Ok(())
     }
 
-    fn time_left(&self) -> Option<Duration> {
-        None
-    }
-
     fn unbind_drivers(&self, _: &DevPath) -> io::Result<usize> {
         Ok(0)
     }
@@ -230,10 +230,6 @@ impl Host for ModelHost {
         self.host.borrow().record.clone()
     }
 
-    fn save_record(&self, record: &Record) -> anyhow::Result<()> {
-        self.update_record(&record.port, &|_| Some(record.clone()))
-    }
-
     fn update_record(
         &self,
         _: &Port,
@@ -243,10 +239,6 @@ impl Host for ModelHost {
         let mut host = self.host.borrow_mut();
         host.record = change(host.record.take());
         Ok(())
-    }
-
-    fn delete_record(&self, port: &Port) -> anyhow::Result<()> {
-        self.update_record(port, &|_| None)
     }
 
     fn records(&self) -> Vec<Record> {

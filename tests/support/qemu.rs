@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use hotplugger::clock::Deadline;
 use hotplugger::config::access::Access;
-use hotplugger::deadline::Deadline;
 use hotplugger::host::session::Session;
 use hotplugger::monitor::Monitor;
 use hotplugger::qmp::Error;
