@@ -22,6 +22,8 @@ use rustix::fs::{
     openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::lock::{Lock, LockFile};
 use super::record::{Record, VERSION};
@@ -30,17 +32,16 @@ use crate::devpath::DevPath;
 use crate::port::Port;
 use crate::root::Root;
 
-/// The directory's name in `/tmp` and `/run`.
+/// In `/tmp` and `/run`.
 const NAME: &str = "hotplugger";
 
-/// No record is larger.
+/// The most that is read of a file.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// How long to wait for another hotplugger that replaces a file. Only a user who opened the
 /// directory before it became ours can take longer.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The state directory.
 #[derive(Debug)]
 pub struct StateDir {
     directory: OwnedFd,
@@ -86,7 +87,6 @@ impl StateDir {
         let _ = inotify::add_watch(inotify, path, flags);
     }
 
-    /// The id of this boot.
     pub fn boot_id(&self) -> &str {
         &self.boot_id
     }
@@ -111,18 +111,31 @@ impl StateDir {
     /// The record of the port. A file that is damaged, of another boot, of another version or of
     /// another port counts as absent.
     fn read(&self, port: &Port) -> Option<Record> {
-        let file = self.open_to_read(&file_name(port)).ok()?;
-        let mut text = Vec::new();
-        file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
-        let record: Record = serde_json::from_slice(&text).ok()?;
+        let record: Record = self.read_json(&file_name(port))?;
         let valid =
             record.version == VERSION && record.boot_id == self.boot_id && record.port == *port;
         valid.then_some(record)
     }
 
-    /// Opens a file that is ours alone. Any other file counts as absent, and is left as it is.
-    pub(super) fn open_to_read(&self, name: &str) -> io::Result<File> {
-        self.open_if_ours(name, OFlags::RDONLY)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    /// Reads a file that is ours alone. Any other file counts as absent, and is left as it is.
+    fn read_file(&self, name: &str) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = self.open_if_ours(name, OFlags::RDONLY).ok()??;
+        file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    pub(super) fn read_json<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_slice(&self.read_file(name)?).ok()
+    }
+
+    /// Empty if the file cannot be read.
+    pub(super) fn read_text(&self, name: &str) -> String {
+        String::from_utf8_lossy(&self.read_file(name).unwrap_or_default()).into_owned()
+    }
+
+    pub(super) fn read_lines<T: DeserializeOwned>(&self, name: &str) -> Vec<T> {
+        parse_lines(&self.read_text(name))
     }
 
     pub(super) fn append_to(&self, name: &str) -> io::Result<File> {
@@ -151,7 +164,6 @@ impl StateDir {
         LockFile::open(self, name.to_owned()).with_context(|| format!("lock file {name}"))
     }
 
-    /// Opens a lock file, or makes it.
     pub(super) fn open_to_lock(&self, name: &str) -> io::Result<File> {
         self.open_or_replace(name, OFlags::RDWR)
     }
@@ -246,12 +258,10 @@ impl Drop for DirectoryLock<'_> {
 }
 
 impl Records<'_> {
-    /// The directory they are in.
     pub(super) fn dir(&self) -> &StateDir {
         self.dir
     }
 
-    /// The record of the port, if it has a valid one.
     pub fn get(&self, port: &Port) -> Option<Record> {
         self.dir.read(port)
     }
@@ -263,11 +273,25 @@ impl Records<'_> {
         self.dir.replace(&name, &bytes).with_context(|| format!("state file {name}"))
     }
 
-    /// Forgets the port.
+    /// Replaces a file of JSON lines.
+    pub(super) fn replace_lines<T: Serialize>(&self, name: &str, lines: &[T]) -> Result<()> {
+        let mut text = String::new();
+        for line in lines {
+            text += &serde_json::to_string(line)?;
+            text.push('\n');
+        }
+        self.dir.replace(name, text.as_bytes()).with_context(|| format!("state file {name}"))
+    }
+
     pub fn delete(&self, port: &Port) -> Result<()> {
         let name = file_name(port);
         self.dir.remove(&name).with_context(|| format!("state file {name}"))
     }
+}
+
+/// Reads lines of JSON. A damaged line counts as absent.
+pub(super) fn parse_lines<T: DeserializeOwned>(text: &str) -> Vec<T> {
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Whether `/tmp/hotplugger` or its stand-in seems to have a record of the port: a cheap test,

@@ -4,9 +4,7 @@
 //! One file of JSON lines for all, oldest first. It outlives the devices and, as a wrong line costs
 //! nothing but a choice, the boot too.
 
-use std::collections::VecDeque;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::dir::{Records, StateDir};
@@ -22,7 +20,6 @@ const MAX_LINES: usize = 256;
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
     vm: String,
-    /// The host's port.
     host_port: Port,
     #[serde(flatten)]
     guest_port: GuestPort,
@@ -34,7 +31,7 @@ struct Line {
 /// The VM's guest ports that devices of this port and of the other ports had last.
 pub fn history(state: &StateDir, vm: &str, port: &Port) -> GuestPortHistory {
     let mut history = GuestPortHistory::default();
-    for line in read(state).into_iter().filter(|line| line.vm == vm) {
+    for line in state.read_lines::<Line>(NAME).into_iter().filter(|line| line.vm == vm) {
         if line.host_port == *port {
             let speed = line.speed.and_then(|speed| speed.parse().ok());
             history.last = Some(LastPort { port: line.guest_port, speed });
@@ -50,7 +47,7 @@ pub fn history(state: &StateDir, vm: &str, port: &Port) -> GuestPortHistory {
 pub fn save(records: &Records<'_>, vm: &str, port: &Port, last: &LastPort) -> Result<()> {
     let state = records.dir();
     let (guest_port, speed) = (&last.port, last.speed.map(Speed::number));
-    let mut lines = read(state);
+    let mut lines = state.read_lines::<Line>(NAME);
     // A file that was damaged may say more of the port.
     let mut matching = lines.iter().filter(|line| {
         line.vm == vm && (line.host_port == *port || line.guest_port == *guest_port)
@@ -65,25 +62,14 @@ pub fn save(records: &Records<'_>, vm: &str, port: &Port, last: &LastPort) -> Re
     lines.retain(|line| {
         line.vm != vm || (line.host_port != *port && line.guest_port != *guest_port)
     });
-    lines.push_back(Line {
+    lines.push(Line {
         vm: vm.to_owned(),
         host_port: port.clone(),
         guest_port: guest_port.clone(),
         speed,
     });
     let over = lines.len().saturating_sub(MAX_LINES);
-    let mut text = String::new();
-    for line in lines.range(over..) {
-        text.push_str(&serde_json::to_string(line)?);
-        text.push('\n');
-    }
-    state.replace(NAME, text.as_bytes()).with_context(|| format!("state file {NAME}"))
-}
-
-/// The lines; those that are damaged were never there.
-fn read(state: &StateDir) -> VecDeque<Line> {
-    let text = state.read_text(NAME).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    records.replace_lines(NAME, &lines[over..])
 }
 
 #[cfg(test)]

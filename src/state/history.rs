@@ -3,14 +3,14 @@
 //! The journal has them too where there is one; this works everywhere and is as disposable as the
 //! rest of the state.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::inotify;
 use serde::{Deserialize, Serialize};
 
-use super::dir::StateDir;
+use super::dir::{StateDir, parse_lines};
 use crate::outcome::{Outcome, Report};
 use crate::root::Root;
 
@@ -19,9 +19,7 @@ use crate::root::Root;
 pub struct Entry {
     /// Milliseconds since 1970.
     pub time: u64,
-    /// The port.
     pub port: Option<String>,
-    /// The VM.
     pub vm: Option<String>,
     /// The outcome's name.
     pub outcome: String,
@@ -54,8 +52,7 @@ pub fn append(root: &Root, outcome: &Report) {
     let large = file.metadata().is_ok_and(|data| data.len() > MAX_BYTES);
     let _ = file.write_all(&line);
     if large {
-        let kept = state.read_text(NAME).unwrap_or_default();
-        let _ = state.replace(NAME, newer_half(&kept).as_bytes());
+        let _ = state.replace(NAME, newer_half(&state.read_text(NAME)).as_bytes());
     }
 }
 
@@ -91,12 +88,7 @@ fn newer_half(text: &str) -> &str {
 
 /// The entries, oldest first. Empty if this user may not read them.
 pub fn read(root: &Root) -> Vec<Entry> {
-    let Some(state) = StateDir::open_read_only(root) else { return Vec::new() };
-    parse(&state.read_text(NAME).unwrap_or_default())
-}
-
-fn parse(text: &str) -> Vec<Entry> {
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    StateDir::open_read_only(root).map(|state| state.read_lines(NAME)).unwrap_or_default()
 }
 
 /// The entries that other processes add.
@@ -126,11 +118,11 @@ impl<'a> Follower<'a> {
         let Some(state) = StateDir::open_read_only(self.root) else { return Vec::new() };
         // Before the file is read, so that no later change is missed.
         state.watch(&self.inotify);
-        let text = state.read_text(NAME).unwrap_or_default();
+        let text = state.read_text(NAME);
         if text == self.text {
             return Vec::new();
         }
-        let entries = parse(&text);
+        let entries: Vec<Entry> = parse_lines(&text);
         self.text = text;
         let new = unseen(&self.seen, &entries).to_vec();
         self.seen.extend_from_slice(&new);
@@ -159,15 +151,6 @@ fn unseen<'a>(seen: &[Entry], entries: &'a [Entry]) -> &'a [Entry] {
         seen.iter().rev().find_map(is_in).map(|index| index + 1)
     };
     &entries[overlap.or_else(after_last_seen).unwrap_or(0)..]
-}
-
-impl StateDir {
-    pub(super) fn read_text(&self, name: &str) -> Option<String> {
-        let mut bytes = Vec::new();
-        let file = self.open_to_read(name).ok()?;
-        file.take(2 * MAX_BYTES).read_to_end(&mut bytes).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! One file of JSON lines. A port is named by its DEVPATH, which another boot may give to another
 //! port.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::dir::{Records, StateDir};
@@ -18,10 +18,9 @@ struct Line {
     devpath: DevPath,
 }
 
-/// The ports of this boot. A line that is damaged counts as absent.
+/// The ports of this boot.
 pub fn read(state: &StateDir) -> Vec<DevPath> {
-    let text = state.read_text(NAME).unwrap_or_default();
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let lines = state.read_lines::<Line>(NAME).into_iter();
     lines.filter(|line| line.boot_id == state.boot_id()).map(|line| line.devpath).collect()
 }
 
@@ -47,13 +46,8 @@ pub fn save(records: &Records<'_>, kept: &[DevPath], released: &[DevPath]) -> Re
     if after == before {
         return Ok(());
     }
-    let mut text = String::new();
-    for devpath in after {
-        let line = Line { boot_id: state.boot_id().to_owned(), devpath };
-        text.push_str(&serde_json::to_string(&line)?);
-        text.push('\n');
-    }
-    state.replace(NAME, text.as_bytes()).with_context(|| format!("state file {NAME}"))
+    let line = |devpath| Line { boot_id: state.boot_id().to_owned(), devpath };
+    records.replace_lines(NAME, &after.into_iter().map(line).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! A lock is a file that is taken with flock(2): it falls when its holder dies. Only a file that is
 //! not ours alone is deleted, and a lock on a deleted file does not count.
 
-use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -17,7 +16,6 @@ use crate::clock::{Deadline, Monotonic};
 #[derive(Debug)]
 pub struct Lock(File);
 
-/// A file to lock.
 #[derive(Debug)]
 pub struct LockFile<'a> {
     state: &'a StateDir,
@@ -25,13 +23,12 @@ pub struct LockFile<'a> {
     file: File,
 }
 
-/// Why a lock was not taken.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process held it for the whole time.
+    #[error("another hotplugger held the lock for {} s", .0.as_secs_f64())]
     Busy(Duration),
-    /// The file system returned an error.
-    Io(io::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 /// The pause between two tries to take a lock that is held.
@@ -83,10 +80,10 @@ impl Lock {
         loop {
             match file.try_lock() {
                 Ok(()) if file.metadata().is_ok_and(|data| data.nlink() == 0) => {
-                    file = state.open_to_lock(&name).map_err(LockError::Io)?;
+                    file = state.open_to_lock(&name)?;
                 }
                 Ok(()) => return Ok((Self(file), deadline)),
-                Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
+                Err(TryLockError::Error(error)) => return Err(error.into()),
                 Err(TryLockError::WouldBlock) => {}
             }
             if let Some(extended) = progress(&file) {
@@ -111,19 +108,6 @@ fn mark(file: &File) -> [u8; 8] {
     let _ = file.read_at(&mut mark, 0);
     mark
 }
-
-impl fmt::Display for LockError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Busy(budget) => {
-                write!(f, "another hotplugger held the lock for {} s", budget.as_secs_f64())
-            }
-            Self::Io(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for LockError {}
 
 #[cfg(test)]
 mod tests {

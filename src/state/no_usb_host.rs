@@ -3,7 +3,6 @@
 //! One file a socket, with the identity of the socket's file: a QEMU that is started again creates
 //! another one.
 
-use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -24,10 +23,7 @@ pub fn note(root: &Root, socket: &Path) {
 }
 
 fn read(root: &Root, socket: &Path) -> Option<SocketFile> {
-    let file = StateDir::open_read_only(root)?.open_to_read(&file_name(socket)).ok()?;
-    let mut text = Vec::new();
-    file.take(1024).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+    StateDir::open_read_only(root)?.read_json(&file_name(socket))
 }
 
 fn write(root: &Root, socket: &Path) -> Result<()> {

@@ -17,15 +17,11 @@ pub const VERSION: u32 = 1;
 /// One port's state, stored as `port-3-1.4.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// [`VERSION`].
     pub version: u32,
     /// The boot it was written in: after another one nothing in it is true.
     pub boot_id: String,
-    /// The port.
     pub port: Port,
-    /// The device's DEVPATH.
     pub devpath: DevPath,
-    /// The device's number.
     pub devnum: DevNum,
     /// When the kernel added the device, as exactly as it is known.
     pub plugged_at: Monotonic,
@@ -33,7 +29,6 @@ pub struct Record {
     pub seen: UeventMark,
     /// The newest of the device's interfaces whose `add` was handled.
     pub newest_interface: Option<u64>,
-    /// Where it is attached.
     pub attached: Option<Attachment>,
     /// The guest that may have it: its QEMU did not reply to the command that attaches or detaches
     /// it. Until that is settled, the device is neither returned to the host nor offered to another
@@ -57,7 +52,6 @@ pub struct Record {
 /// A moment, and the newest uevent the kernel had sent by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UeventMark {
-    /// The moment.
     pub at: Monotonic,
     /// The number of the newest uevent of any device, `/sys/kernel/uevent_seqnum`.
     pub seqnum: Option<u64>,
@@ -74,14 +68,12 @@ pub struct VmStart {
 /// A device in a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
-    /// The VM's name.
     pub vm: String,
     /// Its QMP socket, so that `remove` finds it when the config has changed.
     pub monitor: Monitor,
     /// The socket's file. A QEMU that was started again has created another one.
     #[serde(default)]
     pub socket_file: Option<SocketFile>,
-    /// The object's id there.
     pub id: DeviceId,
     /// The device's label, because sysfs has no device after an unplug.
     pub device: String,
