@@ -3,14 +3,16 @@
 //! Under udev, standard error is a pipe that udevd shows only when it debugs, and that no process may
 //! be emptying: writing there never waits and never fails.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, stderr};
 use std::os::unix::net::UnixDatagram;
 use std::process;
+use std::time::Duration;
 
-use log::{Level, Log, Metadata, Record};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use log::{Level, Log, Record};
+use rustix::event::{PollFd, PollFlags};
 use systemd_journal_logger::JournalLog;
 
+use crate::clock::wait_for;
 use crate::outcome::Report;
 use crate::root::Root;
 use crate::text::{sanitize_line, sanitize_lines};
@@ -28,83 +30,52 @@ pub fn report(root: &Root, outcome: &Report, verbose: bool) {
     if level == Level::Debug {
         return;
     }
-    match system_log(root, outcome) {
-        Some(logger) => write(&*logger, outcome),
-        None if verbose || stderr().is_terminal() => {}
-        None => write(&Stderr, outcome),
+    if !write_to_system_log(root, outcome) && !verbose && !stderr().is_terminal() {
+        write_stderr(&sanitize_line(&outcome.to_string()));
     }
 }
 
 /// Writes the line of what a person, or something that stands for one, had done.
 pub fn report_manual(root: &Root, outcome: &Report) {
-    if outcome.level() < Level::Debug
-        && let Some(logger) = system_log(root, outcome)
-    {
-        write(&*logger, outcome);
+    if outcome.level() < Level::Debug {
+        write_to_system_log(root, outcome);
     }
 }
 
-fn write(logger: &dyn Log, outcome: &Report) {
-    let mut record = Record::builder();
-    let record = record.level(outcome.level()).target(IDENTIFIER);
-    let line = sanitize_line(&outcome.to_string());
-    logger.log(&record.args(format_args!("{line}")).build());
-}
-
-/// A program below another root does not write to the system's logs.
-fn system_log(root: &Root, outcome: &Report) -> Option<Box<dyn Log>> {
+/// Writes the line to the journal or to syslog. Returns `false` if the system has neither, or if the
+/// program runs below another root.
+fn write_to_system_log(root: &Root, outcome: &Report) -> bool {
     if root.is_moved() {
-        return None;
+        return false;
     }
+    let (level, line) = (outcome.level(), sanitize_line(&outcome.to_string()));
     if let Ok(journal) = JournalLog::empty() {
-        let fields =
-            outcome.fields().into_iter().map(|(name, value)| (name, sanitize_line(&value)));
-        let fields: Vec<_> = fields.collect();
-        let journal = journal.with_syslog_identifier(IDENTIFIER.to_owned());
-        return Some(Box::new(journal.with_extra_fields(fields)));
+        let fields = outcome.fields().into_iter();
+        let fields = fields.map(|(name, value)| (name, sanitize_line(&value))).collect::<Vec<_>>();
+        let journal =
+            journal.with_syslog_identifier(IDENTIFIER.to_owned()).with_extra_fields(fields);
+        let mut record = Record::builder();
+        let record = record.level(level).target(IDENTIFIER);
+        journal.log(&record.args(format_args!("{line}")).build());
+        return true;
     }
-    let syslog = UnixDatagram::unbound().ok()?;
-    syslog.connect("/dev/log").ok()?;
-    syslog.set_nonblocking(true).ok()?;
-    Some(Box::new(Syslog(syslog)))
+    let Ok(syslog) = connect_syslog() else { return false };
+    let severity = match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        _ => 6,
+    };
+    // Facility daemon (3) and the severity (syslog(3)).
+    let priority = 3 * 8 + severity;
+    let _ = syslog.send(format!("<{priority}>{IDENTIFIER}[{}]: {line}", process::id()).as_bytes());
+    true
 }
 
-/// The syslog socket of a system without the journal.
-struct Syslog(UnixDatagram);
-
-impl Log for Syslog {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        // Facility daemon (3) and the severity (syslog(3)).
-        let priority = 3 * 8
-            + match record.level() {
-                Level::Error => 3,
-                Level::Warn => 4,
-                _ => 6,
-            };
-        let line = format!("<{priority}>{IDENTIFIER}[{}]: {}", process::id(), record.args());
-        let _ = self.0.send(line.as_bytes());
-    }
-
-    fn flush(&self) {}
-}
-
-/// Standard error.
-struct Stderr;
-
-impl Log for Stderr {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        write_stderr(&record.args().to_string());
-    }
-
-    fn flush(&self) {}
+fn connect_syslog() -> io::Result<UnixDatagram> {
+    let syslog = UnixDatagram::unbound()?;
+    syslog.connect("/dev/log")?;
+    syslog.set_nonblocking(true)?;
+    Ok(syslog)
 }
 
 /// Writes a line to standard error, with the program's name before it. A line that cannot be written is lost.
@@ -115,7 +86,7 @@ pub fn write_stderr(line: &str) {
     line.truncate(4095);
     line.push(b'\n');
     let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
-    if matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1)) {
+    if matches!(wait_for(&mut fds, Duration::ZERO), Ok(true)) {
         let _ = rustix::io::write(&stderr, &line);
     }
 }
