@@ -27,7 +27,7 @@ pub fn settle(
     let access = vm.map_or(&Access::DEFAULT, |vm| &vm.access);
     let ask = || {
         let mut session = host.connect(monitor, access, timeout)?;
-        objects::settle(session.as_mut(), &unconfirmed.id, !record.detached_manual)
+        objects::resolve(session.as_mut(), &unconfirmed.id, !record.detached_manual)
     };
     let is_attached = match ask() {
         Ok(is_attached) => is_attached,

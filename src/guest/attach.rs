@@ -8,6 +8,7 @@
 //!   the object's `attached` is queried afterwards.
 //! * It receives a file descriptor. Then `device_add` opens the device or fails.
 
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -16,8 +17,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::bus::{self, GuestBus, suggest_controller};
-use super::error::no_port_reason;
-pub use super::error::{AttachError, BusError, BusErrorKind, Unavailable};
 use super::hmp::{self, GuestDeviceInfo, HostDevice};
 use super::objects::{self, FdSet};
 use super::ports::{GuestPort, GuestPortHistory, LastPort, PortCandidate, last_port, rank_ports};
@@ -128,7 +127,7 @@ const NODE_POLL: Duration = Duration::from_millis(100);
 /// After a failure no object stays that could open the device later, and no file descriptor. The
 /// exception is [`AttachError::Unconfirmed`]: QEMU may have the device, or open it later.
 pub fn attach(qmp: &mut dyn Qmp, request: &AttachRequest<'_>) -> Result<Attached, AttachError> {
-    let mut attempt = Attempt {
+    let mut attempt = PortAttempt {
         request,
         via_fd: request.access == AccessMode::Fd,
         fd_set: None,
@@ -160,7 +159,7 @@ pub fn attach(qmp: &mut dyn Qmp, request: &AttachRequest<'_>) -> Result<Attached
     result.map_err(|error| attempt.complete(error))
 }
 
-struct Attempt<'a> {
+struct PortAttempt<'a> {
     request: &'a AttachRequest<'a>,
     via_fd: bool,
     fd_set: Option<FdSet>,
@@ -172,12 +171,13 @@ struct Attempt<'a> {
 }
 
 /// How QEMU lists the device among those of the host. `Hidden`: it does not show its list.
+#[derive(Clone, Copy)]
 enum HostListing {
     Found { has_name: bool },
     Hidden,
 }
 
-impl Attempt<'_> {
+impl PortAttempt<'_> {
     /// Tries all ports of the guest that may take the device. Our object is not in the guest.
     fn try_all_ports(&mut self, qmp: &mut dyn Qmp) -> Result<Attached, AttachError> {
         let request = self.request;
@@ -226,14 +226,14 @@ impl Attempt<'_> {
             if errors.iter().any(is_useless) || !may_be_faster(port, fastest) {
                 continue;
             }
-            let location = match self.try_port(qmp, port)? {
+            let location = match self.try_port(qmp, port) {
                 Ok(Attached::Now(location)) if location.below_native_speed => location,
-                Ok(attached) => return Ok(attached),
-                Err(kind) => {
+                Err(AttachError::NoUsablePort { errors: new, .. }) => {
                     errors.retain(|error| !is_same_bus(error));
-                    errors.push(BusError { bus: port.bus.clone(), kind });
+                    errors.extend(new);
                     continue;
                 }
+                result => return result,
             };
             let speed = location.device.speed;
             let is_fastest = fastest.is_none_or(|(_, fastest)| speed > fastest);
@@ -247,9 +247,9 @@ impl Attempt<'_> {
             }
         }
         if let Some((port, _)) = fastest {
-            match self.try_port(qmp, port)? {
-                Ok(attached) => return Ok(attached),
-                Err(kind) => errors.push(BusError { bus: port.bus.clone(), kind }),
+            match self.try_port(qmp, port) {
+                Err(AttachError::NoUsablePort { errors: new, .. }) => errors.extend(new),
+                result => return result,
             }
         }
         let speed = request.speed.unwrap_or(Speed::HIGH).min(Speed::SUPER);
@@ -265,89 +265,82 @@ impl Attempt<'_> {
         Err(AttachError::NoUsablePort { errors, suggestion })
     }
 
-    /// Tries one guest port. `Err` within `Ok`: the bus does not take the device, no object is left,
-    /// and another bus may take it.
+    /// Tries one guest port. [`AttachError::NoUsablePort`]: the bus does not take the device, no object
+    /// is left, and another bus may take it.
     fn try_port(
         &mut self,
         qmp: &mut dyn Qmp,
         port: &PortCandidate,
-    ) -> Result<Result<Attached, BusErrorKind>, AttachError> {
+    ) -> Result<Attached, AttachError> {
         let request = self.request;
-        let id = &request.id;
-        // How QEMU lists the device, if it did not open the node at once.
-        let mut listing = None;
-        loop {
-            if self.via_fd && self.fd_set.is_none() {
-                self.fd_set = Some(self.pass_fd(qmp)?);
-            }
-            self.unconfirmed = true;
-            match qmp.execute("device_add", self.arguments(port)) {
-                Ok(_) => {}
-                Err(error) if error.desc().is_some_and(|desc| desc.starts_with("Duplicate ")) => {
-                    // Another hotplugger was faster, or no record says that the device is attached.
-                    if objects::is_attached(qmp, id)? {
-                        return Ok(Ok(Attached::Before));
-                    }
-                    // QEMU before 6.2 frees an ID only some time after its object was deleted, and
-                    // also after it rejected a `device_add`: a duplicate without an object.
-                    if !objects::delete(qmp, id)? {
-                        qmp.pause(objects::DELETE_POLL)?;
-                    }
-                    continue;
-                }
-                Err(error) => {
-                    self.unconfirmed = error.is_without_reply();
-                    return self.bus_error(error, port).map(Err);
-                }
-            }
-            if objects::is_attached(qmp, id)? {
-                return Ok(Ok(Attached::Now(self.location(qmp, port)?)));
-            }
-            let node = || request.node.clone();
-            let failure = if let Some(listing) = &listing {
-                match listing {
-                    HostListing::Found { has_name: false } if request.has_product_name => {
-                        Err(AttachError::NoPermission { node: node() })
-                    }
-                    HostListing::Found { .. } => self.not_opened(port),
-                    HostListing::Hidden => Err(AttachError::NotOpened { node: node() }),
-                }
-            } else if self.via_fd {
-                // QEMU had the device open and lost it.
-                self.not_opened(port)
-            } else if !objects::is_running(qmp)? {
-                if request.host_drives_storage {
-                    self.delete(qmp)?;
-                    return Err(AttachError::StorageWhilePaused);
-                }
-                return Ok(Ok(Attached::PendingResume(port.guest_port())));
-            } else {
-                match self.wait_until_listed(qmp) {
-                    Ok(None) => return Ok(Ok(Attached::Now(self.location(qmp, port)?))),
-                    Ok(found) => {
-                        // For a new object QEMU searches for the device at once.
-                        self.delete(qmp)?;
-                        listing = found;
-                        continue;
-                    }
-                    Err(error) => Err(error),
-                }
-            };
-            let deleted = self.delete(qmp);
-            let needs_access = match &failure {
-                Err(error) => error.is_access_error(),
-                // Without a product name QEMU does not show whether it may open the device.
-                Ok(_) => !request.has_product_name,
-            };
-            if !needs_access || self.via_fd || request.access != AccessMode::Auto {
-                let kind = failure?;
-                deleted?;
-                return Ok(Err(kind));
-            }
-            let of_bus = |kind| AttachError::of_bus(port, kind);
-            self.node_error = Some(failure.map_or_else(|error| error, of_bus));
-            (self.via_fd, listing) = (true, None);
+        if let Some(attached) = self.add_object(qmp, port)? {
+            return Ok(attached);
         }
+        let failure = if self.via_fd {
+            // QEMU had the device open and lost it.
+            self.not_opened(port)
+        } else if !objects::is_running(qmp)? {
+            if request.host_drives_storage {
+                self.delete(qmp)?;
+                return Err(AttachError::StorageWhilePaused);
+            }
+            return Ok(Attached::PendingResume(port.guest_port()));
+        } else {
+            match self.wait_until_listed(qmp) {
+                Ok(None) => return Ok(Attached::Now(self.location(qmp, port)?)),
+                Ok(Some(listing)) => {
+                    // For a new object QEMU searches for the device at once.
+                    self.delete(qmp)?;
+                    if let Some(attached) = self.add_object(qmp, port)? {
+                        return Ok(attached);
+                    }
+                    self.not_opened_although_listed(listing, port)
+                }
+                Err(error) => error,
+            }
+        };
+        let deleted = self.delete(qmp);
+        let is_of_bus = matches!(failure, AttachError::NoUsablePort { .. });
+        // Without a product name QEMU does not show whether it may open the device.
+        let needs_access = failure.is_access_error() || is_of_bus && !request.has_product_name;
+        if needs_access && !self.via_fd && request.access == AccessMode::Auto {
+            (self.via_fd, self.node_error) = (true, Some(failure));
+            return self.try_port(qmp, port);
+        }
+        if is_of_bus {
+            deleted?;
+        }
+        Err(failure)
+    }
+
+    /// Makes the object in the guest port. `None`: the object has not opened the device.
+    fn add_object(
+        &mut self,
+        qmp: &mut dyn Qmp,
+        port: &PortCandidate,
+    ) -> Result<Option<Attached>, AttachError> {
+        let id = &self.request.id;
+        if self.via_fd && self.fd_set.is_none() {
+            self.fd_set = Some(self.pass_fd(qmp)?);
+        }
+        self.unconfirmed = true;
+        while let Err(error) = qmp.execute("device_add", self.arguments(port)) {
+            if !error.desc().is_some_and(|desc| desc.starts_with("Duplicate ")) {
+                self.unconfirmed = error.is_without_reply();
+                return Err(self.rejection(error, port));
+            }
+            // Another hotplugger was faster, or no record says that the device is attached.
+            if objects::is_attached(qmp, id)? {
+                return Ok(Some(Attached::Before));
+            }
+            // QEMU before 6.2 frees an ID only some time after its object was deleted, and also after
+            // it rejected a `device_add`: a duplicate without an object.
+            if !objects::delete(qmp, id)? {
+                qmp.pause(objects::DELETE_POLL)?;
+            }
+        }
+        let is_attached = objects::is_attached(qmp, id)?;
+        is_attached.then(|| self.location(qmp, port).map(Attached::Now)).transpose()
     }
 
     fn delete(&mut self, qmp: &mut dyn Qmp) -> Result<(), Error> {
@@ -398,33 +391,52 @@ impl Attempt<'_> {
     /// QMP has no error classes for it. These are the words of QEMU 5 to 11 (`hw/usb/bus.c`:
     /// `usb_claim_port`; `softmmu/qdev-monitor.c`: `qdev_device_add_from_qdict`;
     /// `hw/usb/host-libusb.c`: `usb_host_realize`; `qom/object.c`).
-    fn bus_error(&self, error: Error, port: &PortCandidate) -> Result<BusErrorKind, AttachError> {
+    fn rejection(&self, error: Error, port: &PortCandidate) -> AttachError {
         let desc = error.desc().unwrap_or_default();
         if desc.contains("no free ports") || desc.contains("(in use?)") {
-            Ok(BusErrorKind::Full)
+            AttachError::of_bus(port, BusErrorKind::Full)
         } else if desc.starts_with("Bus '") && desc.ends_with("not found") {
-            Ok(BusErrorKind::NoSuchBus)
+            AttachError::of_bus(port, BusErrorKind::NoSuchBus)
         } else if desc.starts_with("No 'usb-bus' bus found") {
-            Ok(BusErrorKind::NoController)
+            AttachError::of_bus(port, BusErrorKind::NoController)
         } else if desc.contains("is not a valid device model name") {
-            Err(Error::NoUsbHost(UsbHostProblem::Missing).into())
+            Error::NoUsbHost(UsbHostProblem::Missing).into()
         } else if self.via_fd && desc.starts_with("failed to open host usb device") {
             self.not_opened(port)
         } else if self.via_fd && desc.contains("hostdevice' not found") {
-            Err(AttachError::FdUnsupported)
+            AttachError::FdUnsupported
         } else {
-            Err(error.into())
+            error.into()
         }
     }
 
     /// Why QEMU did not open a device that it may open.
-    fn not_opened(&self, port: &PortCandidate) -> Result<BusErrorKind, AttachError> {
+    fn not_opened(&self, port: &PortCandidate) -> AttachError {
         let AttachRequest { speed, device, .. } = self.request;
-        device.check_present()?;
-        Ok(match (port.speed, *speed) {
+        if let Err(unavailable) = device.check_present() {
+            return unavailable.into();
+        }
+        let kind = match (port.speed, *speed) {
             (Some(max), Some(speed)) if max < speed.min(Speed::SUPER) => BusErrorKind::TooSlow(max),
             _ => BusErrorKind::NotOpened(*speed),
-        })
+        };
+        AttachError::of_bus(port, kind)
+    }
+
+    /// Why QEMU did not open the node of a device that it lists.
+    fn not_opened_although_listed(
+        &self,
+        listing: HostListing,
+        port: &PortCandidate,
+    ) -> AttachError {
+        let node = self.request.node.clone();
+        match listing {
+            HostListing::Found { has_name: false } if self.request.has_product_name => {
+                AttachError::NoPermission { node }
+            }
+            HostListing::Found { .. } => self.not_opened(port),
+            HostListing::Hidden => AttachError::NotOpened { node },
+        }
     }
 
     /// Waits until QEMU lists the device. `None`: QEMU opened it in the meantime.
@@ -488,6 +500,174 @@ fn may_be_faster(port: &PortCandidate, than: Option<(&PortCandidate, Option<Spee
     than.is_none_or(|(slow, speed)| {
         port.bus != slow.bus && port.speed.is_none_or(|max| speed.is_none_or(|speed| max > speed))
     })
+}
+
+/// Why a device was not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error(transparent)]
+    Qmp(#[from] Error),
+    /// The session ended before QEMU replied to a command after which it may have the device, or
+    /// may open it later.
+    #[error("{0}")]
+    Unconfirmed(#[source] Error),
+    /// Nothing of the device stayed in the guest.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error(
+        "the guest is paused, and the host's driver serves the disk until the guest takes it; resume the \
+         guest and run `hotplugger sync`"
+    )]
+    StorageWhilePaused,
+    #[error(
+        "QEMU does not list the device; check that QEMU's /dev has {} (namespace, container) and that \
+         udev runs where QEMU runs",
+        node.display()
+    )]
+    NotSeen { node: PathBuf },
+    /// QEMU does not show which devices of the host it lists.
+    #[error(
+        "QEMU did not open {}; check that QEMU's user may access that node and that QEMU's /dev has it \
+         (namespace, container)",
+        node.display()
+    )]
+    NotOpened { node: PathBuf },
+    #[error("QEMU may not open {}; give QEMU's user access to that node", node.display())]
+    NoPermission { node: PathBuf },
+    #[error(
+        "this QEMU accepts no file descriptor of a USB device, QEMU 5.1 and later do; give QEMU's user \
+         access to the node and write `access: node`"
+    )]
+    FdUnsupported,
+    #[error(
+        "the file descriptor did not reach QEMU: a security module (AppArmor, SELinux) removed it; run \
+         `hotplugger check` for the fix"
+    )]
+    FdBlocked,
+    /// QEMU opened neither the node nor the file descriptor.
+    #[error("{node}; {fd}")]
+    Both { node: Box<AttachError>, fd: Box<AttachError> },
+    #[error("{}", describe(errors, suggestion))]
+    NoUsablePort {
+        errors: Vec<BusError>,
+        /// Empty if more ports do not help.
+        suggestion: String,
+    },
+}
+
+/// Why the device on the host can no longer go to the guest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    #[error("it was unplugged")]
+    Unplugged,
+    /// The policy rejects it now.
+    #[error("{0}")]
+    Rejected(String),
+    /// A QEMU has it, but we have no object for it.
+    #[error(
+        "{0} uses it already; remove the device from that VM's arguments or definition, or detach it \
+         there"
+    )]
+    InOtherQemu(String),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct BusError {
+    /// `None` if QEMU chose the bus.
+    pub bus: Option<String>,
+    pub kind: BusErrorKind,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum BusErrorKind {
+    Full,
+    NoController,
+    NoSuchBus,
+    /// It takes only faster devices.
+    TooFast(Speed),
+    /// It takes this speed at most, at which the device does not work.
+    TooSlow(Speed),
+    /// QEMU lists the device and did not open it: the bus does not take its speed, or the kernel
+    /// returned an error.
+    NotOpened(Option<Speed>),
+}
+
+impl BusErrorKind {
+    fn is_port_shortage(&self) -> bool {
+        matches!(self, Self::Full | Self::NoController | Self::TooFast(_) | Self::TooSlow(_))
+    }
+}
+
+/// Why a bus has no port for a device of that speed.
+fn no_port_reason(bus: &GuestBus, speed: Speed) -> BusErrorKind {
+    if bus.ports.is_empty() || bus.ports.iter().any(|port| port.min <= speed) {
+        BusErrorKind::Full
+    } else {
+        BusErrorKind::TooFast(speed)
+    }
+}
+
+impl AttachError {
+    fn of_bus(port: &PortCandidate, kind: BusErrorKind) -> Self {
+        let errors = vec![BusError { bus: port.bus.clone(), kind }];
+        Self::NoUsablePort { errors, suggestion: String::new() }
+    }
+
+    /// Returns whether a file descriptor may help: QEMU does not list the device, or may not open
+    /// it.
+    fn is_access_error(&self) -> bool {
+        matches!(self, Self::NotSeen { .. } | Self::NotOpened { .. } | Self::NoPermission { .. })
+    }
+}
+
+/// The most buses that a message names.
+const MAX_REPORTED: usize = 8;
+
+fn describe(errors: &[BusError], suggestion: &str) -> String {
+    let (full, others): (Vec<&BusError>, Vec<&BusError>) =
+        errors.iter().take(MAX_REPORTED).partition(|error| error.kind == BusErrorKind::Full);
+    let names: Vec<&str> =
+        full.iter().map(|error| error.bus.as_deref().unwrap_or("USB bus")).collect();
+    let full = match names.as_slice() {
+        [] => None,
+        [one] => Some(format!("the guest's {one} has no free port")),
+        [some @ .., last] => {
+            Some(format!("the guest's {} and {last} have no free port", some.join(", ")))
+        }
+    };
+    let mut parts: Vec<String> =
+        full.into_iter().chain(others.iter().map(ToString::to_string)).collect();
+    let more = errors.len().saturating_sub(MAX_REPORTED);
+    parts.extend((more > 0).then(|| format!("and {more} more")));
+    if !suggestion.is_empty() {
+        parts.push(format!("start QEMU with {suggestion}"));
+    }
+    parts.join("; ")
+}
+
+impl fmt::Display for BusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bus = self.bus.as_deref().unwrap_or("the guest's USB bus");
+        match &self.kind {
+            BusErrorKind::Full => write!(f, "{bus} has no free port"),
+            BusErrorKind::NoController => f.write_str("the guest has no USB controller"),
+            BusErrorKind::NoSuchBus => write!(
+                f,
+                "the guest has no bus {bus}; write a controller's id and `.0` to `hubs:`, as in xhci0.0"
+            ),
+            BusErrorKind::TooFast(speed) => write!(f, "{bus} takes no devices of {speed}"),
+            BusErrorKind::TooSlow(max) => {
+                write!(f, "{bus} takes {max} at most, and the device does not work at that speed")
+            }
+            BusErrorKind::NotOpened(speed) => {
+                write!(f, "QEMU did not open the device on {bus}")?;
+                if let Some(speed) = speed {
+                    write!(f, "; does that bus take {speed}?")?;
+                }
+                f.write_str(" QEMU's own messages say more")
+            }
+        }
+    }
 }
 
 #[cfg(test)]

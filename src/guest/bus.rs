@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::hmp;
-use super::objects::{PERIPHERAL, children};
+use super::objects::{ANONYMOUS, PERIPHERAL, children, property};
 use crate::qmp::{Error, Qmp};
 use crate::speed::Speed;
 use crate::text::sanitize;
@@ -252,19 +252,8 @@ fn number(name: &str) -> Option<usize> {
     name.trim_end_matches(']').rsplit(['[', '.']).next()?.parse().ok()
 }
 
-/// Where QEMU keeps the devices without an ID (`softmmu/qdev-monitor.c`: `qdev_set_id`).
-const ANONYMOUS: &str = "/machine/peripheral-anon";
-
 /// Where QEMU keeps the machine's own devices (`hw/core/qdev.c`: `device_set_realized`).
 const UNATTACHED: &str = "/machine/unattached";
-
-/// Returns a property's value, or null if the object has no such property.
-fn property(qmp: &mut dyn Qmp, path: &str, property: &str) -> Result<Value, Error> {
-    match qmp.execute("qom-get", json!({ "path": path, "property": property })) {
-        Err(Error::Command { .. }) => Ok(Value::Null),
-        answer => answer,
-    }
-}
 
 fn number_property(qmp: &mut dyn Qmp, path: &str, name: &str) -> Result<Option<usize>, Error> {
     Ok(property(qmp, path, name)?.as_u64().and_then(|number| number.try_into().ok()))

@@ -2,7 +2,6 @@
 
 pub mod attach;
 pub mod bus;
-pub mod error;
 pub mod fake;
 pub mod hmp;
 pub mod objects;

@@ -16,6 +16,9 @@ use crate::usb_device::UsbDevice;
 /// Where QEMU keeps the devices with an ID (`softmmu/qdev-monitor.c`: `qdev_set_id`).
 pub(super) const PERIPHERAL: &str = "/machine/peripheral";
 
+/// Where QEMU keeps the devices without an ID.
+pub(super) const ANONYMOUS: &str = "/machine/peripheral-anon";
+
 /// How long to wait before QEMU is queried again whether an object or its ID is still there.
 pub(super) const DELETE_POLL: Duration = Duration::from_millis(20);
 
@@ -36,6 +39,14 @@ pub(super) fn children(qmp: &mut dyn Qmp, path: &str) -> Result<Vec<(String, Str
         Some((property.name, kind.to_owned()))
     };
     Ok(properties.into_iter().filter_map(child).collect())
+}
+
+/// Returns a property's value, or null if the object has no such property.
+pub(super) fn property(qmp: &mut dyn Qmp, path: &str, property: &str) -> Result<Value, Error> {
+    match qmp.execute("qom-get", json!({ "path": path, "property": property })) {
+        Err(Error::Command { .. }) => Ok(Value::Null),
+        answer => answer,
+    }
 }
 
 /// Returns the IDs of our objects, attached or not.
@@ -83,22 +94,15 @@ impl fmt::Display for OtherUsbHost {
 /// Returns the usb-host objects that hotplugger did not make.
 pub fn others(qmp: &mut dyn Qmp) -> Result<Vec<OtherUsbHost>, Error> {
     let mut others = Vec::new();
-    for parent in [PERIPHERAL, "/machine/peripheral-anon"] {
+    for parent in [PERIPHERAL, ANONYMOUS] {
         for (name, kind) in children(qmp, parent)? {
             if kind != "usb-host" || name.parse::<DeviceId>().is_ok() {
                 continue;
             }
             let path = format!("{parent}/{name}");
-            let mut get = |property: &str| {
-                let arguments = json!({ "path": path, "property": property });
-                match qmp.execute("qom-get", arguments) {
-                    Ok(value) => Ok(value),
-                    Err(Error::Command { .. }) => Ok(Value::Null),
-                    Err(error) => Err(error),
-                }
-            };
-            let port = get("hostport")?.as_str().map(str::to_owned);
-            let mut number = |property| get(property).map(|value| value.as_u64().unwrap_or(0));
+            let port = property(qmp, &path, "hostport")?.as_str().map(str::to_owned);
+            let mut number =
+                |name| property(qmp, &path, name).map(|value| value.as_u64().unwrap_or(0));
             others.push(OtherUsbHost {
                 id: (parent == PERIPHERAL).then_some(name.clone()),
                 bus: number("hostbus")?,
@@ -175,9 +179,9 @@ pub(super) fn clean_port(qmp: &mut dyn Qmp, id: &DeviceId, is_known: bool) -> Re
     Ok(attached)
 }
 
-/// Settles what an earlier session left unknown. Returns whether the device is attached; if it is
+/// Resolves what an earlier session left unknown. Returns whether the device is attached; if it is
 /// not, or not `wanted`, neither an object nor a file descriptor of it is left.
-pub fn settle(qmp: &mut dyn Qmp, id: &DeviceId, wanted: bool) -> Result<bool, Error> {
+pub fn resolve(qmp: &mut dyn Qmp, id: &DeviceId, wanted: bool) -> Result<bool, Error> {
     sweep_fd_sets(qmp)?;
     // A paused guest opens the device of its object when it resumes.
     if wanted && (is_attached(qmp, id)? || (list(qmp)?.contains(id) && !is_running(qmp)?)) {

@@ -671,3 +671,21 @@ fn device_that_is_unplugged_while_its_fd_is_passed_leaves_nothing() {
     ));
     assert_eq!((qmp.fd_count(), qmp.ids().len()), (0, 0));
 }
+
+#[test]
+fn message_names_full_buses_together() {
+    let error_of = |bus: &str, kind| BusError { bus: Some(bus.to_owned()), kind };
+    let error = AttachError::NoUsablePort {
+        errors: vec![
+            error_of("xhci0.0", BusErrorKind::Full),
+            error_of("ehci.0", BusErrorKind::TooFast(Speed::FULL)),
+            error_of("xhci1.0", BusErrorKind::Full),
+        ],
+        suggestion: "-device qemu-xhci,id=xhci2".to_owned(),
+    };
+    assert_eq!(
+        error.to_string(),
+        "the guest's xhci0.0 and xhci1.0 have no free port; ehci.0 takes no devices of 12 Mb/s; \
+         start QEMU with -device qemu-xhci,id=xhci2"
+    );
+}
