@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::time::Duration;
@@ -132,7 +132,7 @@ impl QmpClient {
         let mut bytes = serde_json::to_vec(&Command { execute: command, arguments, id })
             .map_err(|error| Error::Protocol(error.to_string()))?;
         bytes.push(b'\n');
-        self.write(&bytes, fd.as_ref().map(AsFd::as_fd), step)?;
+        self.write(&bytes, fd, step)?;
         loop {
             match self.receive(step)? {
                 Message::Reply(Some(answered), result) if answered == id => {
@@ -150,13 +150,14 @@ impl QmpClient {
     fn write(
         &mut self,
         mut bytes: &[u8],
-        mut fd: Option<BorrowedFd<'_>>,
+        mut fd: Option<OwnedFd>,
         step: Step,
     ) -> Result<(), Error> {
         while !bytes.is_empty() {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = SendAncillaryBuffer::new(&mut space);
-            if let Some(fd) = &fd {
+            let borrowed = fd.as_ref().map(AsFd::as_fd);
+            if let Some(fd) = &borrowed {
                 control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(fd)));
             }
             let sent =
