@@ -74,7 +74,6 @@ impl DevPath {
         above.map(|(path, _)| path)
     }
 
-    /// The port of the hub at this path.
     pub fn port_of_hub(&self, number: u8) -> Option<Self> {
         format!("{self}/{}", Port::of_hub(self.sysname(), number)?).parse().ok()
     }

@@ -28,7 +28,6 @@ use crate::qmp::{Error, Qmp, UsbHostProblem};
 use crate::speed::Speed;
 use crate::usb_device::DiskClaims;
 
-/// The device on the host.
 pub trait UsbSource {
     /// Checks that the same device is still in its port and may go to the guest. While the result
     /// lives, nothing on the host can begin to use its disks.
@@ -66,7 +65,6 @@ pub struct AttachRequest<'a> {
     /// For messages.
     pub node: PathBuf,
     pub access: AccessMode,
-    /// Further properties of the usb-host device.
     pub properties: UsbHostProperties,
     /// Whether a record says that the device is attached.
     pub expected_attached: bool,
@@ -77,7 +75,6 @@ pub struct AttachRequest<'a> {
     pub device: &'a dyn UsbSource,
 }
 
-/// The result of an attach.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Attached {
     Now(GuestLocation),
@@ -86,7 +83,6 @@ pub enum Attached {
     PendingResume(Option<GuestPort>),
 }
 
-/// Where the device is in the guest.
 #[derive(Debug, PartialEq, Eq)]
 pub struct GuestLocation {
     /// `None` if QEMU chose the bus.
@@ -190,7 +186,6 @@ impl PortAttempt<'_> {
         self.try_ports(qmp, &ports, &buses)
     }
 
-    /// Removes the file descriptor from QEMU's set.
     fn remove_fd(
         &mut self,
         qmp: &mut dyn Qmp,
@@ -502,7 +497,6 @@ fn may_be_faster(port: &PortCandidate, than: Option<(&PortCandidate, Option<Spee
     })
 }
 
-/// Why a device was not attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     #[error(transparent)]
@@ -560,7 +554,6 @@ pub enum AttachError {
 pub enum Unavailable {
     #[error("it was unplugged")]
     Unplugged,
-    /// The policy rejects it now.
     #[error("{0}")]
     Rejected(String),
     /// A QEMU has it, but we have no object for it.

@@ -135,7 +135,6 @@ pub fn suggest_controller(qmp: &mut dyn Qmp, buses: &[GuestBus], hubs: &[String]
 struct Controller {
     kind: String,
     id: Option<String>,
-    /// How many ports an OHCI has.
     num_ports: Option<usize>,
     /// The bus of an EHCI whose ports a UHCI or OHCI shares. The ports then take slow devices too
     /// (`hw/usb/hcd-ehci.c`: `ehci_register_companion`).

@@ -25,14 +25,12 @@ pub struct FakeQemu {
     pub may_open: bool,
     /// Whether QEMU opens a USB device from a set of file descriptors.
     pub opens_fds: bool,
-    /// How many file descriptors each set has.
     pub fds: BTreeMap<u64, usize>,
     pub running: bool,
     /// For how many polls an ID stays taken after its object was deleted or rejected, as before QEMU
     /// 6.2.
     pub ids_linger: u32,
     lingering: BTreeMap<String, u32>,
-    /// The commands that it got, with their arguments.
     pub commands: Vec<(&'static str, Value)>,
     objects: BTreeMap<String, Object>,
 }
@@ -357,7 +355,6 @@ pub enum Bus {
 }
 
 impl Bus {
-    /// The controller's type and its number of ports.
     fn model(self) -> (&'static str, usize) {
         match self {
             Self::Good | Self::Refuses => ("qemu-xhci", 15),

@@ -12,7 +12,6 @@ use crate::qmp::{Error, Qmp};
 use crate::speed::Speed;
 use crate::text::sanitize;
 
-/// A device of the host as QEMU sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostDevice {
     pub port: Port,

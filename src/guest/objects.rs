@@ -130,7 +130,6 @@ pub fn is_attached(qmp: &mut dyn Qmp, id: &DeviceId) -> Result<bool, Error> {
     }
 }
 
-/// Returns those of the objects that have their host device open.
 pub fn attached(qmp: &mut dyn Qmp, objects: &[DeviceId]) -> Result<Vec<DeviceId>, Error> {
     let mut attached = Vec::new();
     for id in objects {

@@ -27,7 +27,6 @@ pub struct PortCandidate {
     pub speed: Option<Speed>,
 }
 
-/// The guest port that a host port had last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastPort {
     pub port: GuestPort,

@@ -98,7 +98,6 @@ pub enum DiskUse {
         block: String,
         device: String,
     },
-    /// A process has it open.
     Open {
         block: String,
         program: Program,
@@ -145,17 +144,14 @@ pub fn claim(root: &Root, devpath: &DevPath, exclusively: bool) -> Result<DiskCl
     }
 }
 
-/// The result of an exclusive open.
 enum Opened {
     Held(OwnedFd),
-    /// It is claimed.
     Busy,
     /// There is no medium, or no such device any more.
     Nothing,
 }
 
 impl Disks {
-    /// The block devices of the USB device.
     fn own(&self, devpath: &DevPath) -> impl Iterator<Item = &Block> {
         self.blocks.iter().filter(move |block| block.devpath.is_at_or_below(devpath))
     }
@@ -288,7 +284,6 @@ impl Disks {
     }
 }
 
-/// Opens the block device for this process alone.
 fn open_exclusively(root: &Root, block: &Block) -> Opened {
     // The kernel writes `!` for `/` in names (`drivers/base/core.c`).
     let path = root.path(format!("/dev/{}", block.name.replace('!', "/")));
@@ -448,7 +443,6 @@ fn read(root: &Root) -> Disks {
     }
 }
 
-/// The name and the DEVPATH of each block device.
 fn locations(root: &Root) -> Vec<(String, DevPath)> {
     let class = root.path("/sys/class/block");
     let location = |name: String| {

@@ -15,14 +15,12 @@ use crate::root::Root;
 /// takes longer is left to a later event.
 const UNTIL_CONFIGURED: Duration = Duration::from_millis(200);
 
-/// An interface of the active configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Interface {
     /// The kernel's name, `1-3:1.0`.
     pub name: String,
     /// `bInterfaceClass`.
     pub class: u8,
-    /// The driver that is bound to it.
     pub driver: Option<String>,
 }
 
@@ -94,7 +92,6 @@ pub fn is_authorized(root: &Root, devpath: &DevPath, interface: &Interface) -> b
     attribute(directory.join("authorized")).map_or(true, |value| value != "0")
 }
 
-/// Takes the device from the programs that have claimed its interfaces.
 pub fn unbind_programs(root: &Root, devpath: &DevPath) -> io::Result<()> {
     unbind(root, devpath, Interface::is_claimed).map(drop)
 }

@@ -42,21 +42,13 @@ use crate::usb_device::{DiskClaims, UsbDevice};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "step")]
 pub enum Step {
-    /// A decision, in words.
     Decide { decision: String },
-    /// Unbind a host driver.
     Unbind { interface: String, driver: String },
-    /// Let the kernel find a driver for an interface.
     Probe { interface: String },
-    /// Wait until the device has been quiet for so many seconds.
     Settle { seconds: String },
-    /// Connect to a QMP socket.
     Connect { socket: PathBuf },
-    /// Send a QMP command.
     Qmp(QmpCommand),
-    /// Save a record.
     SaveRecord { port: String },
-    /// Delete a record.
     DeleteRecord { port: String },
 }
 
@@ -78,7 +70,6 @@ pub struct DryRun<'a> {
     state: RefCell<Simulation>,
 }
 
-/// What changes during a dry run.
 #[derive(Debug)]
 struct Simulation {
     now: Monotonic,
@@ -122,7 +113,6 @@ impl<'a> DryRun<'a> {
         state.unplugged = id;
     }
 
-    /// Takes the steps since the last call.
     pub fn take_steps(&self) -> Vec<Step> {
         mem::take(&mut self.state.borrow_mut().steps)
     }
@@ -332,7 +322,6 @@ impl Host for DryRun<'_> {
 }
 
 impl Simulation {
-    /// The host's devices as QEMU sees them.
     fn host_devices(&self) -> Vec<HostDevice> {
         let devices = self.devices.iter();
         devices

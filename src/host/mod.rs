@@ -53,7 +53,6 @@ pub trait Host {
     /// Reads the USB device at `devpath`; `None` if there is none.
     fn usb_device(&self, devpath: &DevPath) -> io::Result<Option<UsbDevice>>;
 
-    /// Opens the device's node, and makes sure that it is the node of this device.
     fn open_node(&self, devpath: &DevPath, device: &UsbDevice) -> io::Result<OwnedFd> {
         sysfs::open_node(self.root(), devpath, device)
     }
@@ -90,19 +89,16 @@ pub trait Host {
     /// The interfaces of the device's active configuration.
     fn interfaces(&self, devpath: &DevPath) -> Vec<Interface>;
 
-    /// The classes of the interfaces of all configurations; empty if they are not known.
     fn interface_classes(&self, devpath: &DevPath) -> Vec<u8> {
         drivers::interface_classes(self.root(), devpath)
     }
 
-    /// Claims the device's disks, if nothing on the host uses them.
     fn claim_disks(&self, devpath: &DevPath) -> Result<DiskClaims, DiskUse>;
 
     fn is_authorized(&self, devpath: &DevPath, interface: &Interface) -> bool {
         drivers::is_authorized(self.root(), devpath, interface)
     }
 
-    /// The processes that have the device's node open.
     fn programs_with(&self, device: &UsbDevice) -> Vec<Program> {
         usbfs::programs_with(self.root(), &sysfs::node(device.busnum, device.devnum))
     }
@@ -113,7 +109,6 @@ pub trait Host {
     /// Unbinds the host's drivers from the device's interfaces. Returns how many were unbound.
     fn unbind_drivers(&self, devpath: &DevPath) -> io::Result<usize>;
 
-    /// Lets the kernel find drivers for the interfaces that have none.
     fn probe_drivers(&self, devpath: &DevPath) -> io::Result<()>;
 
     /// The time that is left of the call of an event; `None` if there is no limit.
@@ -172,7 +167,6 @@ pub trait Host {
     ) -> Result<Box<dyn Qmp + '_>, Error>;
 }
 
-/// What udev knows of a device.
 #[derive(Clone, Debug, Default)]
 pub struct UdevProperties {
     /// When udev first saw the device.
@@ -180,7 +174,6 @@ pub struct UdevProperties {
     pub properties: BTreeMap<String, String>,
 }
 
-/// What came of returning a device to the host's drivers.
 pub struct ReturnResult {
     /// The number of interfaces that had a driver before.
     pub before: usize,
@@ -208,7 +201,6 @@ impl dyn Host + '_ {
         Some(record)
     }
 
-    /// A new record of a device.
     pub fn new_record(
         &self,
         port: &Port,
@@ -247,7 +239,6 @@ impl dyn Host + '_ {
         saved.err().map(|error| format!("record not saved: {error:#}"))
     }
 
-    /// Returns the device to the host's drivers.
     pub fn return_to_drivers(&self, devpath: &DevPath) -> ReturnResult {
         let with_driver = || {
             let interfaces = self.interfaces(devpath);

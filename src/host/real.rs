@@ -40,7 +40,6 @@ const PORT_TIMEOUT: Duration = Duration::from_secs(60);
 /// (udev.conf(5): `event_timeout`). The rest is for returning the device to the host's drivers.
 const CALL_TIMEOUT: Duration = Duration::from_secs(160);
 
-/// This machine, below a root.
 #[derive(Debug)]
 pub struct RealHost<'a> {
     root: &'a Root,
@@ -74,7 +73,6 @@ impl<'a> RealHost<'a> {
         self.state.get_or_init(open).as_ref().ok()
     }
 
-    /// The deadline of one step.
     fn deadline(&self, timeout: Duration) -> Deadline {
         Deadline::after(timeout).no_later_than(self.end)
     }

@@ -35,9 +35,7 @@ pub struct Session {
     deadline: Deadline,
     channel: Channel,
     lock: Option<Lock>,
-    /// Whether QEMU has answered every command so far.
     answers: bool,
-    /// Whether usb-host was found to be usable in this QEMU.
     may_use_usb_host: bool,
 }
 

@@ -28,7 +28,6 @@ pub enum Settled {
     Removed,
 }
 
-/// What a uevent means for a device that settles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UeventEffect {
     Noted,

@@ -151,7 +151,6 @@ pub fn controller_name(root: &Root, controller: &DevPath) -> Option<ControllerNa
     ControllerName::new(subsystem, device.sysname())
 }
 
-/// The device's directory.
 pub(crate) fn directory(root: &Root, devpath: &DevPath) -> PathBuf {
     root.path(format!("/sys{devpath}"))
 }

@@ -46,7 +46,6 @@ pub struct Hub {
 pub struct HubPort {
     pub port: Port,
     pub devpath: DevPath,
-    /// The physical side, from the kernel and the firmware.
     pub connector: Connector,
     pub plugged: Option<Plugged>,
 }
@@ -88,7 +87,6 @@ impl Plugged {
 }
 
 impl Controller {
-    /// Whether that name is the controller's.
     pub fn is_named(&self, name: &ControllerName) -> bool {
         self.name.as_ref().is_some_and(|own| name.names(own, &self.devpath))
     }

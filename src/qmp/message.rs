@@ -16,7 +16,6 @@ pub struct Command<'a> {
     pub id: u64,
 }
 
-/// A message from QEMU.
 #[derive(Debug, PartialEq)]
 pub enum Message {
     /// The first message of each connection.
@@ -92,7 +91,6 @@ pub struct Framer {
     buffer: Vec<u8>,
     /// Where the current object begins. Earlier bytes are done.
     start: usize,
-    /// How many bytes of the buffer were scanned.
     scanned: usize,
     depth: usize,
     /// The most values that the object can have so far.
@@ -101,7 +99,6 @@ pub struct Framer {
     escaped: bool,
 }
 
-/// Bytes that no QMP server sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     #[error("a message without end")]

@@ -47,7 +47,6 @@ pub trait Qmp {
         None
     }
 
-    /// Waits before the next poll.
     fn pause(&mut self, time: Duration) -> Result<(), Error>;
 }
 
@@ -122,7 +121,6 @@ impl Error {
         }
     }
 
-    /// QEMU's own words, if it answered with an error.
     pub fn desc(&self) -> Option<&str> {
         match self {
             Self::Command { desc, .. } => Some(desc),
@@ -131,7 +129,6 @@ impl Error {
     }
 }
 
-/// Why a QEMU cannot use usb-host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsbHostProblem {
     /// QEMU's package was upgraded while the VM runs, so the module no longer fits.

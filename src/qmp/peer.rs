@@ -13,7 +13,6 @@ use rustix::io::Errno;
 
 use crate::permissions::{self, PermissionIssue};
 
-/// Which process may be the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerPolicy {
     /// The user that must listen at the socket; `None` for the owner of the socket file.
@@ -24,7 +23,6 @@ pub struct PeerPolicy {
     pub root: PathBuf,
 }
 
-/// Why a peer is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
     #[error(transparent)]

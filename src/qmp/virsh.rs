@@ -23,7 +23,6 @@ use crate::text::sanitize;
 /// Where distributions have it, and NixOS. udev's programs get no `PATH`.
 const PROGRAMS: [&str; 2] = ["/usr/bin/virsh", "/run/current-system/sw/bin/virsh"];
 
-/// A libvirt domain.
 #[derive(Debug)]
 pub struct Virsh {
     program: PathBuf,
@@ -58,7 +57,6 @@ impl Virsh {
         Ok(Self { program, domain: domain.to_owned(), key, deadline })
     }
 
-    /// Sends a command, with a file descriptor if there is one, and returns the reply.
     pub fn send(
         &self,
         command: &'static str,
@@ -103,7 +101,6 @@ impl Virsh {
         if success { Ok(output) } else { Err(self.failure(&output)) }
     }
 
-    /// Reads until virsh ends.
     fn read(&self, mut reader: PipeReader, step: Step) -> Result<String, Error> {
         let mut output = Vec::new();
         loop {

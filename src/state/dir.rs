@@ -91,7 +91,6 @@ impl StateDir {
         &self.boot_id
     }
 
-    /// Takes hold of the records, waiting for others until the deadline.
     pub fn records(&self, deadline: &Deadline) -> Result<Records<'_>> {
         let file = self.open_lock("records.lock")?;
         let lock = Lock::acquire(file, deadline).context("state directory")?;
@@ -103,7 +102,6 @@ impl StateDir {
         self.open_lock(&format!("qmp-{}.lock", name_of_socket(path)))
     }
 
-    /// The lock file of the port's device.
     pub fn port_lock(&self, port: &Port) -> Result<LockFile<'_>> {
         self.open_lock(&format!("hold-{port}.lock"))
     }
@@ -185,7 +183,6 @@ impl StateDir {
         file.ok_or_else(|| io::Error::other("not a private file"))
     }
 
-    /// Makes a file that does not exist.
     fn create(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::CREATE | OFlags::EXCL;
         self.open_if_ours(name, flags)?.ok_or_else(|| io::Error::other("not a private file"))
@@ -248,7 +245,6 @@ impl StateDir {
     }
 }
 
-/// The lock on the directory itself, until this is dropped.
 struct DirectoryLock<'a>(&'a OwnedFd);
 
 impl Drop for DirectoryLock<'_> {
@@ -273,7 +269,6 @@ impl Records<'_> {
         self.dir.replace(&name, &bytes).with_context(|| format!("state file {name}"))
     }
 
-    /// Replaces a file of JSON lines.
     pub(super) fn replace_lines<T: Serialize>(&self, name: &str, lines: &[T]) -> Result<()> {
         let mut text = String::new();
         for line in lines {

@@ -21,9 +21,7 @@ pub struct Entry {
     pub time: u64,
     pub port: Option<String>,
     pub vm: Option<String>,
-    /// The outcome's name.
     pub outcome: String,
-    /// Its line.
     pub line: String,
 }
 

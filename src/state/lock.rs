@@ -31,7 +31,6 @@ pub enum LockError {
     Io(#[from] io::Error),
 }
 
-/// The pause between two tries to take a lock that is held.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The longest wait for a lock, however fast its queue moves.

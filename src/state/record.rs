@@ -49,7 +49,6 @@ pub struct Record {
     pub properties: BTreeMap<String, String>,
 }
 
-/// A moment, and the newest uevent the kernel had sent by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UeventMark {
     pub at: Monotonic,
@@ -57,7 +56,6 @@ pub struct UeventMark {
     pub seqnum: Option<u64>,
 }
 
-/// One start of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmStart {
     pub monitor: Monitor,
