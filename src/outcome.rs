@@ -170,12 +170,22 @@ impl EventContext {
             id: devnum.map(|devnum| DeviceId { port: port.clone(), devnum }),
         }
     }
+
+    #[must_use]
+    pub fn with_vm(self, name: &str) -> Self {
+        Self { vm: Some(name.to_owned()), ..self }
+    }
+
+    #[must_use]
+    pub fn with_device(self, label: String) -> Self {
+        Self { device: Some(label), ..self }
+    }
 }
 
 impl Outcome {
     /// The name, and the ID of the explanation in dist/catalog/hotplugger.catalog. Journals keep IDs
     /// for years, so none changes or gets another meaning.
-    fn kind(&self) -> (&'static str, &'static str) {
+    pub fn kind(&self) -> (&'static str, &'static str) {
         match self {
             Self::Skipped(_) => ("skipped", "49aab004b83140ca99a4fd70eeacda31"),
             Self::Recorded => ("recorded", "f8ba2e5a43064d50a20c823c7be3f1a8"),
@@ -197,10 +207,6 @@ impl Outcome {
 
     pub fn name(&self) -> &'static str {
         self.kind().0
-    }
-
-    pub fn message_id(&self) -> &'static str {
-        self.kind().1
     }
 
     /// Whether the guest has the device, or gets it when it resumes.
