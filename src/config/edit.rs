@@ -3,8 +3,9 @@
 //! The place is found line by line, which no YAML of any shape allows; so what would come out is
 //! parsed, and if that is not exactly the old config and the new ports, nothing comes out.
 
-use std::fmt;
 use std::ops::Range;
+
+use thiserror::Error;
 
 use super::parse::{ConfigError, parse};
 use super::port::PortName;
@@ -24,13 +25,17 @@ pub struct Insertion {
 }
 
 /// Why ports cannot be added.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum EditError {
+    #[error("{0}")]
     Config(ConfigError),
     /// The message of `Config::no_such_vm`.
+    #[error("{0}")]
     NoSuchVm(String),
+    #[error("port {0} is listed by `{1}` already")]
     Taken(PortName, String),
     /// The text has a layout that only a person can edit.
+    #[error("cannot be edited safely: {0}")]
     Layout(String),
 }
 
@@ -88,19 +93,6 @@ fn comment(text: &str) -> String {
     };
     text.replace(bad, "\u{fffd}")
 }
-
-impl fmt::Display for EditError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Config(error) => error.fmt(f),
-            Self::NoSuchVm(message) => f.write_str(message),
-            Self::Taken(port, vm) => write!(f, "port {port} is listed by `{vm}` already"),
-            Self::Layout(problem) => write!(f, "cannot be edited safely: {problem}"),
-        }
-    }
-}
-
-impl std::error::Error for EditError {}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Line<'a> {
@@ -343,7 +335,7 @@ pub(super) fn document(lines: &[Line<'_>]) -> usize {
 
 pub(super) fn plain_key<'a>(
     lines: &[Line<'a>],
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
     name: &str,
 ) -> Result<Key<'a>, String> {
     let key =
