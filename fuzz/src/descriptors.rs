@@ -1,7 +1,7 @@
 //! The descriptors of a USB device: what a device claims of itself, and which interfaces it has.
 
 use hotplugger::devpath::DevPath;
-use hotplugger::host::descriptors::interface_classes;
+use hotplugger::host::drivers::interface_classes;
 
 use super::host::{Host, TABLET};
 

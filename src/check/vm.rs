@@ -14,10 +14,9 @@ use crate::device_id::DeviceId;
 use crate::guest::bus::{self, GuestBus, MAX_PORTS, suggest_controller};
 use crate::guest::objects::OtherUsbHost;
 use crate::guest::{load_usb_host, objects};
-use crate::host::session::Session;
+use crate::host::session::{Session, peer_policy};
 use crate::host::sysfs;
 use crate::host::topology::{HubPort, Topology};
-use crate::host::users;
 use crate::monitor::Monitor;
 use crate::permissions::{PermissionIssue, PermissionKind};
 use crate::qmp::message::Version;
@@ -279,15 +278,6 @@ fn ask(root: &Root, vm: &VirtualMachine, topology: &Topology) -> Result<Answer, 
     })
 }
 
-/// The policy that a connection to the socket of the VM has.
-fn peer_policy(root: &Root, vm: &VirtualMachine) -> io::Result<PeerPolicy> {
-    Ok(PeerPolicy {
-        uid: vm.access.uid(|name| users::uid(root, name))?,
-        trust_directory: vm.access.trust_socket_directory,
-        root: root.path("/"),
-    })
-}
-
 /// A socket that does not exist is expected to belong to the owner of its directory.
 fn issue(root: &Root, vm: &VirtualMachine, socket: &Path) -> io::Result<Option<PermissionIssue>> {
     let own = fs::metadata(socket).ok().filter(|own| own.file_type().is_socket());
@@ -295,7 +285,7 @@ fn issue(root: &Root, vm: &VirtualMachine, socket: &Path) -> io::Result<Option<P
         Some(own) => own.uid(),
         None => fs::metadata(socket.parent().unwrap_or(socket))?.uid(),
     };
-    peer_policy(root, vm)?.directory_issue(socket, owner)
+    peer_policy(root, &vm.access)?.directory_issue(socket, owner)
 }
 
 fn nodes(

@@ -1,7 +1,6 @@
 //! How a VM's QEMU gets at a device, and whom it is run by. Pure.
 
 use std::fmt;
-use std::io;
 
 /// How QEMU gets at a device, and to whom hotplugger may hand one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,29 +32,6 @@ impl Access {
     /// The access to a VM that the config no longer has.
     pub const DEFAULT: Self =
         Self { mode: AccessMode::Auto, user: None, trust_socket_directory: false };
-
-    /// The number of the user who must listen, if one is named; `look_up` finds a name's.
-    ///
-    /// # Errors
-    ///
-    /// There is no such user, or the users cannot be read.
-    pub fn uid(
-        &self,
-        look_up: impl Fn(&str) -> io::Result<Option<u32>>,
-    ) -> io::Result<Option<u32>> {
-        let name = match &self.user {
-            None => return Ok(None),
-            Some(User::Id(id)) => return Ok(Some(*id)),
-            Some(User::Name(name)) => name,
-        };
-        let id = look_up(name)?.ok_or_else(|| {
-            io::Error::other(format!(
-                "the config wants user {name} there, who is not in /etc/passwd; write the number \
-                 that `id -u {name}` says"
-            ))
-        });
-        id.map(Some)
-    }
 }
 
 impl fmt::Display for User {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::clock::Deadline;
-use crate::config::access::Access;
+use crate::config::access::{Access, User};
 use crate::host::{sysfs, usbfs};
 use crate::monitor::Monitor;
 use crate::qmp::client::{self, QmpClient};
@@ -78,15 +78,10 @@ impl Session {
         let path = root.path(monitor.file());
         let channel = match monitor {
             Monitor::Socket(_) => {
-                let expected = access.uid(|name| uid(root, name));
-                let policy = PeerPolicy {
-                    uid: expected.map_err(|error| Error::PeerRejected {
-                        socket: path.clone(),
-                        source: error.into(),
-                    })?,
-                    trust_directory: access.trust_socket_directory,
-                    root: root.path("/"),
-                };
+                let policy = peer_policy(root, access).map_err(|error| Error::PeerRejected {
+                    socket: path.clone(),
+                    source: error.into(),
+                })?;
                 Channel::Socket(QmpClient::connect(&path, &policy, deadline)?)
             }
             Monitor::Domain(_) if !path.exists() => {
@@ -246,13 +241,35 @@ fn read_pid(path: &Path) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The number of the user of that name in this host's `/etc/passwd`. `None` if there is none.
+/// Who may listen at the socket of a VM with that access.
 ///
-/// Users of another service (LDAP, `DynamicUser=`) are not found here: asking for them would load
-/// that service's code into a program that runs as root on each plug.
-fn uid(root: &Root, name: &str) -> io::Result<Option<u32>> {
+/// # Errors
+///
+/// The config names a user who does not exist, or `/etc/passwd` cannot be read.
+pub fn peer_policy(root: &Root, access: &Access) -> io::Result<PeerPolicy> {
+    Ok(PeerPolicy {
+        uid: access.user.as_ref().map(|user| uid(root, user)).transpose()?,
+        trust_directory: access.trust_socket_directory,
+        root: root.path("/"),
+    })
+}
+
+/// The number of the user that the config names.
+///
+/// Users of another service (LDAP, `DynamicUser=`) are not found in `/etc/passwd`: asking for them would
+/// load that service's code into a program that runs as root on each plug.
+fn uid(root: &Root, user: &User) -> io::Result<u32> {
+    let name = match user {
+        User::Id(id) => return Ok(*id),
+        User::Name(name) => name,
+    };
     let text = sysfs::read_up_to(root.path("/etc/passwd"), 1 << 20)?;
-    Ok(find_user(&String::from_utf8_lossy(&text), name))
+    find_user(&String::from_utf8_lossy(&text), name).ok_or_else(|| {
+        io::Error::other(format!(
+            "the config wants user {name} there, who is not in /etc/passwd; write the number that \
+             `id -u {name}` says"
+        ))
+    })
 }
 
 /// Reads `name:password:number:…` (passwd(5)); of two lines with that name the first one counts.
