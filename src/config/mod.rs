@@ -1,9 +1,8 @@
 //! The configuration: which ports belong to which VM.
 //!
 //! This file has the values, [`port`] the names of ports, [`access`] how QEMU gets a device. [`parse`]
-//! makes them from YAML
-//! text, [`edit`] adds ports to that text, and [`file`](mod@file) finds, checks, reads and replaces
-//! it. [`prefilter`] searches the raw text first.
+//! makes them from YAML text, [`edit`] adds ports to that text, and [`file`](mod@file) finds, checks,
+//! reads and replaces it. [`prefilter`] searches the raw text first.
 
 use std::fmt;
 use std::time::Duration;
@@ -83,31 +82,50 @@ pub struct DeviceRules {
     pub usb_host: UsbHostProperties,
 }
 
+/// A guest to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// The VM's name.
+    pub vm: &'a str,
+    pub monitor: &'a Monitor,
+    pub access: &'a Access,
+    /// The limit of the whole session, including the wait for the socket's lock.
+    pub timeout: Duration,
+}
+
 impl VirtualMachine {
     pub const DEFAULT_DELAY: Duration = Duration::from_secs(1);
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
     /// The most that `delay` and `timeout` may add up to, so that both fit into the call of an event.
     pub const MAX_DELAY_AND_TIMEOUT: Duration = Duration::from_secs(150);
+
+    pub fn target(&self) -> Target<'_> {
+        let Self { name, monitor, access, timeout, .. } = self;
+        Target { vm: name, monitor, access, timeout: *timeout }
+    }
 }
 
 impl Config {
     /// Why a device whose interfaces have these classes is kept from this VM, if it is. Of `exclude:`
     /// the entries of the port come first, then those of the VM. `only:` of the port replaces that
     /// of the VM.
-    pub fn refusal<'a>(
-        &'a self,
-        vm: &'a VirtualMachine,
+    pub fn refusal(
+        &self,
+        vm: &VirtualMachine,
         location: &UsbLocation,
         device: &UsbDevice,
         interfaces: &[u8],
-    ) -> Option<Refusal<'a>> {
+    ) -> Option<String> {
         let mut excluded = self.exclude(vm, location);
         if let Some(entry) = excluded.find(|entry| entry.is_of(location, device, interfaces)) {
-            return Some(Refusal::Excluded(entry));
+            return Some(format!("the config excludes `{entry}`"));
         }
         let only = vm.only(location);
-        let is_listed = only.is_empty() || is_listed(only, location, device, interfaces);
-        (!is_listed).then_some(Refusal::NotListed(only))
+        if only.is_empty() || is_listed(only, location, device, interfaces) {
+            return None;
+        }
+        let only: Vec<String> = only.iter().map(|entry| format!("`{entry}`")).collect();
+        Some(format!("the config lets only {} through", only.join(", ")))
     }
 
     /// The first entry that decides by class about devices at this location.
@@ -141,13 +159,14 @@ impl Config {
         if self.broken_at(location).is_some() {
             return Vec::new();
         }
-        let claims = self.virtual_machines.iter().filter_map(|vm| Some((vm.claim(location)?, vm)));
-        let mut claims: Vec<_> = claims.collect();
+        let all = self.virtual_machines.iter();
+        let mut matches: Vec<_> =
+            all.filter_map(|vm| Some((vm.port_at(location)?.0, vm))).collect();
         // Stable: equal ones stay in the order of the file.
-        claims.sort_by(|(one, _), (other, _)| other.cmp(one));
-        let best = claims.first().map(|(claim, _)| (claim.length, claim.own));
-        let shared = |claim: &MatchRank| Some((claim.length, claim.own)) == best;
-        claims.into_iter().filter(|(claim, _)| shared(claim)).map(|(_, vm)| vm).collect()
+        matches.sort_by(|(one, _), (other, _)| other.cmp(one));
+        let best = matches.first().map(|(fit, _)| (fit.length, fit.is_own));
+        matches.retain(|(fit, _)| Some((fit.length, fit.is_own)) == best);
+        matches.into_iter().map(|(_, vm)| vm).collect()
     }
 
     /// The names of [`Config::owners`].
@@ -156,7 +175,7 @@ impl Config {
     }
 
     pub fn is_configured(&self, location: &UsbLocation) -> bool {
-        self.virtual_machines.iter().any(|vm| vm.claim(location).is_some())
+        self.virtual_machines.iter().any(|vm| vm.port_at(location).is_some())
     }
 
     /// The section with a mistake that may list the port of a device at this location.
@@ -164,7 +183,6 @@ impl Config {
         self.broken.iter().find(|section| section.may_list(location))
     }
 
-    /// The VM of that name.
     pub fn named(&self, name: &str) -> Result<&VirtualMachine> {
         if let Some(vm) = self.virtual_machines.iter().find(|vm| vm.name == name) {
             return Ok(vm);
@@ -173,6 +191,16 @@ impl Config {
             bail!("{broken}");
         }
         bail!(self.no_such_vm(name))
+    }
+
+    /// The guest at that monitor, with the defaults if the config no longer has its VM.
+    pub fn target<'a>(&'a self, vm: &'a str, monitor: &'a Monitor) -> Target<'a> {
+        let configured = self.virtual_machines.iter().find(|vm| vm.monitor == *monitor);
+        let (access, timeout) = configured
+            .map_or((&Access::DEFAULT, VirtualMachine::DEFAULT_TIMEOUT), |vm| {
+                (&vm.access, vm.timeout)
+            });
+        Target { vm, monitor, access, timeout }
     }
 
     fn no_such_vm(&self, name: &str) -> String {
@@ -195,15 +223,6 @@ impl Config {
             .iter()
             .find(|vm| vm.ports.iter().any(|port| port.names_exactly(location)))
     }
-}
-
-/// How good a VM's claim to a device is; the greater is the better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct MatchRank {
-    length: usize,
-    /// Whether it is to the location itself, not to a peer port.
-    own: bool,
-    one_half: bool,
 }
 
 impl VirtualMachine {
@@ -229,43 +248,15 @@ impl VirtualMachine {
         self.port_rules.iter().find(|(name, _)| name == port).map(|(_, rules)| rules)
     }
 
-    fn claim(&self, location: &UsbLocation) -> Option<MatchRank> {
-        self.port_at(location).map(|(rank, _)| rank)
-    }
-
     /// The best of the ports that contain the location.
-    fn port_at(&self, location: &UsbLocation) -> Option<(MatchRank, &PortName)> {
-        let peers = location.peers.iter().filter(|_| self.peer_ports);
-        let all =
-            std::iter::once((true, &location.own)).chain(peers.map(|location| (false, location)));
-        let claims = all.flat_map(|(own, location)| {
-            self.ports.iter().filter_map(move |port| {
-                let PortMatch { length, one_half } = port.match_half(location, own)?;
-                Some((MatchRank { length, own, one_half }, port))
-            })
+    fn port_at(&self, location: &UsbLocation) -> Option<(PortMatch, &PortName)> {
+        let own = std::iter::once((true, &location.own));
+        let peers = location.peers.iter().filter(|_| self.peer_ports).map(|peer| (false, peer));
+        let matches = own.chain(peers).flat_map(|(is_own, location)| {
+            let ports = self.ports.iter();
+            ports.filter_map(move |port| Some((port.match_half(location, is_own)?, port)))
         });
-        claims.max_by_key(|(rank, _)| *rank)
-    }
-}
-
-/// Why the config keeps a device from a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal<'a> {
-    /// By this entry of `exclude:`.
-    Excluded(&'a DeviceMatcher),
-    /// It is none of these, the entries of `only:`.
-    NotListed(&'a [DeviceMatcher]),
-}
-
-impl fmt::Display for Refusal<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Excluded(entry) => write!(f, "the config excludes `{entry}`"),
-            Self::NotListed(only) => {
-                let only: Vec<String> = only.iter().map(|entry| format!("`{entry}`")).collect();
-                write!(f, "the config lets only {} through", only.join(", "))
-            }
-        }
+        matches.max_by_key(|(fit, _)| *fit)
     }
 }
 

@@ -700,7 +700,7 @@ impl Scalar for DeviceMatcher {
     }
 
     fn read_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
-        let Some(One(Key(key))) = map.next_key()? else {
+        let Some(One(Text(key))) = map.next_key()? else {
             return Err(de::Error::invalid_length(0, &Self::EXPECTED));
         };
         let entry = match key.as_str() {
@@ -708,7 +708,7 @@ impl Scalar for DeviceMatcher {
             "serial" => Self::Serial(map.next_value::<One<Serial>>()?.0.0),
             _ => return Err(de::Error::unknown_field(&key, &["class", "serial"])),
         };
-        if let Some(One(Key(second))) = map.next_key()? {
+        if let Some(One(Text(second))) = map.next_key()? {
             return Err(de::Error::custom(format_args!(
                 "`{second}` in the same entry as `{key}`: give each an entry of its own, after `- `"
             )));
@@ -724,16 +724,6 @@ impl Scalar for DeviceMatcher {
 fn hex(text: &str, digits: usize) -> Option<u16> {
     let is_hex = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     u16::from_str_radix(text, 16).ok().filter(|_| is_hex)
-}
-
-struct Key(String);
-
-impl Scalar for Key {
-    const EXPECTED: &str = "`class` or `serial`";
-
-    fn read(text: &str) -> Result<Self, String> {
-        Ok(Self(text.to_owned()))
-    }
 }
 
 /// Read as text, so `0012` keeps its zeros.

@@ -33,12 +33,11 @@ pub enum PortName {
 pub struct PortMatch {
     /// How many port numbers it names: 0 is a whole root hub.
     pub length: usize,
+    /// Whether the location is the device's own, not a peer port.
+    pub is_own: bool,
     /// Whether it names one half of the connector only.
     pub one_half: bool,
 }
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortNameError(String);
 
 impl PortName {
     /// The name to recommend for a location, which no change of bus numbers touches; the DEVPATH where
@@ -54,39 +53,34 @@ impl PortName {
         }
     }
 
-    /// How this port, or a port above it, matches the location. `None` if it does not.
+    /// How this port, or a port above it, matches the location, which is the device's own. `None` if
+    /// it does not.
     pub fn match_location(&self, location: &PortLocation) -> Option<PortMatch> {
-        match self {
-            Self::DevPath(port) => location
-                .devpath
-                .is_at_or_below(port)
-                .then(|| PortMatch { length: self.chain().len(), one_half: true }),
+        let (matches, one_half) = match self {
+            Self::DevPath(port) => (location.devpath.is_at_or_below(port), true),
             Self::DevPathEnd(end) => {
                 let mut ports = location.devpath.ports_up();
-                ports
-                    .any(|port| is_end(port.as_str(), end))
-                    .then(|| PortMatch { length: self.chain().len(), one_half: true })
+                (ports.any(|port| is_end(port.as_str(), end)), true)
             }
             Self::Stable { controller, generation, .. } => {
-                let other =
+                let is_other =
                     |wanted: Generation| location.generation.is_some_and(|own| own != wanted);
-                if !location.is_on(controller) || generation.is_some_and(other) {
-                    return None;
-                }
-                let (above, chain) = (self.chain(), location.chain());
-                chain
-                    .as_ref()
-                    .map_or(&[][..], Chain::numbers)
-                    .starts_with(&above)
-                    .then(|| PortMatch { length: above.len(), one_half: generation.is_some() })
+                let chain = location.chain();
+                let numbers = chain.as_ref().map_or(&[][..], Chain::numbers);
+                let matches = location.is_on(controller)
+                    && !generation.is_some_and(is_other)
+                    && numbers.starts_with(&self.chain());
+                (matches, generation.is_some())
             }
-        }
+        };
+        matches.then(|| PortMatch { length: self.chain().len(), is_own: true, one_half })
     }
 
-    /// How it matches a location whose own half of the connector that is, or the other.
+    /// How it matches a location that is the device's own, or a peer port.
     pub fn match_half(&self, location: &PortLocation, is_own: bool) -> Option<PortMatch> {
         let stands_for_it = is_own || !matches!(self, Self::DevPathEnd(_));
-        stands_for_it.then(|| self.match_location(location))?
+        let fit = self.match_location(location).filter(|_| stands_for_it)?;
+        Some(PortMatch { is_own, ..fit })
     }
 
     /// Whether the port contains the location, in its own half of the connector or, with `peers`,
@@ -173,17 +167,17 @@ impl fmt::Display for PortName {
 }
 
 impl FromStr for PortName {
-    type Err = PortNameError;
+    /// The problem, to follow the text.
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, PortNameError> {
+    fn from_str(text: &str) -> Result<Self, String> {
         let text = Self::trim(text);
         let is_whole = text.starts_with("/devices/") || text.starts_with("/sys/");
-        let name = match last_port(text) {
+        match last_port(text) {
             Some(_) if !is_whole => devpath_end(text.trim_start_matches('/')),
             None if !text.starts_with('/') => stable(text),
             _ => devpath(text),
-        };
-        name.map_err(PortNameError)
+        }
     }
 }
 
@@ -280,14 +274,6 @@ impl Serialize for PortName {
         serializer.collect_str(self)
     }
 }
-
-impl fmt::Display for PortNameError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for PortNameError {}
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -69,7 +69,7 @@ fn what_names_no_port_is_refused() {
         ("/devices/x/usb1/1-1.4", "write /devices/x/usb1/1-1/1-1.4"),
         ("/devices/x/usb2/1-1.4", "must be 1-1"),
     ] {
-        let said = bad.parse::<PortName>().unwrap_err().to_string();
+        let said = bad.parse::<PortName>().unwrap_err();
         assert!(said.contains(hint), "{bad}: {said}");
     }
 }
