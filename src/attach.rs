@@ -4,17 +4,18 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::config::VirtualMachine;
+use crate::clock::Monotonic;
 use crate::config::access::AccessMode;
+use crate::config::{Target, VirtualMachine};
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::driver_guard::DriverGuard;
 use crate::guest::attach::{AttachError, AttachRequest, Attached, Claim, Unavailable, UsbSource};
 use crate::guest::{self, objects};
+use crate::host::Host;
 use crate::host::drivers::Interface;
 use crate::host::settle::{Settle, Settled};
 use crate::host::sysfs;
-use crate::host::{Host, UdevProperties};
 use crate::outcome::{EventContext, Outcome, Report, SkipReason, Times};
 use crate::policy::{self, Assignment};
 use crate::port::{DevNum, Port};
@@ -33,10 +34,8 @@ pub struct AttachJob<'a> {
     /// The number that the device must have; `None` for the device that is in the port.
     pub devnum: Option<DevNum>,
     pub trigger: Trigger,
-    /// The record of the port.
+    /// The record of the port, which may be of an earlier device.
     pub record: Option<Record>,
-    /// What udev knows of the device, for its record.
-    pub udev: UdevProperties,
 }
 
 /// What caused the attach.
@@ -44,11 +43,13 @@ pub struct AttachJob<'a> {
 pub enum Trigger {
     /// A uevent.
     Udev {
-        /// Whether to wait until the device has settled. A device that is recorded as attached need
-        /// not settle again.
-        settle: bool,
+        /// Whether the record says that the VM has the device, or may have it. Such a device is not
+        /// unbound and need not settle again.
+        has_device: bool,
         /// The SEQNUM of this event, if it is an interface's `add`: a newer one takes over.
         interface: Option<u64>,
+        /// When udev first saw the device, if the event says it.
+        initialized_at: Option<Monotonic>,
     },
     /// `sync`, for a device that has been plugged in for longer than its delay.
     Sync,
@@ -60,8 +61,7 @@ pub enum Trigger {
 ///
 /// A device that stays with the host is returned to the host's drivers.
 pub fn attach(job: &AttachJob<'_>) -> Report {
-    let mut context = EventContext::new(job.port, job.devpath(), job.devnum);
-    context.vm = Some(job.vm().name.clone());
+    let context = EventContext::new(job.port, job.devpath(), job.devnum).with_vm(&job.vm().name);
     let device = match job.host.usb_device(job.devpath()) {
         Ok(Some(device)) if job.devnum.is_none_or(|devnum| devnum == device.devnum) => device,
         Ok(_) => return Report::new(Some(context), job.unplugged()),
@@ -70,10 +70,11 @@ pub fn attach(job: &AttachJob<'_>) -> Report {
             return Report::new(Some(context), Outcome::Failed(why));
         }
     };
-    let mut attempt = Attempt::new(job, &device);
+    let mut attempt = HostAttempt::new(job, &device);
+    let was_attached = attempt.record.attached.is_some();
     let mut drivers = DriverGuard::new(job.host, job.assignment, device.devnum);
-    let outcome = attempt.attach(&mut drivers).unwrap_or_else(|ended_early| ended_early);
-    let was_attached = job.record.as_ref().is_some_and(|record| record.has_attached(device.devnum));
+    let (vm, outcome) =
+        attempt.attach(&mut drivers).unwrap_or_else(|ended_early| (job.vm(), ended_early));
     let stays_with_host = match outcome {
         Outcome::Rejected(_) | Outcome::NotRunning(_) | Outcome::Failed(_) => !was_attached,
         // `detach` was faster, and this process may have unbound the drivers again since then.
@@ -84,11 +85,10 @@ pub fn attach(job: &AttachJob<'_>) -> Report {
     if stays_with_host {
         attempt.record_returned();
     }
-    let Attempt { id, vm, warnings: others, .. } = attempt;
-    warnings.extend(others);
-    context.vm = Some(vm.name.clone());
-    context.id = Some(id);
-    context.device = Some(device.label());
+    warnings.extend(attempt.warnings);
+    let context = EventContext::new(job.port, job.devpath(), Some(device.devnum))
+        .with_vm(&vm.name)
+        .with_device(device.label());
     Report { warnings, ..Report::new(Some(context), outcome) }
 }
 
@@ -99,6 +99,11 @@ impl<'a> AttachJob<'a> {
 
     fn vm(&self) -> &'a VirtualMachine {
         self.assignment.vm
+    }
+
+    /// The record of the port, if it is of this device.
+    fn record_of(&self, device: &UsbDevice) -> Option<&Record> {
+        self.record.as_ref().filter(|record| record.devnum == device.devnum)
     }
 
     /// The device is gone. If another event attached it first, its `remove` event reports the end.
@@ -122,91 +127,107 @@ enum CoOwner {
 }
 
 /// One attempt to attach the device that is in the port.
-struct Attempt<'a> {
+struct HostAttempt<'a> {
     job: &'a AttachJob<'a>,
     device: &'a UsbDevice,
     id: DeviceId,
-    /// The VM that the report is about.
-    vm: &'a VirtualMachine,
+    /// The record of the device, or a new one that is not saved yet.
+    record: Record,
     warnings: Vec<String>,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> HostAttempt<'a> {
     fn new(job: &'a AttachJob<'a>, device: &'a UsbDevice) -> Self {
         let id = DeviceId { port: job.port.clone(), devnum: device.devnum };
-        Self { job, device, id, vm: job.vm(), warnings: Vec::new() }
+        let record = job.record_of(device).cloned().unwrap_or_else(|| {
+            let initialized_at = match job.trigger {
+                Trigger::Udev { initialized_at, .. } => initialized_at,
+                Trigger::Sync | Trigger::Manual => None,
+            };
+            job.host.new_record(job.port, job.devpath(), device.devnum, initialized_at)
+        });
+        Self { job, device, id, record, warnings: Vec::new() }
     }
 
-    /// The steps. An outcome that ends them early is the error.
-    fn attach(&mut self, drivers: &mut DriverGuard<'_>) -> Result<Outcome, Outcome> {
-        let host = self.job.host;
-        self.settle_unconfirmed()?;
+    /// The steps. Returns the VM that has the device now and how it got it. An outcome that ends the
+    /// steps early is the error.
+    fn attach(
+        &mut self,
+        drivers: &mut DriverGuard<'_>,
+    ) -> Result<(&'a VirtualMachine, Outcome), Outcome> {
+        let (host, vm, trigger) = (self.job.host, self.job.vm(), self.job.trigger);
+        self.resolve_unconfirmed()?;
         let interfaces = host.interfaces(self.job.devpath());
         let claims = policy::check(host, self.job.assignment, self.device, &interfaces)
             .map_err(Outcome::Rejected)?;
         self.check_authorized(&interfaces).map_err(Outcome::Rejected)?;
         self.check_vm_runs()?;
-        let is_attached = matches!(self.job.trigger, Trigger::Udev { settle: false, .. });
-        if is_attached {
+        if matches!(trigger, Trigger::Udev { has_device: true, .. }) {
             drop(claims);
         } else {
-            if self.vm.unbind_host_drivers && interfaces.iter().any(Interface::has_kernel_driver) {
+            if vm.unbind_host_drivers && interfaces.iter().any(Interface::has_kernel_driver) {
                 self.record_unbound();
             }
             drivers.unbind(claims);
         }
-        let record = self.begin_record();
+        if self.job.record_of(self.device).is_none() {
+            // The uevents of the unbinding are not taken for activity of the device.
+            self.record.seen = host.uevent_mark();
+        }
+        if let Trigger::Udev { interface: Some(seqnum), .. } = trigger {
+            self.record_interface(seqnum);
+        }
         let started = host.now();
-        self.settle(&record, drivers)?;
+        if let Trigger::Udev { has_device: false, .. } = trigger {
+            self.settle(drivers)?;
+        }
         let settled = host.now();
 
-        let lock = self.lock_port()?;
+        let _lock = self.lock_port()?;
         let known = host.load_record(self.job.port, self.job.devpath());
         if let Some(reason) = known.as_ref().and_then(|known| self.superseded(known)) {
             return Err(Outcome::Skipped(reason));
         }
-        if let Some(vm) = self.attached_to_other_vm(known.as_ref()) {
-            self.vm = vm;
-            self.record_attached(&record);
-            return Err(Outcome::AlreadyAttached);
+        if let Some(other) = self.attached_to_other_vm(known.as_ref()) {
+            self.record_attached(other);
+            return Ok((other, Outcome::AlreadyAttached));
         }
         let expected_attached = known.is_some_and(|known| known.has_attached(self.id.devnum));
         let attached = self
             .attach_in_guest(expected_attached)
-            .inspect_err(|outcome| self.record_unconfirmed(&record, outcome))?;
+            .inspect_err(|outcome| self.record_unconfirmed(outcome))?;
         let now = host.now();
         let times = Times {
-            since_plug: now.since(record.plugged_at),
+            since_plug: now.since(self.record.plugged_at),
             settling: settled.since(started),
             session: now.since(settled),
         };
         self.record_guest_port(&attached);
-        self.record_attached(&record);
-        drop(lock);
-        Ok(match attached {
+        self.record_attached(vm);
+        let outcome = match attached {
             Attached::Now(location) => {
-                let times = matches!(self.job.trigger, Trigger::Udev { .. }).then_some(times);
+                let times = matches!(trigger, Trigger::Udev { .. }).then_some(times);
                 Outcome::Attached { location, times }
             }
             Attached::Before => Outcome::AlreadyAttached,
             Attached::PendingResume(_) => Outcome::PendingResume,
-        })
+        };
+        Ok((vm, outcome))
     }
 
     /// Finds out whether the guest has the device, if an earlier session left that unknown.
-    fn settle_unconfirmed(&mut self) -> Result<(), Outcome> {
-        let is_of_device = |record: &Record| record.devnum == self.id.devnum;
-        let known = self.job.record.as_ref().filter(|record| is_of_device(record));
-        if known.is_none_or(|record| record.unconfirmed.is_none()) {
+    fn resolve_unconfirmed(&mut self) -> Result<(), Outcome> {
+        if self.record.unconfirmed.is_none() {
             return Ok(());
         }
         let (host, config) = (self.job.host, self.job.assignment.config);
         let _lock = self.lock_port()?;
-        let Some(record) = host.load_record(self.job.port, self.job.devpath()) else {
-            return Ok(());
-        };
-        if let Some(unconfirmed) = record.unconfirmed.as_ref().filter(|_| is_of_device(&record)) {
-            unconfirmed::settle(host, config, &record, unconfirmed)
+        let stored = host.load_record(self.job.port, self.job.devpath());
+        let stored = stored.filter(|stored| stored.devnum == self.id.devnum);
+        if let Some(stored) = stored
+            && let Some(unconfirmed) = &stored.unconfirmed
+        {
+            unconfirmed::resolve(host, config, &stored, unconfirmed)
                 .map_err(Outcome::Unconfirmed)?;
             self.warnings.push(unconfirmed::note(unconfirmed));
         }
@@ -237,7 +258,7 @@ impl<'a> Attempt<'a> {
 
     /// A VM without a socket file does not run. The device is not kept from the host for it.
     fn check_vm_runs(&self) -> Result<(), Outcome> {
-        let monitor = &self.vm.monitor;
+        let monitor = &self.job.vm().monitor;
         if self.job.host.socket_file(monitor).is_some() {
             return Ok(());
         }
@@ -245,34 +266,16 @@ impl<'a> Attempt<'a> {
         Err(Outcome::NotRunning(error.to_string()))
     }
 
-    /// The record of the device, or a new one. Its mark is set after the unbinding, so that the
-    /// uevents of the unbinding are not taken for activity of the device.
-    fn begin_record(&mut self) -> Record {
-        let AttachJob { host, port, record, udev, trigger, .. } = self.job;
-        let mark = host.uevent_mark();
-        let known = record.clone().filter(|record| record.devnum == self.id.devnum);
-        let record = known.unwrap_or_else(|| {
-            host.new_record(port, self.job.devpath(), self.id.devnum, mark, udev.clone())
-        });
-        if let Trigger::Udev { interface: Some(seqnum), .. } = trigger {
-            self.record_interface(&record, *seqnum);
-        }
-        record
-    }
-
     /// Waits until the device has been quiet for the VM's delay.
-    fn settle(&mut self, record: &Record, drivers: &mut DriverGuard<'_>) -> Result<(), Outcome> {
-        if !matches!(self.job.trigger, Trigger::Udev { settle: true, .. }) {
-            return Ok(());
-        }
-        let host = self.job.host;
-        let quiet_since = record.quiet_since(host.uevent_mark());
+    fn settle(&mut self, drivers: &mut DriverGuard<'_>) -> Result<(), Outcome> {
+        let (host, vm) = (self.job.host, self.job.vm());
+        let quiet_since = self.record.quiet_since(host.uevent_mark());
         let now = host.now();
-        let mut settle = Settle::new(self.job.devpath(), self.vm.delay, quiet_since, now)
-            .unbind_host_drivers(self.vm.unbind_host_drivers);
+        let mut settle = Settle::new(self.job.devpath(), vm.delay, quiet_since, now)
+            .unbind_host_drivers(vm.unbind_host_drivers);
         if let Some(left) = host.time_left() {
             // Then the session with QEMU still has its whole time.
-            settle = settle.no_later_than(now.after(left.saturating_sub(self.vm.timeout)));
+            settle = settle.no_later_than(now.after(left.saturating_sub(vm.timeout)));
         }
         match host.settle(settle, &mut || drivers.unbind_if_allowed()) {
             Ok(Settled::Quiet) => Ok(()),
@@ -298,7 +301,7 @@ impl<'a> Attempt<'a> {
             _ if record.detached_manual => Some(SkipReason::DetachedManually),
             Trigger::Udev { .. } | Trigger::Sync => {
                 let attached = record.attached.as_ref()?;
-                let elsewhere = attached.monitor != self.vm.monitor;
+                let elsewhere = attached.monitor != self.job.vm().monitor;
                 (elsewhere && self.job.host.is_running(&attached.monitor))
                     .then_some(SkipReason::AttachedElsewhere)
             }
@@ -315,10 +318,11 @@ impl<'a> Attempt<'a> {
         if self.job.trigger == Trigger::Manual || is_recorded {
             return None;
         }
-        let Assignment { config, location, .. } = self.job.assignment;
-        let mut owners = config.owners(location);
-        owners.retain(|vm| vm.monitor != self.vm.monitor && self.job.host.is_running(&vm.monitor));
-        for vm in owners {
+        let Assignment { config, location, vm: own } = self.job.assignment;
+        let host = self.job.host;
+        let mut others = config.owners(location);
+        others.retain(|vm| vm.monitor != own.monitor && host.is_running(&vm.monitor));
+        for vm in others {
             match self.has_device(vm) {
                 Ok(CoOwner::HasDevice) => return Some(vm),
                 Ok(CoOwner::HasNot) => {}
@@ -338,7 +342,7 @@ impl<'a> Attempt<'a> {
     /// that gets it now.
     fn has_device(&self, vm: &VirtualMachine) -> Result<CoOwner, Error> {
         let timeout = vm.timeout.min(CO_OWNER_TIMEOUT);
-        let mut session = self.job.host.connect(&vm.monitor, &vm.access, timeout)?;
+        let mut session = self.job.host.connect(&Target { timeout, ..vm.target() })?;
         let qmp = session.as_mut();
         if !objects::list(qmp)?.contains(&self.id) {
             return Ok(CoOwner::HasNot);
@@ -354,10 +358,9 @@ impl<'a> Attempt<'a> {
     }
 
     fn attach_in_guest(&mut self, expected_attached: bool) -> Result<Attached, Outcome> {
-        let (host, vm) = (self.job.host, self.vm);
-        let mut session = host
-            .connect(&vm.monitor, &vm.access, vm.timeout)
-            .map_err(|error| self.outcome_of(error.into()))?;
+        let (host, vm) = (self.job.host, self.job.vm());
+        let mut session =
+            host.connect(&vm.target()).map_err(|error| self.outcome_of(error.into()))?;
         let interfaces = host.interfaces(self.job.devpath());
         let claim = if interfaces.iter().any(Interface::is_claimed) {
             self.take_from_programs()?
@@ -397,7 +400,7 @@ impl<'a> Attempt<'a> {
             _ => names.join(" and "),
         };
         let kept = |why: &str| Outcome::Failed(format!("not attached: used by {names}; {why}"));
-        if !self.vm.unbind_host_drivers {
+        if !self.job.vm().unbind_host_drivers {
             return Err(kept("stop the program, or write `unbind_host_drivers: true`"));
         }
         let taken = host.unbind_programs(self.job.devpath());
@@ -423,7 +426,7 @@ impl<'a> Attempt<'a> {
                 Outcome::NotRunning(error.to_string())
             }
             AttachError::Qmp(Error::NoUsbHost(UsbHostProblem::Upgraded)) => {
-                Outcome::Failed(format!("not attached: {}", upgraded(&self.vm.name)))
+                Outcome::Failed(format!("not attached: {}", upgraded(&self.job.vm().name)))
             }
             error => Outcome::Failed(format!("not attached: {error}")),
         }
@@ -435,7 +438,7 @@ impl<'a> Attempt<'a> {
     /// a table (see [`UsbSource::may_be_listed`]).
     fn access(&self) -> Result<AccessMode, Outcome> {
         let is_20g = self.device.speed.is_some_and(|speed| speed >= Speed::SUPER_PLUS_X2);
-        match self.vm.access.mode {
+        match self.job.vm().access.mode {
             AccessMode::Auto if is_20g => Ok(AccessMode::Fd),
             AccessMode::Node if is_20g => Err(Outcome::Failed(
                 "not attached: QEMU cannot open a device of 20 Gb/s itself; write `access: auto`"
@@ -447,86 +450,42 @@ impl<'a> Attempt<'a> {
 
     /// Records that this interface was added, so that the event of an older one leaves the
     /// device to it. Sibling events run at the same time, so the newest number is kept.
-    fn record_interface(&mut self, record: &Record, seqnum: u64) {
-        let stored = self.update_record(record, |record| {
+    fn record_interface(&mut self, seqnum: u64) {
+        self.change_record(|record| {
             record.newest_interface = record.newest_interface.max(Some(seqnum));
         });
-        self.warn_if_not_saved(stored);
     }
 
     /// Records that the host's drivers are unbound, so that `sync` returns the device if this
     /// process is killed.
     fn record_unbound(&mut self) {
-        let is_recorded = self.job.record.as_ref().is_some_and(|record| record.unbound);
-        if is_recorded {
-            return;
+        if !self.record.unbound {
+            self.change_record(|record| record.unbound = true);
         }
-        let AttachJob { host, port, record, udev, .. } = self.job;
-        let known = record.clone().filter(|record| record.devnum == self.id.devnum);
-        let record = known.unwrap_or_else(|| {
-            let mark = host.uevent_mark();
-            host.new_record(port, self.job.devpath(), self.id.devnum, mark, udev.clone())
-        });
-        let stored = self.update_record(&record, |record| record.unbound = true);
-        self.warn_if_not_saved(stored);
     }
 
     /// Records that the device was returned to the host's drivers, if it has a record.
     fn record_returned(&mut self) {
-        let host = self.job.host;
-        let known = host.load_record(self.job.port, self.job.devpath());
-        let known = known.filter(|known| known.devnum == self.id.devnum && known.unbound);
-        if let Some(known) = known {
-            let stored = self.update_record(&known, |record| record.unbound = false);
-            self.warn_if_not_saved(stored);
+        let known = self.job.host.load_record(self.job.port, self.job.devpath());
+        if known.is_some_and(|known| known.devnum == self.id.devnum && known.unbound) {
+            self.change_record(|record| record.unbound = false);
         }
     }
 
     /// Records that the guest may have the device, if its QEMU left that open.
-    fn record_unconfirmed(&self, record: &Record, outcome: &Outcome) {
+    fn record_unconfirmed(&mut self, outcome: &Outcome) {
         if matches!(outcome, Outcome::Unconfirmed(_)) {
-            let attachment = self.attachment();
-            // Without a state directory, `sync` finds the object in the guest.
-            let _ = self.update_record(record, |record| {
+            let attachment = self.attachment(self.job.vm());
+            self.change_record(|record| {
                 record.attached = None;
                 record.unconfirmed = Some(attachment.clone());
             });
         }
     }
 
-    /// Changes the record. What sibling events have recorded is kept.
-    fn update_record(&self, record: &Record, change: impl Fn(&mut Record)) -> anyhow::Result<()> {
-        self.job.host.update_record(&record.port, &|stored| {
-            let stored = stored.filter(|stored| stored.devnum == record.devnum);
-            let mut record = stored.unwrap_or_else(|| record.clone());
-            change(&mut record);
-            Some(record)
-        })
-    }
-
-    fn attachment(&self) -> Attachment {
-        Attachment {
-            vm: self.vm.name.clone(),
-            monitor: self.vm.monitor.clone(),
-            socket_file: self.job.host.socket_file(&self.vm.monitor),
-            id: self.id.clone(),
-            device: self.device.label(),
-            at: self.job.host.now(),
-        }
-    }
-
-    /// Records the guest port for the next device in this port.
-    fn record_guest_port(&mut self, attached: &Attached) {
-        if let Some(last) = attached.last_port(self.device.speed) {
-            let stored = self.job.host.save_guest_port(&self.vm.name, self.job.port, &last);
-            self.warn_if_not_saved(stored);
-        }
-    }
-
-    /// Records where the device is attached.
-    fn record_attached(&mut self, record: &Record) {
-        let attached = self.attachment();
-        let stored = self.update_record(record, |record| {
+    fn record_attached(&mut self, vm: &VirtualMachine) {
+        let attached = self.attachment(vm);
+        self.change_record(|record| {
             let before = record.attached.take().filter(|before| before.is_same(&attached));
             record.attached = Some(before.unwrap_or_else(|| attached.clone()));
             record.unconfirmed = None;
@@ -534,11 +493,34 @@ impl<'a> Attempt<'a> {
             record.detached_manual = false;
             record.detached_for = None;
         });
-        self.warn_if_not_saved(stored);
     }
 
-    fn warn_if_not_saved(&mut self, stored: anyhow::Result<()>) {
-        if let Err(error) = stored {
+    fn attachment(&self, vm: &VirtualMachine) -> Attachment {
+        self.job.host.attachment(vm, self.device, self.id.clone())
+    }
+
+    /// Changes the stored record of the device. What sibling events have recorded is kept.
+    fn change_record(&mut self, change: impl Fn(&mut Record)) {
+        let result = self.job.host.update_record(self.job.port, &|stored| {
+            let stored = stored.filter(|stored| stored.devnum == self.id.devnum);
+            let mut record = stored.unwrap_or_else(|| self.record.clone());
+            change(&mut record);
+            Some(record)
+        });
+        self.warn_if_not_saved(result);
+    }
+
+    /// Records the guest port for the next device in this port.
+    fn record_guest_port(&mut self, attached: &Attached) {
+        if let Some(last) = attached.last_port(self.device.speed) {
+            let vm = &self.job.vm().name;
+            let result = self.job.host.save_guest_port(vm, self.job.port, &last);
+            self.warn_if_not_saved(result);
+        }
+    }
+
+    fn warn_if_not_saved(&mut self, result: anyhow::Result<()>) {
+        if let Err(error) = result {
             self.warnings.push(format!("record not saved: {error:#}"));
         }
     }
@@ -549,7 +531,7 @@ pub fn upgraded(vm: &str) -> String {
     format!("the QEMU of VM {vm} was upgraded while it runs; restart the VM")
 }
 
-impl UsbSource for Attempt<'_> {
+impl UsbSource for HostAttempt<'_> {
     fn recheck(&self) -> Result<DiskClaims, Unavailable> {
         let host = self.job.host;
         let Some(now) = self.present()? else { return Ok(DiskClaims::default()) };

@@ -1,37 +1,15 @@
 //! Detaches a device: deletes its objects in the guest.
 
-use std::time::Duration;
-
-use crate::config::VirtualMachine;
-use crate::config::access::Access;
+use crate::config::Target;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest;
 use crate::host::Host;
-use crate::monitor::Monitor;
 use crate::outcome::{EventContext, Outcome, Report};
 use crate::port::{DevNum, Port};
 use crate::qmp::Error;
 use crate::state::record::Record;
 use crate::uevent::UsbEvent;
-
-/// A guest that may have a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target<'a> {
-    /// The VM's name.
-    pub vm: &'a str,
-    /// The VM's QMP socket.
-    pub monitor: &'a Monitor,
-    pub access: &'a Access,
-    /// The time limit of the session.
-    pub timeout: Duration,
-}
-
-impl<'a> Target<'a> {
-    pub fn of(vm: &'a VirtualMachine) -> Self {
-        Self { vm: &vm.name, monitor: &vm.monitor, access: &vm.access, timeout: vm.timeout }
-    }
-}
 
 /// Detaches the device of a `remove` event from the first of the guests that has it, and deletes its
 /// record. A VM that does not answer does not keep the others from being asked.
@@ -85,7 +63,7 @@ pub fn detach_port(
     devpath: &DevPath,
     devnum: Option<DevNum>,
 ) -> Result<Vec<DeviceId>, Error> {
-    let mut session = host.connect(target.monitor, target.access, target.timeout)?;
+    let mut session = host.connect(target)?;
     let present = host.usb_device(devpath).ok().flatten().map(|device| device.devnum);
     let present = present.filter(|present| Some(*present) != devnum);
     guest::detach(session.as_mut(), port, present)

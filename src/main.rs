@@ -5,13 +5,12 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
 use dlmalloc::GlobalDlmalloc;
 use hotplugger::cli::{Cli, Command};
 use hotplugger::commands::manual::ManualAction;
 use hotplugger::commands::{CommandStatus, Context, edit, simulate};
 use hotplugger::config::file::ConfigFile;
-use hotplugger::event::{self, Variables};
+use hotplugger::event;
 use hotplugger::host::real::RealHost;
 use hotplugger::journal;
 use hotplugger::outcome::{Report, SkipReason};
@@ -44,9 +43,8 @@ fn is_udev_call() -> bool {
 fn udev(config: Option<&Path>, verbose: bool) -> ExitCode {
     let root = Root::from_env();
     let config = ConfigFile::find(&root, config);
-    let report = if may_concern_port(&root, &config) {
-        let host = RealHost::for_event(&root);
-        event::handle(&Variables::from_environment(), config, &host)
+    let report = if event::may_concern_port(&root, &config, &event::variable) {
+        event::handle(&event::variable, config, &RealHost::for_event(&root))
     } else {
         Report::skipped(SkipReason::NotConfigured)
     };
@@ -57,15 +55,6 @@ fn udev(config: Option<&Path>, verbose: bool) -> ExitCode {
         history::append(&root, &report);
     }
     if report.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// A config file that cannot be read concerns every port.
-fn may_concern_port(root: &Root, config: &Result<Option<ConfigFile>>) -> bool {
-    let Ok(config) = config else { return true };
-    let text = config.as_ref().map(|config| &config.text[..]);
-    let variable = |name| env::var_os(name).unwrap_or_default();
-    let (action, devpath) = (variable("ACTION"), variable("DEVPATH"));
-    event::may_concern_port(root, text, &action.to_string_lossy(), &devpath.to_string_lossy())
 }
 
 fn run(cli: &Cli) -> ExitCode {

@@ -7,14 +7,14 @@
 use std::time::Duration;
 
 use crate::attach::{self, AttachJob, Trigger};
-use crate::config::{Config, VirtualMachine};
+use crate::config::{Config, Target, VirtualMachine};
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::event::plan::candidates;
 use crate::guest::{load_usb_host, objects};
 use crate::host::settle::Settle;
 use crate::host::topology::{HubPort, Topology};
-use crate::host::{Host, ReturnResult, UdevProperties};
+use crate::host::{Host, ReturnResult};
 use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report, SkipReason};
 use crate::policy::Assignment;
@@ -89,25 +89,25 @@ impl SyncJob<'_> {
                 report(self.attach(assigned));
             }
         }
-        self.settle_others(&handled, report);
+        self.resolve_others(&handled, report);
         Ok(good)
     }
 
-    /// Settles which other devices the VM has, where earlier sessions left that unknown.
-    fn settle_others(&self, handled: &[Port], report: &mut dyn FnMut(Report)) {
+    /// Finds out which other devices the VM has, where earlier sessions left that unknown.
+    fn resolve_others(&self, handled: &[Port], report: &mut dyn FnMut(Report)) {
         for record in self.host.records() {
             let Some(unconfirmed) = &record.unconfirmed else { continue };
             if unconfirmed.monitor != self.vm.monitor || handled.contains(&record.port) {
                 continue;
             }
-            let mut context = EventContext::new(&record.port, &record.devpath, Some(record.devnum));
-            context.vm = Some(self.vm.name.clone());
-            context.device = Some(unconfirmed.device.clone());
+            let context = EventContext::new(&record.port, &record.devpath, Some(record.devnum))
+                .with_vm(&self.vm.name)
+                .with_device(unconfirmed.device.clone());
             let lock = self.host.lock_port(&record.port).map_err(|error| format!("{error:#}"));
-            let settled = lock.and_then(|_lock| {
-                unconfirmed::settle(self.host, self.config, &record, unconfirmed)
+            let resolved = lock.and_then(|_lock| {
+                unconfirmed::resolve(self.host, self.config, &record, unconfirmed)
             });
-            let outcome = match settled {
+            let outcome = match resolved {
                 Ok(true) => Outcome::AlreadyAttached,
                 Ok(false) => self.return_device(&record.port, &record.devpath),
                 Err(why) => Outcome::Unconfirmed(why),
@@ -121,7 +121,7 @@ impl SyncJob<'_> {
     /// driver, while the VM does not run. If the config says so, all devices that the VM has left are
     /// returned.
     pub fn return_to_host(&self, report: &mut dyn FnMut(Report)) {
-        self.settle_others(&[], report);
+        self.resolve_others(&[], report);
         let topology = self.host.topology();
         for assigned in self.assigned_devices(&topology) {
             let was_left = assigned.record.as_ref().is_some_and(|record| record.unbound);
@@ -153,7 +153,7 @@ impl SyncJob<'_> {
     }
 
     fn delete_stale_objects(&self, timeout: Duration) -> Result<GuestState, Error> {
-        let mut session = self.host.connect(&self.vm.monitor, &self.vm.access, timeout)?;
+        let mut session = self.host.connect(&Target { timeout, ..self.vm.target() })?;
         let qmp = session.as_mut();
         let objects = objects::list(qmp)?;
         let good = objects_with_device(qmp, &objects)?;
@@ -213,33 +213,31 @@ impl SyncJob<'_> {
 
     fn attach(&self, assigned: AssignedDevice<'_>) -> Report {
         let AssignedDevice { port, device, location, record } = assigned;
-        let (host, mark, devnum) = (self.host, self.host.uevent_mark(), device.devnum);
-        let udev = UdevProperties::default();
-        let record = record
-            .unwrap_or_else(|| host.new_record(&port.port, &port.devpath, devnum, mark, udev));
+        let (host, now, devnum) = (self.host, self.host.now(), device.devnum);
+        let new = || host.new_record(&port.port, &port.devpath, devnum, None);
+        let record = record.unwrap_or_else(new);
         // The event of a device that has just been plugged in is handled at the same time. The
         // second of the two finds it attached.
-        let settle = Settle::new(&port.devpath, self.vm.delay, record.plugged_at, mark.at);
+        let settle = Settle::new(&port.devpath, self.vm.delay, record.plugged_at, now);
         attach::attach(&AttachJob {
             host,
             assignment: Assignment { config: self.config, vm: self.vm, location: &location },
             port: &port.port,
             devnum: Some(devnum),
-            trigger: if settle.ready_at() > mark.at {
-                Trigger::Udev { settle: true, interface: None }
+            trigger: if settle.ready_at() > now {
+                Trigger::Udev { has_device: false, interface: None, initialized_at: None }
             } else {
                 Trigger::Sync
             },
             record: Some(record),
-            udev: UdevProperties::default(),
         })
     }
 
     fn context(&self, assigned: &AssignedDevice<'_>) -> EventContext {
         let AssignedDevice { port, device, .. } = assigned;
-        let context = EventContext::new(&port.port, &port.devpath, Some(device.devnum));
-        let (device, vm) = (Some(device.label()), Some(self.vm.name.clone()));
-        EventContext { device, vm, ..context }
+        EventContext::new(&port.port, &port.devpath, Some(device.devnum))
+            .with_vm(&self.vm.name)
+            .with_device(device.label())
     }
 }
 

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
+use crate::clock::Monotonic;
 use crate::devpath::{DevPath, DevPathError, is_root_hub};
 use crate::port::{BusNum, DevNum, Port};
 use crate::usb_device::CLASS_HUB;
@@ -14,81 +15,68 @@ use crate::usb_device::CLASS_HUB;
 /// One uevent, as far as hotplugger reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uevent {
-    /// What happened.
     pub action: Action,
-    /// The device it happened to.
     pub devpath: DevPath,
-    /// The kernel's subsystem, `usb` for all that hotplugger acts on.
     pub subsystem: String,
-    /// `usb_device` or `usb_interface`; the kernel's word for other subsystems.
+    /// In the subsystem `usb`: `usb_device` or `usb_interface`.
     pub devtype: String,
     /// The device class, the first number of TYPE; 9 is a hub. Absent outside USB.
     pub class: Option<u8>,
-    /// BUSNUM; only `usb_device` events have it.
+    /// Only `usb_device` events have it.
     pub busnum: Option<BusNum>,
-    /// DEVNUM; only `usb_device` events have it, and a device in reset has 0, which is none.
+    /// Only `usb_device` events have it. The number 0 of a device in reset counts as none.
     pub devnum: Option<DevNum>,
-    /// SEQNUM: unique, increasing over all events since boot. Absent when simulated by hand.
+    /// Unique, increasing over all events since boot. Absent when simulated by hand.
     pub seqnum: Option<u64>,
-    /// Whether user space asked for the event (`udevadm trigger`): the kernel marks those with
+    /// Whether user space triggered the event (`udevadm trigger`): the kernel marks those with
     /// SYNTH_UUID (`lib/kobject_uevent.c`: `kobject_synth_uevent`).
     pub synthetic: bool,
+    /// `USEC_INITIALIZED`, when udev first saw the device. The kernel's own events do not have it.
+    pub initialized_at: Option<Monotonic>,
 }
 
 /// The kernel's `enum kobject_action` (`include/linux/kobject.h`), as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The device is there.
     Add,
-    /// The device is gone.
     Remove,
-    /// A driver has it; for a `usb_device` the last event of a plug (kernel 4.14 and later).
+    /// A driver was bound; for a `usb_device` the last event of a plug (kernel 4.14 and later).
     Bind,
-    /// A driver has let it go; never acted on.
+    /// Never acted on.
     Unbind,
-    /// `change`, `move`, `online`, `offline` and what may come: never acted on.
+    /// `change`, `move`, `online`, `offline` and future ones. Never acted on.
     Other,
 }
 
-/// A uevent that may concern a port: of a USB device that is no hub.
+/// A uevent that may concern a port: of a USB device that is not a hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsbEvent {
-    /// What happened.
     pub kind: EventKind,
     /// The DEVPATH of the `usb_device`, also when the event is of one of its interfaces.
     pub device: DevPath,
-    /// The port the device is in.
     pub port: Port,
-    /// The device's number, if the event says it.
     pub devnum: Option<DevNum>,
-    /// SEQNUM, if the event has one.
     pub seqnum: Option<u64>,
-    /// Whether user space asked for the event.
     pub synthetic: bool,
+    /// When udev first saw the device. `None` in events of interfaces.
+    pub initialized_at: Option<Monotonic>,
 }
 
-/// The events that matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// `add` of the `usb_device`.
     DeviceAdd,
-    /// `add` of a `usb_interface`.
     InterfaceAdd,
-    /// `bind` of the `usb_device`.
     DeviceBind,
-    /// `remove` of the `usb_device`.
     DeviceRemove,
 }
 
-/// A mistake in a uevent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UeventError {
-    /// A variable that every uevent has is not there.
+    #[error("{0} is not in the environment")]
     Missing(&'static str),
-    /// DEVPATH is none.
+    #[error("DEVPATH {0}")]
     DevPath(DevPathError),
-    /// A variable has a value the kernel does not write.
+    #[error("{0} is not a number the kernel writes")]
     Value(&'static str),
 }
 
@@ -97,26 +85,25 @@ impl Uevent {
     pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Self, UeventError> {
         let action = get("ACTION").ok_or(UeventError::Missing("ACTION"))?;
         let devpath = get("DEVPATH").ok_or(UeventError::Missing("DEVPATH"))?;
+        let initialized = get("USEC_INITIALIZED").and_then(|usec| usec.parse().ok());
         Ok(Self {
             action: Action::from_name(&action),
             devpath: devpath.parse().map_err(UeventError::DevPath)?,
             subsystem: get("SUBSYSTEM").unwrap_or_default(),
             devtype: get("DEVTYPE").unwrap_or_default(),
-            class: match get("TYPE") {
-                Some(kind) => kind.split('/').next().and_then(|class| class.parse().ok()),
-                None => None,
-            },
+            class: get("TYPE").and_then(|kind| kind.split('/').next()?.parse().ok()),
             busnum: number(&get, "BUSNUM")?.map(BusNum),
             devnum: number(&get, "DEVNUM")?.filter(|devnum| *devnum != 0).map(DevNum),
             seqnum: number(&get, "SEQNUM")?,
             synthetic: get("SYNTH_UUID").is_some(),
+            initialized_at: initialized.map(Monotonic),
         })
     }
 
     /// Reads a packet of the multicast group of uevents: `ACTION@DEVPATH` and the variables,
     /// each ended by NUL (`lib/kobject_uevent.c`: `kobject_uevent_env`).
     ///
-    /// None for a packet of another form.
+    /// `None` for a packet of another form.
     pub fn from_packet(packet: &[u8]) -> Option<Self> {
         let mut variables = BTreeMap::new();
         for entry in packet.split(|byte| *byte == 0).skip(1) {
@@ -148,13 +135,14 @@ impl Uevent {
         if self.busnum.is_some_and(|busnum| busnum != port.bus()) {
             return None;
         }
+        // udev saw the interface later than the device.
+        let initialized_at = self.initialized_at.filter(|_| kind != EventKind::InterfaceAdd);
         let (devnum, seqnum, synthetic) = (self.devnum, self.seqnum, self.synthetic);
-        Some(UsbEvent { kind, device, port, devnum, seqnum, synthetic })
+        Some(UsbEvent { kind, device, port, devnum, seqnum, synthetic, initialized_at })
     }
 }
 
 impl Action {
-    /// The action of that name.
     pub fn from_name(name: &str) -> Self {
         match name {
             "add" => Self::Add,
@@ -166,42 +154,6 @@ impl Action {
     }
 }
 
-/// The variables of a uevent worth keeping: the kernel's own and what udev's `usb_id`, `path_id`
-/// and hardware database said. At most 100, each of at most 1024 bytes, so that no environment
-/// makes the state file large.
-pub fn properties(
-    variables: impl IntoIterator<Item = (String, String)>,
-) -> BTreeMap<String, String> {
-    const KERNEL: [&str; 14] = [
-        "ACTION",
-        "BUSNUM",
-        "DEVNAME",
-        "DEVNUM",
-        "DEVPATH",
-        "DEVTYPE",
-        "DRIVER",
-        "MAJOR",
-        "MINOR",
-        "PRODUCT",
-        "SEQNUM",
-        "SUBSYSTEM",
-        "SYNTH_UUID",
-        "TYPE",
-    ];
-    variables
-        .into_iter()
-        .filter(|(name, value)| {
-            (KERNEL.contains(&name.as_str())
-                || name.starts_with("ID_")
-                || name == "TAGS"
-                || name == "USEC_INITIALIZED")
-                && name.len() <= 128
-                && value.len() <= 1024
-        })
-        .take(100)
-        .collect()
-}
-
 /// Reads the decimal variable `name`; BUSNUM and DEVNUM have leading zeros
 /// (`drivers/usb/core/usb.c`: `usb_dev_uevent`).
 fn number<T: std::str::FromStr>(
@@ -210,18 +162,6 @@ fn number<T: std::str::FromStr>(
 ) -> Result<Option<T>, UeventError> {
     get(name).map(|text| text.parse().map_err(|_| UeventError::Value(name))).transpose()
 }
-
-impl std::fmt::Display for UeventError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Missing(name) => write!(f, "{name} is not in the environment"),
-            Self::DevPath(error) => write!(f, "DEVPATH {error}"),
-            Self::Value(name) => write!(f, "{name} is not a number the kernel writes"),
-        }
-    }
-}
-
-impl std::error::Error for UeventError {}
 
 #[cfg(test)]
 mod tests;

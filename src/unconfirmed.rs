@@ -1,7 +1,6 @@
-//! Settles whether a guest has a device, after a session that ended without QEMU's reply.
+//! Finds out whether a guest has a device, after a session that ended without QEMU's reply.
 
-use crate::config::access::Access;
-use crate::config::{Config, VirtualMachine};
+use crate::config::Config;
 use crate::guest::objects;
 use crate::host::Host;
 use crate::qmp::Error;
@@ -15,21 +14,17 @@ use crate::state::record::{Attachment, Record};
 /// # Errors
 ///
 /// Why it is still unknown.
-pub fn settle(
+pub fn resolve(
     host: &dyn Host,
     config: &Config,
     record: &Record,
     unconfirmed: &Attachment,
 ) -> Result<bool, String> {
-    let monitor = &unconfirmed.monitor;
-    let vm = config.virtual_machines.iter().find(|vm| vm.monitor == *monitor);
-    let timeout = vm.map_or(VirtualMachine::DEFAULT_TIMEOUT, |vm| vm.timeout);
-    let access = vm.map_or(&Access::DEFAULT, |vm| &vm.access);
-    let ask = || {
-        let mut session = host.connect(monitor, access, timeout)?;
+    let target = config.target(&unconfirmed.vm, &unconfirmed.monitor);
+    let result = host.connect(&target).and_then(|mut session| {
         objects::resolve(session.as_mut(), &unconfirmed.id, !record.detached_manual)
-    };
-    let is_attached = match ask() {
+    });
+    let is_attached = match result {
         Ok(is_attached) => is_attached,
         // A QEMU that has ended has no devices.
         Err(Error::NotRunning { .. }) => false,

@@ -1,6 +1,6 @@
 //! What `check` reads of a host: config, udev rules, units, domains, processes.
 
-use hotplugger::check::{Facts, check};
+use hotplugger::check::check;
 
 use super::host::Host;
 
@@ -44,6 +44,6 @@ const PLACES: [&str; 32] = [
 pub fn run(data: &[u8]) {
     let host = Host::with_tablet();
     host.put_all(&PLACES.map(str::to_owned), data);
-    let report = check(&Facts::gather(&host.root, None));
+    let report = check(&host.root, None);
     serde_json::to_string(&report).expect("it is JSON");
 }

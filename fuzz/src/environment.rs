@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use hotplugger::config::Config;
 use hotplugger::config::file::ConfigFile;
-use hotplugger::event::{self, Variables};
+use hotplugger::event;
 use hotplugger::host::dry_run::DryRun;
 use hotplugger::text::sanitize_line;
-use hotplugger::uevent::properties;
 
 use super::host::Host;
 
@@ -20,8 +19,6 @@ pub fn run(data: &[u8]) {
         .filter_map(|entry| entry.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    let kept = properties(variables.clone());
-    assert!(kept.len() <= 100 && kept.values().all(|value| value.len() <= 1024));
     HOST.with(|host| {
         let file = ConfigFile::find(&host.root, None);
         let config = match ConfigFile::find(&host.root, None) {
@@ -29,8 +26,8 @@ pub fn run(data: &[u8]) {
             _ => Config::default(),
         };
         let dry_run = DryRun::new(&host.root, &config, true);
-        let variables: Variables = variables.clone().into_iter().collect();
-        let report = event::handle(&variables, file, &dry_run);
+        let variable = |name: &str| variables.get(name).cloned();
+        let report = event::handle(&variable, file, &dry_run);
         for (name, value) in report.fields() {
             // What journald accepts (systemd.journal-fields(7)), and what `journal` sends.
             assert!(name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'), "{name}");

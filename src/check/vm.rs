@@ -20,7 +20,6 @@ use crate::host::topology::{HubPort, Topology};
 use crate::monitor::Monitor;
 use crate::permissions::{PermissionIssue, PermissionKind};
 use crate::qmp::message::Version;
-use crate::qmp::peer::PeerPolicy;
 use crate::qmp::virsh::uuid_of;
 use crate::qmp::{Error, Qmp, Step, UsbHostProblem};
 use crate::root::Root;
@@ -439,9 +438,9 @@ pub(in crate::check) mod tests {
     use super::*;
     use crate::config;
     use crate::config::access::{Access, User};
+    use crate::host::usbfs::Program;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
-    use crate::host::usbfs::Program;
     use std::time::Duration;
 
     /// A VM with this reply of its QEMU.
@@ -510,7 +509,7 @@ pub(in crate::check) mod tests {
             facts.issue = issue(&root, &facts.vm, &socket).unwrap();
             let _listener = UnixListener::bind(&socket).unwrap();
             assert_eq!(issue(&root, &facts.vm, &socket).unwrap(), facts.issue);
-            let opened = peer_policy(&root, &facts.vm).unwrap().open(&socket);
+            let opened = peer_policy(&root, &facts.vm.access).unwrap().open(&socket);
             assert_eq!(opened.is_err(), facts.issue.is_some(), "{opened:?}");
             super::directory(&facts).map(|finding| finding.code)
         };

@@ -12,16 +12,16 @@ use super::{CommandStatus, Context};
 use crate::attach::{self, AttachJob, Trigger};
 use crate::config::port::PortName;
 use crate::config::{Config, VirtualMachine};
-use crate::detach::{Target, detach_port};
+use crate::detach::detach_port;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::event::first_running;
 use crate::event::plan::candidates;
 use crate::guest::objects;
+use crate::host::Host;
 use crate::host::drivers::Interface;
 use crate::host::real::RealHost;
 use crate::host::topology::{HubPort, Topology, devpath_of, read_topology};
-use crate::host::{Host, UdevProperties};
 use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report, Until};
 use crate::output::{Output, Style};
@@ -29,7 +29,7 @@ use crate::policy::{self, Assignment};
 use crate::port::{DevNum, Port};
 use crate::qmp::Error;
 use crate::root::Root;
-use crate::state::record::{Attachment, Record, VmStart};
+use crate::state::record::{Record, VmStart};
 use crate::unconfirmed;
 use crate::usb_device::UsbDevice;
 
@@ -201,7 +201,7 @@ fn devices_of<'a>(
     vm: &VirtualMachine,
 ) -> Result<Vec<&'a HubPort>> {
     let context = || format!("`{}` does not say which devices it has", vm.name);
-    let mut session = host.connect(&vm.monitor, &vm.access, vm.timeout).with_context(context)?;
+    let mut session = host.connect(&vm.target()).with_context(context)?;
     let ids = objects::list(session.as_mut()).with_context(context)?;
     let devices = topology.devices().filter(|(port, device)| {
         ids.iter().any(|id| id.port == port.port && id.devnum == device.devnum)
@@ -271,7 +271,7 @@ impl<'a> ManualJob<'a> {
             let why = "another device was plugged in in the meantime; nothing was done";
             return Err(failed(why.to_owned()));
         }
-        self.settle_unconfirmed(&device)?;
+        self.resolve_unconfirmed(&device)?;
         match action {
             ManualAction::Attach => self.attach(&device),
             ManualAction::Detach(until) => self.detach(&device, until),
@@ -280,14 +280,13 @@ impl<'a> ManualJob<'a> {
     }
 
     /// Finds out whether a guest has the device, if an earlier session left that unknown.
-    fn settle_unconfirmed(&self, device: &UsbDevice) -> Result<(), Report> {
+    fn resolve_unconfirmed(&self, device: &UsbDevice) -> Result<(), Report> {
         let Some(record) = self.load_record(device) else { return Ok(()) };
         let Some(unconfirmed) = &record.unconfirmed else { return Ok(()) };
-        match unconfirmed::settle(self.host, self.config, &record, unconfirmed) {
+        match unconfirmed::resolve(self.host, self.config, &record, unconfirmed) {
             Ok(_) => Ok(()),
             Err(why) => {
-                let vm = Some(unconfirmed.vm.clone());
-                let context = EventContext { vm, ..self.context(device) };
+                let context = self.context(device).with_vm(&unconfirmed.vm);
                 Err(Report::new(Some(context), Outcome::Unconfirmed(why)))
             }
         }
@@ -367,14 +366,9 @@ impl<'a> ManualJob<'a> {
             return Outcome::Failed(format!("not detached: `{}` keeps it: {error}", vm.name));
         }
         let record = self.record(device);
-        let attachment = record.attached.clone().unwrap_or_else(|| Attachment {
-            vm: vm.name.clone(),
-            monitor: vm.monitor.clone(),
-            socket_file: self.host.socket_file(&vm.monitor),
-            id: DeviceId { port: self.port.clone(), devnum: device.devnum },
-            device: device.label(),
-            at: self.host.now(),
-        });
+        let id = DeviceId { port: self.port.clone(), devnum: device.devnum };
+        let new = || self.host.attachment(vm, device, id);
+        let attachment = record.attached.clone().unwrap_or_else(new);
         let record =
             Record { attached: None, unconfirmed: Some(attachment), detached_manual, ..record };
         let not_saved = self.host.save_record_or_warn(&record);
@@ -391,7 +385,7 @@ impl<'a> ManualJob<'a> {
             None => self.next_running(from, device)?,
         };
         if to.name == from.name {
-            let context = EventContext { vm: Some(to.name.clone()), ..self.context(device) };
+            let context = self.context(device).with_vm(&to.name);
             return Ok(Report::new(Some(context), Outcome::AlreadyAttached));
         }
         let not_moved = |why: String| self.failed(device, &format!("not moved: {why}"));
@@ -403,7 +397,7 @@ impl<'a> ManualJob<'a> {
         policy::check(self.host, self.assignment(to), device, &interfaces)
             .map_err(|why| not_moved(format!("it may not go to `{}`: {why}", to.name)))?;
         self.detach_from(from, device).map_err(|error| {
-            let context = EventContext { vm: Some(from.name.clone()), ..self.context(device) };
+            let context = self.context(device).with_vm(&from.name);
             Report::new(Some(context), self.not_detached(from, device, &error, false))
         })?;
         let mut report = self.attach_to(to, device);
@@ -438,7 +432,7 @@ impl<'a> ManualJob<'a> {
 
     fn has_object(&self, vm: &VirtualMachine, device: &UsbDevice) -> Result<bool, Error> {
         let id = DeviceId { port: self.port.clone(), devnum: device.devnum };
-        let mut session = self.host.connect(&vm.monitor, &vm.access, vm.timeout)?;
+        let mut session = self.host.connect(&vm.target())?;
         Ok(objects::list(session.as_mut())?.contains(&id))
     }
 
@@ -487,7 +481,6 @@ impl<'a> ManualJob<'a> {
             devnum: Some(device.devnum),
             trigger: Trigger::Manual,
             record: Some(record.clone()),
-            udev: UdevProperties::default(),
         });
         if !report.outcome.is_attached() && !matches!(report.outcome, Outcome::Unconfirmed(_)) {
             // The config decides about the device again.
@@ -499,7 +492,7 @@ impl<'a> ManualJob<'a> {
     }
 
     fn detach_from(&self, vm: &VirtualMachine, device: &UsbDevice) -> Result<Vec<DeviceId>, Error> {
-        detach_port(self.host, &Target::of(vm), self.port, self.devpath(), Some(device.devnum))
+        detach_port(self.host, &vm.target(), self.port, self.devpath(), Some(device.devnum))
     }
 
     fn load_record(&self, device: &UsbDevice) -> Option<Record> {
@@ -508,10 +501,8 @@ impl<'a> ManualJob<'a> {
     }
 
     fn record(&self, device: &UsbDevice) -> Record {
-        self.load_record(device).unwrap_or_else(|| {
-            let (mark, udev) = (self.host.uevent_mark(), UdevProperties::default());
-            self.host.new_record(self.port, self.devpath(), device.devnum, mark, udev)
-        })
+        let new = || self.host.new_record(self.port, self.devpath(), device.devnum, None);
+        self.load_record(device).unwrap_or_else(new)
     }
 
     fn assignment(&self, vm: &'a VirtualMachine) -> Assignment<'a> {
@@ -524,7 +515,7 @@ impl<'a> ManualJob<'a> {
 
     fn context(&self, device: &UsbDevice) -> EventContext {
         let context = EventContext::new(self.port, self.devpath(), Some(device.devnum));
-        EventContext { device: Some(device.label()), ..context }
+        context.with_device(device.label())
     }
 
     fn failed(&self, device: &UsbDevice, why: &str) -> Report {

@@ -14,7 +14,7 @@ use super::{CommandStatus, Context};
 use crate::config::file::ConfigFile;
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
-use crate::event::{Variables, handle, may_concern_port};
+use crate::event::{self, handle, may_concern_port};
 use crate::host::Host;
 use crate::host::dry_run::{DryRun, Step};
 use crate::host::topology::devpath_of;
@@ -53,6 +53,16 @@ pub struct Simulate {
 
 const MAX_BYTES: u64 = 16 << 20;
 
+/// The variables of a uevent.
+#[derive(Debug, PartialEq)]
+pub struct Variables(BTreeMap<String, String>);
+
+impl Variables {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
 /// The property that the shipped rule gives to a device that is not authorized, and to the interfaces
 /// that the device has once it is.
 const UNAUTHORIZED: &str = "HOTPLUGGER_UNAUTHORIZED";
@@ -87,7 +97,7 @@ impl Simulate {
             if is_recording {
                 assume_device(event, &host);
             }
-            simulated.push(simulate(context, event, &host));
+            simulated.push(simulate(context, &|name| event.0.get(name).cloned(), &host));
         }
         print(&simulated, self.json, output)?;
         Ok(CommandStatus::Ok)
@@ -112,8 +122,7 @@ impl Simulate {
 /// `udev --dry-run`: simulates the event in the environment.
 pub fn dry_run(context: &Context<'_>, output: &mut Output) -> Result<CommandStatus> {
     let host = dry_run_host(context, false);
-    let event = Variables::from_environment();
-    print(&[simulate(context, &event, &host)], false, output)?;
+    print(&[simulate(context, &event::variable, &host)], false, output)?;
     Ok(CommandStatus::Ok)
 }
 
@@ -123,23 +132,22 @@ fn dry_run_host<'a>(context: &Context<'a>, assume_running: bool) -> DryRun<'a> {
     DryRun::new(context.root, &config, assume_running)
 }
 
-fn simulate(context: &Context<'_>, event: &Variables, host: &DryRun<'_>) -> SimulatedEvent {
-    let text = |name| event.get(name).unwrap_or_default().to_owned();
-    let (action, devpath) = (text("ACTION"), text("DEVPATH"));
+fn simulate(
+    context: &Context<'_>,
+    variable: &dyn Fn(&str) -> Option<String>,
+    host: &DryRun<'_>,
+) -> SimulatedEvent {
+    let text = |name| variable(name).unwrap_or_default();
     let file = ConfigFile::find(context.root, context.config);
-    let may_concern = file.as_ref().map_or(true, |file| {
-        let text = file.as_ref().map(|file| &file.text[..]);
-        may_concern_port(context.root, text, &action, &devpath)
-    });
-    let report = if may_concern {
-        handle(event, file, host)
+    let report = if may_concern_port(context.root, &file, variable) {
+        handle(variable, file, host)
     } else {
         Report::skipped(SkipReason::NotConfigured)
     };
     let decision = report.decision.clone().map(|decision| Step::Decide { decision });
     SimulatedEvent {
-        action,
-        devpath,
+        action: text("ACTION"),
+        devpath: text("DEVPATH"),
         devtype: text("DEVTYPE"),
         steps: decision.into_iter().chain(host.take_steps()).collect(),
         outcome: report.outcome.name(),
@@ -195,18 +203,17 @@ fn event_of_sysfs(root: &Root, target: &Path, action: &str) -> Result<Variables>
     let uevent = fs::read_to_string(path.join("uevent"))
         .with_context(|| format!("{shown}: not a device, it has no `uevent` file"))?;
     let mut event = variables(&uevent);
-    event.insert("ACTION", action);
-    event.insert("DEVPATH", devpath.as_str());
-    event.insert("SUBSYSTEM", "usb");
-    event.insert("SEQNUM", "0");
+    for (name, value) in
+        [("ACTION", action), ("DEVPATH", devpath.as_str()), ("SUBSYSTEM", "usb"), ("SEQNUM", "0")]
+    {
+        event.0.insert(name.to_owned(), value.to_owned());
+    }
     Ok(event)
 }
 
 /// Assumes that the device of a recorded event is plugged in, authorized, or unplugged.
 fn assume_device(event: &Variables, host: &DryRun<'_>) {
-    let Ok(uevent) = Uevent::from_variables(|name| event.get(name).map(str::to_owned)) else {
-        return;
-    };
+    let Ok(uevent) = Uevent::from_variables(|name| event.0.get(name).cloned()) else { return };
     if event.get("DEVTYPE") != Some("usb_device") {
         if event.get(UNAUTHORIZED) == Some("1")
             && let Some(devpath) = uevent.devpath.parent()
@@ -280,7 +287,7 @@ fn mark_unauthorized(events: &mut [Variables]) {
                 match without_interfaces.get(device) {
                     Some(known) if known.len() > 1 => {
                         for &index in known.iter().chain([&index]) {
-                            events[index].insert(UNAUTHORIZED, "1");
+                            events[index].0.insert(UNAUTHORIZED.to_owned(), "1".to_owned());
                         }
                     }
                     _ => {
@@ -313,7 +320,7 @@ fn variables(text: &str) -> Variables {
     let named = pairs.filter(|(name, _)| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     });
-    named.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    Variables(named.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
 #[cfg(test)]

@@ -5,61 +5,66 @@
 
 pub mod plan;
 
-use std::collections::BTreeMap;
 use std::env;
-use std::ffi::OsString;
 
 use anyhow::Result;
 
 use self::plan::{Candidate, Plan, plan};
 use crate::attach::{self, AttachJob, Trigger};
-use crate::clock::Monotonic;
 use crate::config::file::ConfigFile;
 use crate::config::{Config, prefilter};
 use crate::detach;
 use crate::devpath::DevPath;
 use crate::driver_guard::DriverGuard;
-use crate::host::topology;
-use crate::host::{Host, UdevProperties};
+use crate::host::{Host, topology};
 use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report, SkipReason};
 use crate::policy::Assignment;
 use crate::root::Root;
 use crate::state::dir::may_have_record;
 use crate::state::record::Record;
-use crate::uevent::{EventKind, Uevent, UsbEvent, properties};
-
-/// The variables of a uevent: the environment of a udev call, or a recorded event.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Variables(BTreeMap<String, String>);
+use crate::uevent::{EventKind, Uevent, UsbEvent};
 
 /// A uevent of a USB device, with everything that is needed to handle it.
 struct UsbCall<'a> {
     host: &'a dyn Host,
-    variables: &'a Variables,
     event: &'a UsbEvent,
     config: &'a Config,
     location: &'a UsbLocation,
 }
 
+/// A variable of the environment, in which udev passes the uevent.
+pub fn variable(name: &str) -> Option<String> {
+    let value = env::var_os(name)?.into_string();
+    Some(value.unwrap_or_else(|value| value.to_string_lossy().into_owned()))
+}
+
 /// Returns whether the event may concern a configured port, or a device with a record.
 ///
 /// Most calls end here, so this only searches the raw text of the config. It may return true for
-/// an event that concerns nothing, never false for one that does.
-pub fn may_concern_port(root: &Root, config: Option<&[u8]>, action: &str, devpath: &str) -> bool {
-    let Some(device) = usb_device(devpath) else { return true };
-    config.is_some_and(|text| {
-        prefilter::may_match(text, &device, |device| topology::peers(root, device))
-    }) || (action == "remove" && may_have_record(root, &device))
+/// an event that concerns nothing, never false for one that does. A config file that cannot be read
+/// concerns every port.
+pub fn may_concern_port(
+    root: &Root,
+    config: &Result<Option<ConfigFile>>,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> bool {
+    let Ok(config) = config else { return true };
+    let Some(device) = usb_device(&variable("DEVPATH").unwrap_or_default()) else { return true };
+    config.as_ref().is_some_and(|config| {
+        prefilter::may_match(&config.text, &device, |device| topology::peers(root, device))
+    }) || (variable("ACTION").is_some_and(|action| action == "remove")
+        && may_have_record(root, &device))
 }
 
-/// Handles one uevent. `config` is the config file as it was found, not parsed yet.
+/// Handles one uevent. `config` is the config file as it was found, not parsed yet. `variable` returns
+/// the variables of the uevent.
 pub fn handle(
-    variables: &Variables,
+    variable: &dyn Fn(&str) -> Option<String>,
     config: Result<Option<ConfigFile>>,
     host: &dyn Host,
 ) -> Report {
-    let event = match Uevent::from_variables(|name| variables.get(name).map(str::to_owned)) {
+    let event = match Uevent::from_variables(variable) {
         Ok(uevent) => match uevent.usb() {
             Some(event) => event,
             None => return Report::skipped(SkipReason::NotUsbDevice),
@@ -87,7 +92,7 @@ pub fn handle(
     let record = host.load_record(&event.port, &event.device);
     let is_kept = host.is_kept(&event.device);
     let plan = plan(&event, &location, &config, record.as_ref(), is_kept);
-    let call = UsbCall { host, variables, event: &event, config: &config, location: &location };
+    let call = UsbCall { host, event: &event, config: &config, location: &location };
     let mut report = call.carry_out(&plan, record.as_ref());
     report.decision = Some(plan.to_string());
     report.warnings.extend(host.warnings());
@@ -106,22 +111,27 @@ impl UsbCall<'_> {
     fn carry_out(&self, plan: &Plan<'_>, record: Option<&Record>) -> Report {
         match plan {
             Plan::Skip(reason) => Report::skipped(*reason),
-            Plan::Record { candidates, early } => {
-                let candidate = first_running(candidates, self.host);
-                if *early && candidate.attaches_on_add() && self.host.has_interfaces(self.device())
-                {
-                    let report = attach::attach(&self.attach_job(candidate, false, record));
-                    if report.outcome.is_attached() {
-                        return report;
-                    }
-                }
-                self.record(candidate)
+            Plan::Record(candidates) => self.record(first_running(candidates, self.host)),
+            Plan::AttachOnAdd(candidates) => {
+                self.attach_on_add(first_running(candidates, self.host), record)
             }
             Plan::Attach { candidates, unless_newer } => {
                 self.attach_to_first(candidates, *unless_newer, record)
             }
             Plan::Detach(targets) => detach::detach(self.host, self.event, targets, record),
         }
+    }
+
+    /// Attaches the device at once if the VM takes it on `add` and the kernel has created its
+    /// interfaces. Otherwise a later event attaches it.
+    fn attach_on_add(&self, candidate: &Candidate<'_>, record: Option<&Record>) -> Report {
+        if candidate.attaches_on_add() && self.host.has_interfaces(&self.event.device) {
+            let report = attach::attach(&self.attach_job(candidate, false, record));
+            if report.outcome.is_attached() {
+                return report;
+            }
+        }
+        self.record(candidate)
     }
 
     /// Attaches the device to the first of the VMs that runs.
@@ -134,22 +144,23 @@ impl UsbCall<'_> {
         unless_newer: bool,
         record: Option<&Record>,
     ) -> Report {
+        let attach_to =
+            |candidate| attach::attach(&self.attach_job(candidate, unless_newer, record));
         if let [only] = candidates {
-            return attach::attach(&self.attach_job(only, unless_newer, record));
+            return attach_to(only);
         }
         let mut reasons: Vec<String> = Vec::new();
         for candidate in candidates.iter().filter(|one| self.host.is_running(&one.vm.monitor)) {
-            let report = attach::attach(&self.attach_job(candidate, unless_newer, record));
-            let Outcome::NotRunning(why) = &report.outcome else { return report };
-            reasons.push(why.clone());
+            let report = attach_to(candidate);
+            let Outcome::NotRunning(why) = report.outcome else { return report };
+            reasons.push(why);
         }
-        let first = first_running(candidates, self.host);
-        let mut report = attach::attach(&self.attach_job(first, unless_newer, record));
-        if let Outcome::NotRunning(why) = &report.outcome {
+        let mut report = attach_to(&candidates[0]);
+        if let Outcome::NotRunning(why) = &mut report.outcome {
             if !reasons.contains(why) {
                 reasons.push(why.clone());
             }
-            report.outcome = Outcome::NotRunning(reasons.join("; "));
+            *why = reasons.join("; ");
         }
         report
     }
@@ -166,18 +177,18 @@ impl UsbCall<'_> {
             port: &self.event.port,
             devnum: self.event.devnum,
             trigger: Trigger::Udev {
-                settle: !candidate.has_device,
+                has_device: candidate.has_device,
                 interface: unless_newer.then(|| self.event.seqnum.unwrap_or(0)),
+                initialized_at: self.event.initialized_at,
             },
             record: record.cloned(),
-            udev: self.udev_properties(),
         }
     }
 
     /// Saves a record of the device, and unbinds the host's drivers: a later event attaches it.
     fn record(&self, candidate: &Candidate<'_>) -> Report {
-        let mut context = EventContext::of(self.event);
-        context.vm = Some(candidate.vm.name.clone());
+        let UsbEvent { port, device, initialized_at, .. } = self.event;
+        let context = EventContext::of(self.event).with_vm(&candidate.vm.name);
         let mut report = Report::new(Some(context), Outcome::Recorded);
         let Some(devnum) = self.event.devnum else { return report };
         // Only the `add` of a plug is certainly followed by an event that attaches the device or
@@ -187,31 +198,14 @@ impl UsbCall<'_> {
             drivers.unbind_if_allowed();
             report.warnings.extend(drivers.keep());
         }
-        // The mark is set after the unbinding, so that its uevents are not taken for activity.
-        let (event, mark) = (self.event, self.host.uevent_mark());
-        let udev = self.udev_properties();
-        let record = self.host.new_record(&event.port, &event.device, devnum, mark, udev);
+        // Made after the unbinding, so that its uevents are not taken for activity.
+        let record = self.host.new_record(port, device, devnum, *initialized_at);
         report.warnings.extend(self.host.save_record_or_warn(&record));
         report
     }
 
-    fn udev_properties(&self) -> UdevProperties {
-        if self.event.kind == EventKind::InterfaceAdd {
-            return UdevProperties::default();
-        }
-        let initialized = self.variables.get("USEC_INITIALIZED");
-        UdevProperties {
-            initialized_at: initialized.and_then(|usec| usec.parse().ok()).map(Monotonic),
-            properties: properties(self.variables.0.clone()),
-        }
-    }
-
     fn assignment<'a>(&'a self, candidate: &Candidate<'a>) -> Assignment<'a> {
         Assignment { config: self.config, vm: candidate.vm, location: self.location }
-    }
-
-    fn device(&self) -> &DevPath {
-        &self.event.device
     }
 }
 
@@ -226,30 +220,6 @@ pub fn first_running<'c, 'a>(
             .iter()
             .find(|candidate| host.is_running(&candidate.vm.monitor))
             .unwrap_or(&candidates[0]),
-    }
-}
-
-impl Variables {
-    /// The environment of this process.
-    pub fn from_environment() -> Self {
-        let text = |text: OsString| {
-            text.into_string().unwrap_or_else(|text| text.to_string_lossy().into_owned())
-        };
-        env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
-    }
-
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-
-    pub fn insert(&mut self, name: &str, value: &str) {
-        self.0.insert(name.to_owned(), value.to_owned());
-    }
-}
-
-impl FromIterator<(String, String)> for Variables {
-    fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
-        Self(variables.into_iter().collect())
     }
 }
 

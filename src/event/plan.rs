@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use crate::config::access::{Access, AccessMode};
-use crate::config::{Config, VirtualMachine};
-use crate::detach::Target;
+use crate::config::access::AccessMode;
+use crate::config::{Config, Target, VirtualMachine};
 use crate::location::UsbLocation;
 use crate::outcome::SkipReason;
 use crate::state::record::Record;
@@ -15,12 +14,10 @@ use crate::uevent::{EventKind, UsbEvent};
 pub enum Plan<'a> {
     Skip(SkipReason),
     /// Save a record of the device; a later event attaches it.
-    Record {
-        candidates: Vec<Candidate<'a>>,
-        /// Whether a VM that takes devices by file descriptor without a delay gets it at once. QEMU
-        /// need not have learned of a device that is passed as a file descriptor.
-        early: bool,
-    },
+    Record(Vec<Candidate<'a>>),
+    /// Attach the device at once if the first candidate that runs takes devices on `add`. Otherwise
+    /// save a record of it.
+    AttachOnAdd(Vec<Candidate<'a>>),
     /// Attach the device to the first candidate that runs.
     Attach {
         candidates: Vec<Candidate<'a>>,
@@ -40,8 +37,7 @@ pub struct Candidate<'a> {
     pub has_device: bool,
 }
 
-/// Decides what to do about an event, from the device's location, the record of its port, and whether a
-/// person keeps the port with the host.
+/// Decides what to do about an event. `is_kept`: a person keeps the port with the host.
 pub fn plan<'a>(
     event: &UsbEvent,
     location: &UsbLocation,
@@ -75,7 +71,7 @@ pub fn plan<'a>(
         return Plan::Skip(SkipReason::NotConfigured);
     }
     if record.is_some_and(|record| record.unconfirmed.is_some()) {
-        // Settled before anything else.
+        // Resolved before anything else.
         return Plan::Attach { candidates, unless_newer: false };
     }
     if record.is_some_and(|record| record.detached_manual) {
@@ -86,7 +82,10 @@ pub fn plan<'a>(
     }
     match event.kind {
         EventKind::DeviceAdd if record.is_some() => Plan::Skip(SkipReason::AlreadyRecorded),
-        EventKind::DeviceAdd => Plan::Record { candidates, early: is_plug },
+        EventKind::DeviceAdd if is_plug && candidates.iter().any(Candidate::attaches_on_add) => {
+            Plan::AttachOnAdd(candidates)
+        }
+        EventKind::DeviceAdd => Plan::Record(candidates),
         kind => Plan::Attach { candidates, unless_newer: kind == EventKind::InterfaceAdd },
     }
 }
@@ -118,7 +117,8 @@ pub fn candidates<'a>(
 }
 
 impl Candidate<'_> {
-    /// Whether the VM gets a device on its `add` event already.
+    /// Whether the VM gets a device on its `add` event already: it takes devices by file descriptor,
+    /// of which QEMU need not have learned from udevd, and without a delay.
     pub fn attaches_on_add(&self) -> bool {
         self.vm.access.mode == AccessMode::Fd && self.vm.delay.is_zero()
     }
@@ -132,13 +132,7 @@ fn targets<'a>(
     record: Option<&'a Record>,
 ) -> Vec<Target<'a>> {
     if let Some(attachment) = record.and_then(Record::holder) {
-        let configured = config.virtual_machines.iter().find(|vm| vm.monitor == attachment.monitor);
-        return vec![Target {
-            vm: &attachment.vm,
-            monitor: &attachment.monitor,
-            access: configured.map_or(&Access::DEFAULT, |vm| &vm.access),
-            timeout: configured.map_or(VirtualMachine::DEFAULT_TIMEOUT, |vm| vm.timeout),
-        }];
+        return vec![config.target(&attachment.vm, &attachment.monitor)];
     }
     let mut vms = config.owners(location);
     if !vms.is_empty() && record.is_none() {
@@ -147,19 +141,23 @@ fn targets<'a>(
             others.filter(|vm| vms.iter().all(|owner| owner.name != vm.name)).collect();
         vms.extend(others);
     }
-    vms.into_iter().map(Target::of).collect()
+    vms.into_iter().map(VirtualMachine::target).collect()
 }
 
 impl fmt::Display for Plan<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Skip(reason) => reason.fmt(f),
-            Self::Record { candidates, early } => {
+            Self::Record(candidates) => {
+                f.write_str("record it for ")?;
+                list(f, candidates, |f, candidate| f.write_str(&candidate.vm.name))
+            }
+            Self::AttachOnAdd(candidates) => {
                 f.write_str("record it for ")?;
                 list(f, candidates, |f, candidate| {
-                    f.write_str(&candidate.vm.name)?;
-                    let at_once = *early && candidate.attaches_on_add();
-                    f.write_str(if at_once { " (attached at once)" } else { "" })
+                    let at_once = candidate.attaches_on_add();
+                    let at_once = if at_once { " (attached at once)" } else { "" };
+                    write!(f, "{}{at_once}", candidate.vm.name)
                 })
             }
             Self::Attach { candidates, unless_newer } => {

@@ -19,8 +19,7 @@ use super::drivers::{self, Interface};
 use super::settle::{Settle, Settled};
 use super::sysfs;
 use crate::clock::Monotonic;
-use crate::config::Config;
-use crate::config::access::Access;
+use crate::config::{Config, Target};
 use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest::fake::{Bus, FakeQemu, HostDevice};
@@ -302,12 +301,8 @@ impl Host for DryRun<'_> {
         Ok(())
     }
 
-    fn connect(
-        &self,
-        monitor: &Monitor,
-        _: &Access,
-        _: Duration,
-    ) -> Result<Box<dyn Qmp + '_>, Error> {
+    fn connect(&self, target: &Target<'_>) -> Result<Box<dyn Qmp + '_>, Error> {
+        let monitor = target.monitor;
         self.step(Step::Connect { socket: monitor.file().into_owned() });
         let mut state = self.state.borrow_mut();
         let devices = state.host_devices();

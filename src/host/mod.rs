@@ -15,7 +15,6 @@ pub mod sysfs;
 pub mod topology;
 pub mod usbfs;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -26,7 +25,8 @@ use self::settle::{Settle, Settled};
 use self::topology::Topology;
 use self::usbfs::Program;
 use crate::clock::Monotonic;
-use crate::config::access::Access;
+use crate::config::{Target, VirtualMachine};
+use crate::device_id::DeviceId;
 use crate::devpath::DevPath;
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::location::UsbLocation;
@@ -157,21 +157,8 @@ pub trait Host {
     fn save_guest_port(&self, vm: &str, port: &Port, last: &LastPort) -> anyhow::Result<()>;
 
     /// Locks the socket against other hotplugger processes, connects to the QEMU behind it and
-    /// verifies the peer. `timeout` is the limit for the whole session, including the wait for the
-    /// lock.
-    fn connect(
-        &self,
-        monitor: &Monitor,
-        access: &Access,
-        timeout: Duration,
-    ) -> Result<Box<dyn Qmp + '_>, Error>;
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct UdevProperties {
-    /// When udev first saw the device.
-    pub initialized_at: Option<Monotonic>,
-    pub properties: BTreeMap<String, String>,
+    /// verifies the peer.
+    fn connect(&self, target: &Target<'_>) -> Result<Box<dyn Qmp + '_>, Error>;
 }
 
 pub struct ReturnResult {
@@ -201,14 +188,15 @@ impl dyn Host + '_ {
         Some(record)
     }
 
+    /// Uevents from now on count as its activity.
     pub fn new_record(
         &self,
         port: &Port,
         devpath: &DevPath,
         devnum: DevNum,
-        mark: UeventMark,
-        udev: UdevProperties,
+        initialized_at: Option<Monotonic>,
     ) -> Record {
+        let mark = self.uevent_mark();
         let plugged_at = self.plugged_at(port.bus(), devnum).unwrap_or(mark.at);
         Record {
             version: VERSION,
@@ -216,7 +204,7 @@ impl dyn Host + '_ {
             port: port.clone(),
             devpath: devpath.clone(),
             devnum,
-            plugged_at: udev.initialized_at.unwrap_or(plugged_at).min(plugged_at).min(mark.at),
+            plugged_at: initialized_at.unwrap_or(plugged_at).min(plugged_at).min(mark.at),
             seen: mark,
             newest_interface: None,
             attached: None,
@@ -224,7 +212,18 @@ impl dyn Host + '_ {
             unbound: false,
             detached_manual: false,
             detached_for: None,
-            properties: udev.properties,
+        }
+    }
+
+    /// That the VM has the device from now on, for its record.
+    pub fn attachment(&self, vm: &VirtualMachine, device: &UsbDevice, id: DeviceId) -> Attachment {
+        Attachment {
+            vm: vm.name.clone(),
+            monitor: vm.monitor.clone(),
+            socket_file: self.socket_file(&vm.monitor),
+            id,
+            device: device.label(),
+            at: self.now(),
         }
     }
 

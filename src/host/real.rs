@@ -13,7 +13,7 @@ use super::session::Session;
 use super::settle::{self, Settle, Settled};
 use super::sysfs;
 use crate::clock::{Deadline, Monotonic};
-use crate::config::access::Access;
+use crate::config::Target;
 use crate::devpath::DevPath;
 use crate::guest::ports::{GuestPortHistory, LastPort};
 use crate::monitor::Monitor;
@@ -203,12 +203,8 @@ impl Host for RealHost<'_> {
         guest_ports::save(&state.records(&self.deadline(STATE_TIMEOUT))?, vm, port, last)
     }
 
-    fn connect(
-        &self,
-        monitor: &Monitor,
-        access: &Access,
-        timeout: Duration,
-    ) -> Result<Box<dyn Qmp + '_>, Error> {
+    fn connect(&self, target: &Target<'_>) -> Result<Box<dyn Qmp + '_>, Error> {
+        let Target { monitor, access, timeout, .. } = *target;
         let mut deadline = self.deadline(timeout);
         let mut lock = None;
         if let Some(state) = self.state() {

@@ -1,6 +1,4 @@
-//! The state file of one port: what udev said of its device, and where it is attached. Pure.
-
-use std::collections::BTreeMap;
+//! The state file of one port: its device, and where it is attached. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,8 +43,6 @@ pub struct Record {
     /// The VM whose start ends that detachment; `None` if none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detached_for: Option<VmStart>,
-    /// The variables of the uevent.
-    pub properties: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,7 +130,6 @@ pub(crate) mod tests {
             unbound: false,
             detached_manual: false,
             detached_for: None,
-            properties: BTreeMap::new(),
         }
     }
 

@@ -88,15 +88,6 @@ fn packets_are_read() {
     assert_eq!(Uevent::from_packet(b"libudev\0\xfe\xed\xca\xfe"), None);
 }
 
-#[test]
-fn an_environment_of_any_size_makes_a_small_record() {
-    let many = (0..10_000).map(|n| (format!("ID_{n}"), "x".repeat(2000)));
-    assert!(properties(many).is_empty());
-    let many = (0..10_000).map(|n| (format!("ID_{n}"), "x".to_owned()));
-    assert_eq!(properties(many).len(), 100);
-    assert!(properties([("PATH".to_owned(), "/bin".to_owned())]).is_empty());
-}
-
 proptest! {
     #[test]
     fn any_packet_is_survived(packet in prop::collection::vec(any::<u8>(), 0..300)) {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hotplugger::clock::Monotonic;
-use hotplugger::config::access::Access;
+use hotplugger::config::Target;
 use hotplugger::devpath::DevPath;
 use hotplugger::guest::fake::FakeQemu;
 use hotplugger::guest::ports::{GuestPortHistory, LastPort};
@@ -268,12 +268,8 @@ impl Host for ModelHost {
         Ok(())
     }
 
-    fn connect(
-        &self,
-        monitor: &Monitor,
-        _: &Access,
-        _: Duration,
-    ) -> Result<Box<dyn Qmp + '_>, Error> {
+    fn connect(&self, target: &Target<'_>) -> Result<Box<dyn Qmp + '_>, Error> {
+        let monitor = target.monitor;
         self.moment();
         let not_running = || Error::NotRunning { monitor: monitor.clone(), stale: false };
         let number = number(monitor).ok_or_else(not_running)?;

@@ -8,7 +8,7 @@ use hotplugger::config::Config;
 use hotplugger::config::file::ConfigFile;
 use hotplugger::config::parse::parse;
 use hotplugger::device_id::DeviceId;
-use hotplugger::event::{self, Variables};
+use hotplugger::event;
 use hotplugger::guest::fake::{FakeQemu, HostDevice};
 use hotplugger::host::topology::{Connector, Controller, Hub, HubPort, Plugged, Topology};
 use hotplugger::port::{BusNum, DevNum};
@@ -330,9 +330,11 @@ impl Model {
             ("SYNTH_UUID", "0"),
         ];
         let known = &variables[..variables.len() - usize::from(!event.synthetic)];
-        let variables: Variables =
-            known.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        event::handle(&variables, ConfigFile::find(&self.root, None), host);
+        let variable = |wanted: &str| {
+            let known = known.iter().find(|(name, _)| *name == wanted);
+            known.map(|(_, value)| (*value).to_owned())
+        };
+        event::handle(&variable, ConfigFile::find(&self.root, None), host);
     }
 
     /// `hotplugger sync`, which does one machine beside the other: in one order or the other.

@@ -27,6 +27,7 @@ fn event(kind: EventKind, port: &str) -> UsbEvent {
         devnum: Some(DevNum(5)),
         seqnum: Some(100),
         synthetic: false,
+        initialized_at: None,
     }
 }
 
@@ -65,7 +66,7 @@ fn plug_is_recorded_then_attached_to_the_vm_of_the_port() {
     let config = config();
     let [windows, linux] = &config.virtual_machines[..] else { panic!() };
     let add = event(EventKind::DeviceAdd, "1-1");
-    let record_it = Plan::Record { candidates: one(windows, false), early: true };
+    let record_it = Plan::Record(one(windows, false));
     assert_eq!(plan(&add, &config, None), record_it);
     let bind = event(EventKind::DeviceBind, "1-1");
     let attach = |vm, unless_newer| Plan::Attach { candidates: one(vm, false), unless_newer };
@@ -88,10 +89,10 @@ fn vm_with_fd_access_and_no_delay_gets_a_device_on_add() {
     assert!(one(windows, false)[0].attaches_on_add());
     assert!(!one(linux, false)[0].attaches_on_add());
     let mut add = event(EventKind::DeviceAdd, "1-1");
-    let early = |early| Plan::Record { candidates: one(windows, false), early };
-    assert_eq!(plan(&add, &config, None), early(true));
+    let at_once = Plan::AttachOnAdd(one(windows, false));
+    assert_eq!(plan(&add, &config, None), at_once);
     // The record of another device in the port changes nothing.
-    assert_eq!(plan(&add, &config, Some(&record("1-1", 4))), early(true));
+    assert_eq!(plan(&add, &config, Some(&record("1-1", 4))), at_once);
     let bind = event(EventKind::DeviceBind, "1-1");
     let known = attached("windows", "/run/w");
     let candidates = one(windows, true);
@@ -101,7 +102,7 @@ fn vm_with_fd_access_and_no_delay_gets_a_device_on_add() {
     );
     // A synthetic event is not a plug.
     add.synthetic = true;
-    assert_eq!(plan(&add, &config, None), early(false));
+    assert_eq!(plan(&add, &config, None), Plan::Record(one(windows, false)));
 }
 
 #[test]
