@@ -158,7 +158,7 @@ impl ConfigError {
             place = second_key(text, line, column, key.trim_end_matches('`')).or(place);
         }
         let (line, column) = place.unzip();
-        Self { begun, line, column, message }
+        Self { line, column, begun, message }
     }
 }
 

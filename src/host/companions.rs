@@ -67,14 +67,14 @@ fn root_hubs(root: &Root, controller: &DevPath) -> (Vec<RootHub>, bool) {
     if !may_have_companion(root, controller) {
         return (Vec::new(), false);
     }
-    let (mut controllers, belong_together) = match pci_device(controller.sysname()) {
-        Some(device) => (functions(root, controller, device), true),
-        None => {
-            let all = controllers_off_pci(root);
-            let related = all.iter().filter(|other| are_related(root, controller, other));
-            let related: Vec<DevPath> = related.cloned().collect();
-            if related.len() > 1 { (related, true) } else { (all, false) }
-        }
+    let (mut controllers, belong_together) = if let Some(device) = pci_device(controller.sysname())
+    {
+        (functions(root, controller, device), true)
+    } else {
+        let all = controllers_off_pci(root);
+        let related = all.iter().filter(|other| are_related(root, controller, other));
+        let related: Vec<DevPath> = related.cloned().collect();
+        if related.len() > 1 { (related, true) } else { (all, false) }
     };
     controllers.sort();
     let hubs = controllers.iter().filter_map(|controller| root_hub(root, controller));
@@ -287,8 +287,8 @@ mod tests {
         fs::write(of_node("fe").join("companion"), [0, 0, 0, 7]).unwrap();
         fs::write(of_node("fa").join("phandle"), [0, 0, 0, 7]).unwrap();
         fs::write(of_node("fe").with_file_name("usb1/maxchild"), "1\n").unwrap();
-        let named = companion(&root, &port);
-        assert!(named.port.unwrap().as_str().ends_with("fa.usb/usb2/2-1"));
+        let paired = companion(&root, &port);
+        assert!(paired.port.unwrap().as_str().ends_with("fa.usb/usb2/2-1"));
         let back = companion(&root, &"/devices/soc/fa.usb/usb2/2-1".parse().unwrap());
         assert!(back.port.unwrap().as_str().ends_with("fe.usb/usb1/1-1"));
     }
