@@ -88,14 +88,7 @@ impl ConfigFile {
 
     /// Parses the text. A relative socket is in the directory of the file.
     pub fn config(&self) -> Result<Config, ConfigError> {
-        let error = |line, message: &str| {
-            Err(ConfigError {
-                line: Some(line),
-                column: Some(1),
-                begun: None,
-                message: message.to_owned(),
-            })
-        };
+        let error = |line, message| Err(ConfigError::at(Some(line), Some(1), message));
         if is_utf_16(&self.text) {
             return error(1, "the file is UTF-16 text: save it as UTF-8");
         }

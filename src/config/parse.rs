@@ -29,8 +29,7 @@ pub struct ConfigError {
 
 pub fn parse(text: &str) -> Result<Config, ConfigError> {
     if is_deeply_nested(text) {
-        let message = "too many brackets within brackets".to_owned();
-        return Err(ConfigError { line: None, column: None, begun: None, message });
+        return Err(ConfigError::at(None, None, "too many brackets within brackets"));
     }
     // A byte order mark at the start is no text. It takes no column either.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -52,8 +51,7 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
 fn unreadable_character(text: &str) -> Option<ConfigError> {
     for (index, line) in text.lines().enumerate() {
         let error = |column: usize, message: &str| {
-            let (line, column) = (Some(index + 1), Some(column + 1));
-            Some(ConfigError { line, column, begun: None, message: message.to_owned() })
+            Some(ConfigError::at(Some(index + 1), Some(column + 1), message))
         };
         let indentation = line.chars().take_while(|character| character.is_whitespace());
         for (column, character) in indentation.enumerate() {
@@ -123,6 +121,10 @@ const RENAMED_KEYS: [(&str, &str); 4] = [
 ];
 
 impl ConfigError {
+    pub(super) fn at(line: Option<usize>, column: Option<usize>, message: &str) -> Self {
+        Self { line, column, begun: None, message: message.to_owned() }
+    }
+
     fn new(error: &serde_yaml::Error, text: &str) -> Self {
         let location = error.location();
         let mut message =
@@ -137,11 +139,10 @@ impl ConfigError {
         }
         if message.contains("more than one document") {
             let starts = text.lines().enumerate().filter(|(_, line)| line.starts_with("---"));
-            // The first one may begin the only document.
-            // With content before it.
+            // A mark in the first line begins the first document.
             let later = starts.map(|(index, _)| index + 1).filter(|line| *line > 1).last();
-            let message = "a second document begins here: delete the line".to_owned();
-            return Self { line: later, column: later.map(|_| 1), begun: None, message };
+            let message = "a second document begins here: delete the line";
+            return Self::at(later, later.map(|_| 1), message);
         }
         for (old, new) in RENAMED_KEYS {
             if let Some((before, _)) = message.split_once(&format!("unknown field `{old}`")) {
