@@ -26,7 +26,6 @@ use crate::state::record::{Attachment, Record};
 use crate::unconfirmed;
 use crate::usb_device::{DiskClaims, UsbDevice};
 
-/// A device that is to be attached to a VM.
 pub struct AttachJob<'a> {
     pub host: &'a dyn Host,
     pub assignment: Assignment<'a>,
@@ -38,10 +37,8 @@ pub struct AttachJob<'a> {
     pub record: Option<Record>,
 }
 
-/// What caused the attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// A uevent.
     Udev {
         /// Whether the record says that the VM has the device, or may have it. Such a device is not
         /// unbound and need not settle again.
@@ -57,8 +54,6 @@ pub enum Trigger {
     Manual,
 }
 
-/// Attaches the device and reports what came of it.
-///
 /// A device that stays with the host is returned to the host's drivers.
 pub fn attach(job: &AttachJob<'_>) -> Report {
     let context = EventContext::new(job.port, job.devpath(), job.devnum).with_vm(&job.vm().name);

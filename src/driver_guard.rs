@@ -16,16 +16,13 @@ pub struct DriverGuard<'a> {
     host: &'a dyn Host,
     assignment: Assignment<'a>,
     devnum: DevNum,
-    /// Whether this guard has unbound a driver.
     unbound: bool,
     /// Whether nothing is left to do when it is dropped.
     released: bool,
-    /// What a person should know about the unbinding.
     warnings: Vec<String>,
 }
 
 impl<'a> DriverGuard<'a> {
-    /// A guard that has not unbound anything yet.
     pub fn new(host: &'a dyn Host, assignment: Assignment<'a>, devnum: DevNum) -> Self {
         Self { host, assignment, devnum, unbound: false, released: false, warnings: Vec::new() }
     }

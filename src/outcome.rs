@@ -28,7 +28,6 @@ pub struct EventContext {
     /// The DEVPATH of the device; empty if it is not known.
     pub devpath: String,
     pub device: Option<String>,
-    /// The VM's name.
     pub vm: Option<String>,
     pub id: Option<DeviceId>,
 }
@@ -52,7 +51,6 @@ pub enum Outcome {
     NotRunning(String),
     /// The policy keeps the device from the guest, for this reason.
     Rejected(String),
-    /// The device was unplugged before it was attached.
     UnpluggedEarly,
     /// The device was unplugged, and these objects were deleted.
     Detached(Vec<DeviceId>),
@@ -89,7 +87,6 @@ pub enum Until {
     Unplugged,
     /// Only `attach`: the port is kept.
     Attached,
-    /// The VM is started again.
     VmRestarted,
 }
 

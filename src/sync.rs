@@ -1,5 +1,5 @@
-//! Brings a guest in line with the devices that are plugged in: stale objects are deleted, missing devices are
-//! attached.
+//! Brings a guest in line with the devices that are plugged in: stale objects are deleted, missing
+//! devices are attached.
 //!
 //! Safe at any time. The guest is queried, not its records, and each device is attached the way an
 //! event attaches it, under the same locks.
@@ -24,7 +24,6 @@ use crate::state::record::Record;
 use crate::unconfirmed;
 use crate::usb_device::UsbDevice;
 
-/// A VM to bring in line.
 #[derive(Clone, Copy)]
 pub struct SyncJob<'a> {
     pub host: &'a dyn Host,
@@ -45,7 +44,6 @@ struct GuestState {
     topology: Topology,
 }
 
-/// A plugged-in device that goes to the VM.
 struct AssignedDevice<'t> {
     port: &'t HubPort,
     device: &'t UsbDevice,

@@ -135,7 +135,7 @@ impl Uevent {
         if self.busnum.is_some_and(|busnum| busnum != port.bus()) {
             return None;
         }
-        // udev saw the interface later than the device.
+        // udev saw an interface later than its device.
         let initialized_at = self.initialized_at.filter(|_| kind != EventKind::InterfaceAdd);
         let (devnum, seqnum, synthetic) = (self.devnum, self.seqnum, self.synthetic);
         Some(UsbEvent { kind, device, port, devnum, seqnum, synthetic, initialized_at })

@@ -131,7 +131,7 @@ impl<'a> Line<'a> {
         self.indent() <= indent && !self.content().starts_with(char::is_whitespace)
     }
 
-    /// It without its indentation.
+    /// Without its indentation.
     pub(super) fn content(&self) -> &'a str {
         self.body.trim_start_matches(' ')
     }

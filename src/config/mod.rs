@@ -29,7 +29,7 @@ pub mod usb_host;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// The VMs, in the order of the file.
+    /// In the order of the file.
     pub virtual_machines: Vec<VirtualMachine>,
     /// Devices that go to none of them.
     pub exclude: Vec<DeviceMatcher>,
@@ -52,19 +52,16 @@ pub struct VirtualMachine {
     pub access: Access,
     /// Whether the host's drivers get its devices back when it does not run.
     pub return_to_host: bool,
-    /// What holds for all its devices.
     pub rules: DeviceRules,
     pub ports: Vec<PortName>,
-    /// What holds for the devices in one of the ports, in addition.
+    /// Further rules for the devices in some of the ports.
     pub port_rules: Vec<(PortName, DeviceRules)>,
-    /// Whether the peer ports of its ports are its too, where no other name has
-    /// them.
+    /// Whether the peer ports of its ports are its too, where no other name has them.
     pub peer_ports: bool,
     /// Texts that are accepted, but better written otherwise.
     pub spellings: Vec<Spelling>,
 }
 
-/// A text of the config, and its meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spelling {
     pub written: String,
@@ -91,18 +88,6 @@ pub struct Target<'a> {
     pub access: &'a Access,
     /// The limit of the whole session, including the wait for the socket's lock.
     pub timeout: Duration,
-}
-
-impl VirtualMachine {
-    pub const DEFAULT_DELAY: Duration = Duration::from_secs(1);
-    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-    /// The most that `delay` and `timeout` may add up to, so that both fit into the call of an event.
-    pub const MAX_DELAY_AND_TIMEOUT: Duration = Duration::from_secs(150);
-
-    pub fn target(&self) -> Target<'_> {
-        let Self { name, monitor, access, timeout, .. } = self;
-        Target { vm: name, monitor, access, timeout: *timeout }
-    }
 }
 
 impl Config {
@@ -147,8 +132,7 @@ impl Config {
         of_port.into_iter().flatten().chain(&vm.rules.exclude).chain(&self.exclude)
     }
 
-    /// The VMs that a device at this location may go to, the first that runs before
-    /// the others.
+    /// The VMs that a device at this location may go to. The first that runs gets it.
     ///
     /// Of all ports at or above it the longest wins, and of equally long ones those of its own half
     /// of the connector. A VM that lists one of these owns it. A name of that half alone comes before
@@ -169,7 +153,6 @@ impl Config {
         matches.into_iter().map(|(_, vm)| vm).collect()
     }
 
-    /// The names of [`Config::owners`].
     pub fn owner_names(&self, location: &UsbLocation) -> Vec<String> {
         self.owners(location).into_iter().map(|vm| vm.name.clone()).collect()
     }
@@ -226,7 +209,16 @@ impl Config {
 }
 
 impl VirtualMachine {
-    /// The usb-host properties for a device at this location.
+    pub const DEFAULT_DELAY: Duration = Duration::from_secs(1);
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// The most that `delay` and `timeout` may add up to, so that both fit into the call of an event.
+    pub const MAX_DELAY_AND_TIMEOUT: Duration = Duration::from_secs(150);
+
+    pub fn target(&self) -> Target<'_> {
+        let Self { name, monitor, access, timeout, .. } = self;
+        Target { vm: name, monitor, access, timeout: *timeout }
+    }
+
     pub fn usb_host(&self, location: &UsbLocation) -> UsbHostProperties {
         let mut properties = self.rules.usb_host.clone();
         properties

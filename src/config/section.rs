@@ -13,14 +13,13 @@ use super::parse::{ConfigError, MAX_ENTRIES, parse};
 use super::prefilter;
 use crate::location::UsbLocation;
 
-/// The section of a VM that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenSection {
     pub vm: String,
     /// Its text, in which ports can still be searched for.
     pub text: String,
     pub error: ConfigError,
-    /// The file that it stands in.
+    /// The file.
     pub path: PathBuf,
 }
 

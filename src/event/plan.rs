@@ -9,7 +9,6 @@ use crate::outcome::SkipReason;
 use crate::state::record::Record;
 use crate::uevent::{EventKind, UsbEvent};
 
-/// What to do about a uevent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan<'a> {
     Skip(SkipReason),
@@ -37,7 +36,7 @@ pub struct Candidate<'a> {
     pub has_device: bool,
 }
 
-/// Decides what to do about an event. `is_kept`: a person keeps the port with the host.
+/// `is_kept`: a person keeps the port with the host.
 pub fn plan<'a>(
     event: &UsbEvent,
     location: &UsbLocation,
