@@ -147,5 +147,8 @@ pub(crate) mod tests {
         let text = serde_json::to_string(&record("1-1", 5)).unwrap();
         assert!(text.contains(r#""port":"1-1""#) && text.contains(r#""devnum":5"#), "{text}");
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record("1-1", 5));
+        // Older versions saved the variables of the uevent too.
+        let older = text.replacen('{', r#"{"properties":{"ACTION":"add"},"#, 1);
+        assert_eq!(serde_json::from_str::<Record>(&older).unwrap(), record("1-1", 5));
     }
 }
