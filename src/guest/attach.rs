@@ -302,10 +302,10 @@ impl PortAttempt<'_> {
             (self.via_fd, self.node_error) = (true, Some(failure));
             return self.try_port(qmp, port);
         }
-        if is_of_bus {
-            deleted?;
+        match deleted {
+            Err(error) if is_of_bus || error.is_without_reply() => Err(error.into()),
+            _ => Err(failure),
         }
-        Err(failure)
     }
 
     /// Makes the object in the guest port. `None`: the object has not opened the device.
