@@ -103,6 +103,18 @@ impl Report {
         Self { context, outcome, warnings: Vec::new(), decision: None }
     }
 
+    /// The report of an object that was deleted because its device is not plugged in.
+    pub fn of_stale_object(vm: &str, id: DeviceId) -> Self {
+        let context = EventContext {
+            port: id.port.clone(),
+            devpath: String::new(),
+            device: None,
+            vm: Some(vm.to_owned()),
+            id: Some(id.clone()),
+        };
+        Self::new(Some(context), Outcome::Detached(vec![id]))
+    }
+
     pub fn skipped(reason: SkipReason) -> Self {
         Self::new(None, Outcome::Skipped(reason))
     }

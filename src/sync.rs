@@ -64,7 +64,7 @@ impl SyncJob<'_> {
     pub fn run(&self, timeout: Duration, report: &mut dyn FnMut(Report)) -> Result<usize, Error> {
         let guest = self.delete_stale_objects(timeout)?;
         for id in guest.stale {
-            report(self.stale_object_report(id));
+            report(Report::of_stale_object(&self.vm.name, id));
         }
         if let Some(error) = guest.error {
             return Err(error);
@@ -178,17 +178,6 @@ impl SyncJob<'_> {
             state.error = Some(error);
         }
         Ok(state)
-    }
-
-    fn stale_object_report(&self, id: DeviceId) -> Report {
-        let context = EventContext {
-            port: id.port.clone(),
-            devpath: String::new(),
-            device: None,
-            vm: Some(self.vm.name.clone()),
-            id: Some(id.clone()),
-        };
-        Report::new(Some(context), Outcome::Detached(vec![id]))
     }
 
     /// The devices that go to this VM now. Each is read when its turn comes.

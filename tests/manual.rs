@@ -107,6 +107,11 @@ fn devices_of_a_vm_are_detached_until_it_is_started_again() {
     let qemu = Qemu::paused(&root, "windows");
     ok(&root, &["sync"]);
     assert_eq!(qemu.objects(), ["hotplugger-1-3-16"]);
+    // Its device was unplugged, and nobody noticed.
+    root.pull("1-3");
+    let text = ok(&root, &["detach", "--vm", "windows"]);
+    assert!(text.contains("detached hotplugger-1-3-16"), "{text}");
+    assert!(qemu.objects().is_empty());
     let (status, text) = hotplugger(&root, &["detach"]);
     assert_eq!((status, text.contains("<PORT>")), (2, true), "{text}");
 }

@@ -118,7 +118,13 @@ fn run(
             }
             devices
         }
-        (None, Some(vm)) => devices_of(&host, &topology, vm)?,
+        (None, Some(vm)) => {
+            let (devices, stale) = devices_of(&host, &topology, vm)?;
+            for id in stale {
+                context.report(&Report::of_stale_object(&vm.name, id), Style::Plain, output)?;
+            }
+            devices
+        }
         (None, None) => bail!("name a port or a VM"),
     };
     let mut status = CommandStatus::Ok;
@@ -194,19 +200,31 @@ pub(super) fn named_ports(topology: &Topology, name: &PortName) -> Vec<DevPath> 
     ports.filter(|devpath| is_named(&topology.usb_location(devpath))).collect()
 }
 
-/// The plugged-in devices that the VM has.
+/// The plugged-in devices that the VM has. Deletes its objects of others, and returns their IDs: QEMU could
+/// not restore a state that was saved with one.
 fn devices_of<'a>(
     host: &dyn Host,
     topology: &'a Topology,
     vm: &VirtualMachine,
-) -> Result<Vec<&'a HubPort>> {
-    let context = || format!("`{}` does not say which devices it has", vm.name);
-    let mut session = host.connect(&vm.target()).with_context(context)?;
-    let ids = objects::list(session.as_mut()).with_context(context)?;
+) -> Result<(Vec<&'a HubPort>, Vec<DeviceId>)> {
+    let list = || -> Result<(Vec<DeviceId>, Vec<DeviceId>), Error> {
+        let mut session = host.connect(&vm.target())?;
+        let ids = objects::list(session.as_mut())?;
+        // Read only now: the object of a device that was plugged in after the query is not stale.
+        let now = host.topology();
+        let (ids, stale): (Vec<_>, Vec<_>) =
+            ids.into_iter().partition(|id| now.device(id).is_some());
+        for id in &stale {
+            objects::delete(session.as_mut(), id)?;
+        }
+        Ok((ids, stale))
+    };
+    let (ids, stale) =
+        list().with_context(|| format!("`{}` does not say which devices it has", vm.name))?;
     let devices = topology.devices().filter(|(port, device)| {
         ids.iter().any(|id| id.port == port.port && id.devnum == device.devnum)
     });
-    Ok(devices.map(|(port, _)| port).collect())
+    Ok((devices.map(|(port, _)| port).collect(), stale))
 }
 
 /// Fails if this host has no such port.
