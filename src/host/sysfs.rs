@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, openat};
-use rustix::io::Errno;
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, open, openat};
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::clock::Monotonic;
 use crate::devpath::DevPath;
@@ -155,9 +155,13 @@ pub(crate) fn directory(root: &Root, devpath: &DevPath) -> PathBuf {
     root.path(format!("/sys{devpath}"))
 }
 
-/// Reads an attribute, without the line end; at most a page, as sysfs has it.
+/// Reads an attribute, without the line end. An attribute has at most a page, and is read as a whole or
+/// not at all (`fs/sysfs/file.c`: `sysfs_kf_seq_show`), so one read is sufficient.
 pub(crate) fn attribute(path: PathBuf) -> io::Result<String> {
-    Ok(String::from_utf8_lossy(&read_up_to(path, 4096)?).trim_end_matches('\n').to_owned())
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut page = [0; 4096];
+    let length = retry_on_intr(|| rustix::io::read(&file, &mut page))?;
+    Ok(String::from_utf8_lossy(&page[..length]).trim_end_matches('\n').to_owned())
 }
 
 pub(crate) fn read_up_to(path: PathBuf, bytes: u64) -> io::Result<Vec<u8>> {
