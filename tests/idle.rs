@@ -118,6 +118,11 @@ const MAX_MUSL: [(usize, [u64; 3]); 3] =
 const MAX_GLIBC: [(usize, [u64; 3]); 3] =
     [(1, [100, 100, 100]), (50, [100, 100, 100]), (500, [160, 160, 160])];
 
+/// Whether a line of strace's is a system call that returned. Short ones are filled up with spaces.
+fn is_call(line: &str) -> bool {
+    line.rsplit_once(" = ").is_some_and(|(call, _)| call.trim_end().ends_with(')'))
+}
+
 /// The limits for the build that is measured, and its target.
 fn limits() -> ([(usize, [u64; 3]); 3], String) {
     let target = env::var("HOTPLUGGER_RELEASE_TARGET").unwrap_or_default();
@@ -139,7 +144,7 @@ fn a_configured_port_costs_one_connection_and_no_program() {
     let event = root.event("bind", "1-1");
     let told = below(&["strace", "-f"], &program, &event, &root);
     let calls = |name: &str| told.lines().filter(|line| line.starts_with(name)).count();
-    let all = told.lines().filter(|line| line.contains(") = ")).count();
+    let all = told.lines().filter(|line| is_call(line)).count();
     println!("{told}\n{all} system calls");
     assert_eq!(calls("connect("), 1, "{told}");
     for never in ["clone(", "clone3(", "fork(", "execve(\"/usr"] {
@@ -149,12 +154,12 @@ fn a_configured_port_costs_one_connection_and_no_program() {
     let disk = "/sys/class/block/sda";
     assert!(told.contains(disk) && !told.contains(&format!("{disk}/")), "{told}");
     // Each command is one message; of eight with qmp_capabilities none is sent in parts.
-    assert!(calls("sendto(") <= 8, "{told}");
+    assert!(calls("sendmsg(") <= 8, "{told}");
     assert!(all <= MAX_CALLS, "{all} system calls: {told}");
 }
 
 /// The most system calls that attaching may take.
-const MAX_CALLS: usize = 200;
+const MAX_CALLS: usize = 285;
 
 #[test]
 fn it_looks_at_the_config_and_the_other_half_and_nothing_else() {
@@ -185,7 +190,7 @@ fn it_looks_at_the_config_and_the_other_half_and_nothing_else() {
         {
             assert!(!told.contains(never), "{never}: {told}");
         }
-        let calls = told.lines().filter(|line| line.contains(") = ")).count();
+        let calls = told.lines().filter(|line| is_call(line)).count();
         assert!(calls <= 40, "{calls} system calls: {told}");
     }
 }

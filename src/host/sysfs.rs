@@ -2,11 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, open, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, fstat, major, minor, open, openat};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::clock::Monotonic;
@@ -172,9 +173,18 @@ pub(crate) fn read_up_to(path: PathBuf, bytes: u64) -> io::Result<Vec<u8>> {
 
 /// The names in a directory, sorted. Empty if it cannot be read.
 pub(crate) fn names(directory: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut names: Vec<String> = names.collect();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(directory) = open(directory, flags, Mode::empty()) else { return Vec::new() };
+    // Where musl's opendir(3) maps memory for its buffer, for each directory.
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(Ok(entry)) = entries.next() {
+        match entry.file_name().to_str() {
+            Ok(name) if !matches!(name, "." | "..") => names.push(name.to_owned()),
+            _ => {}
+        }
+    }
     names.sort();
     names
 }

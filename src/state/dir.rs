@@ -13,13 +13,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, inotify, mkdirat,
-    openat, renameat, statat, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, flock, fstat, inotify, mkdirat, openat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use serde::Serialize;
@@ -45,7 +46,10 @@ const REPLACE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct StateDir {
     directory: OwnedFd,
-    boot_id: String,
+    /// Who runs this.
+    user: u32,
+    root: Root,
+    boot_id: OnceLock<String>,
     /// Why `/tmp/hotplugger` is not used, if it is not.
     pub fallback: Option<String>,
 }
@@ -60,22 +64,25 @@ pub struct Records<'a> {
 impl StateDir {
     /// Opens the directory, making it where it is not there.
     pub fn open(root: &Root) -> Result<Self> {
-        let (directory, fallback) = match open_in(root, "/tmp", true) {
+        let user = rustix::process::geteuid().as_raw();
+        let (directory, fallback) = match open_in(root, "/tmp", user, true) {
             Ok(directory) => (directory, None),
             Err(error) => {
                 let why = format!("{error:#}");
-                let directory = open_in(root, "/run", true).with_context(|| why.clone())?;
+                let directory = open_in(root, "/run", user, true).with_context(|| why.clone())?;
                 (directory, Some(why))
             }
         };
-        Ok(Self { directory, boot_id: boot_id(root), fallback })
+        Ok(Self { directory, user, root: root.clone(), boot_id: OnceLock::new(), fallback })
     }
 
     /// Opens the directory to read in it. `None` if it does not exist or this user may not read it.
     pub(crate) fn open_read_only(root: &Root) -> Option<Self> {
-        let directory =
-            open_in(root, "/tmp", false).or_else(|_| open_in(root, "/run", false)).ok()?;
-        Some(Self { directory, boot_id: boot_id(root), fallback: None })
+        let user = rustix::process::geteuid().as_raw();
+        let open = |parent| open_in(root, parent, user, false);
+        let directory = open("/tmp").or_else(|_| open("/run")).ok()?;
+        let (root, boot_id) = (root.clone(), OnceLock::new());
+        Some(Self { directory, user, root, boot_id, fallback: None })
     }
 
     /// Adds the directory to those whose changed and replaced files `inotify` reports. Without /proc it
@@ -88,7 +95,10 @@ impl StateDir {
     }
 
     pub fn boot_id(&self) -> &str {
-        &self.boot_id
+        self.boot_id.get_or_init(|| {
+            let id = fs::read_to_string(self.root.path("/proc/sys/kernel/random/boot_id"));
+            id.map(|id| id.trim().to_owned()).unwrap_or_default()
+        })
     }
 
     pub fn records(&self, deadline: &Deadline) -> Result<Records<'_>> {
@@ -111,7 +121,7 @@ impl StateDir {
     fn read(&self, port: &Port) -> Option<Record> {
         let record: Record = self.read_json(&file_name(port))?;
         let valid =
-            record.version == VERSION && record.boot_id == self.boot_id && record.port == *port;
+            record.version == VERSION && record.boot_id == self.boot_id() && record.port == *port;
         valid.then_some(record)
     }
 
@@ -210,7 +220,7 @@ impl StateDir {
         };
         let stat = fstat(&file)?;
         let is_ours = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && owned(&stat, false)
+            && stat.st_uid == self.user
             && stat.st_mode & 0o7077 == 0
             && stat.st_nlink == 1;
         Ok(is_ours.then(|| File::from(file)))
@@ -325,16 +335,12 @@ pub fn is_unreadable(root: &Root) -> bool {
     ["/tmp", "/run"].iter().any(is_there) && StateDir::open_read_only(root).is_none()
 }
 
-fn boot_id(root: &Root) -> String {
-    let id = fs::read_to_string(root.path("/proc/sys/kernel/random/boot_id"));
-    id.map(|id| id.trim().to_owned()).unwrap_or_default()
-}
-
 fn file_name(port: &Port) -> String {
     format!("port-{port}.json")
 }
 
-fn open_in(root: &Root, parent: &str, create: bool) -> Result<OwnedFd> {
+/// Opens the state directory of that user.
+fn open_in(root: &Root, parent: &str, user: u32, create: bool) -> Result<OwnedFd> {
     let parent_path = root.path(parent);
     let path = format!("{parent}/{NAME}");
     let at_parent = openat(
@@ -346,7 +352,7 @@ fn open_in(root: &Root, parent: &str, create: bool) -> Result<OwnedFd> {
     .with_context(|| parent.to_owned())?;
     let stat = fstat(&at_parent).with_context(|| parent.to_owned())?;
     let sticky = stat.st_mode & Mode::SVTX.bits() != 0;
-    if !(owned(&stat, true) && (sticky || stat.st_mode & 0o022 == 0)) {
+    if !([user, 0].contains(&stat.st_uid) && (sticky || stat.st_mode & 0o022 == 0)) {
         bail!("{parent} does not belong to root, or others may rename files in it");
     }
     if create {
@@ -362,7 +368,7 @@ fn open_in(root: &Root, parent: &str, create: bool) -> Result<OwnedFd> {
         Err(error) => return Err(error).with_context(|| path.clone()),
     };
     let stat = fstat(&directory).with_context(|| path.clone())?;
-    if !owned(&stat, false) || stat.st_mode & 0o077 != 0 {
+    if stat.st_uid != user || stat.st_mode & 0o077 != 0 {
         bail!(
             "{path} is not safe (owner {}, mode {:o}); delete it",
             stat.st_uid,
@@ -370,11 +376,6 @@ fn open_in(root: &Root, parent: &str, create: bool) -> Result<OwnedFd> {
         );
     }
     Ok(directory)
-}
-
-/// Whether it belongs to the user who runs this, or, where `or_root`, to root.
-fn owned(stat: &Stat, or_root: bool) -> bool {
-    stat.st_uid == rustix::process::geteuid().as_raw() || (or_root && stat.st_uid == 0)
 }
 
 /// A part of a file name that stands for the socket.
