@@ -307,3 +307,58 @@ fn colors_appear_on_a_terminal_unless_no_color_is_set() {
     assert!(ports("--color always", "1"));
     assert!(!ports("--color never", ""));
 }
+
+/// A shell in which a test types commands.
+fn bash(root: &Root) -> Option<Shell> {
+    let is_there = is_installed("bash") && is_installed("script");
+    is_there.then(|| Shell::start("bash --norc --noprofile -i", "true", root))
+}
+
+#[test]
+fn replug_switches_the_port_off_only_after_a_yes() {
+    let root = host();
+    let Some(mut shell) = bash(&root) else { return };
+    let switches = [1, 2].map(|bus| {
+        let hub = format!("/sys/devices/pci0000:00/0000:00:14.0/usb{bus}/{bus}-0:1.0");
+        let switch = format!("{hub}/usb{bus}-port1/disable");
+        root.write(&switch, "");
+        root.path(switch)
+    });
+    let written = || switches.clone().map(|switch| std::fs::read_to_string(switch).unwrap());
+    for (answer, expected) in [("n", ""), ("", ""), ("y", "1\n0\n")] {
+        shell.type_until("hotplugger replug 1-1\n", &["QEMU USB Keyboard", "Go on? [y/N]"]);
+        shell.type_until(&format!("{answer}\necho do\"\"ne\n"), &["done"]);
+        assert_eq!(written(), [expected; 2], "{answer:?}");
+    }
+}
+
+#[test]
+fn detach_warns_of_a_disk_that_the_guest_uses() {
+    let root = host();
+    let Some(mut shell) = bash(&root) else { return };
+    let warning = "port 2-2: the guest may still be writing to the disk";
+    let shown = shell.type_until("hotplugger detach 2-2; echo do\"\"ne\n", &["done"]);
+    assert!(!shown.contains(warning), "{shown}");
+    root.set_attribute("2-2", "2-2:1.0/bInterfaceClass", "08");
+    root.bind_driver("2-2:1.0", "usbfs");
+    shell.type_until("hotplugger detach 2-2; echo do\"\"ne\n", &[warning, "done"]);
+    shell.type_until("hotplugger move 2-2 --vm windows; echo do\"\"ne\n", &[warning, "done"]);
+}
+
+#[test]
+fn edit_opens_the_editor_again_for_a_mistake() {
+    let root = host();
+    let Some(mut shell) = bash(&root) else { return };
+    // Writes a mistake, and the second time a config.
+    root.write(
+        "/run/editor",
+        "if [ -e $0.2 ]; then cat $0.2 >$1; else cp $0.1 $0.2; echo x: >$1; fi\n",
+    );
+    root.write("/run/editor.1", CONFIG.replace("delay: 0", "delay: 2"));
+    let editor = root.path("/run/editor");
+    let command = format!("VISUAL='sh {}' EDITOR=false hotplugger edit\n", editor.display());
+    shell.type_until(&command, &["config.yaml:1:1", "Edit again? [Y/n]"]);
+    shell.type_until("\n", &["written"]);
+    let config = std::fs::read_to_string(root.path("/etc/hotplugger/config.yaml")).unwrap();
+    assert!(config.contains("delay: 2"), "{config}");
+}
