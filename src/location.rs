@@ -24,7 +24,7 @@ use crate::speed::Speed;
 #[serde(transparent)]
 pub struct ControllerName(String);
 
-/// What stands before the sysname of a device that is gone.
+/// The prefix of the sysname of a device that is gone.
 const UNKNOWN_SUBSYSTEM: &str = "device-";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -99,7 +99,7 @@ fn option_named<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
     option.get_num_args()?.takes_values().then_some(option)
 }
 
-/// What the help calls the value.
+/// The name of the value in the help.
 fn value_name(argument: &Arg) -> Option<&str> {
     argument.get_value_names()?.first().map(clap::builder::Str::as_str)
 }

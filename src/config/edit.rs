@@ -106,7 +106,7 @@ pub(super) struct Line<'a> {
 pub(super) struct Key<'a> {
     pub(super) line: usize,
     pub(super) name: String,
-    /// What is behind the colon, without spaces around it and without a comment that is all.
+    /// The text behind the colon, without spaces around it, and empty if it is only a comment.
     rest: &'a str,
 }
 

@@ -1,6 +1,6 @@
 //! YAML text to [`Config`], with one error that has its place. Pure.
 //!
-//! What is wrong is refused while it is read, so that the YAML reader knows the line and column.
+//! A mistake is an error while its value is read, so that the YAML reader knows the line and column.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -16,7 +16,7 @@ use crate::port::{Chain, Port};
 pub enum PortName {
     DevPath(DevPath),
     /// The end of a DEVPATH, such as `usb3/3-3`, which the original accepts. Its bus number makes it one
-    /// port's. It stands for its own half of the connector only: `config::prefilter` looks for peer ports
+    /// port's. It stands for its own half of the connector only: `config::prefilter` searches for peer ports
     /// only where the config names their controller.
     DevPathEnd(String),
     Stable {

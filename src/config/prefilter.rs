@@ -68,8 +68,8 @@ fn no_peers(_: &DevPath) -> PeerPorts {
     PeerPorts::default()
 }
 
-/// What the names of all controllers have whose ports may be peers of this one's: those of the same
-/// controller, and of companions, which are functions of the same PCI device. Others may have any name.
+/// The text that the names of all controllers with peer ports of this one have in common: peer ports are on
+/// the same controller, or on companions, which are functions of the same PCI device. Others have any name.
 fn controllers_with_peers(controller: &[u8]) -> &[u8] {
     match controller {
         [device @ .., b'0'..=b'7'] if device.ends_with(b".") && device.contains(&b':') => device,

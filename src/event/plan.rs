@@ -52,7 +52,7 @@ pub fn plan<'a>(
         if event.synthetic {
             return Plan::Skip(SkipReason::StillPluggedIn);
         }
-        // What was kept was not attached, unless a record says so.
+        // A device in a kept port was not attached, unless a record says so.
         if is_kept && record.is_none() {
             return Plan::Skip(SkipReason::Kept);
         }

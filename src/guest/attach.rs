@@ -161,8 +161,8 @@ struct PortAttempt<'a> {
     fd_set: Option<FdSet>,
     /// Why QEMU did not open the node, where the file descriptor is passed instead.
     node_error: Option<AttachError>,
-    /// Whether QEMU may have an object or a file descriptor of the device, as far as its replies
-    /// tell.
+    /// Whether QEMU may have an object or a file descriptor of the device, by its
+    /// replies.
     unconfirmed: bool,
 }
 

@@ -70,8 +70,8 @@ impl<'a> Settle<'a> {
     /// Handles an event that the kernel sent at `now`: one of the device or of its descendants
     /// starts the wait again.
     ///
-    /// What is unbound or removed below it does not: that is the end of something, our own
-    /// unbinding for one, and whatever takes its place is heard.
+    /// An `unbind` or `remove` below it does not: hotplugger causes some of them itself, and a new driver
+    /// or child has events of its own.
     pub fn on_uevent(&mut self, uevent: &Uevent, now: Monotonic) -> UeventEffect {
         let leaves = matches!(uevent.action, Action::Remove | Action::Unbind);
         if uevent.action == Action::Remove && self.device.is_at_or_below(&uevent.devpath) {

@@ -73,7 +73,7 @@ pub fn plugged_at(root: &Root, busnum: BusNum, devnum: DevNum) -> Option<Monoton
     let metadata = fs::metadata(root.path(node(busnum, devnum))).ok()?;
     let seconds = u64::try_from(metadata.mtime()).ok()?;
     let nanos = u64::try_from(metadata.mtime_nsec()).ok()?;
-    // Whoever owns the node can set it to the end of time.
+    // The node's owner can set it to the end of time.
     Monotonic::at_realtime(seconds.checked_mul(1_000_000)?.checked_add(nanos / 1000)?)
 }
 

@@ -102,7 +102,7 @@ impl HubPort {
         ports
     }
 
-    /// What is plugged into it, be it a hub or not.
+    /// The hub or other device in it.
     pub fn device(&self) -> Option<&UsbDevice> {
         self.plugged.as_ref().map(Plugged::device)
     }

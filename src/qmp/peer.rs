@@ -113,7 +113,7 @@ fn open_file(socket: &Path) -> Result<(OwnedFd, Stat), Errno> {
 }
 
 impl SocketPath {
-    /// A path that leads to this file, whatever was put in its place.
+    /// A path that leads to this file, even if another one has taken its place.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }

@@ -2,7 +2,7 @@
 //!
 //! Everything is opened relative to the directory's own descriptor and no link is followed. A directory
 //! that is not ours alone is not used, repaired or deleted: `/run/hotplugger`, where no other user
-//! can put one, takes its place.
+//! can make one, takes its place.
 //!
 //! The directory may have been another user's before it became ours, and that user may still hold
 //! locks on files in it or read them. A file that is not ours alone therefore counts as absent, and

@@ -97,7 +97,7 @@ pub fn read(root: &Root) -> Vec<Entry> {
 pub struct Follower<'a> {
     root: &'a Root,
     inotify: OwnedFd,
-    /// What was in the file at the last call.
+    /// The text of the file at the last call.
     text: String,
     /// The last entries that were returned.
     seen: Vec<Entry>,
@@ -199,7 +199,7 @@ mod tests {
             // Two events in the same millisecond.
             (&[1, 2], &[1, 2, 2], &[2]),
             (&[1, 2, 2], &[1, 2, 2, 3], &[3]),
-            // The older half was dropped, also more than what was seen.
+            // The older half was dropped, with entries that were not seen.
             (&[1, 2, 3, 4], &[3, 4, 5], &[5]),
             (&[1, 2], &[5, 6], &[5, 6]),
             // An entry was lost, the last one or another.

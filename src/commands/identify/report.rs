@@ -272,7 +272,7 @@ impl Found {
     }
 }
 
-/// What is written behind the port: `USB 2: QEMU USB Keyboard (0627:0001); back, upper`.
+/// The comment behind the port: `USB 2: QEMU USB Keyboard (0627:0001); back, upper`.
 fn comment(report: &PortReport) -> String {
     let version = report.facts.usb.map(|usb| format!("USB {usb}: ")).unwrap_or_default();
     let device = report.device.as_ref().map_or("a device", |device| &device.label);

@@ -109,7 +109,7 @@ impl PortTracker {
         match uevent.action {
             // Everything that is reported is in sysfs by now, and reading the name waits for the probing of
             // drivers to end (`drivers/usb/core/sysfs.c`: `usb_string_attr` takes the device's
-            // lock). What is behind a hub will come with events of its own.
+            // lock). Devices behind a hub have events of their own.
             Action::Add => {
                 self.read_port(devpath, source);
                 self.later(devpath, Event::Plug, now);

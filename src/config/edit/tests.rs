@@ -15,8 +15,8 @@ fn added(text: &str, vm: &str) -> Result<String, EditError> {
     add_ports(text, vm, &[new(9, "new")]).map(|insertion| insertion.apply(text))
 }
 
-/// Adds port 9 to `w` and expects the text to be as it was but for `|`, which stands for what is
-/// added.
+/// Adds port 9 to `w` and expects the text to be as it was except for `|`, which stands for the
+/// added line.
 #[track_caller]
 fn expect(marked: &str, addition: &str) {
     let text = marked.replace('|', "");

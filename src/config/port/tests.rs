@@ -131,7 +131,7 @@ const CONTROLLERS: &str = "(pci-0000:00:1[45]\\.[07]|platform-[xy]\\.usb|a-usbv2
                            pci-0000:00:08\\.[01]-platform-x\\.usb|platform-xhci-hcd\\.[23]\\.auto)";
 
 prop_compose! {
-    /// A name in any form, of which some look much alike.
+    /// A name in any form, of which some are much alike.
     pub(crate) fn any_name()(
         controller in CONTROLLERS,
         chain in prop::collection::vec(1..4u8, 0..4),
@@ -174,7 +174,7 @@ proptest! {
         }
     }
 
-    /// A name fits what a look at each number says, in every form.
+    /// A name matches if each number does, in every form.
     #[test]
     fn a_name_fits_what_a_naive_look_says(
         port in prop::collection::vec(1..3u8, 1..4),

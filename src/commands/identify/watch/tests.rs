@@ -14,7 +14,7 @@ fn devpath(name: &str) -> DevPath {
     format!("{PCI}/{hub}{name}").parse().unwrap()
 }
 
-/// A machine with a script: milliseconds, and what happens then. What sysfs has is told by name
+/// A machine with a script: milliseconds, and what happens then. Devices are printed by name
 /// and device number.
 #[derive(Default)]
 struct Script {
@@ -94,7 +94,7 @@ impl EventSource for Script {
                 Ok(self.happenings.pop_front().unwrap().1)
             }
             _ => {
-                self.advance(until.expect("the script is over and nobody ends it"));
+                self.advance(until.expect("the script is over, but does not end"));
                 Ok(Input::Kernel(Received::Nothing))
             }
         }
@@ -195,7 +195,7 @@ fn there_and_gone_is_both() {
         .at(1000, "add", "1-1")
         .at(1010, "remove", "1-1");
     assert_eq!(script.run(Some(3000), 9).1, ["Plug 1-1#5", "Pull 1-1#5"]);
-    // Gone before anybody looked.
+    // Gone before it was read.
     let script = Script::default().at(1000, "add", "1-1").at(1010, "remove", "1-1");
     assert_eq!(script.run(Some(3000), 9).1, ["Plug 1-1#0", "Pull 1-1#0"]);
 }
