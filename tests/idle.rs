@@ -28,6 +28,9 @@ use support::report::report;
 use support::root::Root;
 use support::udev::Event;
 
+/// A controller that is not on PCI, below /devices.
+const SOC: &str = "platform/fe980000.usb";
+
 /// The released program, if it and the tool are there; says so loudly if not.
 fn released(tool: &str) -> Option<OsString> {
     let missing = |what: &str| report(&format!("cost of an event: skipped, {what}"));
@@ -46,8 +49,13 @@ fn released(tool: &str) -> Option<OsString> {
 
 /// A host with a keyboard in port 1-1, and so many other ports of a controller configured.
 fn host(controller: &str, ports: usize) -> Root {
+    host_with("/devices/pci0000:00/0000:00:14.0", controller, ports)
+}
+
+/// The same, where the keyboard's controller has that DEVPATH.
+fn host_with(own: &str, controller: &str, ports: usize) -> Root {
     let mut root = Root::new();
-    root.controller(4);
+    root.controller_at(own, 4);
     root.plug("1-1", "keyboard", 5);
     let mut config = "virtual_machines:\n".to_owned();
     for port in 0..ports {
@@ -166,14 +174,20 @@ fn it_looks_at_the_config_and_the_other_half_and_nothing_else() {
     let Some(program) = released("strace") else { return };
     let config = "/etc/hotplugger/config.yaml";
     let peer = "/sys/devices/pci0000:00/0000:00:14.0/usb1/1-0:1.0/usb1-port1/peer";
+    let soc_peer = "/sys/devices/platform/fe980000.usb/usb1/1-0:1.0/usb1-port1/peer";
     let records = ["/tmp/hotplugger/port-1-1.json", "/run/hotplugger/port-1-1.json"];
     for (controller, action, wanted) in [
         ("0000:00:14.0", "add", &[config, peer][..]),
         ("0000:00:14.0", "bind", &[config, peer]),
         ("0000:00:14.0", "remove", &[config, peer, records[0], records[1]]),
         ("0000:00:1a.0", "bind", &[config]),
+        // Off PCI a peer port may be on a controller of any name.
+        (SOC, "bind", &[config, soc_peer]),
     ] {
-        let mut root = host(controller, 50);
+        let mut root = match controller {
+            SOC => host_with(&format!("/devices/{SOC}"), "0000:00:1a.0", 50),
+            _ => host(controller, 50),
+        };
         let event = root.event(action, "1-1");
         let told = below(&["strace", "-f"], &program, &event, &root);
         println!("{action}:\n{told}");

@@ -378,6 +378,14 @@ fn all_ports_of_an_ohci_are_used() {
 }
 
 #[test]
+fn all_ports_of_a_nec_xhci_are_used() {
+    let (ports, error, larger) =
+        fill_and_follow(&["-device", "nec-usb-xhci,p2=6,p3=4"], Speed::HIGH);
+    assert!(ports.into_iter().eq(all_ports("usb-bus.0", 6)), "{error}");
+    assert_eq!(larger, 6 + 15);
+}
+
+#[test]
 fn all_ports_of_anonymous_controllers_are_used() {
     let two = ["-device", "qemu-xhci,p2=8,p3=8", "-device", "qemu-xhci,p2=8,p3=8"];
     let (ports, error, larger) = fill_and_follow(&two, Speed::HIGH);

@@ -148,11 +148,6 @@ fn in_style(port: &str, style: &str) -> String {
     format!("virtual_machines:\n  w:\n    socket: /s\n    {}\n", style.replace('N', port))
 }
 
-fn place(controller: &str, bus: u8, generation: u8, chain: &[u8]) -> PortLocation {
-    let devpath = format!("/devices/{}", controller.split_once('-').unwrap().1);
-    place_at(&devpath, controller, bus, generation, chain)
-}
-
 fn place_at(
     devpath: &str,
     controller: &str,
@@ -180,6 +175,16 @@ const CONTROLLERS: [(&str, &str); 6] = [
     ("platform-x.usb", "/devices/pci0000:00/0000:00:08.1/x.usb"),
     ("platform-x.usb", "/devices/pci0000:00/0000:00:08.1/x.usb/xhci-hcd.2.auto"),
     ("a-usbv2-0", "/devices/usbv2-0"),
+];
+
+/// Names of controllers, as udev gives them, and DEVPATHs.
+const NAMED: [(&str, &str); 6] = [
+    ("pci-0000:00:14.0", "/devices/pci0000:00/0000:00:14.0"),
+    ("a-usbv2-0", "/devices/usbv2-0"),
+    ("platform-x.2.auto", "/devices/platform/x.2.auto"),
+    ("platform-x.usb", "/devices/platform/x.usb/xhci-hcd.2.auto"),
+    ("platform-z.pcie-pci-0000:00:14.0", "/devices/platform/z.pcie/pci0000:00/0000:00:14.0"),
+    ("pci-0000:00:08.1-platform-x.2.auto", "/devices/pci0000:00/0000:00:08.1/x.2.auto"),
 ];
 
 /// A part of the text to replace, by its place and length, and the new bytes.
@@ -249,20 +254,22 @@ proptest! {
     #[test]
     fn no_bytes_around_a_name_rule_its_port_out(
         style in prop::sample::select(STYLES.to_vec()),
-        controller in "(pci-0000:00:14\\.0|a-usbv2-0|platform-x\\.2\\.auto)",
+        (controller, above) in prop::sample::select(NAMED.to_vec()),
         (bus, generation, chain) in (1..4u8, 1..4u8, prop::collection::vec(1..40u8, 1..4)),
-        form in 0..5u8,
+        form in 0..6u8,
         is_peer in any::<bool>(),
         encoding in 0..3u8,
         (changes_before, changes_after) in (any_changes(), any_changes()),
     ) {
-        let devpath = place(&controller, bus, generation, &chain).devpath;
+        let devpath = place_at(above, controller, bus, generation, &chain).devpath;
         let port = devpath.port().unwrap();
         let name = match form {
             0 => devpath.to_string(),
             1 => format!("{controller}/usb{generation}:{}", port.chain()),
             2 => format!("{controller}-usb-0:{}", port.chain()),
             3 => format!("{controller}-usbv{generation}-0:{}", port.chain()),
+            // The end of a DEVPATH does not stand for a peer port. UTF-16 is known by its letters `u`.
+            4 if !is_peer && encoding == 0 => devpath.sysname().to_owned(),
             _ => format!("{controller}-usb-0"),
         };
         let encode = |text: &str| -> Vec<u8> {
@@ -284,8 +291,9 @@ proptest! {
         prop_assume!(!is_of_name(before.last()) && !is_of_name(after.first()));
         let text = [before, encode(&name), after].concat();
 
-        let companion = controller.replace(":14.0", ":14.7");
-        let other = place(if bus == 1 { &companion } else { &controller }, 9, 3, &[9]).devpath;
+        let companion = above.replace(":14.0", ":14.7");
+        let other = if bus == 1 { &companion } else { above };
+        let other = place_at(other, controller, 9, 3, &[9]).devpath;
         let (device, peers) = if is_peer {
             let own = PortLocation::of(other.clone());
             let peers = vec![PortLocation::of(devpath)];
