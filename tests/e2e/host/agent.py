@@ -80,12 +80,14 @@ def do_qmp(_, path, command, arguments):
         qmp.connect(path)
         replies = qmp.makefile('rb')
         replies.readline()              # the greeting
-        for message in ({'execute': 'qmp_capabilities'},
-                        {'execute': command, 'arguments': arguments}):
-            qmp.sendall(json.dumps(message).encode() + b'\n')
-            reply = {'event': None}
-            while 'event' in reply:
-                reply = json.loads(replies.readline() or '{"error": {"desc": "closed"}}')
+        for number, message in enumerate(({'execute': 'qmp_capabilities'},
+                                          {'execute': command, 'arguments': arguments})):
+            qmp.sendall(json.dumps({**message, 'id': number}).encode() + b'\n')
+            reply = {}
+            # A QEMU may still send the reply to a client that has left.
+            while reply.get('id') != number:
+                line = replies.readline()
+                reply = json.loads(line) if line else {'id': number, 'error': {'desc': 'closed'}}
     # 'error' is for a request that failed; this one was done.
     return {'fault': reply['error']['desc']} if 'error' in reply else {'return': reply['return']}
 
