@@ -18,7 +18,7 @@ use crate::host::{Host, ReturnResult};
 use crate::location::UsbLocation;
 use crate::outcome::{EventContext, Outcome, Report, SkipReason};
 use crate::policy::Assignment;
-use crate::port::{DevNum, Port};
+use crate::port::Port;
 use crate::qmp::{Error, Qmp};
 use crate::state::record::Record;
 use crate::unconfirmed;
@@ -157,27 +157,16 @@ impl SyncJob<'_> {
         let good = objects_with_device(qmp, &objects)?;
         // Read only now: the object of a device that was plugged in after the query is not stale.
         let topology = self.host.topology();
-        let mut state = GuestState { good, stale: Vec::new(), error: None, topology };
-        for id in objects {
-            if is_plugged_in(&state.topology, &id.port, id.devnum) {
-                continue;
-            }
-            state.good.retain(|good| *good != id);
-            match objects::delete(qmp, &id) {
-                Ok(true) => state.stale.push(id),
-                Ok(false) => {}
-                Err(error) => {
-                    state.error = Some(error);
-                    break;
-                }
-            }
-        }
+        let is_stale = |id: &DeviceId| topology.device(id).is_none();
+        let good = good.into_iter().filter(|id| !is_stale(id)).collect();
+        let (stale, error) = objects::delete_each(qmp, &objects, is_stale);
+        let mut guest = GuestState { good, stale, error, topology };
         // QEMU loads the module of usb-host when its VM starts. After an upgrade of the QEMU package
         // it could not load it any more.
-        if let (None, Err(error)) = (&state.error, load_usb_host(qmp)) {
-            state.error = Some(error);
+        if let (None, Err(error)) = (&guest.error, load_usb_host(qmp)) {
+            guest.error = Some(error);
         }
-        Ok(state)
+        Ok(guest)
     }
 
     /// The devices that go to this VM now. Each is read when its turn comes.
@@ -240,7 +229,8 @@ fn objects_with_device(qmp: &mut dyn Qmp, objects: &[DeviceId]) -> Result<Vec<De
 pub fn delete_stale_records(host: &dyn Host) {
     let topology = host.topology();
     for record in host.records() {
-        if !is_plugged_in(&topology, &record.port, record.devnum) {
+        let id = DeviceId { port: record.port.clone(), devnum: record.devnum };
+        if topology.device(&id).is_none() {
             // A device that was plugged in since then keeps its record. A record that cannot be
             // deleted does no harm.
             let _ = host.update_record(&record.port, &|stored| {
@@ -248,8 +238,4 @@ pub fn delete_stale_records(host: &dyn Host) {
             });
         }
     }
-}
-
-fn is_plugged_in(topology: &Topology, port: &Port, devnum: DevNum) -> bool {
-    topology.devices().any(|(there, device)| there.port == *port && device.devnum == devnum)
 }

@@ -255,13 +255,10 @@ fn ask(root: &Root, vm: &VirtualMachine, topology: &Topology) -> Result<Answer, 
     let qmp = &mut session;
     let objects = objects::list(qmp)?;
     let running = objects::is_running(qmp)?;
-    let is_plugged_in = |id: &DeviceId| {
-        topology.devices().any(|(port, device)| port.port == id.port && device.devnum == id.devnum)
-    };
     let buses = bus::buses(qmp, &[])?;
     Ok(Answer {
         pending: if running { Vec::new() } else { objects.clone() },
-        stale: objects.iter().filter(|id| !is_plugged_in(id)).cloned().collect(),
+        stale: objects.iter().filter(|id| topology.device(id).is_none()).cloned().collect(),
         attached: objects::attached(qmp, &objects)?,
         foreign: objects::others(qmp)?,
         no_usb_host: match load_usb_host(qmp) {

@@ -207,22 +207,17 @@ fn devices_of<'a>(
     topology: &'a Topology,
     vm: &VirtualMachine,
 ) -> Result<(Vec<&'a HubPort>, Vec<DeviceId>)> {
-    let list = || -> Result<(Vec<DeviceId>, Vec<DeviceId>), Error> {
-        let mut session = host.connect(&vm.target())?;
-        let ids = objects::list(session.as_mut())?;
-        // Read only now: the object of a device that was plugged in after the query is not stale.
-        let now = host.topology();
-        let (ids, stale): (Vec<_>, Vec<_>) =
-            ids.into_iter().partition(|id| now.device(id).is_some());
-        for id in &stale {
-            objects::delete(session.as_mut(), id)?;
-        }
-        Ok((ids, stale))
-    };
-    let (ids, stale) =
-        list().with_context(|| format!("`{}` does not say which devices it has", vm.name))?;
+    let context = || format!("`{}` does not say which devices it has", vm.name);
+    let mut session = host.connect(&vm.target()).with_context(context)?;
+    let ids = objects::list(session.as_mut()).with_context(context)?;
+    // Read only now: the object of a device that was plugged in after the query is not stale.
+    let now = host.topology();
+    let is_stale = |id: &DeviceId| now.device(id).is_none();
+    let (stale, error) = objects::delete_each(session.as_mut(), &ids, is_stale);
+    error.map_or(Ok(()), Err).with_context(context)?;
     let devices = topology.devices().filter(|(port, device)| {
-        ids.iter().any(|id| id.port == port.port && id.devnum == device.devnum)
+        let is_it = |id: &DeviceId| id.port == port.port && id.devnum == device.devnum;
+        ids.iter().any(|id| is_it(id) && !is_stale(id))
     });
     Ok((devices.map(|(port, _)| port).collect(), stale))
 }

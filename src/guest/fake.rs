@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Qmp;
 use crate::device_id::DeviceId;
-use crate::qmp::{Error, OpenDevice};
+use crate::qmp::{Error, OpenDevice, Step};
 
 #[derive(Clone, Debug)]
 pub struct FakeQemu {
@@ -30,6 +30,8 @@ pub struct FakeQemu {
     /// For how many polls an ID stays taken after its object was deleted or rejected, as before QEMU
     /// 6.2.
     pub ids_linger: u32,
+    /// A command that ends the session without a reply.
+    pub closes_at: Option<&'static str>,
     lingering: BTreeMap<String, u32>,
     pub commands: Vec<(&'static str, Value)>,
     objects: BTreeMap<String, Object>,
@@ -75,6 +77,7 @@ impl FakeQemu {
             fds: BTreeMap::new(),
             running: true,
             ids_linger: 0,
+            closes_at: None,
             lingering: BTreeMap::new(),
             commands: Vec::new(),
             objects: BTreeMap::new(),
@@ -271,6 +274,9 @@ impl FakeQemu {
 impl Qmp for FakeQemu {
     fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
         self.commands.push((command, arguments.clone()));
+        if self.closes_at == Some(command) {
+            return Err(Error::Closed(Step::Command(command)));
+        }
         let not_found = || error(command, "DeviceNotFound", "Device not found");
         match command {
             "qom-list" => Ok(self.qom_list(&text(&arguments["path"]))),

@@ -161,6 +161,24 @@ pub fn delete(qmp: &mut dyn Qmp, id: &DeviceId) -> Result<bool, Error> {
     Ok(true)
 }
 
+/// Deletes the objects for which that is true. Returns the IDs of those that existed, and the error that
+/// ended it early.
+pub fn delete_each(
+    qmp: &mut dyn Qmp,
+    ids: &[DeviceId],
+    is_stale: impl Fn(&DeviceId) -> bool,
+) -> (Vec<DeviceId>, Option<Error>) {
+    let mut deleted = Vec::new();
+    for id in ids.iter().filter(|id| is_stale(id)) {
+        match delete(qmp, id) {
+            Ok(true) => deleted.push(id.clone()),
+            Ok(false) => {}
+            Err(error) => return (deleted, Some(error)),
+        }
+    }
+    (deleted, None)
+}
+
 /// Deletes the objects of other devices in the port, and this device's own object if it has not got
 /// the device. Returns whether the device is attached. If that `is_known`, it is not queried again.
 pub(super) fn clean_port(qmp: &mut dyn Qmp, id: &DeviceId, is_known: bool) -> Result<bool, Error> {

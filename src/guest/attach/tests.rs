@@ -6,7 +6,6 @@ use super::*;
 use crate::config::usb_host::UsbHostProperties;
 use crate::guest::detach;
 use crate::guest::fake::{Bus, FakeQemu, Hmp, HostDevice};
-use crate::qmp::{OpenDevice, Step};
 
 const ID: &str = "hotplugger-1-3-16";
 
@@ -691,36 +690,12 @@ fn message_names_full_buses_together() {
     );
 }
 
-/// A QEMU that does not reply to `device_del`.
-struct WithoutReply(FakeQemu);
-
-impl Qmp for WithoutReply {
-    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
-        match command {
-            "device_del" => Err(Error::Closed(Step::Command(command))),
-            _ => self.0.execute(command, arguments),
-        }
-    }
-
-    fn execute_with_fd(
-        &mut self,
-        command: &'static str,
-        arguments: Value,
-        open: &OpenDevice<'_>,
-    ) -> Result<Value, Error> {
-        self.0.execute_with_fd(command, arguments, open)
-    }
-
-    fn pause(&mut self, time: Duration) -> Result<(), Error> {
-        self.0.pause(time)
-    }
-}
-
 #[test]
 fn attempt_whose_object_may_be_left_is_unconfirmed_whatever_failed() {
     for (may_open, sees_after_polls) in [(false, 0), (true, u32::MAX)] {
-        let mut qmp = WithoutReply(guest(&[]));
-        (qmp.0.may_open, qmp.0.sees_after_polls) = (may_open, sees_after_polls);
+        let mut qmp = guest(&[]);
+        qmp.closes_at = Some("device_del");
+        (qmp.may_open, qmp.sees_after_polls) = (may_open, sees_after_polls);
         let error = attach(&mut qmp, &request(&[], &Present)).unwrap_err();
         assert!(matches!(error, AttachError::Unconfirmed(_)), "{error:?}");
     }
