@@ -82,16 +82,16 @@ fn below(tool: &[&str], program: &OsString, event: &Event, root: &Root) -> Strin
         .env("PATH", env::var_os("PATH").unwrap_or_default())
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{told}");
-    told
+    let trace = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{trace}");
+    trace
 }
 
 fn instructions(program: &OsString, event: &Event, root: &Root) -> u64 {
     let tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
-    let told = below(&tool, program, event, root);
-    let count = told.lines().find_map(|line| line.split_once("Collected : "));
-    count.and_then(|(_, count)| count.trim().parse().ok()).unwrap_or_else(|| panic!("{told}"))
+    let trace = below(&tool, program, event, root);
+    let count = trace.lines().find_map(|line| line.split_once("Collected : "));
+    count.and_then(|(_, count)| count.trim().parse().ok()).unwrap_or_else(|| panic!("{trace}"))
 }
 
 #[test]
@@ -150,20 +150,20 @@ fn a_configured_port_costs_one_connection_and_no_program() {
     root.add_disk("1-2", "sda", "8:0");
     let _qemu = Qemu::paused(&root, "windows");
     let event = root.event("bind", "1-1");
-    let told = below(&["strace", "-f"], &program, &event, &root);
-    let calls = |name: &str| told.lines().filter(|line| line.starts_with(name)).count();
-    let all = told.lines().filter(|line| is_call(line)).count();
-    println!("{told}\n{all} system calls");
-    assert_eq!(calls("connect("), 1, "{told}");
+    let trace = below(&["strace", "-f"], &program, &event, &root);
+    let calls = |name: &str| trace.lines().filter(|line| line.starts_with(name)).count();
+    let all = trace.lines().filter(|line| is_call(line)).count();
+    println!("{trace}\n{all} system calls");
+    assert_eq!(calls("connect("), 1, "{trace}");
     for never in ["clone(", "clone3(", "fork(", "execve(\"/usr"] {
-        assert_eq!(calls(never), 0, "{never}: {told}");
+        assert_eq!(calls(never), 0, "{never}: {trace}");
     }
     // A disk of another device's is known by its link.
     let disk = "/sys/class/block/sda";
-    assert!(told.contains(disk) && !told.contains(&format!("{disk}/")), "{told}");
+    assert!(trace.contains(disk) && !trace.contains(&format!("{disk}/")), "{trace}");
     // Each command is one message; of eight with qmp_capabilities none is sent in parts.
-    assert!(calls("sendmsg(") <= 8, "{told}");
-    assert!(all <= MAX_CALLS, "{all} system calls: {told}");
+    assert!(calls("sendmsg(") <= 8, "{trace}");
+    assert!(all <= MAX_CALLS, "{all} system calls: {trace}");
 }
 
 /// The most system calls that attaching may take.
@@ -189,23 +189,23 @@ fn it_looks_at_the_config_and_the_other_half_and_nothing_else() {
             _ => host(controller, 50),
         };
         let event = root.event(action, "1-1");
-        let told = below(&["strace", "-f"], &program, &event, &root);
-        println!("{action}:\n{told}");
+        let trace = below(&["strace", "-f"], &program, &event, &root);
+        println!("{action}:\n{trace}");
         let below = root.path("/").display().to_string();
-        let paths: Vec<&str> = told
+        let paths: Vec<&str> = trace
             .lines()
             .filter_map(|line| line.split_once(&below)?.1.split('"').next())
             .map(|path| path.trim_start_matches('/'))
             .collect();
         let wanted: Vec<&str> = wanted.iter().map(|path| &path[1..]).collect();
-        assert_eq!(paths, wanted, "{told}");
+        assert_eq!(paths, wanted, "{trace}");
         for never in
             ["socket(", "connect(", "write(", "mkdir", "O_CREAT", "clone(", "clone3(", "fork("]
         {
-            assert!(!told.contains(never), "{never}: {told}");
+            assert!(!trace.contains(never), "{never}: {trace}");
         }
-        let calls = told.lines().filter(|line| is_call(line)).count();
-        assert!(calls <= 40, "{calls} system calls: {told}");
+        let calls = trace.lines().filter(|line| is_call(line)).count();
+        assert!(calls <= 40, "{calls} system calls: {trace}");
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::edit::key;
 use super::usb_host::{self, UsbHostProperties};
 use super::{CLASS_NAMES, Config, DeviceMatcher, DeviceRules, Spelling, VirtualMachine};
 use crate::config::access::{Access, AccessMode, User};
@@ -92,21 +93,20 @@ fn other_space_after_mark(line: &str) -> Option<usize> {
 
 /// The line and column of the second key of that name in the block mapping that begins there: the YAML
 /// reader reports where the mapping begins.
-fn second_key(text: &str, line: usize, column: usize, key: &str) -> Option<(usize, usize)> {
-    let indent = column.checked_sub(1)?;
-    let mut found = 0;
-    for (index, text) in text.lines().enumerate().skip(line.checked_sub(1)?) {
+fn second_key(text: &str, line: usize, column: usize, name: &str) -> Option<(usize, usize)> {
+    let (first, indent) = (line.checked_sub(1)?, column.checked_sub(1)?);
+    let mut found = false;
+    for (index, text) in text.lines().enumerate().skip(first) {
         let (before, after) = text.split_at_checked(indent.min(text.len()))?;
-        let is_in_mapping = before.bytes().all(|byte| byte == b' ') || index + 1 == line;
+        let is_in_mapping = before.bytes().all(|byte| byte == b' ') || index == first;
         if !is_in_mapping && !before.trim_start().starts_with('#') {
             return None;
         }
-        let name = after.split(':').next().unwrap_or_default();
-        if after.contains(':') && name.trim_end().trim_matches(['"', '\'']) == key {
-            found += 1;
-        }
-        if found == 2 {
-            return Some((index + 1, column));
+        if !after.starts_with(' ') && key(index, after).is_some_and(|key| key.name == name) {
+            if found {
+                return Some((index + 1, column));
+            }
+            found = true;
         }
     }
     None

@@ -175,7 +175,7 @@ pub(crate) fn read_up_to(path: PathBuf, bytes: u64) -> io::Result<Vec<u8>> {
 pub(crate) fn names(directory: &Path) -> Vec<String> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(directory) = open(directory, flags, Mode::empty()) else { return Vec::new() };
-    // Where musl's opendir(3) maps memory for its buffer, for each directory.
+    // musl's opendir(3) would map memory for each directory.
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut entries = RawDir::new(directory, &mut buffer);
     let mut names = Vec::new();

@@ -46,7 +46,7 @@ const REPLACE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct StateDir {
     directory: OwnedFd,
-    /// Who runs this.
+    /// The user who runs this process.
     user: u32,
     root: Root,
     boot_id: OnceLock<String>,

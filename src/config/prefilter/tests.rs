@@ -167,24 +167,25 @@ fn place_at(
     }
 }
 
-/// Controllers, each with its own name and its DEVPATH. One is named by the device above it.
-const CONTROLLERS: [(&str, &str); 6] = [
-    ("pci-0000:00:14.0", "/devices/pci0000:00/0000:00:14.0"),
-    ("pci-0000:00:14.0", "/devices/platform/z.pcie/pci0000:00/0000:00:14.0"),
-    ("platform-x.usb", "/devices/platform/x.usb"),
-    ("platform-x.usb", "/devices/pci0000:00/0000:00:08.1/x.usb"),
-    ("platform-x.usb", "/devices/pci0000:00/0000:00:08.1/x.usb/xhci-hcd.2.auto"),
-    ("a-usbv2-0", "/devices/usbv2-0"),
-];
-
-/// Names of controllers, as udev gives them, and DEVPATHs.
-const NAMED: [(&str, &str); 6] = [
-    ("pci-0000:00:14.0", "/devices/pci0000:00/0000:00:14.0"),
-    ("a-usbv2-0", "/devices/usbv2-0"),
-    ("platform-x.2.auto", "/devices/platform/x.2.auto"),
-    ("platform-x.usb", "/devices/platform/x.usb/xhci-hcd.2.auto"),
-    ("platform-z.pcie-pci-0000:00:14.0", "/devices/platform/z.pcie/pci0000:00/0000:00:14.0"),
-    ("pci-0000:00:08.1-platform-x.2.auto", "/devices/pci0000:00/0000:00:08.1/x.2.auto"),
+/// Controllers: the own name, that of udev, and the DEVPATH. Some are named by the device above them.
+const CONTROLLERS: [(&str, &str, &str); 9] = [
+    ("pci-0000:00:14.0", "pci-0000:00:14.0", "/devices/pci0000:00/0000:00:14.0"),
+    (
+        "pci-0000:00:14.0",
+        "platform-z.pcie-pci-0000:00:14.0",
+        "/devices/platform/z.pcie/pci0000:00/0000:00:14.0",
+    ),
+    ("platform-x.usb", "platform-x.usb", "/devices/platform/x.usb"),
+    ("platform-x.usb", "platform-x.usb", "/devices/platform/x.usb/xhci-hcd.2.auto"),
+    ("platform-x.usb", "platform-x.usb", "/devices/pci0000:00/0000:00:08.1/x.usb"),
+    ("platform-x.usb", "platform-x.usb", "/devices/pci0000:00/0000:00:08.1/x.usb/xhci-hcd.2.auto"),
+    (
+        "pci-0000:00:08.1",
+        "pci-0000:00:08.1-platform-x.2.auto",
+        "/devices/pci0000:00/0000:00:08.1/x.2.auto",
+    ),
+    ("platform-x.2.auto", "platform-x.2.auto", "/devices/platform/x.2.auto"),
+    ("a-usbv2-0", "a-usbv2-0", "/devices/usbv2-0"),
 ];
 
 /// A part of the text to replace, by its place and length, and the new bytes.
@@ -221,7 +222,7 @@ proptest! {
     fn no_means_no_owner(
         port in any_name(),
         style in prop::sample::select(STYLES.to_vec()),
-        (controller, devpath) in prop::sample::select(CONTROLLERS.to_vec()),
+        (controller, _, devpath) in prop::sample::select(CONTROLLERS.to_vec()),
         own in (1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4)),
         // Other halves are on the same controller, with whatever number.
         peers in prop::collection::vec((1..4u8, 1..4u8, prop::collection::vec(1..4u8, 1..4)), 0..3),
@@ -254,7 +255,7 @@ proptest! {
     #[test]
     fn no_bytes_around_a_name_rule_its_port_out(
         style in prop::sample::select(STYLES.to_vec()),
-        (controller, above) in prop::sample::select(NAMED.to_vec()),
+        (_, controller, above) in prop::sample::select(CONTROLLERS.to_vec()),
         (bus, generation, chain) in (1..4u8, 1..4u8, prop::collection::vec(1..40u8, 1..4)),
         form in 0..6u8,
         is_peer in any::<bool>(),
